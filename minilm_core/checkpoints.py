@@ -1,0 +1,32 @@
+"""Checkpoints: safetensors and plain state, each either whole or not there."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from minilm_core.atomic import atomic_folder, is_scratch
+
+
+def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Writes `root/step-NNNNNNNN` whole, then drops every older one."""
+    folder = root / f"step-{step:08d}"
+    with atomic_folder(folder) as scratch:
+        on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+        save_file(on_cpu, scratch / "tensors.safetensors")
+        (scratch / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    for other in root.iterdir():
+        if other != folder:
+            shutil.rmtree(other)
+
+
+def load_checkpoint(root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Reads the latest whole checkpoint under `root`, its tensors on the CPU; None where there is none."""
+    folders = sorted(folder for folder in root.glob("step-*") if not is_scratch(folder))
+    if not folders:
+        return None
+    state: dict[str, Any] = json.loads((folders[-1] / "state.json").read_text(encoding="utf-8"))
+    return load_file(folders[-1] / "tensors.safetensors"), state

@@ -1,0 +1,40 @@
+"""The two kinds of failure: one a user can mend before anything runs, one a running trial dies of."""
+
+from enum import StrEnum
+
+
+class UserError(ValueError):
+    """Something the user can mend. Its one line gives the rule, then the value; the command line exits with 2."""
+
+
+class FailureKind(StrEnum):
+    """Why a trial failed: what the failure table of the report counts."""
+
+    OUT_OF_MEMORY = "out of memory"
+    NON_FINITE_LOSS = "non-finite loss"
+    TIME_OUT = "time-out"
+    NODE_LOST = "node lost"
+    INFEASIBLE = "infeasible"
+    USER_ERROR = "user error"
+    CRASH = "crash"
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The training loss or its gradient became infinite or NaN."""
+
+
+def classify_failure(error: BaseException) -> FailureKind:
+    """Names the kind of failure an exception stands for, following its causes."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, NonFiniteLossError):
+            return FailureKind.NON_FINITE_LOSS
+        if isinstance(seen, UserError):
+            return FailureKind.USER_ERROR
+        # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a bare one. Neither needs torch to be told.
+        if isinstance(seen, MemoryError) or "out of memory" in str(seen) or "can't allocate memory" in str(seen):
+            return FailureKind.OUT_OF_MEMORY
+        if isinstance(seen, TimeoutError):
+            return FailureKind.TIME_OUT
+        seen = seen.__cause__
+    return FailureKind.CRASH

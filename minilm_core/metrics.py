@@ -1,0 +1,146 @@
+"""The main metric of a task, computed for many resamples at once, and its bootstrap intervals. numpy, no torch.
+
+Every metric is a function of weights over the examples, so that one matrix product evaluates all the resamples of a
+bootstrap; with equal weights it is the ordinary metric.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from minilm_core.errors import UserError
+
+Labels = Num[np.ndarray, " examples"]
+Weights = Float[np.ndarray, "resamples examples"]
+Metric = Callable[[Labels, Labels, Weights], Float[np.ndarray, " resamples"]]
+
+NUM_RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A value with its bootstrap interval (95 %, percentile)."""
+
+    value: float
+    low: float
+    high: float
+
+
+def accuracy(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
+    """Returns the share of examples predicted right, in [0, 1]."""
+    return _ratio(weights @ (labels == predictions), weights.sum(axis=1))
+
+
+def f1(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
+    """Returns the F1 of class 1, in [0, 1]; 0 where class 1 is neither present nor predicted."""
+    hits = weights @ ((labels == 1) & (predictions == 1))
+    return _ratio(2 * hits, weights @ (labels == 1) + weights @ (predictions == 1))
+
+
+def matthews(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
+    """Returns Matthews' correlation of any number of classes, in [-1, 1]; 0 where either side is constant."""
+    total = weights.sum(axis=1)
+    right = weights @ (labels == predictions)
+    classes = np.union1d(labels, predictions)
+    true = np.stack([weights @ (labels == c) for c in classes])
+    predicted = np.stack([weights @ (predictions == c) for c in classes])
+    covariance = right * total - (true * predicted).sum(axis=0)
+    spread = np.sqrt(total**2 - (predicted**2).sum(axis=0)) * np.sqrt(total**2 - (true**2).sum(axis=0))
+    return _ratio(covariance, spread)
+
+
+def pearson(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
+    """Returns Pearson's correlation, in [-1, 1]; 0 where either side is constant."""
+    share = weights / weights.sum(axis=1, keepdims=True)
+    mean_label, mean_prediction = share @ labels, share @ predictions
+    covariance = share @ (labels * predictions) - mean_label * mean_prediction
+    variance_label = share @ labels**2 - mean_label**2
+    variance_prediction = share @ predictions**2 - mean_prediction**2
+    # A constant side leaves a variance of rounding error, either sign.
+    scale = 1e-12 * max(1.0, float(np.max(np.abs(labels))), float(np.max(np.abs(predictions)))) ** 2
+    is_defined = (variance_label > scale) & (variance_prediction > scale)
+    spread = np.sqrt(np.where(is_defined, variance_label * variance_prediction, 1.0))
+    return np.where(is_defined, covariance / spread, 0.0)
+
+
+def spearman(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
+    """Returns Spearman's rank correlation, in [-1, 1]; ranks are those of the full set, kept in every resample."""
+    return pearson(_mean_ranks(labels), _mean_ranks(predictions), weights)
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+}
+
+
+def metric_named(name: str) -> Metric:
+    """Looks up a metric.
+
+    Raises:
+        UserError: if the name is unknown.
+    """
+    if name not in METRICS:
+        raise UserError(f"a metric must be one of {', '.join(METRICS)}, got {name}")
+    return METRICS[name]
+
+
+def score(metric: Metric, labels: Labels, predictions: Labels) -> float:
+    """Returns the plain metric of one set of predictions."""
+    return float(metric(labels, predictions, np.ones((1, len(labels))))[0])
+
+
+def bootstrap_interval(metric: Metric, labels: Labels, predictions: Labels, seed: int = 0) -> Interval:
+    """Returns the metric with its percentile bootstrap interval over examples."""
+    resampled = metric(labels, predictions, _resample_weights(len(labels), seed))
+    return _interval(score(metric, labels, predictions), resampled)
+
+
+def paired_difference(
+    metric: Metric, labels: Labels, predictions: Labels, other_predictions: Labels, seed: int = 0
+) -> Interval:
+    """Returns metric(predictions) - metric(other_predictions), both resampled on the same examples."""
+    weights = _resample_weights(len(labels), seed)
+    resampled = metric(labels, predictions, weights) - metric(labels, other_predictions, weights)
+    return _interval(score(metric, labels, predictions) - score(metric, labels, other_predictions), resampled)
+
+
+def resampled_scores(
+    metric: Metric, labels: Labels, predictions: Sequence[Labels], seed: int = 0
+) -> Float[np.ndarray, "models resamples"]:
+    """Returns the metric of several models over the same bootstrap resamples of the examples, for joint statements."""
+    weights = _resample_weights(len(labels), seed)
+    return np.stack([metric(labels, of_model, weights) for of_model in predictions])
+
+
+def _resample_weights(num_examples: int, seed: int) -> Weights:
+    counts = np.random.default_rng(seed).multinomial(
+        num_examples, np.full(num_examples, 1 / num_examples), size=NUM_RESAMPLES
+    )
+    return counts.astype(np.float64)
+
+
+def _interval(value: float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def _ratio(
+    numerator: Float[np.ndarray, " resamples"], denominator: Float[np.ndarray, " resamples"]
+) -> Float[np.ndarray, " resamples"]:
+    out: np.ndarray = np.divide(numerator, denominator, out=np.zeros(len(denominator)), where=denominator > 0)
+    return out
+
+
+def _mean_ranks(values: Labels) -> Float[np.ndarray, " examples"]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    means: np.ndarray = (last - (counts - 1) / 2)[inverse]
+    return means

@@ -1,0 +1,64 @@
+"""What a search optimises: names, directions, units, and the one place where signs flip. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from jaxtyping import Float
+
+from minilm_core.errors import UserError
+
+
+class Direction(StrEnum):
+    """Which way is better."""
+
+    MAXIMISE = "maximise"
+    MINIMISE = "minimise"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """A figure of a student that the search makes better."""
+
+    name: str
+    direction: Direction
+    unit: str
+    """What one of it is; empty for a fraction."""
+    reference: float
+    """The worst value the hypervolume still counts, in the own unit; infinite: the worst among the records."""
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    objective.name: objective
+    for objective in (
+        Objective(name="accuracy", direction=Direction.MAXIMISE, unit="", reference=0.0),
+        Objective(name="latency_ms", direction=Direction.MINIMISE, unit="ms", reference=float("inf")),
+        Objective(name="size_bytes", direction=Direction.MINIMISE, unit="bytes", reference=float("inf")),
+        Objective(name="num_parameters", direction=Direction.MINIMISE, unit="parameters", reference=float("inf")),
+        Objective(name="flops", direction=Direction.MINIMISE, unit="FLOP", reference=float("inf")),
+    )
+}
+
+
+def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
+    """Looks up declared objectives by name.
+
+    Raises:
+        UserError: if a name is unknown or comes twice.
+    """
+    for name in names:
+        if name not in OBJECTIVES:
+            raise UserError(f"an objective must be one of {', '.join(OBJECTIVES)}, got {name}")
+    if len(set(names)) < len(names):
+        raise UserError(f"each objective must be named once, got {', '.join(names)}")
+    return tuple(OBJECTIVES[name] for name in names)
+
+
+def as_costs(
+    values: Float[np.ndarray, "students objectives"], objectives: Sequence[Objective]
+) -> Float[np.ndarray, "students objectives"]:
+    """Turns values in their own directions into costs, of which lower is always better."""
+    signs = np.array([-1.0 if objective.direction is Direction.MAXIMISE else 1.0 for objective in objectives])
+    costs: np.ndarray = np.asarray(values, dtype=float) * signs
+    return costs

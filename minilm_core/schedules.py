@@ -1,0 +1,132 @@
+"""How long and how hard a student learns: the settings of both trainings and their learning-rate curve. No torch."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from minilm_core.errors import UserError
+
+
+class Method(StrEnum):
+    """Which relations of the teacher's layer the student learns."""
+
+    MINILM = "minilm"
+    """Attention distribution (Q-K) and value relation (V-V) over the attention heads. Source: Wang et al., 2020."""
+    MINILMV2 = "minilmv2"
+    """Q-Q, K-K and V-V over relation heads of free number. Source: Wang et al., 2021."""
+
+
+class Precision(StrEnum):
+    """What the matrix products are computed in; parameters and optimiser state are always fp32."""
+
+    AUTO = "auto"
+    """bf16 where the device has instructions for it, else fp32."""
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillationSchedule:
+    """Everything about the distillation of one student but its learning rate, which the search chooses.
+
+    Raises:
+        UserError: if a number is outside its range or relation heads are given for a method that has none.
+    """
+
+    num_steps: int
+    """Optimiser steps."""
+    batch_size: int
+    """Sequences a step, over all workers."""
+    method: Method = Method.MINILMV2
+    relation_heads: int | None = None
+    """Heads that Q, K and V are split into (MiniLMv2 only); must divide the teacher's and every student's width."""
+    warmup_fraction: float = 0.01
+    """Share of the steps in which the learning rate climbs to its peak, before it falls linearly to zero."""
+    weight_decay: float = 0.01
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    max_gradient_norm: float = 1.0
+    precision: Precision = Precision.AUTO
+    num_evaluations: int = 5
+    """How often the held-out loss is measured, the last time at the end."""
+    checkpoint_every_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        _at_least_one(num_steps=self.num_steps, batch_size=self.batch_size, num_evaluations=self.num_evaluations)
+        _fraction(warmup_fraction=self.warmup_fraction)
+        if not self.max_gradient_norm > 0:
+            raise UserError(f"max_gradient_norm must be positive, got {self.max_gradient_norm}")
+        if self.weight_decay < 0:
+            raise UserError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if self.checkpoint_every_seconds < 0:
+            raise UserError(f"checkpoint_every_seconds must not be negative, got {self.checkpoint_every_seconds}")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise UserError(f"adam_betas must lie in [0, 1), got {self.adam_betas}")
+        if self.method is Method.MINILM and self.relation_heads is not None:
+            raise UserError(
+                f"relation_heads must be left out with method minilm, whose heads are the teacher's, "
+                f"got {self.relation_heads}"
+            )
+        if self.method is Method.MINILMV2 and (self.relation_heads is None or self.relation_heads < 1):
+            raise UserError(f"relation_heads must be at least 1 with method minilmv2, got {self.relation_heads}")
+
+    def is_evaluation_due(self, step: int) -> bool:
+        """Returns whether the held-out loss is measured after `step` steps: evenly spaced, always at the end."""
+        return step * self.num_evaluations // self.num_steps > (step - 1) * self.num_evaluations // self.num_steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuningSchedule:
+    """Everything about fine-tuning on a task but the learning rate, which the search chooses.
+
+    Raises:
+        UserError: if a number is outside its range.
+    """
+
+    num_epochs: int = 3
+    batch_size: int = 32
+    """Examples a step, over all workers."""
+    max_length: int = 128
+    """Tokens kept of an example."""
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    max_gradient_norm: float = 1.0
+    precision: Precision = Precision.AUTO
+    teacher_learning_rate: float = 2e-5
+    """Peak learning rate of the fine-tuned teacher that students are compared with."""
+
+    def __post_init__(self) -> None:
+        _at_least_one(num_epochs=self.num_epochs, batch_size=self.batch_size)
+        if self.max_length < 3:
+            raise UserError(f"max_length must be at least 3, got {self.max_length}")
+        _fraction(warmup_fraction=self.warmup_fraction)
+        if not self.max_gradient_norm > 0:
+            raise UserError(f"max_gradient_norm must be positive, got {self.max_gradient_norm}")
+        if self.weight_decay < 0:
+            raise UserError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if not 0 < self.teacher_learning_rate < 1:
+            raise UserError(f"teacher_learning_rate must lie between 0 and 1, got {self.teacher_learning_rate}")
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
+    """Returns the share of the peak learning rate in optimiser step `step` (from 0): linear up, then linear to zero.
+
+    The first step already learns and so does the last: the curve is read at the middle of the step.
+    """
+    position = step + 0.5
+    num_warmup = math.ceil(warmup_fraction * num_steps)
+    if position < num_warmup:
+        return position / num_warmup
+    return (num_steps - position) / max(1, num_steps - num_warmup)
+
+
+def _at_least_one(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name} must be at least 1, got {count}")
+
+
+def _fraction(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise UserError(f"{name} must be at least 0 and below 1, got {share}")

@@ -1,0 +1,343 @@
+"""Where a study's inputs come from: the teacher's weights and the text. Local, in an installed package, or on the Hub.
+
+Weights are safetensors only; of text this module yields documents, one after another.
+"""
+
+import hashlib
+import importlib.util
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minilm_core.errors import UserError
+
+PACKAGE_PREFIX = "package:"
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+PICKLED_WEIGHTS_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
+# Other runtimes' copies of the same weights, which some repositories carry in these folders.
+HUB_FILES_LEFT = ("onnx/*", "openvino/*", "coreml/*")
+
+TEXT_FORMATS = (".txt", ".jsonl", ".json", ".parquet")
+COMPRESSIONS = (".zst", ".gz", ".bz2", ".lz4")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherSource:
+    """Which teacher is distilled, and up to which of its layers.
+
+    Raises:
+        UserError: if a field breaks its rule.
+    """
+
+    model: str
+    """A local folder, a Hub id, or `package:MODULE/SUBFOLDER`: a folder inside an installed Python package."""
+    revision: str | None = None
+    """Branch, tag or commit; of a Hub id only."""
+    sha256: str | None = None
+    """What the weights must hash to, as 64 hex digits; None: whatever is found."""
+    layer: int | None = None
+    """The distilled layer, counted from 1; None: the last."""
+
+    def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise UserError(f"a teacher's model must be a folder, a Hub id or {PACKAGE_PREFIX}MODULE/SUBFOLDER, got ''")
+        if self.is_in_package and not re.fullmatch(r"[A-Za-z_]\w*(/[^/]+)*", self._inside_package):
+            raise UserError(f"a packaged teacher must be written {PACKAGE_PREFIX}MODULE/SUBFOLDER, got {self.model}")
+        if self.revision is not None and (self.is_in_package or _must_be_local(self.model)):
+            raise UserError(f"revision must be left out unless the teacher is on the Hub, got {self.revision}")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
+            raise UserError(f"sha256 must be 64 hex digits, got {self.sha256}")
+        if self.layer is not None and self.layer < 1:
+            raise UserError(f"a teacher's layer must be at least 1, got {self.layer}")
+
+    @property
+    def is_in_package(self) -> bool:
+        """Whether the teacher lies in an installed Python package."""
+        return self.model.startswith(PACKAGE_PREFIX)
+
+    @property
+    def _inside_package(self) -> str:
+        return self.model.removeprefix(PACKAGE_PREFIX)
+
+    def find_locally(self, base: Path) -> Path | None:
+        """Returns the folder on this machine, or None for a Hub id; reads no weights and no network.
+
+        Raises:
+            UserError: if the package or the folder is missing.
+        """
+        if self.is_in_package:
+            return _folder_in_package(self._inside_package)
+        folder = base / Path(self.model).expanduser()
+        if folder.exists():
+            return folder
+        if _must_be_local(self.model):
+            raise UserError(f"a teacher folder must exist, got {folder}")
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusSource:
+    """Where text comes from: a file or folder here, or a data set on the Hub.
+
+    In .txt files a document is a paragraph: the lines between two blank ones.
+
+    Raises:
+        UserError: unless exactly one of `path` and `dataset` is given.
+    """
+
+    path: str | None = None
+    """A .txt, .jsonl, .json (JSON lines, too) or .parquet file, text compressed or not, or a folder of such."""
+    dataset: str | None = None
+    """A Hub id."""
+    subset: str | None = None
+    """The data set's configuration."""
+    split: str = "train"
+    """The data set's split."""
+    revision: str | None = None
+    """The data set's branch, tag or commit."""
+    column: str = "text"
+    """Where a record has its text; .txt files have no other."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.dataset is None):
+            raise UserError(f"a corpus source must have one of path and dataset, got {self.path} and {self.dataset}")
+        if self.path is not None and (self.subset is not None or self.revision is not None):
+            raise UserError(f"subset and revision must be left out with a path, got {self.subset} and {self.revision}")
+
+    def find_files(self, base: Path) -> tuple[Path, ...]:
+        """Returns the local files in order of name; none for a data set of the Hub.
+
+        Raises:
+            UserError: if the path is missing or holds no file of a known format.
+        """
+        if self.path is None:
+            return ()
+        path = base / Path(self.path).expanduser()
+        if not path.exists():
+            raise UserError(f"a corpus path must exist, got {path}")
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        known = tuple(file for file in files if file.is_file() and _ending(file) in TEXT_FORMATS)
+        if not known:
+            raise UserError(
+                f"a corpus must have files ending in {', '.join(TEXT_FORMATS)}, text compressed or not, got {path}"
+            )
+        return known
+
+
+def resolve(source: TeacherSource, base: Path) -> Path:
+    """Returns a local folder with the teacher's configuration and weights, fetched from the Hub if need be.
+
+    Args:
+        source: Where the teacher is.
+        base: What a relative folder is relative to.
+
+    Raises:
+        UserError: if the teacher cannot be found, has no safetensors, or hashes to something else.
+    """
+    folder = source.find_locally(base) or _fetch(source)
+    weight_files(folder)
+    if source.sha256 is not None:
+        actual = weights_sha256(folder)
+        if actual != source.sha256.lower():
+            raise UserError(f"the teacher's weights must have sha256 {source.sha256.lower()}, got {actual}")
+    return folder
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Returns the safetensors files of a model folder in order of name.
+
+    Raises:
+        UserError: if the folder lacks its configuration or its weights, or has pickled weights only.
+    """
+    if (folder / "config.json").is_file():
+        if (folder / WEIGHTS_FILE).is_file():
+            return (folder / WEIGHTS_FILE,)
+        if (folder / WEIGHTS_INDEX_FILE).is_file():
+            return _shards(folder)
+        if any((folder / name).is_file() for name in PICKLED_WEIGHTS_FILES):
+            raise UserError(f"a teacher's weights must be safetensors, for pickled ones can run code, got {folder}")
+    raise UserError(f"a teacher folder must hold config.json and {WEIGHTS_FILE}, got {folder}")
+
+
+def weights_sha256(folder: Path) -> str:
+    """Returns the sha256 of a model's weights as hex digits; shards count as one file, joined in order of name."""
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def read_documents(source: CorpusSource, base: Path) -> Iterator[Any]:
+    """Yields what each record has in the text column, whatever its type, in the order of the files.
+
+    Raises:
+        UserError: if a file cannot be read, has no such column, or the data set cannot be reached.
+    """
+    if source.dataset is not None:
+        yield from _read_dataset(source)
+    for path in source.find_files(base):
+        yield from _read_file(path, source.column)
+
+
+def content_identity(source: CorpusSource, base: Path) -> dict[str, Any]:
+    """Returns what a source's text is known by: content hashes or a commit, never place or date, so machines agree.
+
+    Raises:
+        UserError: if the files are missing or the Hub cannot be asked for the commit.
+    """
+    if source.dataset is not None:
+        place = {"dataset": source.dataset, "subset": source.subset, "split": source.split}
+        return {**place, "commit": _commit(source.dataset, source.revision), "column": source.column}
+    files = []
+    for path in source.find_files(base):
+        with path.open("rb") as file:
+            files.append({"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
+    return {"files": files, "column": source.column}
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of what an exception says, or its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _shards(folder: Path) -> tuple[Path, ...]:
+    index = folder / WEIGHTS_INDEX_FILE
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"an index of shards must have a weight_map, got {index}") from error
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"every shard that {WEIGHTS_INDEX_FILE} names must lie beside it, got {folder / name}")
+    return tuple(folder / name for name in names)
+
+
+def _must_be_local(model: str) -> bool:
+    return model.startswith(("./", "../", "/", "~")) or model.count("/") > 1
+
+
+def _folder_in_package(inside: str) -> Path:
+    module, _, subfolder = inside.partition("/")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        hint = module.replace("_", "-")
+        raise UserError(f"the teacher's package must be installed (try: pip install {hint}), got {module}")
+    root = Path(spec.submodule_search_locations[0]).resolve()
+    folder = (root / subfolder).resolve()
+    if not folder.is_dir() or not folder.is_relative_to(root):
+        raise UserError(f"a packaged teacher must be a folder inside its package, got {folder}")
+    return folder
+
+
+def _fetch(source: TeacherSource) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                source.model,
+                revision=source.revision,
+                allow_patterns=list(HUB_FILES),
+                ignore_patterns=list(HUB_FILES_LEFT),
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(
+            "a teacher must be a folder that exists or a Hub id that can be reached, "
+            f"got {source.model} ({first_line(error)})"
+        ) from error
+
+
+def _commit(dataset: str, revision: str | None) -> str:
+    from huggingface_hub import HfApi
+
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    try:
+        return str(HfApi().dataset_info(dataset, revision=revision).sha)
+    # Every way a request can fail: the HTTP library beneath has its own family of errors.
+    except Exception as error:
+        raise UserError(
+            "a data set must be on the Hub and within reach, or have its commit as revision, "
+            f"got {dataset} ({first_line(error)})"
+        ) from error
+
+
+def _read_dataset(source: CorpusSource) -> Iterator[Any]:
+    from datasets import load_dataset
+
+    place = {"path": source.dataset, "name": source.subset, "split": source.split, "revision": source.revision}
+    try:
+        for record in load_dataset(**place, streaming=True):
+            yield record[_checked_column(source.column, record, source.dataset)]
+    except (OSError, ValueError) as error:
+        raise _unreadable(source.dataset, error) from error
+
+
+def _read_file(path: Path, column: str) -> Iterator[Any]:
+    import pyarrow
+
+    try:
+        if _ending(path) == ".parquet":
+            yield from _read_parquet(path, column)
+            return
+        # Decompresses by the file's name, and notices a file that was cut short.
+        with pyarrow.input_stream(str(path), compression="detect") as file:
+            lines = io.TextIOWrapper(file, encoding="utf-8")
+            yield from _read_paragraphs(lines) if _ending(path) == ".txt" else _read_json_lines(lines, path, column)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as table:
+        _checked_column(column, table.schema_arrow.names, path)
+        for batch in table.iter_batches(columns=[column]):
+            yield from batch[column].to_pylist()
+
+
+def _read_json_lines(lines: Iterable[str], path: Path, column: str) -> Iterator[Any]:
+    for number, line in enumerate(lines, start=1):
+        if line.isspace():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"every line must be a JSON object, got line {number} of {path} ({error})") from error
+        if not isinstance(record, dict):
+            raise UserError(f"every line must be a JSON object, got line {number} of {path}: {line.strip():.40}")
+        yield record[_checked_column(column, record, path)]
+
+
+def _read_paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    for is_blank, group in itertools.groupby(lines, str.isspace):
+        if not is_blank:
+            yield "".join(group)
+
+
+def _ending(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
+
+
+def _checked_column(column: str, columns: Iterable[str], place: Path | str | None) -> str:
+    if column not in columns:
+        raise UserError(f"a corpus column must be one of {', '.join(columns)}, got {column} for {place}")
+    return column
+
+
+def _unreadable(place: Path | str | None, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    return UserError(f"a corpus must be readable, got {place} ({first_line(error)})")

@@ -1,0 +1,207 @@
+"""Whether a deployment folder is whole and works: checked by a fresh process that may not reach the network.
+
+Run as a module it is that process: it prints one JSON object a check. The parent never imports torch.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from minilm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from minilm_core.packaging import PackagedModel
+
+TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    is_passed: bool
+    detail: str
+    """One line: what was found."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """Everything that was looked at, in order; a failed check ends the list, for the next ones rest on it."""
+
+    folder: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether every check passed."""
+        return all(check.is_passed for check in self.checks)
+
+
+class CheckFailedError(Exception):
+    """A check found a fault; the message is its one line."""
+
+
+def verify(folder: Path, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Verification:
+    """Checks a deployment folder in a fresh, offline process.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"a package to verify must be a folder, got {folder}")
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "minilm_core.verification", str(folder.resolve())]
+    try:
+        child = subprocess.run(
+            command, env={**os.environ, **offline}, capture_output=True, text=True, timeout=timeout_seconds
+        )
+    except subprocess.TimeoutExpired:
+        late = Check(name="process", is_passed=False, detail=f"took longer than {timeout_seconds:g} s")
+        return Verification(folder=folder, checks=(late,))
+    checks = [Check(**json.loads(line)) for line in child.stdout.splitlines()]
+    if child.returncode != 0:
+        last_words = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        detail = f"ended with exit code {child.returncode}: {last_words}"
+        checks.append(Check(name="process", is_passed=False, detail=detail))
+    return Verification(folder=folder, checks=tuple(checks))
+
+
+def run_checks(folder: Path) -> Iterator[Check]:
+    """Yields the checks one by one in this process, up to the first that fails."""
+    loaded: list[PackagedModel] = []
+    steps: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("files", lambda: check_files(folder)),
+        ("heads", lambda: _check_heads(folder)),
+        ("loading", lambda: _check_loading(folder, loaded)),
+        ("tokenizer", lambda: _check_tokenizer(loaded[0])),
+        ("outputs", lambda: _check_outputs(folder, loaded[0])),
+        ("onnx", lambda: _check_onnx(folder, loaded[0])),
+    )
+    for name, step in steps:
+        try:
+            yield Check(name=name, is_passed=True, detail=step())
+        # Whatever a library raises over a damaged file is the finding.
+        except Exception as error:
+            message = (
+                str(error) if isinstance(error, (CheckFailedError, UserError)) else f"{type(error).__name__}: {error}"
+            )
+            yield Check(name=name, is_passed=False, detail=" ".join(message.split()))
+            return
+
+
+def check_files(folder: Path) -> str:
+    """Compares every file with SHA256SUMS; hidden files, which hubs and systems add, may be unlisted.
+
+    Raises:
+        CheckFailedError: naming the file that is missing, changed or not listed.
+    """
+    from minilm_core.packaging import REQUIRED_FILES, SUMS_FILE, sha256_of
+
+    if not (folder / SUMS_FILE).is_file():
+        raise CheckFailedError(f"{SUMS_FILE} is missing")
+    lines = (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in (*REQUIRED_FILES, *sums):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise CheckFailedError(f"{SUMS_FILE} names a file outside the folder: {name}")
+        if not (folder / name).is_file():
+            raise CheckFailedError(f"{name} is missing")
+        if name not in sums:
+            raise CheckFailedError(f"{name} is not listed in {SUMS_FILE}")
+        if sha256_of(folder / name) != sums[name]:
+            raise CheckFailedError(f"{name} has changed: its checksum is not that in {SUMS_FILE}")
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        is_hidden = any(part.startswith(".") for part in parts)
+        if path.is_file() and not is_hidden and "/".join(parts) not in {*sums, SUMS_FILE}:
+            raise CheckFailedError(f"{'/'.join(parts)} is not listed in {SUMS_FILE}")
+    return f"{len(sums)} files match {SUMS_FILE}"
+
+
+def _check_heads(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    heads, width = config["num_attention_heads"], config["hidden_size"]
+    if width % heads:
+        raise CheckFailedError(f"hidden_size must be a multiple of num_attention_heads, got {width} and {heads}")
+    return f"{heads} heads divide a hidden size of {width}"
+
+
+def _check_loading(folder: Path, loaded: list["PackagedModel"]) -> str:
+    from minilm_core.packaging import load_packaged
+
+    packaged = load_packaged(folder)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, packaged.loading_info[kind])):
+            raise CheckFailedError(f"model.safetensors has {kind.replace('_', ' ')}: {', '.join(keys)}")
+    loaded.append(packaged)
+    return f"{type(packaged.model).__name__} and {type(packaged.tokenizer).__name__} load offline, no key amiss"
+
+
+def _check_tokenizer(packaged: "PackagedModel") -> str:
+    num_tokens, num_rows = len(packaged.tokenizer), packaged.model.get_input_embeddings().weight.shape[0]
+    if num_tokens > num_rows:
+        raise CheckFailedError(f"the tokenizer knows {num_tokens} tokens but only {num_rows} have an embedding")
+    return f"{num_tokens} tokens, {num_rows} embeddings"
+
+
+def _check_outputs(folder: Path, packaged: "PackagedModel") -> str:
+    import torch
+
+    reference = _reference(folder)
+    outputs = packaged.outputs(reference["texts"])
+    return _compare(outputs - torch.tensor(reference["outputs"]), reference)
+
+
+def _check_onnx(folder: Path, packaged: "PackagedModel") -> str:
+    import torch
+
+    from minilm_core.onnx_export import INT8_FILE, ONNX_FILE, OnnxModel
+
+    if not (folder / ONNX_FILE).is_file():
+        return "no ONNX in this package"
+    reference = _reference(folder)
+    inputs = packaged.tokens(reference["texts"])
+    detail = _compare(OnnxModel(folder / ONNX_FILE).outputs(inputs) - torch.tensor(reference["outputs"]), reference)
+    if not (folder / INT8_FILE).is_file():
+        return detail
+    if not OnnxModel(folder / INT8_FILE).outputs(inputs).isfinite().all():
+        raise CheckFailedError(f"{INT8_FILE} gives outputs that are not finite")
+    return f"{detail}; int8 runs, parity.json holds its metric"
+
+
+def _reference(folder: Path) -> dict[str, Any]:
+    from minilm_core.packaging import REFERENCE_FILE
+
+    content: dict[str, Any] = json.loads((folder / REFERENCE_FILE).read_text(encoding="utf-8"))
+    return content
+
+
+def _compare(difference: Any, reference: dict[str, Any]) -> str:
+    largest, tolerance = difference.abs().max().item(), reference["tolerance"]
+    # Written so that NaN fails too.
+    if not largest <= tolerance:
+        raise CheckFailedError(f"outputs must be within {tolerance:g} of reference.json, differ by {largest:.2g}")
+    return (
+        f"{len(reference['texts'])} sentences within {tolerance:g} of reference.json (largest difference {largest:.1g})"
+    )
+
+
+def main() -> None:
+    """Checks the folder that the command line names, and prints the checks as lines of JSON."""
+    results = sys.stdout
+    # What a library prints while it loads is not a result.
+    with contextlib.redirect_stdout(sys.stderr):
+        for check in run_checks(Path(sys.argv[1])):
+            print(json.dumps(asdict(check)), file=results, flush=True)
+
+
+if __name__ == "__main__":
+    main()

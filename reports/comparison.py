@@ -1,0 +1,95 @@
+"""What distillation was worth: the best student against its twin and the fine-tuned teacher, in paired intervals."""
+
+from dataclasses import dataclass
+
+from minilm_core.metrics import Interval
+from minilm_core.records import Role, TrialRecord
+from reports import wording
+from reports.statistics import Resamples, Split
+from reports.study import Study
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Two models on the same examples."""
+
+    record: TrialRecord
+    other: TrialRecord
+    split: Split | None
+    """The test split where both have one, else the validation split; None where neither could be compared."""
+    difference: Interval | None
+    """accuracy(record) - accuracy(other); None where the labels or a model's predictions were not kept."""
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether the interval of the difference leaves out 0."""
+        return self.difference is not None and (self.difference.low > 0 or self.difference.high < 0)
+
+    @property
+    def sentence(self) -> str:
+        """Says which is better, or that it cannot be said."""
+        other = "its twin without distillation" if self.other.twin_of == self.record.number else name_of(self.other)
+        names = f"{name_of(self.record)} and {other}"
+        if self.difference is None:
+            return f"Whether {names} differ was not measured."
+        where = f"{wording.points_interval(self.difference)} on the {self.split} split"
+        if not self.is_told_apart:
+            return f"{_capitalised(names)} cannot be told apart: {where}."
+        than = "more accurate than" if self.difference.value > 0 else "less accurate than"
+        return f"{_capitalised(name_of(self.record))} is {than} {other}: {where}."
+
+
+def name_of(record: TrialRecord) -> str:
+    """Names a record in a sentence."""
+    match record.role:
+        case Role.TEACHER:
+            return "the fine-tuned teacher"
+        case Role.TWIN:
+            return f"the twin of trial {record.twin_of} without distillation"
+        case Role.STUDENT:
+            return record.label
+
+
+def compare(record: TrialRecord, other: TrialRecord, validation: Resamples, test: Resamples) -> Comparison:
+    """Compares two models on the test split where both were evaluated on it, else on the validation split."""
+    for resamples in (test, validation):
+        if record in resamples and other in resamples:
+            difference = resamples.difference(record, other)
+            return Comparison(record=record, other=other, split=resamples.split, difference=difference)
+    return Comparison(record=record, other=other, split=None, difference=None)
+
+
+def comparisons(study: Study, validation: Resamples, test: Resamples) -> tuple[Comparison, ...]:
+    """Returns the best student against its twin and the teacher, and the twin against the teacher, as far as known.
+
+    Where the best student has no twin, the student that has one is compared with it.
+    """
+    best, twin, teacher = study.best, study.twin, study.teacher
+    doubled = study.student(twin.twin_of) if twin is not None else None
+    pairs = ((doubled, twin), (best, teacher), (twin, teacher))
+    return tuple(compare(a, b, validation, test) for a, b in pairs if a is not None and b is not None)
+
+
+def verdict(study: Study, validation: Resamples, test: Resamples) -> str:
+    """Says in one paragraph who is the best student, what distillation added and how near the teacher is."""
+    best = study.best
+    if best is None:
+        return "No student is complete: there is nothing to compare."
+    resamples = test if best in test else validation
+    accuracy = (
+        f"{wording.interval(resamples.interval(best))} on the {resamples.split} split"
+        if best in resamples
+        else (f"{wording.accuracy(best.objectives.get('accuracy'))} on the validation split, its interval not measured")
+    )
+    found = comparisons(study, validation, test)
+    sentences = [f"The most accurate student is {best.label} ({best.architecture.label}): {accuracy}."]
+    sentences += [c.sentence for c in found if c.record.role is Role.STUDENT]
+    if study.twin is None:
+        sentences.append("No twin was trained, so what distillation added is not measured.")
+    if study.teacher is None:
+        sentences.append("No fine-tuned teacher is among the records to compare with.")
+    return " ".join(sentences)
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]

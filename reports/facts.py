@@ -1,0 +1,237 @@
+"""Everything a report says, gathered before anything is drawn or written."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minilm_core.records import TrialRecord
+from reports import tables, wording
+from reports.comparison import Comparison, comparisons, name_of, verdict
+from reports.statistics import Resamples, Split, accuracy_interval, resample
+from reports.study import CONFIG_FILE, DECISION_FILE, Study, accuracy_of
+from reports.tables import Row
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What the report says first: the student to take, and the command that follows."""
+
+    headline: str
+    details: tuple[str, ...]
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What the report says, in the order in which it says it."""
+
+    name: str
+    objectives: tuple[str, ...]
+    answer: Answer
+    verdict: str
+    warnings: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    models: tuple[Row, ...]
+    """The models compared, with their accuracy on both splits."""
+    tasks: tuple[str, ...]
+    frontier: tuple[Row, ...]
+    trials: tuple[Row, ...]
+    failures: tuple[Row, ...]
+    costs: tuple[Row, ...]
+    wall_clock_hours: float | None
+    preparation_seconds: Mapping[str, float]
+    progress: tuple[Row, ...]
+    reference_point: Mapping[str, float]
+    importances: tuple[Row, ...]
+    measurement: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...]
+    commands: tuple[str, ...]
+    config_text: str
+    caveats: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the figures as plain values; the trials' own stand in the records."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "study": self.name,
+            "objectives": list(self.objectives),
+            "answer": self.answer.headline,
+            "verdict": self.verdict,
+            "warnings": list(self.warnings),
+            "comparisons": [_comparison_row(comparison) for comparison in self.comparisons],
+            "frontier": list(self.frontier),
+            "trials": list(self.trials),
+            "failures": list(self.failures),
+            "costs": list(self.costs),
+            "wall_clock_hours": self.wall_clock_hours,
+            "preparation_seconds": dict(self.preparation_seconds),
+            "progress": list(self.progress),
+            "reference_point": dict(self.reference_point),
+        }
+
+
+def gather(study: Study) -> Facts:
+    """Computes everything a report says of a study."""
+    validation, test = resample(study, Split.VALIDATION), resample(study, Split.TEST)
+    rows = tables.rows(study, validation)
+    by_trial = {row["trial"]: row for row in rows}
+    found = comparisons(study, validation, test)
+    return Facts(
+        name=study.name,
+        objectives=tuple(objective.name for objective in study.objectives),
+        answer=_answer(study),
+        verdict=verdict(study, validation, test),
+        warnings=tuple(_warnings(study)),
+        comparisons=found,
+        models=tuple(_model_row(record, validation, test) for record in _compared(study, found)),
+        tasks=tables.task_names(study),
+        frontier=tuple(by_trial[student.number] for student in study.frontier()),
+        trials=tuple(rows),
+        failures=tuple(tables.failure_rows(study)),
+        costs=tuple(tables.cost_rows(study)),
+        wall_clock_hours=tables.wall_clock_hours(study),
+        preparation_seconds=study.environment.get("seconds") or {},
+        progress=tuple(_progress_rows(study)),
+        reference_point=study.reference_point(),
+        importances=tuple(_importance_rows(study)),
+        measurement=tuple(_measurement(study)),
+        environment=tuple(_flattened({key: value for key, value in study.environment.items() if key != "seconds"})),
+        commands=_commands(study),
+        config_text=(study.path / CONFIG_FILE).read_text(encoding="utf-8"),
+        caveats=tuple(_caveats(study)),
+    )
+
+
+def _answer(study: Study) -> Answer:
+    """Takes the answer from the decision on file, as long as the records are those it was made from."""
+    path = study.path / DECISION_FILE
+    decision = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    folder = shlex.quote(str(study.path))
+    if decision is not None and decision.get("records_sha256") == study.records_sha256:
+        follow_up = f"minilm-search package {folder} --picked -o student"
+        command = follow_up if decision["winner"] is not None else _pick_command(study)
+        mentions = [(kind, m) for kind in ("alternatives", "near_misses") for m in decision[kind]]
+        names = {"alternatives": "Alternative", "near_misses": "Missed"}
+        details = tuple(f"{names[kind]}: trial {m['trial']}: {m['reason']}" for kind, m in mentions)
+        return Answer(headline=f"Chosen: {decision['reason']}.", details=details, command=command)
+    stale = ("The decision on file was made from other records than these: pick again.",) if decision else ()
+    if not study.students():
+        headline = "Nothing to choose from: no student is complete."
+        return Answer(headline=headline, details=stale, command=f"minilm-search resume {folder}")
+    headline = f"Not chosen yet; without limits, {study.pick().reason}."
+    return Answer(headline=headline, details=stale, command=_pick_command(study))
+
+
+def _pick_command(study: Study) -> str:
+    limit = "--prefer knee" if study.teacher is None else "--within 1%"
+    return f"minilm-search pick {shlex.quote(str(study.path))} {limit}"
+
+
+def _commands(study: Study) -> tuple[str, ...]:
+    folder = shlex.quote(str(study.path))
+    return (
+        f"minilm-search launch {shlex.quote(str(study.path / CONFIG_FILE))}",
+        f"minilm-search report {folder}",
+        _pick_command(study),
+        f"minilm-search package {folder} --picked -o student",
+    )
+
+
+def _warnings(study: Study) -> Iterator[str]:
+    if study.students():
+        students = wording.counted(len(study.students()), "complete student")
+        yield (
+            f"Provisional: one training run a student, and {students} ranked on the validation split that the search "
+            "optimised, which flatters the best of them."
+        )
+    if study.latency is not None and study.latency.is_noisy:
+        yield "NOISY: the machine was busy while latency was calibrated; do not ship on these latencies."
+    if not study.evaluation:
+        yield "The labels were not kept (evaluation.json), so paired intervals are not measured."
+
+
+def _caveats(study: Study) -> Iterator[str]:
+    metrics = sorted({result.metric for record in study.records() for result in record.tasks.values()})
+    yield f"Accuracy is the unweighted mean of the tasks' main metrics ({', '.join(metrics) or 'none measured'})."
+    yield "Intervals are 95% bootstrap intervals over examples; another training seed may move a student by more."
+    yield "P(on frontier) resamples the examples alone and takes size and latency as exact."
+    yield "A student is tied with the frontier if its accuracy cannot be told from that of the student that beats it."
+    yield "GFLOP is that of one forward pass over one sequence; held-out loss is the relation loss in nats."
+    yield "Size counts the encoder's weights in fp32, without tokenizer and task head."
+    yield "Latency is predicted from a calibrated table, not timed on the trained student."
+    yield "The hypervolume depends on its reference point: compare it only within this study."
+
+
+def _compared(study: Study, found: tuple[Comparison, ...]) -> list[TrialRecord]:
+    records = [study.best, *(record for c in found for record in (c.record, c.other)), study.teacher]
+    return list({(r.role, r.number): r for r in records if r is not None}.values())
+
+
+def _model_row(record: TrialRecord, validation: Resamples, test: Resamples) -> Row:
+    accuracy = wording.accuracy(accuracy_of(record))
+    of_validation, of_test = accuracy_interval(record, validation), accuracy_interval(record, test)
+    return {
+        "name": name_of(record),
+        "shape": record.architecture.label,
+        "validation": accuracy if of_validation is None else wording.interval(of_validation),
+        "test": wording.NOT_MEASURED if of_test is None else wording.interval(of_test),
+    }
+
+
+def _comparison_row(comparison: Comparison) -> Row:
+    difference = comparison.difference
+    return {
+        "record": comparison.record.label,
+        "other": comparison.other.label,
+        "split": comparison.split,
+        "difference": None if difference is None else difference.value,
+        "low": None if difference is None else difference.low,
+        "high": None if difference is None else difference.high,
+        "is_told_apart": comparison.is_told_apart,
+        "sentence": comparison.sentence,
+    }
+
+
+def _progress_rows(study: Study) -> Iterator[Row]:
+    final = study.hypervolume()
+    for point in study.progress():
+        yield {
+            "trial": point.trial,
+            "num_trials": point.num_trials,
+            "device_hours": point.device_hours,
+            "hypervolume": point.hypervolume,
+            "share": point.hypervolume / final if final > 0 else None,
+            "num_on_frontier": point.num_on_frontier,
+        }
+
+
+def _importance_rows(study: Study) -> Iterator[Row]:
+    for objective, of_objective in study.importances.items():
+        for choice, importance in sorted(of_objective.items(), key=lambda item: -item[1]):
+            yield {"objective": objective, "choice": choice, "importance": importance}
+
+
+def _measurement(study: Study) -> Iterator[tuple[str, str]]:
+    facts = study.latency
+    if facts is None:
+        return
+    error = wording.NOT_MEASURED if facts.held_out_error is None else wording.percentage(facts.held_out_error)
+    noisy = {None: wording.NOT_MEASURED, True: "NOISY: the machine was busy", False: "quiet"}[facts.is_noisy]
+    yield "Device", facts.device_name or wording.NOT_MEASURED
+    yield "Latency of", facts.conditions.label
+    yield "Error of the prediction, students it was not fitted on", error
+    yield "Machine while calibrating", noisy
+
+
+def _flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", " ".join(str(part) for part in value)
+        else:
+            yield f"{prefix}{key}", "not recorded" if value is None else str(value)

@@ -1,0 +1,177 @@
+"""What a deployment may cost: the limits of a pick, and the strings in which a user writes them."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from minilm_core.errors import UserError
+
+BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+TIME_UNITS_MS = {"ms": 1.0, "s": 1000.0}
+_NUMBER = r"(\d+(?:\.\d+)?)"
+# Only a CPU's latency depends on a number of threads.
+_CONDITION = re.compile(
+    r"(?P<device>cpu|cuda|mps)(?P<num_threads>(?<=cpu)\d+)?"
+    r"|b(?P<batch_size>\d+)|s(?P<sequence_length>\d+)|p(?P<percentile>\d+)"
+)
+
+
+class Certainty(StrEnum):
+    """How sure it must be that a student is within the limits."""
+
+    LIKELY = "likely"
+    """Its figures are."""
+    SURE = "sure"
+    """So is the unfavourable end of each figure's 95 % interval; of a latency, the figure plus the table's error."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyConditions:
+    """What a latency is the latency of. None: not named by a limit, or not known of a measurement."""
+
+    device: str | None = None
+    num_threads: int | None = None
+    batch_size: int | None = None
+    sequence_length: int | None = None
+    percentile: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What is known, in words."""
+        parts = [
+            self.device,
+            None if self.num_threads is None else f"{self.num_threads} thread{'s' * (self.num_threads != 1)}",
+            None if self.batch_size is None else f"batch {self.batch_size}",
+            None if self.sequence_length is None else f"sequence {self.sequence_length}",
+            None if self.percentile is None else f"p{self.percentile}",
+        ]
+        return ", ".join(part for part in parts if part) or "conditions unknown"
+
+    @property
+    def is_unset(self) -> bool:
+        """Whether nothing is named."""
+        return self == LatencyConditions()
+
+    def is_covered_by(self, measured: "LatencyConditions") -> bool:
+        """Returns whether everything named here was measured just so."""
+        asked = dataclasses.asdict(self)
+        return all(value is None or value == getattr(measured, name) for name, value in asked.items())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a student must satisfy to be deployed; None sets no limit.
+
+    Raises:
+        UserError: if a limit is outside its range.
+    """
+
+    within: float | None = None
+    """Fraction of the teacher's accuracy that may be lost: 0.01 asks for at least 0.99 times the teacher's accuracy."""
+    min_accuracy: float | None = None
+    """In [0, 1]."""
+    max_latency_ms: float | None = None
+    latency_conditions: LatencyConditions = LatencyConditions()
+    """What the latency limit is about; refused by the pick where the study measured something else."""
+    max_size_bytes: int | None = None
+    max_parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.within is not None and not 0 <= self.within <= 1:
+            raise UserError(f"within must lie between 0% and 100%, got {100 * self.within:g}%")
+        if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
+            raise UserError(f"min_accuracy must lie between 0 and 1, got {self.min_accuracy:g}")
+        for name in ("max_latency_ms", "max_size_bytes", "max_parameters"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name} must be positive, got {value:g}")
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        within: str | None = None,
+        min_accuracy: str | None = None,
+        max_latency: str | None = None,
+        max_size: str | None = None,
+        max_parameters: str | None = None,
+    ) -> Self:
+        """Reads limits as a user writes them: "1%", "0.9", "20ms@cpu1,b1,s128", "25MB", "30M".
+
+        Raises:
+            UserError: if one of them cannot be read.
+        """
+        latency_ms, conditions = (None, LatencyConditions()) if max_latency is None else parse_latency(max_latency)
+        return cls(
+            within=None if within is None else parse_percentage(within),
+            min_accuracy=None if min_accuracy is None else parse_accuracy(min_accuracy),
+            max_latency_ms=latency_ms,
+            latency_conditions=conditions,
+            max_size_bytes=None if max_size is None else parse_size_bytes(max_size),
+            max_parameters=None if max_parameters is None else parse_count(max_parameters),
+        )
+
+
+def parse_percentage(text: str) -> float:
+    """Reads "1%" as the fraction 0.01; the sign is asked for, since a bare 1 could be either."""
+    match = re.fullmatch(rf"{_NUMBER}\s*%", text.strip())
+    if match is None:
+        raise UserError(f"a percentage must be written like 1%, got {text}")
+    return float(match[1]) / 100
+
+
+def parse_accuracy(text: str) -> float:
+    """Reads "0.9" or "90%" as 0.9."""
+    if text.strip().endswith("%"):
+        return parse_percentage(text)
+    if re.fullmatch(_NUMBER, text.strip()) is None:
+        raise UserError(f"an accuracy must be written like 0.9 or 90%, got {text}")
+    return float(text)
+
+
+def parse_size_bytes(text: str) -> int:
+    """Reads "25MB" (decimal: 25,000,000 bytes) or "25MiB" (binary: 26,214,400 bytes)."""
+    return round(_quantity(text, BYTE_UNITS, "a size must be written like 25MB, 1.5GB, 300kB or 24MiB"))
+
+
+def parse_count(text: str) -> int:
+    """Reads "30M", "300k" or "30000000" as a number of parameters."""
+    return round(_quantity(text, COUNT_UNITS, "a number of parameters must be written like 30M or 300k"))
+
+
+def parse_latency(text: str) -> tuple[float, LatencyConditions]:
+    """Reads "20ms" or "20ms@cpu1,b1,s128,p50": milliseconds, and after the @ what they are the milliseconds of."""
+    duration, at, qualifier = text.partition("@")
+    latency_ms = _quantity(duration, TIME_UNITS_MS, "a latency must be written like 20ms or 20ms@cpu1,b1,s128,p50")
+    return latency_ms, _parse_conditions(qualifier) if at else LatencyConditions()
+
+
+def _parse_conditions(qualifier: str) -> LatencyConditions:
+    found: dict[str, str] = {}
+    for part in qualifier.split(","):
+        match = _CONDITION.fullmatch(part.strip())
+        named = {name: value for name, value in match.groupdict().items() if value is not None} if match else {}
+        if not named or named.keys() & found.keys():
+            raise UserError(
+                f"a latency's conditions must be like cpu1,b1,s128,p50, each once, got {qualifier or 'none'}"
+            )
+        found |= named
+    numbers = {name: int(value) for name, value in found.items() if name != "device"}
+    return LatencyConditions(
+        device=found.get("device"),
+        num_threads=numbers.get("num_threads"),
+        batch_size=numbers.get("batch_size"),
+        sequence_length=numbers.get("sequence_length"),
+        percentile=numbers.get("percentile"),
+    )
+
+
+def _quantity(text: str, units: Mapping[str, float], rule: str) -> float:
+    match = re.fullmatch(rf"{_NUMBER}\s*([a-zA-Z]*)", text.strip())
+    if match is None or match[2].lower() not in units:
+        raise UserError(f"{rule}, got {text}")
+    return float(match[1]) * units[match[2].lower()]

@@ -1,0 +1,196 @@
+"""The verbs before a search: init, validate, doctor, calibrate, plan."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from minilm_core.errors import UserError
+from search.cli.terminal import (
+    Address,
+    AsJson,
+    ExitCode,
+    Overrides,
+    SearchYaml,
+    complain,
+    emit_json,
+    emit_table,
+    say_next,
+)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to write.", show_default=False)],
+    template: Annotated[str, typer.Option(help="quickstart, gpu, cluster, multilingual or paper.")] = "quickstart",
+    as_json: AsJson = False,
+) -> None:
+    """Write a commented search.yaml, and for the quickstart its data, into a folder."""
+    templates = resources.files("search") / "templates"
+    names = sorted(entry.name.removesuffix(".yaml") for entry in templates.iterdir() if entry.name.endswith(".yaml"))
+    if template not in names:
+        raise UserError(f"--template must be one of {', '.join(names)}, got {template}")
+    search_yaml = folder / "search.yaml"
+    if search_yaml.exists():
+        raise UserError(f"init must not overwrite a search.yaml, got {search_yaml}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if template == "quickstart":
+        from minilm_core.installed_text import write_installed_text
+
+        typer.echo("collecting the documentation of the installed packages: about half a minute", err=True)
+        write_installed_text(folder / "data")
+    search_yaml.write_text((templates / f"{template}.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    if as_json:
+        emit_json({"search_yaml": str(search_yaml), "template": template})
+    else:
+        typer.echo(f"wrote {search_yaml}")
+    say_next("plan", search_yaml)
+
+
+def validate(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a search.yaml: every key, value and combination. Nothing is loaded or started."""
+    from search.config import load_config
+    from search.teacher import check_against_teacher, find_teacher_config
+
+    loaded = load_config(search_yaml, overrides or ())
+    teacher = find_teacher_config(loaded)
+    space = loaded.config.space if teacher is None else check_against_teacher(loaded.config, teacher)
+    result = {
+        "name": loaded.config.name,
+        "config_sha256": loaded.sha256,
+        "num_shapes": space.num_shapes,
+        "teacher_checked": teacher is not None,
+    }
+    if as_json:
+        emit_json(result)
+    else:
+        known = "" if teacher is not None else "; the teacher is not on this machine, so its sizes were not checked"
+        typer.echo(f"{search_yaml} is valid: {loaded.config.name}, {space.num_shapes} student shapes{known}")
+    say_next("plan", search_yaml)
+
+
+def doctor(
+    search_yaml: Annotated[Path | None, typer.Argument(help="Also check what this search needs.")] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check versions, teacher, data, storage, devices and Ray."""
+    from search.doctor import examine
+
+    findings = tuple(examine(search_yaml, address))
+    if as_json:
+        emit_json({"findings": [finding.to_dict() for finding in findings]})
+    else:
+        marks = {True: "ok", False: "FAIL", None: "-"}
+        rows = [(marks[finding.is_ok], finding.subject, finding.detail) for finding in findings]
+        emit_table("", ("", "what", "found"), rows)
+    if any(finding.is_ok is False for finding in findings):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def calibrate(
+    search_yaml: SearchYaml,
+    overrides: Overrides = None,
+    force: Annotated[bool, typer.Option("--force", help="Measure again although there is a table.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure on this machine what a layer of each width costs, so that a search can predict latency."""
+    from search.calibrated import find_table, table_file, widths_needed
+    from search.config import load_config
+    from search.teacher import check_against_teacher, find_teacher_config, teacher_architecture
+
+    loaded = load_config(search_yaml, overrides or ())
+    config = loaded.config
+    teacher = find_teacher_config(loaded)
+    if teacher is None:
+        raise UserError(f"calibrate needs the teacher's config.json on this machine, got {config.teacher.model}")
+    needed = widths_needed(check_against_teacher(config, teacher), teacher_architecture(teacher))
+    table = None if force else find_table(config, needed)
+    if table is None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from minilm_core.calibration import calibrate as measure
+        from minilm_core.encoders import load_encoder_config
+        from minilm_core.sources import resolve
+
+        with Progress(console=Console(stderr=True), transient=True) as bars:
+            bar = bars.add_task(f"calibrating {config.latency.label}", total=1.0)
+            table = measure(
+                needed,
+                load_encoder_config(resolve(config.teacher, loaded.base)),
+                config.latency,
+                seed=config.seed,
+                progress=lambda text, share: bars.update(bar, completed=share, description=text),
+            )
+        table.save(table_file(config))
+    if as_json:
+        emit_json(json.loads(table_file(config).read_text(encoding="utf-8")))
+    else:
+        rows = [
+            (
+                f"hidden {row.width.hidden_size}, {row.width.num_heads} heads",
+                f"{row.intercept_ms:.2f} ms",
+                f"{row.per_layer_ms:.2f} ms",
+            )
+            for row in table.rows
+        ]
+        title = f"{table.fingerprint.label}, {table.target.label}: median latency"
+        emit_table(title, ("width", "before the layers", "each layer"), rows)
+        typer.echo(f"held-out students were predicted within {table.held_out_error:.1%} on average")
+    if table.noise is not None:
+        complain(f"NOISY: {table.noise}")
+    say_next("launch", search_yaml)
+
+
+def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a search would run, and start nothing."""
+    from search.calibrated import find_table, widths_needed
+    from search.config import load_config
+    from search.plan import make_plan
+    from search.teacher import check_against_teacher, find_teacher_config, teacher_architecture
+
+    loaded = load_config(search_yaml, overrides or ())
+    teacher = find_teacher_config(loaded)
+    table = None
+    if teacher is not None:
+        needed = widths_needed(check_against_teacher(loaded.config, teacher), teacher_architecture(teacher))
+        table = find_table(loaded.config, needed)
+    made = make_plan(loaded, teacher, table)
+    if as_json:
+        emit_json(made.to_dict())
+    else:
+        emit_table(f"{made.name}: nothing was started", ("", ""), _plan_rows(made))
+    if loaded.config.needs_latency_table and table is None:
+        say_next("calibrate", search_yaml)
+    else:
+        say_next("launch", search_yaml)
+
+
+def _plan_rows(made: Any) -> list[tuple[str, str]]:
+    from search.plan import Span
+
+    def shown(value: Any, scale: float = 1.0, unit: str = "", digits: int = 1) -> str:
+        if value is None:
+            return "unknown"
+        if isinstance(value, Span):
+            return f"{value.low / scale:,.{digits}f} to {value.high / scale:,.{digits}f}{unit}"
+        return f"{value / scale:,.{digits}f}{unit}"
+
+    refused = "unknown" if made.num_shapes_refused is None else f"{made.num_shapes_refused} over a limit"
+    return [
+        ("student shapes", f"{made.num_shapes}, {refused}"),
+        ("parameters", shown(made.num_parameters, 1e6, " M")),
+        ("size in fp32", shown(made.size_bytes, 1e6, " MB")),
+        ("FLOPs a sequence", shown(made.flops, 1e9, " GFLOP", 2)),
+        ("predicted latency", shown(made.latency_ms, 1, " ms", 2)),
+        ("trials", f"{made.num_trials}, {made.max_concurrent_trials} at a time"),
+        ("held while running", f"{made.num_cpus:g} CPU cores, {made.num_gpus:g} GPUs"),
+        ("tokens a student", shown(made.tokens_per_trial, 1e6, " M", 2)),
+        ("corpus at most", shown(made.max_corpus_tokens, 1e6, " M tokens", 2)),
+        ("teacher's targets", shown(made.targets_bytes, 1e6, " MB")),
+        ("epochs a student", shown(made.epochs_per_trial, 1, "", 2)),
+        ("students on disk", shown(made.students_bytes, 1e6, " MB", 0)),
+        ("checkpoints on disk", shown(made.checkpoints_bytes, 1e6, " MB", 0)),
+    ]

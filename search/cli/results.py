@@ -1,0 +1,128 @@
+"""The verbs after a search: report, pick, package, verify."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from minilm_core.errors import UserError
+from search.cli.terminal import AsJson, ExitCode, StudyFolder, emit_json, existing_study, say_next, shown_path
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def report(
+    study_folder: StudyFolder,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: STUDY/report.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write what the records say: report.html, report.md, tables and figures."""
+    from reports import load_study
+    from reports.page import write_report
+
+    written = write_report(load_study(study_folder), out)
+    if as_json:
+        emit_json({"html": str(written.html), "markdown": str(written.markdown), "verdict": written.verdict})
+    else:
+        typer.echo(written.verdict)
+        typer.echo(str(written.html))
+    if written.note is not None:
+        typer.echo(written.note, err=True)
+    say_next("pick", study_folder, "--within", "1%")
+
+
+def pick(
+    study_folder: StudyFolder,
+    within: Annotated[str | None, typer.Option(help="Share of the teacher's accuracy to give up, as in 1%.")] = None,
+    min_accuracy: Annotated[str | None, typer.Option(help="As in 0.9 or 90%.")] = None,
+    max_latency: Annotated[str | None, typer.Option(help="As in 20ms or 20ms@cpu1,b1,s128.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Of the weights in fp32, as in 25MB.")] = None,
+    max_parameters: Annotated[str | None, typer.Option(help="As in 30M.")] = None,
+    prefer: Annotated[str | None, typer.Option(help="fastest, smallest, best or knee.")] = None,
+    certainty: Annotated[str, typer.Option(help="likely: the value qualifies. sure: its interval does.")] = "likely",
+    as_json: AsJson = False,
+) -> None:
+    """Choose the student to deploy, and write down why."""
+    from reports import Certainty, Limits, Prefer, load_study, write_decision
+
+    study = load_study(study_folder)
+    limits = Limits.parse(
+        within=within,
+        min_accuracy=min_accuracy,
+        max_latency=max_latency,
+        max_size=max_size,
+        max_parameters=max_parameters,
+    )
+    decision = study.pick(
+        limits,
+        prefer=None if prefer is None else _choice(Prefer, "--prefer", prefer),
+        certainty=_choice(Certainty, "--certainty", certainty),
+    )
+    path = write_decision(study, decision)
+    if as_json:
+        emit_json(decision.as_json())
+    else:
+        for line in decision.lines():
+            typer.echo(line)
+    typer.echo(f"wrote {shown_path(path)}", err=True)
+    if decision.winner is None:
+        raise typer.Exit(ExitCode.NONE_QUALIFIES)
+    say_next("package", study_folder, "--picked", "-o", "student")
+
+
+def package(
+    study_folder: StudyFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.", show_default=False)],
+    picked: Annotated[bool, typer.Option("--picked", help="The student that pick chose.")] = False,
+    trial: Annotated[int | None, typer.Option(help="Or the student of this trial.")] = None,
+    task: Annotated[str | None, typer.Option(help="Which fine-tuned model; needed where there are several.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also export to ONNX, checked against PyTorch.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also quantise to int8, judged on the validation split.")
+    ] = False,
+    max_int8_drop: Annotated[float, typer.Option(help="Largest fall of the metric that int8 may cost.")] = 0.005,
+    licence: Annotated[str | None, typer.Option(help="Of the teacher's weights. Default: what its card says.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the package that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a folder to deploy: model, tokenizer, card, evaluation, provenance, checksums."""
+    from search.deployment import Deployment, package_student
+
+    deployment = Deployment.choose(existing_study(study_folder), trial=trial, is_picked=picked, task=task)
+    folder = package_student(
+        deployment,
+        out,
+        licence=licence,
+        has_onnx=onnx or int8,
+        max_int8_drop=max_int8_drop if int8 else None,
+        overwrite=overwrite,
+    )
+    if as_json:
+        emit_json({"folder": str(folder), "trial": deployment.record.number, "task": deployment.task.name})
+    else:
+        typer.echo(str(shown_path(folder)))
+    say_next("verify", shown_path(folder))
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A packaged student.", show_default=False)], as_json: AsJson = False
+) -> None:
+    """Load a package in a fresh offline process and check it from its checksums to its outputs."""
+    from minilm_core.verification import verify as check
+
+    found = check(folder)
+    if as_json:
+        checks = [{"name": c.name, "is_passed": c.is_passed, "detail": c.detail} for c in found.checks]
+        emit_json({"folder": str(folder), "is_ok": found.is_ok, "checks": checks})
+    else:
+        for one in found.checks:
+            typer.echo(f"{'ok  ' if one.is_passed else 'FAIL'}  {one.name}: {one.detail}")
+    if not found.is_ok:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _choice(kind: type[_Choice], option: str, value: str) -> _Choice:
+    if value not in list(kind):
+        raise UserError(f"{option} must be one of {', '.join(kind)}, got {value}")
+    return kind(value)

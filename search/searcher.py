@@ -1,0 +1,183 @@
+"""Tune's way to Optuna: draws valid students, hands out interrupted ones first, tells Optuna how each really ended.
+
+Ray's own OptunaSearch tells a stopped trial as complete, leaves a NaN running for ever and has no way to draw again, so
+this searcher implements Tune's interface over the study itself. The study's journal and the records are all its
+state: there is nothing to save and nothing to restore.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from minilm_core.objectives import Direction, Objective
+from minilm_core.records import Role, Status, TrialRecord
+from search.config import Sampler, SamplerName
+from spaces.limits import Violation
+from spaces.space import StudentChoice, StudentSpace
+
+MAX_DRAWS = 2000
+"""Draws for one trial before the space counts as exhausted."""
+
+STUDY_NAME = "search"
+
+
+def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
+    """Returns the sampler of a study."""
+    match sampler.name:
+        case SamplerName.TPE:
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=sampler.num_startup_trials)
+        case SamplerName.NSGA2:
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=sampler.num_startup_trials)
+        case SamplerName.GP:
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=sampler.num_startup_trials)
+        case SamplerName.QMC:
+            return optuna.samplers.QMCSampler(seed=seed)
+        case SamplerName.RANDOM:
+            return optuna.samplers.RandomSampler(seed=seed)
+
+
+def open_study(
+    storage: optuna.storages.BaseStorage, objectives: Sequence[Objective], sampler: optuna.samplers.BaseSampler
+) -> optuna.Study:
+    """Creates the Optuna study, or opens the one that the storage holds."""
+    up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+    directions = [up if objective.direction is Direction.MAXIMISE else down for objective in objectives]
+    return optuna.create_study(
+        storage=storage, sampler=sampler, study_name=STUDY_NAME, directions=directions, load_if_exists=True
+    )
+
+
+def reconcile(
+    study: optuna.Study, space: StudentSpace, records: Iterable[TrialRecord], objectives: Sequence[Objective]
+) -> list[int]:
+    """Makes Optuna agree with the records after a lost driver.
+
+    A trial that Optuna believes to be running is told how it ended if there is a record of it, and that it failed if
+    it was never wholly drawn. The numbers of the others are returned: they were interrupted and go on from their
+    checkpoints.
+    """
+    by_number = {record.number: record for record in records if record.role is Role.STUDENT}
+    interrupted = []
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        if trial.number in by_number:
+            tell_outcome(study, trial.number, by_number[trial.number], objectives)
+        elif trial.params.keys() != space.parameters.keys():
+            study.tell(trial.number, state=TrialState.FAIL)
+        else:
+            interrupted.append(trial.number)
+    return interrupted
+
+
+def tell_outcome(study: optuna.Study, number: int, record: TrialRecord, objectives: Sequence[Objective]) -> None:
+    """Tells Optuna how a trial ended: only complete trials have values."""
+    match record.status:
+        case Status.COMPLETE:
+            study.tell(number, [record.objectives[objective.name] for objective in objectives])
+        case Status.STOPPED:
+            study.tell(number, state=TrialState.PRUNED)
+        case Status.FAILED | Status.REFUSED:
+            study.tell(number, state=TrialState.FAIL)
+
+
+class SearchEvents(Protocol):
+    """What the searcher asks and tells its driver."""
+
+    def violation(self, choice: StudentChoice) -> Violation | None:
+        """Returns the limit that a choice is farthest over, or None."""
+
+    def is_over(self) -> bool:
+        """Returns whether no further trial is to start."""
+
+    def refused(self, number: int, choice: StudentChoice, reason: str) -> None:
+        """Takes note of a student that was drawn and will not run."""
+
+    def ended(self, number: int, choice: StudentChoice, last_row: Mapping[str, Any] | None) -> TrialRecord:
+        """Returns the record, written down for good, of a trial; without a last row its process was lost."""
+
+
+class StudySearcher(Searcher):
+    """Draws students from a space for Tune and hands every outcome to the driver.
+
+    A student over a limit is told to the sampler as infeasible, by how far, and drawn again; one already tried is
+    drawn again too. Neither takes up a trial.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: StudentSpace,
+        *,
+        objectives: Sequence[Objective],
+        interrupted: Sequence[int],
+        events: SearchEvents,
+    ) -> None:
+        super().__init__()
+        self._study = study
+        self._space = space
+        self._objectives = objectives
+        self._interrupted = list(interrupted)
+        self._events = events
+        self._running: dict[str, tuple[int, StudentChoice]] = {}
+        self._tried = {self._choice(trial) for trial in study.get_trials(deepcopy=False) if self._was_tried(trial)}
+        self.is_exhausted = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its searcher beside its own state, which we never read.
+        return {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Returns a student's number and choice as a Tune configuration, or that there are no more."""
+        if self._events.is_over():
+            return str(Searcher.FINISHED)
+        drawn = self._resume() if self._interrupted else self._draw()
+        if drawn is None:
+            self.is_exhausted = True
+            return str(Searcher.FINISHED)
+        number, choice = self._running[trial_id] = drawn
+        self._tried.add(choice)
+        return {"number": number, "choice": choice.to_dict()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Turns the end of a Tune trial into a record, then tells Optuna; in this order, so that a crash between the
+        two is mended by `reconcile`.
+        """
+        number, choice = self._running.pop(trial_id)
+        record = self._events.ended(number, choice, None if error else result)
+        tell_outcome(self._study, number, record, self._objectives)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Does nothing: the journal and the records are on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Does nothing: a resumed search is a new one over the same journal."""
+
+    def _resume(self) -> tuple[int, StudentChoice]:
+        number = self._interrupted.pop(0)
+        return number, self._choice(self._study.get_trials(deepcopy=False)[number])
+
+    def _draw(self) -> tuple[int, StudentChoice] | None:
+        for _ in range(MAX_DRAWS):
+            trial = self._study.ask()
+            choice = self._space.suggest(trial)
+            violation = self._events.violation(choice)
+            if violation is not None:
+                trial.set_constraint(violation.limit, violation.excess)
+                # Pruned and not failed: samplers leave failed trials out, and this one teaches them the limit.
+                self._study.tell(trial, state=TrialState.PRUNED)
+                self._events.refused(trial.number, choice, str(violation))
+            elif choice in self._tried:
+                self._study.tell(trial, state=TrialState.FAIL)
+                self._events.refused(trial.number, choice, "a student must not be tried twice")
+            else:
+                return trial.number, choice
+        return None
+
+    def _choice(self, trial: optuna.trial.FrozenTrial) -> StudentChoice:
+        return self._space.decode(trial.params)
+
+    def _was_tried(self, trial: optuna.trial.FrozenTrial) -> bool:
+        has_run = trial.state in (TrialState.COMPLETE, TrialState.RUNNING)
+        return has_run and trial.params.keys() == self._space.parameters.keys()

@@ -1,0 +1,283 @@
+"""The driver of a study: prepares, searches, compares. It can be killed at any moment and started again."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray import tune
+
+from minilm_core.atomic import write_text_atomically
+from minilm_core.errors import FailureKind, UserError
+from minilm_core.latency import LatencyTable
+from minilm_core.records import Failure, Role, Status, TrialRecord, from_json
+from minilm_core.sources import resolve
+from search.calibrated import calibrate_apart, find_table, widths_needed
+from search.cluster import cluster, stream
+from search.config import Executor, SearchConfig
+from search.context import StudyContext, failed_record
+from search.display import Display
+from search.environment import set_seconds
+from search.job import Progress
+from search.ledger import Ending, Ledger
+from search.preparation import prepare, read_preparation
+from search.searcher import StudySearcher, make_sampler, open_study, reconcile
+from search.storage import StudyPaths
+from search.teacher import check_against_teacher, embedding_shape, teacher_architecture
+from search.trial import baseline, make_trainable
+from spaces.limits import Violation
+from spaces.space import StudentChoice, StudentSpace
+
+MIN_TRIALS_FOR_IMPORTANCES = 4
+
+
+class TrialLostError(RuntimeError):
+    """A trial's process died and took its last words with it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a search ended."""
+
+    ending: Ending
+    num_complete: int
+    """Students with a place in the report."""
+    failure: TrialRecord | None
+    """The failure that stopped the search."""
+
+
+def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> Outcome:
+    """Runs a study to its end from wherever its records say it stands.
+
+    Args:
+        config: Its paths are absolute; written to the study's folder already.
+        study: The study's folder.
+        address: Of a Ray cluster; None starts Ray on this machine.
+
+    Raises:
+        UserError: if another driver runs the study, the settings do not fit the teacher, or the cluster is too small.
+    """
+    with _only_driver(study):
+        context, space = _open(config, study)
+        display = Display(
+            config.name, config.declared_objectives, config.budget.num_trials, config.resources.max_concurrent_trials
+        )
+        ledger = Ledger(config, study, on_record=display.record, on_trouble=display.message)
+        display.seen_before(ledger.records)
+        with display, cluster(config.resources, address):
+            _prepare(context, ledger, display)
+            ending = _search(context, space, ledger, display)
+            if ending is not Ending.REPEATED_FAILURE:
+                _compare_with_twin(context, ledger, display)
+    return Outcome(
+        ending=ending,
+        num_complete=sum(record.is_complete_student for record in ledger.records),
+        failure=ledger.repeated_failure,
+    )
+
+
+@contextmanager
+def _only_driver(study: StudyPaths) -> Iterator[None]:
+    """Holds the study's lock; the operating system frees it however this process ends."""
+    lock = FileLock(study.lock, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"a study must have one driver at a time, {study.root} is being run by another") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, StudentSpace]:
+    """Checks the settings against the teacher and finds or makes the latency table."""
+    teacher_folder = resolve(config.teacher, study.root)
+    config_json = json.loads((teacher_folder / "config.json").read_text(encoding="utf-8"))
+    space = check_against_teacher(config, config_json)
+    teacher = teacher_architecture(config_json)
+    table = None
+    if config.needs_latency_table:
+        needed = widths_needed(space, teacher)
+        table = _study_table(study) or find_table(config, needed)
+        if table is None:
+            calibrate_apart(study.search_yaml)
+            table = find_table(config, needed)
+            assert table is not None, "a calibration that ended well covers the space it was asked for"
+        table.save(study.latency)
+    context = StudyContext(
+        config=config,
+        study=study,
+        embeddings=embedding_shape(config_json),
+        teacher=teacher,
+        latency_table=table,
+    )
+    return context, space
+
+
+def _study_table(study: StudyPaths) -> LatencyTable | None:
+    """Returns the table that the study began with: one study never mixes two calibrations."""
+    return LatencyTable.load(study.latency) if study.latency.exists() else None
+
+
+def _prepare(context: StudyContext, ledger: Ledger, display: Display) -> None:
+    """Makes what all trials share and, beside it, fine-tunes the teacher."""
+    work: dict[str, tuple[Any, tuple[Any, ...]]] = {"preparation": (prepare, (context.config, context.study))}
+    job = context.fine_tuned_teacher()
+    if context.config.baselines.teacher and not _is_complete(ledger.find(Role.TEACHER, -1)):
+        work["teacher"] = (baseline, (job,))
+    for name, event in stream(work, context.config.resources):
+        if isinstance(event, Progress):
+            display.progress(name, event)
+            if event.is_finished:
+                display.ended(name)
+        else:
+            _follow(name, event, ledger, display)
+    display.ended("preparation")
+    set_seconds(context.study, read_preparation(context.study).seconds)
+
+
+def _compare_with_twin(context: StudyContext, ledger: Ledger, display: Display) -> None:
+    """Trains the best student's twin, unless the records have it."""
+    students = [record for record in ledger.records if record.is_complete_student]
+    if not context.config.baselines.twin or not students:
+        return
+    best = max(students, key=lambda record: (record.objectives["accuracy"], -record.number))
+    assert best.distillation_learning_rate is not None, "a complete student was distilled"
+    assert best.finetuning_learning_rate is not None, "a complete student was fine-tuned"
+    choice = StudentChoice(
+        architecture=best.architecture,
+        distillation_learning_rate=best.distillation_learning_rate,
+        finetuning_learning_rate=best.finetuning_learning_rate,
+    )
+    job = context.twin(best.number, choice)
+    if _is_complete(ledger.find(Role.TWIN, job.blank_record(Status.COMPLETE).number)):
+        return
+    for name, row in stream({f"twin of trial {best.number}": (baseline, (job,))}, context.config.resources):
+        _follow(name, row, ledger, display)
+
+
+def _follow(name: str, row: Mapping[str, Any], ledger: Ledger, display: Display) -> None:
+    if "record" in row:
+        display.ended(name)
+        ledger.add(from_json(row["record"]))
+    else:
+        display.progress(name, Progress(**row))
+
+
+def _is_complete(record: TrialRecord | None) -> bool:
+    return record is not None and record.status is Status.COMPLETE
+
+
+def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Display) -> Ending:
+    """Runs trials until the budget is used up and returns why no further one was started."""
+    config, objectives = context.config, context.config.declared_objectives
+    storage = JournalStorage(JournalFileBackend(str(context.study.journal)))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = open_study(storage, objectives, make_sampler(config.sampler, config.seed))
+    interrupted = reconcile(study, space, ledger.records, objectives)
+    if ledger.ending is None:
+        searcher = StudySearcher(
+            study,
+            space,
+            objectives=objectives,
+            interrupted=interrupted,
+            events=_SearchEvents(context, ledger),
+        )
+        _tune(context, searcher, ledger.num_left, display)
+        if ledger.ending is None:
+            # Only a searcher that found no other student stops before the budget does.
+            assert searcher.is_exhausted, "a search ends for one of the reasons that it knows"
+    _write_importances(study, context)
+    return ledger.ending or Ending.EXHAUSTED
+
+
+def _tune(context: StudyContext, searcher: StudySearcher, num_trials: int, display: Display) -> None:
+    """Lets Tune run the trials. What Tune writes is scratch: the records and the journal are the study's memory."""
+    resources = context.config.resources
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    try:
+        tune.Tuner(
+            make_trainable(context),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=num_trials,
+                max_concurrent_trials=resources.max_concurrent_trials,
+                reuse_actors=resources.chosen_executor is Executor.DIRECT,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(context.study.scratch),
+                verbose=0,
+                # A trial whose process dies is started once more and goes on from its checkpoint.
+                failure_config=tune.FailureConfig(max_failures=1),
+                callbacks=[_Watcher(display)],
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(context.study.scratch, ignore_errors=True)
+
+
+def _write_importances(study: optuna.Study, context: StudyContext) -> None:
+    """Writes down how much each parameter moved each objective, once there are trials to tell from."""
+    num_complete = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
+    if num_complete < MIN_TRIALS_FOR_IMPORTANCES:
+        return
+    importances = {
+        objective.name: optuna.importance.get_param_importances(study, target=_value(index))
+        for index, objective in enumerate(context.config.declared_objectives)
+    }
+    write_text_atomically(context.study.importances, json.dumps(importances, indent=2) + "\n")
+
+
+def _value(index: int) -> Callable[[optuna.trial.FrozenTrial], float]:
+    return lambda trial: float(trial.values[index])
+
+
+class _Watcher(tune.Callback):
+    """Passes the trials' progress from Tune on to the display."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks beside its own state, which we never read; a terminal cannot be pickled.
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        if "record" not in result:
+            fields = {name: result[name] for name in Progress.__slots__}
+            self._display.progress(f"trial {trial.config['number']}", Progress(**fields))
+
+
+class _SearchEvents:
+    """What the searcher asks and tells its driver."""
+
+    def __init__(self, context: StudyContext, ledger: Ledger) -> None:
+        self._context = context
+        self._ledger = ledger
+
+    def violation(self, choice: StudentChoice) -> Violation | None:
+        return self._context.violation(choice)
+
+    def is_over(self) -> bool:
+        return self._ledger.ending is not None
+
+    def refused(self, number: int, choice: StudentChoice, reason: str) -> None:
+        failure = Failure(kind=FailureKind.INFEASIBLE, message=reason)
+        self._ledger.add(self._context.student(number, choice).blank_record(Status.REFUSED, failure))
+
+    def ended(self, number: int, choice: StudentChoice, last_row: Mapping[str, Any] | None) -> TrialRecord:
+        if last_row is not None and "record" in last_row:
+            return self._ledger.add(from_json(last_row["record"]))
+        lost = TrialLostError(f"the process of trial {number} ended without a result")
+        job = self._context.student(number, choice)
+        return self._ledger.add(failed_record(job, lost, FailureKind.NODE_LOST))

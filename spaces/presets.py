@@ -1,0 +1,30 @@
+"""Spaces by name: the presets that come along, or a file of one's own."""
+
+from pathlib import Path
+
+from minilm_core.errors import UserError
+from spaces.schema import build
+from spaces.space import StudentSpace
+from spaces.yaml_source import read_yaml
+
+_FOLDER = Path(__file__).parent
+
+
+def preset_names() -> tuple[str, ...]:
+    """Returns the names of the presets in alphabetical order."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+
+
+def load_space(name_or_path: str, base: Path) -> StudentSpace:
+    """Reads a preset, or a YAML file: what has a folder or a `.yaml` ending in it is a path, relative to `base`.
+
+    Raises:
+        UserError: if there is no such preset or file, or the file breaks a rule.
+    """
+    if "/" in name_or_path or Path(name_or_path).suffix in (".yaml", ".yml"):
+        return build(read_yaml(base / Path(name_or_path).expanduser()), StudentSpace)
+    if name_or_path not in preset_names():
+        raise UserError(
+            f"a space must be one of {', '.join(preset_names())} or the path of a YAML file, got {name_or_path!r}"
+        )
+    return build(read_yaml(_FOLDER / f"{name_or_path}.yaml"), StudentSpace)

@@ -1,0 +1,227 @@
+"""What a search may choose about a student: a fixed list or a range for each parameter, valid by construction."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from minilm_core.architecture import StudentArchitecture
+from minilm_core.errors import UserError
+from minilm_core.schedules import Method
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogRange:
+    """All values between two positive ends, drawn evenly over their logarithm.
+
+    Raises:
+        UserError: if the ends are not positive and in order.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high < math.inf:
+            raise UserError(f"low must be positive and at most high, got {self.low} and {self.high}")
+
+    def __contains__(self, value: float) -> bool:
+        # A sampler works on the logarithm, and its way back may miss an end by a rounding error.
+        return self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)
+
+
+Choices = tuple[int, ...] | tuple[float, ...] | LogRange
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentChoice:
+    """All that the search decides about one student."""
+
+    architecture: StudentArchitecture
+    distillation_learning_rate: float
+    """Peak, after warm-up."""
+    finetuning_learning_rate: float
+    """Peak, after warm-up."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the choice as plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "StudentChoice":
+        """Reads what `to_dict` wrote."""
+        return cls(**{**content, "architecture": StudentArchitecture(**content["architecture"])})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentSpace:
+    """All students a search may build, and how fast they may learn; whatever is drawn is a valid student.
+
+    Raises:
+        UserError: if a list is empty or repeats itself, a value is not positive, or heads do not divide a hidden size.
+    """
+
+    num_layers: tuple[int, ...]
+    hidden_sizes: tuple[int, ...]
+    head_sizes: tuple[int, ...] = ()
+    """Widths of one attention head; the number of heads follows. Left out where `num_heads` is given."""
+    num_heads: int | None = None
+    """Attention heads of every student; None: as many as the head size gives."""
+    intermediate_ratios: tuple[int, ...] = (4,)
+    """Widths of the feed-forward over the hidden size."""
+    distillation_learning_rate: LogRange | tuple[float, ...]
+    finetuning_learning_rate: LogRange | tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if bool(self.head_sizes) == (self.num_heads is not None):
+            raise UserError(
+                f"head_sizes must be given, or num_heads instead, got {list(self.head_sizes)} and {self.num_heads}"
+            )
+        for name in ("num_layers", "hidden_sizes", "intermediate_ratios"):
+            _check_choices(name, getattr(self, name))
+        for name in ("distillation_learning_rate", "finetuning_learning_rate"):
+            _check_learning_rate(name, getattr(self, name))
+        if self.head_sizes:
+            _check_choices("head_sizes", self.head_sizes)
+        for divisor in self.head_sizes or (self.num_heads,):
+            self._check_divides("head_sizes" if self.head_sizes else "num_heads", divisor)
+
+    @property
+    def parameters(self) -> dict[str, Choices]:
+        """What Optuna is asked for, by the fixed name of the parameter."""
+        head_size: dict[str, Choices] = {"head_size": self.head_sizes} if self.head_sizes else {}
+        return {
+            "num_layers": self.num_layers,
+            "hidden_size": self.hidden_sizes,
+            **head_size,
+            "intermediate_ratio": self.intermediate_ratios,
+            "distillation_learning_rate": self.distillation_learning_rate,
+            "finetuning_learning_rate": self.finetuning_learning_rate,
+        }
+
+    @property
+    def num_shapes(self) -> int:
+        """How many different architectures there are."""
+        lists = (self.num_layers, self.hidden_sizes, self.head_sizes or (self.num_heads,), self.intermediate_ratios)
+        return math.prod(len(choices) for choices in lists)
+
+    def architectures(self) -> Iterator[StudentArchitecture]:
+        """Yields every different architecture once."""
+        heads: tuple[int | None, ...] = self.head_sizes or (None,)
+        for choice in itertools.product(self.num_layers, self.hidden_sizes, heads, self.intermediate_ratios):
+            yield self._architecture(*choice)
+
+    def suggest(self, trial: "optuna.Trial") -> StudentChoice:
+        """Lets Optuna choose a student."""
+        return self.decode({name: _suggest(trial, name, choices) for name, choices in self.parameters.items()})
+
+    def decode(self, params: Mapping[str, Any]) -> StudentChoice:
+        """Returns the student that Optuna's parameters stand for.
+
+        Raises:
+            UserError: if a parameter is missing or its value is not in the space.
+        """
+        for name, choices in self.parameters.items():
+            if params.get(name) is None or params[name] not in choices:
+                raise UserError(f"{name} must be in the space ({_shown(choices)}), got {params.get(name)}")
+        architecture = self._architecture(
+            params["num_layers"], params["hidden_size"], params.get("head_size"), params["intermediate_ratio"]
+        )
+        return StudentChoice(
+            architecture=architecture,
+            distillation_learning_rate=params["distillation_learning_rate"],
+            finetuning_learning_rate=params["finetuning_learning_rate"],
+        )
+
+    def check_relation_heads(self, relation_heads: int) -> None:
+        """Refuses a space with a student whose Q, K and V cannot be split into the relation heads.
+
+        Raises:
+            UserError: naming the first hidden size that is no multiple.
+        """
+        for hidden_size in self.hidden_sizes:
+            if hidden_size % relation_heads:
+                raise UserError(
+                    f"distillation.relation_heads must divide every hidden size of the space, "
+                    f"got {relation_heads} and {hidden_size}"
+                )
+
+    def for_method(self, method: Method, teacher_num_heads: int) -> "StudentSpace":
+        """Returns the space as the method allows it: MiniLM compares head by head, so its students have the teacher's.
+
+        Raises:
+            UserError: if the method needs another number of heads than the space has or its hidden sizes allow.
+        """
+        if method is Method.MINILMV2 or self.num_heads == teacher_num_heads:
+            return self
+        if self.num_heads is not None:
+            raise UserError(
+                f"space.num_heads must be the teacher's with method {method}, "
+                f"got {self.num_heads} and {teacher_num_heads}"
+            )
+        return replace(self, head_sizes=(), num_heads=teacher_num_heads)
+
+    def _architecture(
+        self, num_layers: int, hidden_size: int, head_size: int | None, intermediate_ratio: int
+    ) -> StudentArchitecture:
+        num_heads = self.num_heads if head_size is None else hidden_size // head_size
+        assert num_heads is not None, "a space has head sizes or a number of heads"
+        return StudentArchitecture(
+            num_layers=num_layers,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            intermediate_ratio=intermediate_ratio,
+        )
+
+    def _check_divides(self, name: str, divisor: int | None) -> None:
+        if divisor is None or divisor < 1:
+            raise UserError(f"{name} must be positive, got {divisor}")
+        for hidden_size in self.hidden_sizes:
+            if hidden_size % divisor:
+                raise UserError(f"{name} must divide every hidden size, got {divisor} and {hidden_size}")
+
+
+def _check_choices(name: str, choices: tuple[float, ...]) -> None:
+    if not choices:
+        raise UserError(f"{name} must have at least one value, got []")
+    if min(choices) <= 0:
+        raise UserError(f"{name} must be positive, got {min(choices)}")
+    if len(set(choices)) < len(choices):
+        raise UserError(f"{name} must not repeat a value, got {list(choices)}")
+
+
+def _check_learning_rate(name: str, choices: LogRange | tuple[float, ...]) -> None:
+    if not isinstance(choices, LogRange):
+        _check_choices(name, choices)
+    highest = choices.high if isinstance(choices, LogRange) else max(choices)
+    if highest >= 1:
+        raise UserError(f"{name} must be below 1, got {highest}")
+
+
+def _suggest(trial: "optuna.Trial", name: str, choices: Choices) -> Any:
+    if isinstance(choices, LogRange):
+        return trial.suggest_float(name, choices.low, choices.high, log=True)
+    steps = _even_steps(choices)
+    if steps is not None:
+        # An integer distribution tells the sampler which sizes are neighbours; a categorical one does not.
+        return trial.suggest_int(name, steps.start, steps[-1], step=steps.step)
+    return trial.suggest_categorical(name, choices)
+
+
+def _even_steps(choices: tuple[int, ...] | tuple[float, ...]) -> range | None:
+    """Returns the choices as a range if they are several integers at even distances."""
+    ordered = sorted(choices)
+    if len(ordered) < 2 or not all(isinstance(choice, int) for choice in ordered):
+        return None
+    steps = range(int(ordered[0]), int(ordered[-1]) + 1, int(ordered[1] - ordered[0]))
+    return steps if list(steps) == ordered else None
+
+
+def _shown(choices: Choices) -> str:
+    if isinstance(choices, LogRange):
+        return f"{choices.low} to {choices.high}"
+    return ", ".join(str(choice) for choice in choices)

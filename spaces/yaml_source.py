@@ -1,0 +1,225 @@
+"""YAML files in which every value knows where it stands, so that a wrong one is answered by FILE:LINE."""
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from minilm_core.errors import UserError
+
+KeyPath = tuple[str | int, ...]
+
+# The scalars of YAML 1.2's core schema, with the characters they begin with ("" for an empty one).
+# PyYAML speaks 1.1, where 3e-4 is text, no is false, 010 is 8 and 1:30 is 90.
+_SCALARS = (
+    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("tag:yaml.org,2002:int", r"[-+]?(?:0|[1-9][0-9]*)", [*"-+0123456789"]),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))"
+        r"|\.(?:nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Loader.yaml_implicit_resolvers = {}
+_Dumper.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first_characters in _SCALARS:
+    _Loader.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first_characters)
+    _Dumper.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first_characters)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a value was written."""
+
+    label: str
+    """As errors name it: `search.yaml:12`, or `--set seed=1`."""
+    order: float
+    """Sorts errors by line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class YamlSource:
+    """The settings of one file, as plain types, with the place of each."""
+
+    content: dict[str, Any]
+    places: Mapping[KeyPath, Place]
+
+    def place(self, key_path: KeyPath) -> Place:
+        """Returns where a key was written; for one that was not, the nearest settings around it."""
+        while key_path not in self.places:
+            key_path = key_path[:-1]
+        return self.places[key_path]
+
+    def error(self, key_path: KeyPath, message: str) -> UserError:
+        """Returns a one-line error that names the place."""
+        return UserError(f"{self.place(key_path).label}: {message}")
+
+
+def read_yaml(path: Path) -> YamlSource:
+    """Reads a file of settings.
+
+    Raises:
+        UserError: if the file is missing, not UTF-8, not YAML, names a key twice, or is no mapping.
+    """
+    reader = _Reader(lambda line: f"{path}:{line}")
+    content = reader.document(_read_text(path))
+    if not isinstance(content, dict):
+        raise UserError(f"{path}:1: must be a mapping of settings, got {shown(content)}")
+    return YamlSource(content=content, places=reader.places)
+
+
+def with_overrides(source: YamlSource, overrides: Sequence[str]) -> YamlSource:
+    """Returns the settings with each `a.b=c` set; c is read as YAML.
+
+    Raises:
+        UserError: if an override is not of that form or leads through something that has no keys.
+    """
+    content = copy.deepcopy(source.content)
+    places = dict(source.places)
+    for override in overrides:
+        place = Place(label=f"--set {override}", order=float("inf"))
+        key, separator, text = override.partition("=")
+        if not separator or not all(key.split(".")):
+            raise UserError(f"--set must look like key=value or section.key=value, got {override!r}")
+        value = _read_override(place, text)
+        key_path = _set(content, key, value, place)
+        # What stood below the key is gone, and its lines with it.
+        places = {old: where for old, where in places.items() if old[: len(key_path)] != key_path}
+        places[key_path] = place
+    return replace(source, content=content, places=places)
+
+
+def dump_yaml(content: Mapping[str, Any]) -> str:
+    """Writes settings so that `read_yaml` reads them back unchanged."""
+    # In ASCII: PyYAML writes some Unicode line breaks bare and reads them back as blanks.
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, width=120)
+
+
+def shown(value: Any) -> str:
+    """Returns a value as an error shows it: short, on one line."""
+    match value:
+        case None:
+            return "nothing"
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _read_override(place: Place, text: str) -> Any:
+    return _Reader(lambda line: place.label).document(text)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: must be a file that can be read, got: {error.strerror}") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: must be UTF-8 text, got byte 0x{content[error.start]:02x}") from error
+
+
+class _Reader:
+    """Turns one document into plain types and notes the place of each key."""
+
+    def __init__(self, label_of: Callable[[int], str]) -> None:
+        self.places: dict[KeyPath, Place] = {(): Place(label=label_of(1), order=1)}
+        self._label_of = label_of
+        self._seen: set[int] = set()
+
+    def document(self, text: str) -> Any:
+        try:
+            loader = _Loader(text)
+            node = loader.get_single_node()
+            return None if node is None else self._value(loader, node, ())
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            raise self._refusal(error.problem or str(error), mark.line + 1 if mark else 1) from error
+        except yaml.YAMLError as error:
+            raise self._refusal(" ".join(str(error).split()), 1) from error
+        except RecursionError:
+            raise self._refusal("lists or mappings nested too deeply", 1) from None
+
+    def _refusal(self, problem: str, line: int) -> UserError:
+        return UserError(f"{self._label_of(line)}: must be valid YAML, got: {problem}")
+
+    def _note(self, key_path: KeyPath, node: yaml.Node) -> None:
+        line = node.start_mark.line + 1
+        self.places[key_path] = Place(label=self._label_of(line), order=line)
+
+    def _value(self, loader: _Loader, node: yaml.Node, key_path: KeyPath) -> Any:
+        if id(node) in self._seen:
+            raise self._refusal("an alias; write the value out", node.start_mark.line + 1)
+        self._seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(loader, node, key_path)
+        if isinstance(node, yaml.SequenceNode):
+            return self._sequence(loader, node, key_path)
+        return loader.construct_object(node)
+
+    def _sequence(self, loader: _Loader, node: yaml.SequenceNode, key_path: KeyPath) -> list[Any]:
+        for index, item in enumerate(node.value):
+            self._note((*key_path, index), item)
+        return [self._value(loader, item, (*key_path, index)) for index, item in enumerate(node.value)]
+
+    def _mapping(self, loader: _Loader, node: yaml.MappingNode, key_path: KeyPath) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            label = self._label_of(key_node.start_mark.line + 1)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{label}: a key must be text, got a mapping or a list")
+            key = str(key_node.value)
+            if key in content:
+                dotted = ".".join(map(str, (*key_path, key)))
+                raise UserError(f"{label}: each key must be given once, got {dotted} twice")
+            self._note((*key_path, key), key_node)
+            content[key] = self._value(loader, value_node, (*key_path, key))
+        return content
+
+
+def _set(content: dict[str, Any], key: str, value: Any, place: Place) -> KeyPath:
+    """Sets a dotted key in place and returns its path; settings on the way that are missing are made."""
+    parent: Any = content
+    key_path: list[str | int] = []
+    *sections, last = key.split(".")
+    for part in sections:
+        index = _index(parent, part, key_path, place)
+        if isinstance(parent, dict) and parent.get(part) is None:
+            parent[part] = {}
+        parent = parent[index]
+        key_path.append(index)
+    index = _index(parent, last, key_path, place)
+    parent[index] = value
+    return (*key_path, index)
+
+
+def _index(parent: Any, part: str, key_path: Sequence[str | int], place: Place) -> str | int:
+    above = ".".join(map(str, key_path))
+    if isinstance(parent, dict):
+        return part
+    if not isinstance(parent, list):
+        raise UserError(f"{place.label}: {above} must be a mapping to have the key {part}, got {shown(parent)}")
+    if not part.isdecimal() or int(part) >= len(parent):
+        raise UserError(f"{place.label}: {above} must be followed by a number below {len(parent)}, got {part}")
+    return int(part)

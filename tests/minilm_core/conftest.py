@@ -1,0 +1,39 @@
+"""Real things, as small as they come: a tokenizer of real English words, BERT-shaped encoders, packed text."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast, PretrainedConfig
+
+WORDS = "the a student learns what its teacher knows about text and a search finds which one to ship today".split()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    # Bit-for-bit claims hold for a fixed number of threads, and tiny models are fastest on one.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def teacher_config() -> PretrainedConfig:
+    return BertConfig(
+        vocab_size=40,
+        hidden_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=64,
+    )
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory, teacher_config: PretrainedConfig) -> Path:
+    """A tiny BERT with random weights and a WordPiece tokenizer, in the Hub's layout."""
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(0)
+    BertModel(teacher_config).save_pretrained(folder)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(WORDS)), "##s", "."]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)}).save_pretrained(folder)
+    return folder

@@ -1,0 +1,187 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minilm_core.architecture import StudentArchitecture
+from minilm_core.errors import UserError
+from minilm_core.latency import (
+    Contention,
+    Device,
+    DeviceFingerprint,
+    LatencyTable,
+    LatencyTarget,
+    Measurement,
+    Width,
+    fingerprint,
+    fingerprint_key,
+    fit,
+)
+
+NARROW = Width(hidden_size=128, num_heads=4, intermediate_ratio=4)
+WIDE = Width(hidden_size=256, num_heads=4, intermediate_ratio=4)
+LINES = {NARROW: (0.5, 1.25), WIDE: (0.75, 2.5)}
+
+
+def measured(width: Width, num_layers: int, *disturbances: float, factor: float = 1.0) -> Measurement:
+    intercept, per_layer = LINES[width]
+    true_ms = (intercept + num_layers * per_layer) * factor
+    return Measurement(
+        architecture=width.with_layers(num_layers),
+        round_medians_ms=tuple(true_ms * (1 + d) for d in disturbances or (0.0, 0.02)),
+    )
+
+
+def table(**changes: object) -> LatencyTable:
+    quiet = LatencyTable(
+        target=LatencyTarget(),
+        fingerprint=DeviceFingerprint(processor="some processor", isa=("avx2",), torch="2.13.0", python="3.11.7"),
+        measured_at="2026-11-22T12:00:00+00:00",
+        contention=Contention(num_cores=2, busy_cores=0.05),
+        fitted=tuple(measured(width, depth) for width in (NARROW, WIDE) for depth in (2, 12)),
+        held_out=(measured(NARROW, 5), measured(WIDE, 9)),
+    )
+    return dataclasses.replace(quiet, **changes)
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_two_depths_recover_the_line_of_each_width(width: Width):
+    rows = {row.width: row for row in fit([measured(w, depth) for w in (NARROW, WIDE) for depth in (2, 12)])}
+    assert (rows[width].intercept_ms, rows[width].per_layer_ms) == pytest.approx(LINES[width], rel=1e-12)
+
+
+def test_a_disturbed_round_leaves_the_fit_unchanged():
+    disturbed = [measured(NARROW, 2, 0.0, 0.9), measured(NARROW, 12, 1.4, 0.0)]
+    assert fit(disturbed)[0].predict_ms(7) == pytest.approx(0.5 + 7 * 1.25, rel=1e-12)
+
+
+def test_three_depths_are_fitted_by_least_squares():
+    # The line y = 1 + 2x with residuals 1, -2, 1 at x = 1, 2, 3, which are orthogonal to it.
+    points = zip((1, 2, 3), (4.0, 3.0, 8.0), strict=True)
+    row = fit([Measurement(architecture=NARROW.with_layers(x), round_medians_ms=(y,)) for x, y in points])[0]
+    assert (row.intercept_ms, row.per_layer_ms) == pytest.approx((1.0, 2.0))
+
+
+def test_a_student_between_the_measured_depths_is_predicted():
+    student = StudentArchitecture(num_layers=4, hidden_size=256, num_heads=4)
+    assert table().predict_ms(student) == pytest.approx(0.75 + 4 * 2.5)
+
+
+def test_a_width_that_was_not_measured_is_named():
+    with pytest.raises(UserError, match=r"cpu1,b1,s128 lacks hidden size 128 with 8 heads and feed-forward ratio 4"):
+        table().predict_ms(StudentArchitecture(num_layers=4, hidden_size=128, num_heads=8))
+
+
+def test_a_table_covers_any_depth_of_its_widths_and_no_other_width():
+    assert table().covers([NARROW.with_layers(7), WIDE.with_layers(3)])
+    assert not table().covers([NARROW.with_layers(7), StudentArchitecture(num_layers=2, hidden_size=64, num_heads=4)])
+
+
+def test_the_held_out_error_is_the_mean_relative_error():
+    off = table(held_out=(measured(NARROW, 5, factor=1 / 1.04), measured(WIDE, 9, factor=1 / 0.98)))
+    assert off.held_out_error == pytest.approx(0.03)
+
+
+def test_a_quiet_machine_is_not_noisy():
+    assert table().held_out_error == pytest.approx(0.0)
+    assert table().spread == pytest.approx(1.02)
+    assert not table().is_noisy
+
+
+def test_rounds_that_differ_are_noisy():
+    rounds = tuple(measured(width, depth, 0.0, 0.4) for width in (NARROW, WIDE) for depth in (2, 12))
+    noisy = table(fitted=rounds)
+    assert noisy.is_noisy
+    assert noisy.noise == "the same student took 1.40 times as long in one round as in another"
+
+
+def test_one_disturbed_student_among_many_is_not_noisy():
+    first, *others = table().fitted
+    disturbed = dataclasses.replace(first, round_medians_ms=(*first.round_medians_ms, 3 * first.best_ms))
+    assert not table(fitted=(disturbed, *others)).is_noisy
+
+
+@pytest.mark.parametrize(("num_threads", "busy_cores", "is_noisy"), [(1, 0.9, False), (1, 1.3, True), (2, 0.3, True)])
+def test_a_machine_without_a_core_for_each_thread_is_noisy(num_threads: int, busy_cores: float, is_noisy: bool):
+    busy = table(
+        target=LatencyTarget(num_threads=num_threads), contention=Contention(num_cores=2, busy_cores=busy_cores)
+    )
+    assert busy.is_noisy is is_noisy
+
+
+def test_mispredicted_held_out_students_are_noisy():
+    off = table(held_out=(measured(NARROW, 5, factor=1.5),))
+    assert off.noise == "held-out students were mispredicted by 33%"
+
+
+def test_a_saved_table_loads_equal(tmp_path: Path):
+    table().save(tmp_path / "latency.json")
+    assert LatencyTable.load(tmp_path / "latency.json") == table()
+
+
+def test_a_saved_table_says_to_its_readers_what_it_is(tmp_path: Path):
+    table().save(tmp_path / "latency.json")
+    content = json.loads((tmp_path / "latency.json").read_text(encoding="utf-8"))
+    assert content["target"] == {"device": "cpu", "num_threads": 1, "batch_size": 1, "sequence_length": 128}
+    assert content["device"] == "some processor (avx2), torch 2.13.0, Python 3.11.7"
+    assert content["is_noisy"] is False
+    assert content["held_out_error"] == pytest.approx(0.0)
+    assert content["rows"][0]["per_layer_ms"] == pytest.approx(1.25)
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="must be a file written by calibrate, got"):
+        LatencyTable.load(tmp_path / "latency.json")
+
+
+def test_a_file_that_is_not_json_is_refused(tmp_path: Path):
+    (tmp_path / "latency.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="must be JSON written by calibrate"):
+        LatencyTable.load(tmp_path / "latency.json")
+
+
+def test_a_table_of_another_schema_is_refused(tmp_path: Path):
+    (tmp_path / "latency.json").write_text('{"schema_version": 99}', encoding="utf-8")
+    with pytest.raises(UserError, match="schema_version must be 1, got 99"):
+        LatencyTable.load(tmp_path / "latency.json")
+
+
+def test_labels_name_device_threads_batch_and_length():
+    assert LatencyTarget(num_threads=4, batch_size=8, sequence_length=64).label == "cpu4,b8,s64"
+    assert LatencyTarget(device=Device.CUDA).label == "cuda,b1,s128"
+
+
+@pytest.mark.parametrize("name", ["num_threads", "batch_size", "sequence_length"])
+def test_a_target_of_nothing_is_refused(name: str):
+    with pytest.raises(UserError, match=f"{name} must be at least 1, got 0"):
+        LatencyTarget(**{name: 0})
+
+
+def test_threads_of_a_gpu_are_refused():
+    with pytest.raises(UserError, match="num_threads must be 1 for a cuda target, got 2"):
+        LatencyTarget(device=Device.CUDA, num_threads=2)
+
+
+def test_a_fingerprint_key_differs_between_targets_and_not_between_calls():
+    keys = [fingerprint_key(LatencyTarget(sequence_length=length)) for length in (128, 128, 64)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_fingerprint_of_a_cpu_names_it():
+    assert fingerprint(Device.CPU).processor
+
+
+def test_a_cuda_fingerprint_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="a cuda target needs an NVIDIA GPU on this machine"):
+        fingerprint(Device.CUDA)
+
+
+def test_importing_the_table_does_not_import_torch():
+    code = "import sys, minilm_core.latency; sys.exit('torch' in sys.modules)"
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})

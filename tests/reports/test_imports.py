@@ -1,0 +1,34 @@
+import subprocess
+import sys
+from pathlib import Path
+
+from reports import Study
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "ray",
+    "optuna",
+    "pandas",
+    "scipy",
+    "altair",
+    "vl_convert",
+    "jinja2",
+    "spaces",
+    "search",
+)
+SCRIPT = """
+import sys
+from reports import Limits, load_study, write_decision
+study = load_study(sys.argv[1])
+write_decision(study, study.pick(Limits.parse(within="5%")))
+print(*[name for name in sys.argv[2:] if name in sys.modules])
+"""
+
+
+def test_picking_loads_nothing_heavy(full_study: Study) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", SCRIPT, str(full_study.path), *HEAVY]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+    assert (full_study.path / "decision.json").is_file()

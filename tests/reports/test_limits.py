@@ -1,0 +1,120 @@
+import pytest
+
+from minilm_core.errors import UserError
+from reports.limits import (
+    LatencyConditions,
+    Limits,
+    parse_accuracy,
+    parse_count,
+    parse_latency,
+    parse_percentage,
+    parse_size_bytes,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("25MB", 25_000_000),
+        ("1.5GB", 1_500_000_000),
+        ("300kB", 300_000),
+        ("24MiB", 24 * 2**20),
+        ("27.4 mb", 27_400_000),
+        ("512B", 512),
+    ],
+)
+def test_a_size_is_read_in_decimal_and_binary_units(text: str, size_bytes: int) -> None:
+    assert parse_size_bytes(text) == size_bytes
+
+
+@pytest.mark.parametrize(("text", "count"), [("30M", 30_000_000), ("300k", 300_000), ("1.1B", 1_100_000_000), ("7", 7)])
+def test_a_number_of_parameters_is_read(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+def test_a_percentage_is_a_fraction() -> None:
+    assert parse_percentage("1%") == 0.01
+    assert parse_percentage("0.5 %") == 0.005
+
+
+def test_an_accuracy_is_read_as_a_fraction_or_a_percentage() -> None:
+    assert parse_accuracy("0.9") == parse_accuracy("90%") == 0.9
+
+
+def test_a_latency_without_conditions_names_none() -> None:
+    assert parse_latency("20ms") == (20.0, LatencyConditions())
+
+
+def test_a_latency_is_read_with_its_conditions() -> None:
+    conditions = LatencyConditions(device="cpu", num_threads=1, batch_size=1, sequence_length=128, percentile=90)
+    assert parse_latency("0.02s@cpu1,b1,s128,p90") == (20.0, conditions)
+    assert parse_latency("20ms@cuda,s64") == (20.0, LatencyConditions(device="cuda", sequence_length=64))
+
+
+@pytest.mark.parametrize("text", ["", "25", "MB", "25M", "-1MB", "1e6MB", "25 apples", "nan MB"])
+def test_a_size_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="a size must be written like 25MB"):
+        parse_size_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["", "M", "30MB", "-3M", "thirty"])
+def test_a_number_of_parameters_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="a number of parameters must be written like 30M"):
+        parse_count(text)
+
+
+@pytest.mark.parametrize("text", ["1", "0.01", "%", "-1%", "1%%"])
+def test_a_percentage_without_its_sign_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="a percentage must be written like 1%"):
+        parse_percentage(text)
+
+
+@pytest.mark.parametrize("text", ["high", "", "-0.9", "1e-1"])
+def test_an_accuracy_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"an accuracy must be written like 0\.9"):
+        parse_accuracy(text)
+
+
+@pytest.mark.parametrize("text", ["20", "ms", "20min", "@cpu1", "-1ms"])
+def test_a_latency_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="a latency must be written like 20ms"):
+        parse_latency(text)
+
+
+@pytest.mark.parametrize("qualifier", ["", "tpu1", "cpu1,", "b", "cpu1,cpu2", "b1,b2", "cuda2", "s128 b1", "p90;b1"])
+def test_conditions_that_are_none_are_refused(qualifier: str) -> None:
+    with pytest.raises(UserError, match="a latency's conditions must be like cpu1,b1,s128,p50"):
+        parse_latency(f"20ms@{qualifier}")
+
+
+@pytest.mark.parametrize(
+    ("limits", "rule"),
+    [
+        ({"within": 1.5}, "within must lie between 0% and 100%, got 150%"),
+        ({"within": -0.1}, "within must lie between 0% and 100%, got -10%"),
+        ({"min_accuracy": 90.0}, "min_accuracy must lie between 0 and 1, got 90"),
+        ({"max_latency_ms": 0.0}, "max_latency_ms must be positive, got 0"),
+        ({"max_size_bytes": 0}, "max_size_bytes must be positive, got 0"),
+        ({"max_parameters": -1}, "max_parameters must be positive, got -1"),
+    ],
+)
+def test_a_limit_outside_its_range_is_refused(limits: dict[str, float], rule: str) -> None:
+    with pytest.raises(UserError, match=rule):
+        Limits(**limits)
+
+
+def test_limits_are_read_as_a_user_writes_them() -> None:
+    assert Limits.parse(within="1%", max_latency="20ms@b1", max_size="25MB", max_parameters="30M") == Limits(
+        within=0.01,
+        max_latency_ms=20.0,
+        latency_conditions=LatencyConditions(batch_size=1),
+        max_size_bytes=25_000_000,
+        max_parameters=30_000_000,
+    )
+
+
+def test_conditions_are_covered_where_all_that_is_named_was_measured() -> None:
+    measured = LatencyConditions(device="cpu", num_threads=1, batch_size=1, sequence_length=128, percentile=50)
+    assert LatencyConditions(device="cpu", percentile=50).is_covered_by(measured)
+    assert not LatencyConditions(device="cpu", percentile=90).is_covered_by(measured)
+    assert not LatencyConditions(batch_size=1).is_covered_by(LatencyConditions(device="cpu"))

@@ -1,0 +1,51 @@
+"""Tests of limits known before training."""
+
+import pytest
+
+from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.errors import UserError
+from spaces.limits import Limits
+
+EMBEDDINGS = EmbeddingShape(vocabulary_size=30522, num_positions=512, num_token_types=2)
+STUDENT = StudentArchitecture(num_layers=6, hidden_size=384, num_heads=12)
+
+
+@pytest.mark.parametrize("name", ["max_parameters", "max_size_bytes", "max_latency_ms"])
+def test_a_limit_that_is_not_positive_is_refused(name):
+    with pytest.raises(UserError, match=f"{name} must be positive, got 0"):
+        Limits(**{name: 0})
+
+
+def test_a_student_at_its_limits_breaks_none():
+    limits = Limits(
+        max_parameters=STUDENT.num_parameters(EMBEDDINGS),
+        max_size_bytes=STUDENT.size_bytes(EMBEDDINGS),
+        max_latency_ms=20.0,
+    )
+    assert limits.violation(STUDENT, EMBEDDINGS, 20.0) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [
+        (Limits(max_parameters=1_000_000), "max_parameters"),
+        (Limits(max_size_bytes=1_000_000), "max_size_bytes"),
+        (Limits(max_latency_ms=10.0), "max_latency_ms"),
+    ],
+)
+def test_a_student_over_a_limit_breaks_it(limits, name):
+    violation = limits.violation(STUDENT, EMBEDDINGS, 20.0)
+    assert violation is not None
+    assert violation.limit == name
+    assert violation.excess == pytest.approx(violation.value / violation.allowed - 1)
+
+
+def test_of_several_broken_limits_the_worst_is_named():
+    limits = Limits(max_parameters=20_000_000, max_latency_ms=1.0)
+    violation = limits.violation(STUDENT, EMBEDDINGS, 20.0)
+    assert str(violation) == "max_latency_ms must be at most 1, got 20"
+    assert violation.excess == pytest.approx(19.0)
+
+
+def test_an_unknown_latency_breaks_no_limit():
+    assert Limits(max_latency_ms=1.0).violation(STUDENT, EMBEDDINGS, None) is None

@@ -1,0 +1,56 @@
+"""Tests of the spaces that come along and of spaces of one's own."""
+
+from pathlib import Path
+
+import pytest
+
+from minilm_core.errors import UserError
+from spaces.presets import load_space, preset_names
+
+OWN_SPACE = """\
+num_layers: [2, 4]
+hidden_sizes: [128]
+head_sizes: [32]
+distillation_learning_rate: {low: 1e-4, high: 1e-3}
+finetuning_learning_rate: [3e-5]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "relation_heads"), [("tiny", 24), ("minilm", 48), ("cpu_serving", 24), ("multilingual", 48)]
+)
+def test_a_preset_fits_the_relation_heads_it_is_meant_for(name, relation_heads):
+    load_space(name, Path()).check_relation_heads(relation_heads)
+
+
+def test_the_published_students_are_in_the_minilm_preset():
+    shapes = {(a.num_layers, a.hidden_size, a.num_heads) for a in load_space("minilm", Path()).architectures()}
+    assert {(3, 384, 12), (4, 384, 12), (6, 384, 12), (12, 384, 12), (6, 768, 12)} <= shapes
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(UserError) as refusal:
+        load_space("huge", Path())
+    assert str(refusal.value) == (
+        "a space must be one of cpu_serving, minilm, multilingual, tiny or the path of a YAML file, got 'huge'"
+    )
+    assert preset_names() == ("cpu_serving", "minilm", "multilingual", "tiny")
+
+
+def test_a_space_of_ones_own_is_read_relative_to_the_search(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN_SPACE)
+    space = load_space("mine.yaml", tmp_path)
+    assert space.num_shapes == 2
+    assert space.finetuning_learning_rate == (3e-5,)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml: must be a file that can be read, got: No such file"):
+        load_space("none.yaml", tmp_path)
+
+
+def test_a_wrong_space_is_answered_with_its_own_file_and_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN_SPACE.replace("[2, 4]", "[2, 2]"))
+    with pytest.raises(UserError) as refusal:
+        load_space("mine.yaml", tmp_path)
+    assert str(refusal.value) == f"{tmp_path / 'mine.yaml'}:1: num_layers must not repeat a value, got [2, 2]"
