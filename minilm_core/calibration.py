@@ -22,6 +22,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.encoders import build_encoder
 from minilm_core.errors import UserError
+from minilm_core.families import max_sequence_length
 from minilm_core.latency import (
     MAX_SPREAD,
     Contention,
@@ -208,20 +209,13 @@ def time_encoder(model: PreTrainedModel, target: LatencyTarget, *, num_rounds: i
         return Timing.from_rounds([_samples_ms(watch, BENCH_ROUND) for _ in range(num_rounds)])
 
 
-def max_sequence_length(config: PretrainedConfig) -> int:
-    """Returns the tokens of the longest sequence a model has positions for."""
-    # RoBERTa and its kin number positions from one after the padding token's.
-    num_reserved = 0 if config.model_type == "bert" else config.pad_token_id + 1
-    return int(config.max_position_embeddings) - num_reserved
-
-
 def stopwatch(model: PreTrainedModel, target: LatencyTarget) -> Stopwatch:
     """Returns what runs the model once on random tokens, without padding, and times it; moves it to the device.
 
     Raises:
         UserError: if the target's sequences are longer than the model's.
     """
-    limit = max_sequence_length(model.config)
+    limit = max_sequence_length(model.config.to_dict())
     if target.sequence_length > limit:
         raise UserError(f"sequence_length must be at most {limit} for this model, got {target.sequence_length}")
     model = model.eval().to(target.device.value)

@@ -9,9 +9,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Int
 
+from minilm_core.atomic import atomic_folder
 from minilm_core.errors import UserError
 from minilm_core.sources import CorpusSource as CorpusSource
 from minilm_core.sources import content_identity, first_line, read_documents
@@ -206,13 +204,8 @@ def pack(
     identities = [content_identity(source, base) for source in settings.sources]
     folder = cache / _cache_key(settings, identities, tokenizer)
     if not folder.exists():
-        partial = cache / f"{folder.name}.partial-{os.getpid()}-{uuid.uuid4().hex}"
-        partial.mkdir(parents=True)
-        try:
+        with atomic_folder(folder) as partial:
             _write(partial, settings, base, tokenizer, identities, progress)
-            _publish(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return PackedCorpus.load(folder)
 
 
@@ -330,10 +323,7 @@ def _write(
         tokens_sha256=sha256,
         sources=tuple(identities),
     )
-    with (partial / MANIFEST_FILE).open("w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(manifest), file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+    (partial / MANIFEST_FILE).write_text(json.dumps(dataclasses.asdict(manifest), indent=2), encoding="utf-8")
 
 
 def _write_tokens(
@@ -349,8 +339,6 @@ def _write_tokens(
             num_rows, num_tokens = num_rows + len(rows), num_tokens + rows.size
             if progress is not None:
                 progress(num_tokens)
-        file.flush()
-        os.fsync(file.fileno())
     return num_rows, digest.hexdigest()
 
 
@@ -361,15 +349,6 @@ def _first_rows(blocks: Iterable[Rows], limit: int) -> Iterator[Rows]:
         num_left -= len(rows)
         if num_left <= 0:
             return
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    try:
-        partial.rename(folder)
-    except OSError:
-        # Another writer was first; it has written the same bytes.
-        if not folder.exists():
-            raise
 
 
 def _cache_key(settings: CorpusSettings, identities: list[dict[str, Any]], tokenizer: _SpecialTokenizer) -> str:

@@ -2,20 +2,16 @@
 
 import copy
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from minilm_core.architecture import EmbeddingShape, StudentArchitecture
-from minilm_core.errors import UserError
-
-SUPPORTED_MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
-"""Families whose modules are laid out as BERT's: embeddings, encoder.layer[i].attention.self.{query, key, value}."""
+from minilm_core.architecture import StudentArchitecture
+from minilm_core.families import check_model_type
 
 
 class RelationVectors(NamedTuple):
@@ -79,23 +75,13 @@ class RelationEncoder(nn.Module):
         return vectors
 
 
-def check_model_type(model_type: str) -> None:
-    """Refuses an encoder that no adapter knows.
-
-    Raises:
-        UserError: naming the families that work.
-    """
-    if model_type not in SUPPORTED_MODEL_TYPES:
-        raise UserError(f"a teacher's model_type must be one of {', '.join(SUPPORTED_MODEL_TYPES)}, got {model_type}")
-
-
 def load_encoder(folder: Path) -> PreTrainedModel:
     """Loads an encoder with its weights, in fp32 and evaluation mode, from a local folder.
 
     Raises:
         UserError: if its family is not supported.
     """
-    check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "none"))
+    check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     encoder = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, use_safetensors=True)
     return encoder.eval()
 
@@ -116,20 +102,9 @@ def student_config(architecture: StudentArchitecture, teacher_config: Pretrained
     return config
 
 
-def build_encoder(
-    architecture: StudentArchitecture, teacher_config: PretrainedConfig, *, seed: int
-) -> PreTrainedModel:
+def build_encoder(architecture: StudentArchitecture, teacher_config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
     """Builds a randomly initialised encoder of the teacher's family; the same seed gives the same weights."""
-    check_model_type(teacher_config.model_type)
+    check_model_type(teacher_config.to_dict())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModel.from_config(student_config(architecture, teacher_config))
-
-
-def embedding_shape(config: Mapping[str, Any]) -> EmbeddingShape:
-    """Returns the rows of the embedding tables that a student takes over from a teacher's config.json."""
-    return EmbeddingShape(
-        vocabulary_size=config["vocab_size"],
-        num_positions=config["max_position_embeddings"],
-        num_token_types=config["type_vocab_size"],
-    )

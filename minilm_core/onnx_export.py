@@ -16,8 +16,8 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from minilm_core.atomic import write_text_atomically
-from minilm_core.calibration import max_sequence_length
 from minilm_core.errors import UserError
+from minilm_core.families import max_sequence_length
 from minilm_core.latency import Device, fingerprint
 from minilm_core.metrics import metric_named, score
 from minilm_core.packaging import PARITY_FILE, PackagedModel, delivered, load_packaged
@@ -205,13 +205,13 @@ def _random_inputs(packaged: PackagedModel, batch_size: int, length: int) -> Map
 
 
 def _grid(packaged: PackagedModel) -> tuple[tuple[int, int], ...]:
-    limit = max_sequence_length(packaged.model.config)
+    limit = max_sequence_length(packaged.model.config.to_dict())
     return tuple(dict.fromkeys((batch_size, min(length, limit)) for batch_size, length in PARITY_SHAPES))
 
 
 def _dynamic_shapes(packaged: PackagedModel) -> dict[str, dict[int, Any]]:
     batch = torch.export.Dim("batch", min=1)
-    sequence = torch.export.Dim("sequence", min=1, max=max_sequence_length(packaged.model.config))
+    sequence = torch.export.Dim("sequence", min=1, max=max_sequence_length(packaged.model.config.to_dict()))
     return {name: {0: batch, 1: sequence} for name in packaged.tokenizer.model_input_names}
 
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from minilm_core.errors import NonFiniteLossError
 from minilm_core.schedules import DistillationSchedule, FinetuningSchedule, learning_rate_factor
 
-
 OptimiserSettings = DistillationSchedule | FinetuningSchedule
 
 

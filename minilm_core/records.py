@@ -204,6 +204,7 @@ def _whole_records(path: Path) -> Iterator[TrialRecord]:
 
 def task_result_from_dict(content: Mapping[str, Any]) -> TaskResult:
     """Reads what `dataclasses.asdict` made of a task result and JSON kept."""
+
     def evaluation(values: dict[str, Any] | None) -> Evaluation | None:
         return None if values is None else Evaluation(**{**values, "predictions": tuple(values["predictions"])})
 

@@ -1,11 +1,12 @@
 """The losses of MiniLM and MiniLMv2: how far a student's self-attention relations are from its teacher's."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
+from torch.autograd.function import once_differentiable
 
 from minilm_core.encoders import RelationVectors
 from minilm_core.schedules import Method
@@ -23,10 +24,10 @@ def split_heads(vectors: Float[Tensor, "batch seq width"], num_heads: int) -> He
     return vectors.view(batch, seq, num_heads, width // num_heads).transpose(1, 2)
 
 
-def log_relation(
+def relation_logits(
     queries: HeadVectors, keys: HeadVectors, mask: TokenMask | None
 ) -> Float[Tensor, "batch heads seq seq"]:
-    """Returns log softmax(queries keysᵀ / √head_size) in fp32 or better; masked keys get no share.
+    """Returns queries keysᵀ / √head_size in fp32 or better, lowest at masked keys; a relation is the softmax of it.
 
     Source: MiniLM (Wang et al., 2020), equations 3 and 7.
     """
@@ -35,7 +36,38 @@ def log_relation(
     if mask is not None:
         # The lowest finite number and not -inf: its KL term is then 0 * finite, where -inf would make a NaN.
         logits = logits.masked_fill(~mask[:, None, None, :], torch.finfo(logits.dtype).min)
-    return torch.log_softmax(logits, dim=-1)
+    return logits
+
+
+class _SoftmaxKL(torch.autograd.Function):
+    """KL(softmax(teacher) ‖ softmax(student)) over the last axis, with its gradient in closed form.
+
+    The gradient by the student's logits is softmax(student) - softmax(teacher): one map to keep, where composing
+    log_softmax and kl_div keeps several and takes exponentials again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, teacher: Tensor, student: Tensor) -> Tensor:
+        of_teacher, of_student = torch.softmax(teacher, dim=-1), torch.softmax(student, dim=-1)
+        # Sum of p (log p - log q) with log p = logit - log_partition: no share's logarithm is taken, so none that
+        # underflowed to 0 can make it infinite.
+        cross = (teacher - student).mul_(of_teacher).sum(dim=-1)
+        divergence = cross - _log_partition(teacher, of_teacher) + _log_partition(student, of_student)
+        ctx.save_for_backward(of_student.sub_(of_teacher))
+        return divergence
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        (difference,) = ctx.saved_tensors
+        return None, difference * gradient[..., None]
+
+
+def _log_partition(
+    logits: Float[Tensor, "*batch keys"], shares: Float[Tensor, "*batch keys"]
+) -> Float[Tensor, "*batch"]:
+    """Returns log Σ exp(logits), read off the largest logit and its share: no further exponentials."""
+    return logits.amax(dim=-1) - shares.amax(dim=-1).log()
 
 
 def relation_kl(
@@ -43,12 +75,12 @@ def relation_kl(
     student: Float[Tensor, "batch heads seq seq"],
     mask: TokenMask | None,
 ) -> Float[Tensor, ""]:
-    """KL(teacher ‖ student) of log relations, in nats, averaged over heads and real query positions of the batch.
+    """KL(teacher ‖ student) of relations given as logits, in nats, averaged over heads and real query positions.
 
     Source: MiniLM (Wang et al., 2020), equations 6 and 9; with rows of one length the average over the batch's
     positions is their average over sequences.
     """
-    per_query = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1).mean(dim=1)
+    per_query: Tensor = _SoftmaxKL.apply(teacher, student).mean(dim=1)  # type: ignore[no-untyped-call]  # likewise
     if mask is None:
         return per_query.mean()
     return per_query.masked_select(mask).mean()
@@ -78,11 +110,11 @@ def relation_losses(
         Method.MINILMV2: {"query": ("query", "query"), "key": ("key", "key"), "value": ("value", "value")},
     }[method]
 
-    def log_relations(vectors: RelationVectors) -> dict[str, Float[Tensor, "batch heads seq seq"]]:
+    def logits(vectors: RelationVectors) -> dict[str, Float[Tensor, "batch heads seq seq"]]:
         heads = {name: split_heads(part, num_heads) for name, part in vectors._asdict().items()}
-        return {name: log_relation(heads[left], heads[right], mask) for name, (left, right) in pairs.items()}
+        return {name: relation_logits(heads[left], heads[right], mask) for name, (left, right) in pairs.items()}
 
     with torch.no_grad():
-        of_teacher = log_relations(teacher)
-    of_student = log_relations(student)
+        of_teacher = logits(teacher)
+    of_student = logits(student)
     return {name: relation_kl(of_teacher[name], of_student[name], mask) for name in pairs}

@@ -99,9 +99,7 @@ class CachedTargets:
         return vectors
 
 
-def cache_targets(
-    teacher: RelationEncoder, corpus: PackedCorpus, key: TargetsKey, cache: Path
-) -> Iterator[int]:
+def cache_targets(teacher: RelationEncoder, corpus: PackedCorpus, key: TargetsKey, cache: Path) -> Iterator[int]:
     """Runs the teacher over the whole corpus once, into `cache / key.folder_name`, and yields the rows done so far.
 
     A folder that was not finished is never seen under its name; two writers of one key leave one whole folder. Does

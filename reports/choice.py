@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.frontier import is_on_frontier, knee
 from minilm_core.records import TrialRecord
@@ -138,9 +138,7 @@ def write_decision(study: Study, decision: Decision) -> Path:
         "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **decision.as_json(),
     }
-    scratch = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    scratch.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return path
 
 

@@ -2,16 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
 from minilm_core.errors import UserError
+from minilm_core.quantities import parse_count, parse_milliseconds, parse_size_bytes
 
-BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-TIME_UNITS_MS = {"ms": 1.0, "s": 1000.0}
 _NUMBER = r"(\d+(?:\.\d+)?)"
 # Only a CPU's latency depends on a number of threads.
 _CONDITION = re.compile(
@@ -111,7 +108,7 @@ class Limits:
             min_accuracy=None if min_accuracy is None else parse_accuracy(min_accuracy),
             max_latency_ms=latency_ms,
             latency_conditions=conditions,
-            max_size_bytes=None if max_size is None else parse_size_bytes(max_size),
+            max_size_bytes=None if max_size is None else parse_size_bytes(_with_unit(max_size, "a size", "25MB")),
             max_parameters=None if max_parameters is None else parse_count(max_parameters),
         )
 
@@ -133,21 +130,12 @@ def parse_accuracy(text: str) -> float:
     return float(text)
 
 
-def parse_size_bytes(text: str) -> int:
-    """Reads "25MB" (decimal: 25,000,000 bytes) or "25MiB" (binary: 26,214,400 bytes)."""
-    return round(_quantity(text, BYTE_UNITS, "a size must be written like 25MB, 1.5GB, 300kB or 24MiB"))
-
-
-def parse_count(text: str) -> int:
-    """Reads "30M", "300k" or "30000000" as a number of parameters."""
-    return round(_quantity(text, COUNT_UNITS, "a number of parameters must be written like 30M or 300k"))
-
-
 def parse_latency(text: str) -> tuple[float, LatencyConditions]:
     """Reads "20ms" or "20ms@cpu1,b1,s128,p50": milliseconds, and after the @ what they are the milliseconds of."""
     duration, at, qualifier = text.partition("@")
-    latency_ms = _quantity(duration, TIME_UNITS_MS, "a latency must be written like 20ms or 20ms@cpu1,b1,s128,p50")
-    return latency_ms, _parse_conditions(qualifier) if at else LatencyConditions()
+    return parse_milliseconds(_with_unit(duration, "a latency", "20ms")), _parse_conditions(
+        qualifier
+    ) if at else LatencyConditions()
 
 
 def _parse_conditions(qualifier: str) -> LatencyConditions:
@@ -170,8 +158,8 @@ def _parse_conditions(qualifier: str) -> LatencyConditions:
     )
 
 
-def _quantity(text: str, units: Mapping[str, float], rule: str) -> float:
-    match = re.fullmatch(rf"{_NUMBER}\s*([a-zA-Z]*)", text.strip())
-    if match is None or match[2].lower() not in units:
-        raise UserError(f"{rule}, got {text}")
-    return float(match[1]) * units[match[2].lower()]
+def _with_unit(text: str, what: str, example: str) -> str:
+    """Returns the text if it has a unit: on a command line nothing says what a bare number is a number of."""
+    if re.fullmatch(_NUMBER, text.strip()):
+        raise UserError(f"{what} must have a unit, as in {example}, got {text}")
+    return text

@@ -1,6 +1,7 @@
 """Ray, started here or joined: the one place that knows how."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,6 @@ _SETTINGS = {
     # The display is ours.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ctrl-C reaches us and not Tune: a search is resumed from its records.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -40,10 +40,13 @@ def cluster(resources: Resources, address: str | None) -> Iterator[None]:
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    previous = signal.getsignal(signal.SIGTERM)
     if address is None:
         _start(resources)
     else:
         _join(address)
+    # Ray has taken the signal over; a search that is told to end says how to go on.
+    signal.signal(signal.SIGTERM, previous)
     try:
         _check_capacity(resources, ray.cluster_resources())
         yield
@@ -51,31 +54,36 @@ def cluster(resources: Resources, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def stream(
-    generators: Mapping[str, tuple[Callable[..., Iterator[Any]], tuple[Any, ...]]], resources: Resources
-) -> Iterator[tuple[str, Any]]:
-    """Runs named generators side by side, each with what one worker holds, and yields what they yield as it comes."""
-    held = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
-    running = {
-        ray.remote(function).options(**held, num_returns="streaming").remote(*arguments): name
-        for name, (function, arguments) in generators.items()
-    }
-    while running:
-        (ready, *_), _ = ray.wait(list(running), num_returns=1)
+class Stream:
+    """A generator that runs on the cluster, holding what one worker of a trial holds."""
+
+    def __init__(self, function: Callable[..., Iterator[Any]], *arguments: Any, resources: Resources) -> None:
+        held = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
+        remote = ray.remote(function).options(**held, num_returns="streaming")
+        self._generator: Any = remote.remote(*arguments)
+
+    def ready(self) -> Iterator[Any]:
+        """Yields what has come since the last call, without waiting."""
+        while self._generator is not None and ray.wait([self._generator], timeout=0)[0]:
+            yield from self._next()
+
+    def rest(self) -> Iterator[Any]:
+        """Yields all that is still to come, waiting for it."""
+        while self._generator is not None:
+            yield from self._next()
+
+    def _next(self) -> Iterator[Any]:
         try:
-            reference = next(ready)
+            reference = next(self._generator)
         except StopIteration:
-            del running[ready]
-            continue
-        yield running[ready], ray.get(reference)
+            self._generator = None
+            return
+        yield ray.get(reference)
 
 
 def _start(resources: Resources) -> None:
-    # One more logical core than the machine has: under `train` a trial's own process holds a sliver besides the cores
-    # of its workers.
     ray.init(
         address="local",
-        num_cpus=(os.cpu_count() or 1) + 1,
         # Ray frees the place of a Train run that lost its trial only where the dashboard runs.
         include_dashboard=resources.chosen_executor is Executor.TRAIN,
         log_to_driver=False,

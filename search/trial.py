@@ -28,8 +28,8 @@ from spaces.space import StudentChoice
 NUM_ATTEMPTS = 2
 """How often a Train run is started whose workers are lost: the second goes on from the trial's checkpoint."""
 
-TRIAL_ACTOR_CPUS = 0.01
-"""What the trial's own process holds under `train`, where its workers hold the rest; Tune refuses 0."""
+TRIAL_ACTOR_RESOURCES = {"CPU": 0, "memory": 1}
+"""What a trial's own process holds under `train`, where its workers hold the rest: a byte, for Tune refuses nothing."""
 
 
 def make_trainable(context: StudyContext) -> Callable[[dict[str, Any]], None]:
@@ -40,7 +40,7 @@ def make_trainable(context: StudyContext) -> Callable[[dict[str, Any]], None]:
         trainable = tune.with_parameters(direct_trial, context=context)
         return tune.with_resources(trainable, held)
     trainable = tune.with_parameters(train_trial, context=context)
-    return tune.with_resources(trainable, {"CPU": TRIAL_ACTOR_CPUS})
+    return tune.with_resources(trainable, TRIAL_ACTOR_RESOURCES)
 
 
 def direct_trial(drawn: Mapping[str, Any], context: StudyContext) -> None:

@@ -4,7 +4,6 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-import click
 import typer
 
 from minilm_core.errors import UserError
@@ -35,18 +34,22 @@ for verb in (
     app.command()(verb)
 
 
+# Click's base of all mistakes in a call, wherever this version of typer has it: click itself, or its own copy.
+_CallError: type[Any] = next(kind for kind in typer.BadParameter.mro() if kind.__name__ == "ClickException")
+
+
 def main() -> NoReturn:
     """Runs the command line and ends the process with its exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(standalone_mode=False)
-    except click.ClickException as error:
+    except _CallError as error:
         complain(error.format_message())
         code = ExitCode.USAGE
     except UserError as error:
         complain(str(error))
         code = ExitCode.USAGE
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         complain("interrupted; nothing recorded is lost. The same command goes on from here.")
         code = ExitCode.INTERRUPTED
     sys.exit(code or ExitCode.DONE)

@@ -96,16 +96,17 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure on this machine what a layer of each width costs, so that a search can predict latency."""
+    from minilm_core.families import encoder_architecture
     from search.calibrated import find_table, table_file, widths_needed
     from search.config import load_config
-    from search.teacher import check_against_teacher, find_teacher_config, teacher_architecture
+    from search.teacher import check_against_teacher, find_teacher_config
 
     loaded = load_config(search_yaml, overrides or ())
     config = loaded.config
     teacher = find_teacher_config(loaded)
     if teacher is None:
         raise UserError(f"calibrate needs the teacher's config.json on this machine, got {config.teacher.model}")
-    needed = widths_needed(check_against_teacher(config, teacher), teacher_architecture(teacher))
+    needed = widths_needed(check_against_teacher(config, teacher), encoder_architecture(teacher))
     table = None if force else find_table(config, needed)
     if table is None:
         from rich.console import Console
@@ -146,16 +147,17 @@ def calibrate(
 
 def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a search would run, and start nothing."""
+    from minilm_core.families import encoder_architecture
     from search.calibrated import find_table, widths_needed
     from search.config import load_config
     from search.plan import make_plan
-    from search.teacher import check_against_teacher, find_teacher_config, teacher_architecture
+    from search.teacher import check_against_teacher, find_teacher_config
 
     loaded = load_config(search_yaml, overrides or ())
     teacher = find_teacher_config(loaded)
     table = None
     if teacher is not None:
-        needed = widths_needed(check_against_teacher(loaded.config, teacher), teacher_architecture(teacher))
+        needed = widths_needed(check_against_teacher(loaded.config, teacher), encoder_architecture(teacher))
         table = find_table(loaded.config, needed)
     made = make_plan(loaded, teacher, table)
     if as_json:

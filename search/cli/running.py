@@ -21,7 +21,7 @@ from search.cli.terminal import (
     say_next,
     shown_path,
 )
-from search.storage import StudyPaths
+from search.storage import StudyPaths, check_mirror
 
 if TYPE_CHECKING:
     from search.config import SearchConfig
@@ -39,7 +39,9 @@ def launch(
 
     loaded = load_config(search_yaml, overrides or ())
     config = loaded.config
-    study = StudyPaths(root=Path(config.storage.path) / config.name)
+    study = StudyPaths(root=config.study_folder)
+    if config.storage.mirror is not None:
+        check_mirror(config.storage.mirror)
     if study.search_yaml.exists():
         earlier = load_config(study.search_yaml)
         if earlier.sha256 != loaded.sha256:

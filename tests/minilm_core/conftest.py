@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, PretrainedConfig
 
-WORDS = "the a student learns what its teacher knows about text and a search finds which one to ship today".split()
+SENTENCE = "the a student learns what its teacher knows about text and a search finds which one to ship today"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -33,7 +33,7 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory, teacher_config: Pre
     folder = tmp_path_factory.mktemp("teacher")
     torch.manual_seed(0)
     BertModel(teacher_config).save_pretrained(folder)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(WORDS)), "##s", "."]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(SENTENCE.split())), "##s", "."]
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)}).save_pretrained(folder)
     return folder

@@ -5,8 +5,9 @@ import torch
 from transformers import BertModel, DistilBertConfig, DistilBertModel, PretrainedConfig, RobertaConfig, XLMRobertaConfig
 
 from minilm_core.architecture import StudentArchitecture
-from minilm_core.encoders import RelationEncoder, build_encoder, embedding_shape, load_encoder
+from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder
 from minilm_core.errors import UserError
+from minilm_core.families import embedding_shape
 
 ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=24, num_heads=4)
 INPUT_IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 3, 0, 0]])
@@ -48,7 +49,10 @@ def test_predicted_parameters_equal_the_built_models(family: str, teacher_config
         "roberta": roberta_like(RobertaConfig),
         "xlm-roberta": roberta_like(XLMRobertaConfig),
     }[family]
-    for architecture in (ARCHITECTURE, StudentArchitecture(num_layers=3, hidden_size=32, num_heads=2, intermediate_ratio=2)):
+    for architecture in (
+        ARCHITECTURE,
+        StudentArchitecture(num_layers=3, hidden_size=32, num_heads=2, intermediate_ratio=2),
+    ):
         encoder = build_encoder(architecture, config, seed=0)
         predicted = architecture.num_parameters(embedding_shape(config.to_dict()))
         assert predicted == sum(parameter.numel() for parameter in encoder.parameters())

@@ -103,9 +103,7 @@ def test_batch_order_and_head_order_change_nothing(method: Method) -> None:
     teacher, student = random_vectors(3, 5, 16, seed=4), random_vectors(3, 5, 8, seed=5)
 
     def reordered(vectors: RelationVectors) -> RelationVectors:
-        return RelationVectors(
-            *(part.flip(0).unflatten(-1, (4, -1)).flip(-2).flatten(-2) for part in vectors)
-        )
+        return RelationVectors(*(part.flip(0).unflatten(-1, (4, -1)).flip(-2).flatten(-2) for part in vectors))
 
     before = relation_losses(teacher, student, method, 4)
     after = relation_losses(reordered(teacher), reordered(student), method, 4)

@@ -1,0 +1,58 @@
+# Two commands set everything up on a machine with Python 3.11 or later, pip and make:
+#   make quickstart    the main job end to end, in quickstart/
+#   make test          the tests
+# PyPI's torch for Linux brings several gigabytes of CUDA. Another build or index:
+#   make quickstart PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+CONSTRAINTS ?= constraints.txt
+QUICKSTART ?= quickstart
+
+BIN := $(VENV)/bin
+MINILM := $(BIN)/minilm-search
+STUDY := $(QUICKSTART)/studies/quickstart
+
+.PHONY: install quickstart test test-fast check format bench clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(CONSTRAINTS) \
+	  -e '.[report,onnx,quickstart,dev]'
+	touch $@
+
+$(QUICKSTART)/search.yaml: | install
+	$(MINILM) init $(QUICKSTART) --template quickstart
+
+# Every step goes on from where an interrupted one stopped, or says that it is done.
+quickstart: install $(QUICKSTART)/search.yaml
+	$(MINILM) calibrate $(QUICKSTART)/search.yaml
+	$(MINILM) launch $(QUICKSTART)/search.yaml
+	$(MINILM) report $(STUDY)
+	$(MINILM) pick $(STUDY) --prefer best
+	$(MINILM) package $(STUDY) --picked -o $(QUICKSTART)/student --overwrite
+	$(MINILM) verify $(QUICKSTART)/student
+
+test: install
+	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python -m tests.benchmarks.distillation build/bench.json
+
+clean:
+	rm -rf build $(QUICKSTART) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,51 @@
+"""Tests of where the arithmetic runs and in which precision."""
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+from minilm_core.devices import autocast, device_name, resolve_precision, training_device
+from minilm_core.schedules import Precision
+
+CPU = torch.device("cpu")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+def test_a_precision_that_was_asked_for_stays(precision: Precision) -> None:
+    assert resolve_precision(precision, CPU) is precision
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux lists the processor's instructions there")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64 processors")
+def test_auto_is_bf16_on_a_processor_with_instructions_for_it_and_fp32_on_others() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    expected = Precision.BF16 if flags & BF16_FLAGS else Precision.FP32
+    assert resolve_precision(Precision.AUTO, CPU) is expected
+
+
+def test_auto_never_stays_auto() -> None:
+    assert resolve_precision(Precision.AUTO, training_device()) in (Precision.FP32, Precision.BF16)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_auto_is_bf16_on_a_gpu_from_compute_capability_8() -> None:
+    expected = Precision.BF16 if torch.cuda.get_device_capability()[0] >= 8 else Precision.FP32
+    assert resolve_precision(Precision.AUTO, training_device()) is expected
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [(Precision.FP32, torch.float32), (Precision.BF16, torch.bfloat16)])
+def test_matrix_products_run_in_the_precision_asked_for(precision: Precision, dtype: torch.dtype) -> None:
+    with autocast(precision, CPU):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == dtype
+
+
+def test_a_program_without_a_gpu_trains_on_the_cpu() -> None:
+    assert training_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_record_names_the_processor() -> None:
+    assert device_name(CPU) == f"CPU {platform.machine()}"

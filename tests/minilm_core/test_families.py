@@ -1,0 +1,29 @@
+import pytest
+
+from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.errors import UserError
+from minilm_core.families import embedding_shape, encoder_architecture
+
+TEACHER = {
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+}
+
+
+def test_a_students_tables_are_the_teachers():
+    assert embedding_shape(TEACHER) == EmbeddingShape(vocabulary_size=30522, num_positions=512, num_token_types=2)
+
+
+def test_a_table_that_the_configuration_does_not_name_is_refused():
+    with pytest.raises(UserError, match=r"a teacher's config\.json must have a positive vocab_size, got None"):
+        embedding_shape({**TEACHER, "vocab_size": None})
+
+
+def test_a_teachers_sizes_are_read():
+    assert encoder_architecture(TEACHER) == StudentArchitecture(num_layers=6, hidden_size=384, num_heads=12)

@@ -1,0 +1,138 @@
+"""A whole study, as small as it comes: a tiny teacher, a page of English, labelled sentences, a search.yaml."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from minilm_core.architecture import StudentArchitecture
+from minilm_core.families import embedding_shape, encoder_architecture
+from search.config import load_config
+from search.context import StudyContext
+from search.preparation import prepare
+from search.storage import StudyPaths
+from spaces.space import StudentChoice
+
+WHO = ("the teacher", "my sister", "a careful student", "the old captain", "our neighbour")
+DOES = {
+    1: ("loves this warm and clever film", "finds the story bright and funny", "praises every scene of the play"),
+    0: ("hates this cold and stupid film", "finds the story dull and empty", "regrets every scene of the play"),
+}
+WHEN = ("today", "on monday morning", "after the long rain", "before the train leaves", "because friends are here")
+
+SEARCH_YAML = """
+name: tiny
+seed: 3
+teacher: {model: ./teacher}
+corpus:
+  sources: [{path: corpus.jsonl}]
+  sequence_length: 16
+  held_out_sequences: 4
+tasks:
+  - {name: mood, path: mood, text_columns: [text], metric: accuracy}
+space:
+  num_layers: [1, 2]
+  hidden_sizes: [16, 24]
+  head_sizes: [4, 8]
+  distillation_learning_rate: {low: 1.0e-4, high: 1.0e-2}
+  finetuning_learning_rate: {low: 1.0e-4, high: 1.0e-2}
+distillation:
+  relation_heads: 4
+  num_steps: 6
+  batch_size: 4
+  num_evaluations: 3
+  precision: fp32
+finetuning: {num_epochs: 1, batch_size: 16, max_length: 24, precision: fp32}
+objectives: [accuracy, size_bytes]
+budget: {num_trials: 2}
+storage: {path: studies, cache: cache}
+"""
+
+
+@pytest.fixture
+def choice() -> StudentChoice:
+    return StudentChoice(
+        architecture=StudentArchitecture(num_layers=2, hidden_size=16, num_heads=4),
+        distillation_learning_rate=3e-3,
+        finetuning_learning_rate=5e-3,
+    )
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with search.yaml and all that it names."""
+    transformers_logging.disable_progress_bar()
+    folder = tmp_path_factory.mktemp("material")
+    _write_teacher(folder / "teacher")
+    labelled = [(f"{who} {does} {when} .", label) for who, label, does, when in _sentences()]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in labelled))
+    (folder / "mood").mkdir()
+    for number, split in enumerate(("train", "validation", "test")):
+        texts, labels = zip(*labelled[number * 2 :: 3][: 100 if split == "train" else 40], strict=True)
+        table = pyarrow.table({"text": list(texts), "label": list(labels)})
+        pyarrow.parquet.write_table(table, folder / "mood" / f"{split}.parquet")
+    (folder / "search.yaml").write_text(SEARCH_YAML)
+    return folder
+
+
+@pytest.fixture
+def open_study(material: Path, tmp_path: Path) -> Callable[..., StudyContext]:
+    """Opens a study in a fresh folder, with `key=value` overrides; the packed text and the targets are shared."""
+    numbers = itertools.count()
+
+    def open_one(*overrides: str, is_prepared: bool = True) -> StudyContext:
+        folder = tmp_path / f"studies-{next(numbers)}"
+        config = load_config(material / "search.yaml", [f"storage.path={folder}", *overrides]).config
+        config.study_folder.mkdir(parents=True)
+        teacher = json.loads((material / "teacher" / "config.json").read_text(encoding="utf-8"))
+        context = StudyContext(
+            config=config,
+            study=StudyPaths(root=config.study_folder),
+            embeddings=embedding_shape(teacher),
+            teacher=encoder_architecture(teacher),
+            latency_table=None,
+        )
+        if is_prepared:
+            list(prepare(context.config, context.study))
+        return context
+
+    return open_one
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    # Bit-for-bit claims hold for a fixed number of threads, and tiny models are fastest on one.
+    torch.set_num_threads(1)
+
+
+def _sentences() -> list[tuple[str, int, str, str]]:
+    # Neighbours differ in all their parts, so that every third sentence is a fair sample.
+    every = [
+        (who, label, does, when) for who, label, when in itertools.product(WHO, DOES, WHEN) for does in DOES[label]
+    ]
+    return [every[37 * number % len(every)] for number in range(len(every))]
+
+
+def _write_teacher(folder: Path) -> None:
+    folder.mkdir()
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=80,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(folder)
+    words = {word for who, _, does, when in _sentences() for word in f"{who} {does} {when}".split()}
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words), "."]
+    assert len(vocabulary) <= config.vocab_size
+    BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)}).save_pretrained(folder)

@@ -1,0 +1,134 @@
+"""Tests of what all trials of a study share."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from minilm_core.corpus import PackedCorpus
+from minilm_core.encoders import RelationEncoder, load_encoder
+from minilm_core.errors import UserError
+from minilm_core.schedules import Precision
+from minilm_core.targets import OnlineTargets
+from search.context import StudyContext
+from search.preparation import open_lessons, prepare, read_preparation
+
+OpenStudy = Callable[..., StudyContext]
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")} if folder.exists() else set()
+
+
+def test_preparing_says_what_it_does_and_how_far_it_is(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    progress = list(prepare(context.config, context.study))
+    corpus = PackedCorpus.load(Path(read_preparation(context.study).corpus))
+    assert [step.stage for step in progress[:2]] == ["packing the corpus", "caching the teacher's targets"]
+    assert progress[-1].is_finished
+    assert progress[-1].step == corpus.num_rows
+
+
+def test_what_is_found_is_not_made_again(open_study: OpenStudy, tmp_path: Path) -> None:
+    first = open_study(f"storage.cache={tmp_path}/cache")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    second = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    assert [step.stage for step in prepare(second.config, second.study)] == ["packing the corpus"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    found, again = read_preparation(first.study), read_preparation(second.study)
+    assert (found.corpus, found.targets) == (again.corpus, again.targets)
+    assert set(found.seconds) == {"packing the corpus", "caching the teacher's targets"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["teacher.layer=1", "corpus.sequence_length=24", "corpus.max_tokens=400", "distillation.precision=bf16"],
+)
+def test_another_layer_packing_or_precision_has_targets_of_its_own(open_study: OpenStudy, change: str) -> None:
+    plain, changed = (read_preparation(open_study(*changes).study) for changes in ((), (change,)))
+    assert plain.targets != changed.targets
+
+
+@pytest.mark.parametrize("change", ["teacher.layer=2", "seed=9", "distillation.num_steps=7", "budget.num_trials=9"])
+def test_what_the_targets_do_not_depend_on_changes_nothing(open_study: OpenStudy, change: str) -> None:
+    plain, changed = (read_preparation(open_study(*changes).study) for changes in ((), (change,)))
+    assert (plain.corpus, plain.targets) == (changed.corpus, changed.targets)
+
+
+def test_a_teacher_with_other_weights_has_targets_of_its_own(
+    open_study: OpenStudy, material: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(material / "teacher", tmp_path / "other")
+    teacher = load_encoder(tmp_path / "other")
+    with torch.no_grad():
+        teacher.embeddings.word_embeddings.weight[5] += 1
+    teacher.save_pretrained(tmp_path / "other")
+    plain, changed = open_study(), open_study(f"teacher.model={tmp_path}/other")
+    assert read_preparation(plain.study).targets != read_preparation(changed.study).targets
+    assert read_preparation(plain.study).corpus == read_preparation(changed.study).corpus
+
+
+def test_a_preparation_given_up_half_way_leaves_no_targets_and_no_word_of_them(
+    open_study: OpenStudy, tmp_path: Path
+) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    steps = prepare(context.config, context.study)
+    for _ in range(2):
+        next(steps)
+    steps.close()
+    assert list((tmp_path / "cache" / "targets").iterdir()) == []
+    assert not context.study.preparation.exists()
+    for _ in prepare(context.config, context.study):
+        pass
+    assert Path(read_preparation(context.study).targets).is_dir()
+
+
+def test_a_worker_reads_the_teachers_own_vectors(open_study: OpenStudy, material: Path) -> None:
+    context = open_study("teacher.layer=1")
+    lessons = open_lessons(context.config, context.study, rank=0, num_workers=1)
+    rows = np.array([2, 0, 5])
+    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
+    online = OnlineTargets(RelationEncoder(load_encoder(material / "teacher"), 1), Precision.FP32)
+    expected = online.vectors(rows, input_ids)
+    for ours, theirs in zip(lessons.targets.vectors(rows, input_ids), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2**-6, atol=2**-6 * theirs.abs().max().item())
+
+
+def test_a_worker_knows_its_share(open_study: OpenStudy) -> None:
+    context = open_study()
+    lessons = open_lessons(context.config, context.study, rank=1, num_workers=2)
+    assert (lessons.rank, lessons.num_workers) == (1, 2)
+
+
+def test_a_node_without_the_cache_makes_its_own(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache")
+    expected = names_in(tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache")
+    lessons = open_lessons(context.config, context.study, rank=0, num_workers=1)
+    assert lessons.corpus.num_rows > 0
+    assert names_in(tmp_path / "cache") == expected
+
+
+def test_the_labels_of_every_split_are_written_once_a_study(open_study: OpenStudy, material: Path) -> None:
+    context = open_study()
+    written = json.loads(context.study.evaluation.read_text())["mood"]
+    for split in ("validation", "test"):
+        table = pyarrow.parquet.read_table(material / "mood" / f"{split}.parquet")
+        assert written[split] == table["label"].to_pylist()
+    assert written["label_names"] is None
+
+
+def test_a_limit_on_the_validation_split_cuts_the_labels_too(open_study: OpenStudy) -> None:
+    task = "[{name: mood, path: mood, text_columns: [text], metric: accuracy, max_validation_examples: 7}]"
+    context = open_study(f"tasks={task}")
+    assert len(json.loads(context.study.evaluation.read_text())["mood"]["validation"]) == 7
+
+
+def test_a_teacher_of_other_weights_than_declared_is_refused(open_study: OpenStudy) -> None:
+    with pytest.raises(UserError, match="sha256"):
+        open_study(f"teacher.sha256={'0' * 64}")
