@@ -3,14 +3,17 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import FailureKind, UserError
+from minilm_core.objectives import Objective, as_costs
 
 SCHEMA_VERSION = 1
 
@@ -189,6 +192,16 @@ def read_records(path: Path) -> tuple[TrialRecord, ...]:
     for record in _whole_records(path):
         latest[record.role, record.number] = record
     return tuple(latest.values())
+
+
+def most_accurate_first(records: Iterable[TrialRecord], objectives: Sequence[Objective]) -> tuple[TrialRecord, ...]:
+    """Sorts complete students by accuracy; on a tie the one that is better in the other objectives comes first."""
+
+    def rank(record: TrialRecord) -> tuple[float, ...]:
+        values = np.array([[record.objectives[objective.name] for objective in objectives]])
+        return (-record.objectives["accuracy"], *as_costs(values, objectives)[0], record.number)
+
+    return tuple(sorted(records, key=rank))
 
 
 def _whole_records(path: Path) -> Iterator[TrialRecord]:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from minilm_core import frontier
 from minilm_core.errors import UserError
 from minilm_core.objectives import Objective, as_costs, objectives_named
-from minilm_core.records import Role, Status, TrialRecord, read_records
+from minilm_core.records import Role, Status, TrialRecord, most_accurate_first, read_records
 from reports.limits import Certainty, LatencyConditions, Limits
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Study:
     @property
     def best(self) -> TrialRecord | None:
         """The most accurate complete student, the better in the other objectives on a tie."""
-        ranked = self._most_accurate_first(self.students())
+        ranked = most_accurate_first(self.students(), self.objectives)
         return ranked[0] if ranked else None
 
     @property
@@ -106,7 +106,8 @@ class Study:
         """Returns the students that no other student beats in the study's objectives, the most accurate first."""
         students = self.students()
         mask = frontier.is_on_frontier(self.costs(students))
-        return self._most_accurate_first([s for s, is_on in zip(students, mask, strict=True) if is_on])
+        on_frontier = (student for student, is_on in zip(students, mask, strict=True) if is_on)
+        return most_accurate_first(on_frontier, self.objectives)
 
     def costs(self, students: Sequence[TrialRecord]) -> Float[np.ndarray, "students objectives"]:
         """Returns the students' objectives as costs: lower is better in every column."""
@@ -164,12 +165,6 @@ class Study:
             return 0.0
         reference = np.array([list(self.reference_point().values())])
         return frontier.hypervolume(self.costs(students), as_costs(reference, self.objectives)[0])
-
-    def _most_accurate_first(self, students: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
-        costs = self.costs(students)
-        by_accuracy = [-student.objectives.get("accuracy", 0.0) for student in students]
-        order = sorted(range(len(students)), key=lambda i: (by_accuracy[i], *costs[i], students[i].number))
-        return tuple(students[i] for i in order)
 
     def _last_complete(self, role: Role) -> TrialRecord | None:
         found = [r for r in self.all_records if r.role is role and r.status is Status.COMPLETE]

@@ -42,10 +42,9 @@ class StudyContext:
         )
         return self._job(Role.TEACHER, 0, choice)
 
-    def violation(self, choice: StudentChoice) -> Violation | None:
-        """Returns the limit that a choice is farthest over, all of it known before training."""
-        latency_ms = self._latency_ms(choice.architecture)
-        return self.config.limits.violation(choice.architecture, self.embeddings, latency_ms)
+    def violation(self, architecture: StudentArchitecture) -> Violation | None:
+        """Returns the limit that a student is farthest over, all of it known before training."""
+        return self.config.limits.violation(architecture, self.embeddings, self._latency_ms(architecture))
 
     def _job(self, role: Role, number: int, choice: StudentChoice) -> Job:
         return Job(

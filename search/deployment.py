@@ -64,8 +64,11 @@ def package_student(
     Raises:
         UserError: if the student's files are missing, `out` is taken, or an export differs too much.
     """
+    from transformers.utils import logging as transformers_logging
+
     from minilm_core.packaging import PackageSource, package
 
+    transformers_logging.disable_progress_bar()
     study, config = deployment.study, deployment.config
     folder = TrialPaths(root=study.trial_folder(deployment.record.number)).finetuned(deployment.task.name)
     source = PackageSource(

@@ -47,6 +47,11 @@ class Ledger:
         return sum(record.counts_for_budget for record in self.records)
 
     @property
+    def num_drawn(self) -> int:
+        """Students drawn so far, refused ones included: a resumed sampler's seed moves on by as many."""
+        return sum(record.role is Role.STUDENT for record in self.records)
+
+    @property
     def num_left(self) -> int:
         """Trials that the budget still allows."""
         return max(0, self._config.budget.num_trials - self.num_counted)

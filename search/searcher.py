@@ -18,7 +18,7 @@ from search.config import Sampler, SamplerName
 from spaces.limits import Violation
 from spaces.space import StudentChoice, StudentSpace
 
-MAX_DRAWS = 2000
+MAX_DRAWS = 500
 """Draws for one trial before the space counts as exhausted."""
 
 STUDY_NAME = "search"

@@ -3,11 +3,13 @@
 import json
 import logging
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
@@ -19,7 +21,8 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import FailureKind, UserError
 from minilm_core.families import embedding_shape, encoder_architecture
 from minilm_core.latency import LatencyTable
-from minilm_core.records import Failure, Status, TrialRecord, from_json
+from minilm_core.objectives import Objective, as_costs
+from minilm_core.records import Failure, Status, TrialRecord, from_json, most_accurate_first
 from minilm_core.sources import resolve
 from search.calibrated import calibrate_apart, find_table, widths_needed
 from search.cluster import Stream, cluster
@@ -73,19 +76,28 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
         )
         ledger = Ledger(config, study, on_record=display.record, on_trouble=display.message)
         display.seen_before(ledger.records)
-        with display, cluster(config.resources, address):
-            teacher = _Baseline(context.fine_tuned_teacher(), ledger, display) if config.baselines.teacher else None
-            _prepare(context, display)
-            ending = _search(context, space, ledger, _Watcher(display, teacher))
-            if teacher is not None:
-                teacher.finish()
-            if ending is not Ending.REPEATED_FAILURE:
-                _compare_with_twin(context, ledger, display)
+        ending = ledger.ending
+        if ending is None or _teacher_job(context, ledger) or _twin_job(context, ledger):
+            with display, cluster(config.resources, address):
+                ending = _run(context, space, ledger, display)
     return Outcome(
         ending=ending,
         num_complete=sum(record.is_complete_student for record in ledger.records),
         failure=ledger.repeated_failure,
     )
+
+
+def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Display) -> Ending:
+    teacher_job = _teacher_job(context, ledger)
+    teacher = None if teacher_job is None else _Baseline(teacher_job, ledger, display)
+    _prepare(context, display)
+    ending = _search(context, space, ledger, _Watcher(display, teacher))
+    if teacher is not None:
+        teacher.finish()
+    twin_job = _twin_job(context, ledger)
+    if twin_job is not None and ending is not Ending.REPEATED_FAILURE:
+        _Baseline(twin_job, ledger, display).finish()
+    return ending
 
 
 @contextmanager
@@ -124,6 +136,10 @@ def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, Studen
         teacher=teacher,
         latency_table=table,
     )
+    violations = [context.violation(architecture) for architecture in space.architectures()]
+    if all(violations):
+        closest = min((v for v in violations if v is not None), key=lambda violation: violation.excess)
+        raise UserError(f"limits must admit at least one student of the space, and the closest breaks: {closest}")
     return context, space
 
 
@@ -147,20 +163,17 @@ class _Baseline:
     def __init__(self, job: Job, ledger: Ledger, display: Display) -> None:
         self._ledger = ledger
         self._display = display
-        blank = job.blank_record(Status.COMPLETE)
-        self._work = blank.label
-        earlier = ledger.find(job.role, blank.number)
-        is_known = earlier is not None and earlier.status is Status.COMPLETE
-        self._stream = None if is_known else Stream(baseline, job, resources=job.config.resources)
+        self._work = job.blank_record(Status.COMPLETE).label
+        self._stream = Stream(baseline, job, resources=job.config.resources)
 
     def follow(self) -> None:
         """Takes in what it has reported since the last call."""
-        for row in self._stream.ready() if self._stream is not None else ():
+        for row in self._stream.ready():
             self._take_in(row)
 
     def finish(self) -> None:
         """Waits for its end."""
-        for row in self._stream.rest() if self._stream is not None else ():
+        for row in self._stream.rest():
             self._take_in(row)
 
     def _take_in(self, row: Mapping[str, Any]) -> None:
@@ -170,12 +183,17 @@ class _Baseline:
             self._display.progress(self._work, Progress(**row))
 
 
-def _compare_with_twin(context: StudyContext, ledger: Ledger, display: Display) -> None:
-    """Trains the best student's twin, unless the records have it."""
+def _teacher_job(context: StudyContext, ledger: Ledger) -> Job | None:
+    """Returns the job of fine-tuning the teacher; None where it is not wanted or done."""
+    return _unless_done(context.fine_tuned_teacher(), ledger) if context.config.baselines.teacher else None
+
+
+def _twin_job(context: StudyContext, ledger: Ledger) -> Job | None:
+    """Returns the job of the best student's twin; None where it is not wanted, done, or there is no student."""
     students = [record for record in ledger.records if record.is_complete_student]
     if not context.config.baselines.twin or not students:
-        return
-    best = max(students, key=lambda record: (record.objectives["accuracy"], -record.number))
+        return None
+    best = most_accurate_first(students, context.config.declared_objectives)[0]
     assert best.distillation_learning_rate is not None, "a complete student was distilled"
     assert best.finetuning_learning_rate is not None, "a complete student was fine-tuned"
     choice = StudentChoice(
@@ -183,7 +201,12 @@ def _compare_with_twin(context: StudyContext, ledger: Ledger, display: Display) 
         distillation_learning_rate=best.distillation_learning_rate,
         finetuning_learning_rate=best.finetuning_learning_rate,
     )
-    _Baseline(context.twin(best.number, choice), ledger, display).finish()
+    return _unless_done(context.twin(best.number, choice), ledger)
+
+
+def _unless_done(job: Job, ledger: Ledger) -> Job | None:
+    record = ledger.find(job.role, job.blank_record(Status.COMPLETE).number)
+    return None if record is not None and record.status is Status.COMPLETE else job
 
 
 def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher: "_Watcher") -> Ending:
@@ -191,7 +214,7 @@ def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher:
     config, objectives = context.config, context.config.declared_objectives
     storage = JournalStorage(JournalFileBackend(str(context.study.journal)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(storage, objectives, make_sampler(config.sampler, config.seed))
+    study = open_study(storage, objectives, make_sampler(config.sampler, config.seed + ledger.num_drawn))
     interrupted = reconcile(study, space, ledger.records, objectives)
     if ledger.ending is None:
         searcher = StudySearcher(
@@ -240,15 +263,19 @@ def _write_importances(study: optuna.Study, context: StudyContext) -> None:
     num_complete = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
     if num_complete < MIN_TRIALS_FOR_IMPORTANCES:
         return
-    importances = {
-        objective.name: optuna.importance.get_param_importances(study, target=_value(index))
-        for index, objective in enumerate(context.config.declared_objectives)
-    }
+    with warnings.catch_warnings():
+        # Optuna warns of trials too few or too alike to tell from; the report says how many there were.
+        warnings.simplefilter("ignore", UserWarning)
+        importances = {
+            objective.name: optuna.importance.get_param_importances(study, target=_cost_of(index, objective))
+            for index, objective in enumerate(context.config.declared_objectives)
+        }
     write_text_atomically(context.study.importances, json.dumps(importances, indent=2) + "\n")
 
 
-def _value(index: int) -> Callable[[optuna.trial.FrozenTrial], float]:
-    return lambda trial: float(trial.values[index])
+def _cost_of(index: int, objective: Objective) -> Callable[[optuna.trial.FrozenTrial], float]:
+    """Returns what reads an objective off a trial as a cost: Optuna asks what it took to make the target low."""
+    return lambda trial: float(as_costs(np.array([[trial.values[index]]]), [objective])[0, 0])
 
 
 class _Watcher(tune.Callback):
@@ -280,7 +307,7 @@ class _SearchEvents:
         self._ledger = ledger
 
     def violation(self, choice: StudentChoice) -> Violation | None:
-        return self._context.violation(choice)
+        return self._context.violation(choice.architecture)
 
     def is_over(self) -> bool:
         return self._ledger.ending is not None

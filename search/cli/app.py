@@ -50,8 +50,10 @@ def main() -> NoReturn:
         complain(str(error))
         code = ExitCode.USAGE
     except (KeyboardInterrupt, typer.Abort):
-        complain("interrupted; nothing recorded is lost. The same command goes on from here.")
         code = ExitCode.INTERRUPTED
+    # Some versions of typer raise what interrupted a command, others return its exit code.
+    if code == ExitCode.INTERRUPTED:
+        complain("interrupted; nothing recorded is lost. The same command goes on from here.")
     sys.exit(code or ExitCode.DONE)
 
 

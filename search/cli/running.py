@@ -36,9 +36,13 @@ def launch(
 ) -> None:
     """Run a search; a study of the same settings goes on from where it stands."""
     from search.config import load_config, resolved_yaml
+    from search.teacher import check_against_teacher, find_teacher_config
 
     loaded = load_config(search_yaml, overrides or ())
     config = loaded.config
+    teacher = find_teacher_config(loaded)
+    if teacher is not None:
+        check_against_teacher(config, teacher)
     study = StudyPaths(root=config.study_folder)
     if config.storage.mirror is not None:
         check_mirror(config.storage.mirror)

@@ -93,10 +93,10 @@ def test_a_label_names_the_feed_forward_ratio_only_where_it_is_not_four() -> Non
 @pytest.mark.parametrize("name", ["num_layers", "hidden_size", "num_heads", "intermediate_ratio"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_size_that_is_not_positive_is_refused(name: str, value: int) -> None:
-    with pytest.raises(UserError, match=f"^{name} must be at least 1, got {value}$"):
+    with pytest.raises(UserError, match=rf"^{name} must be at least 1, got {value}$"):
         make_architecture(**{name: value})
 
 
 def test_heads_that_do_not_divide_the_hidden_size_are_refused() -> None:
-    with pytest.raises(UserError, match="^hidden_size must be a multiple of num_heads, got 384 and 7$"):
+    with pytest.raises(UserError, match=r"^hidden_size must be a multiple of num_heads, got 384 and 7$"):
         make_architecture(num_heads=7)

@@ -218,6 +218,15 @@ def test_bf16_is_resumed_bit_for_bit_too(teacher_config: PretrainedConfig, lesso
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
 
 
+def test_a_student_of_a_half_precision_teacher_is_trained_in_fp32(
+    teacher_config: PretrainedConfig, lessons: Lessons
+) -> None:
+    half = type(teacher_config)(**{**teacher_config.to_dict(), "dtype": torch.float16})
+    student = new_student(half)
+    run(student, lessons, replace(SCHEDULE, num_steps=1, num_evaluations=1))
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize(("method", "relation_heads"), [(Method.MINILM, None), (Method.MINILMV2, 4)])
 def test_a_student_that_sees_the_same_rows_again_and_again_learns_them(
     teacher_config: PretrainedConfig, corpus: PackedCorpus, targets: Path, method: Method, relation_heads: int | None

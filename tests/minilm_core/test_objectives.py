@@ -58,10 +58,10 @@ def test_objectives_come_in_the_order_asked_for() -> None:
 
 
 def test_an_unknown_objective_is_refused() -> None:
-    with pytest.raises(UserError, match="^an objective must be one of accuracy, latency_ms, .*, got speed$"):
+    with pytest.raises(UserError, match=r"^an objective must be one of accuracy, latency_ms, .*, got speed$"):
         objectives_named(["accuracy", "speed"])
 
 
 def test_an_objective_named_twice_is_refused() -> None:
-    with pytest.raises(UserError, match="^each objective must be named once, got accuracy, flops, accuracy$"):
+    with pytest.raises(UserError, match=r"^each objective must be named once, got accuracy, flops, accuracy$"):
         objectives_named(["accuracy", "flops", "accuracy"])

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.families import embedding_shape, encoder_architecture
+from minilm_core.sources import resolve
 from search.config import load_config
 from search.context import StudyContext
 from search.preparation import prepare
@@ -25,7 +26,18 @@ DOES = {
     1: ("loves this warm and clever film", "finds the story bright and funny", "praises every scene of the play"),
     0: ("hates this cold and stupid film", "finds the story dull and empty", "regrets every scene of the play"),
 }
-WHEN = ("today", "on monday morning", "after the long rain", "before the train leaves", "because friends are here")
+WHEN = (
+    "today",
+    "on monday morning",
+    "after the long rain",
+    "before the train leaves",
+    "because friends are here",
+    "at home with a cup of tea",
+    "while it snows",
+    "in a letter to the town",
+    "again and again",
+    "without a second thought",
+)
 
 SEARCH_YAML = """
 name: tiny
@@ -51,12 +63,13 @@ distillation:
   precision: fp32
 finetuning: {num_epochs: 1, batch_size: 16, max_length: 24, precision: fp32}
 objectives: [accuracy, size_bytes]
+latency: {sequence_length: 16}
 budget: {num_trials: 2}
 storage: {path: studies, cache: cache}
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def choice() -> StudentChoice:
     return StudentChoice(
         architecture=StudentArchitecture(num_layers=2, hidden_size=16, num_heads=4),
@@ -82,16 +95,15 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def open_study(material: Path, tmp_path: Path) -> Callable[..., StudyContext]:
+@pytest.fixture(scope="session")
+def open_study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., StudyContext]:
     """Opens a study in a fresh folder, with `key=value` overrides; the packed text and the targets are shared."""
-    numbers = itertools.count()
 
     def open_one(*overrides: str, is_prepared: bool = True) -> StudyContext:
-        folder = tmp_path / f"studies-{next(numbers)}"
+        folder = tmp_path_factory.mktemp("studies")
         config = load_config(material / "search.yaml", [f"storage.path={folder}", *overrides]).config
         config.study_folder.mkdir(parents=True)
-        teacher = json.loads((material / "teacher" / "config.json").read_text(encoding="utf-8"))
+        teacher = json.loads((resolve(config.teacher, material) / "config.json").read_text(encoding="utf-8"))
         context = StudyContext(
             config=config,
             study=StudyPaths(root=config.study_folder),

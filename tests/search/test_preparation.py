@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,16 @@ def test_a_node_without_the_cache_makes_its_own(open_study: OpenStudy, tmp_path:
     lessons = open_lessons(context.config, context.study, rank=0, num_workers=1)
     assert lessons.corpus.num_rows > 0
     assert names_in(tmp_path / "cache") == expected
+
+
+def test_a_node_whose_own_precision_makes_other_targets_reads_those(open_study: OpenStudy) -> None:
+    context = open_study()
+    own = read_preparation(context.study)
+    elsewhere = replace(own, targets=str(Path(own.targets).with_name("targets-of-another-precision")))
+    context.study.preparation.write_text(json.dumps(asdict(elsewhere)))
+    lessons = open_lessons(context.config, context.study, rank=0, num_workers=1)
+    rows = np.array([0])
+    assert lessons.targets.vectors(rows, torch.from_numpy(lessons.corpus.rows(rows))).query.shape == (1, 16, 24)
 
 
 def test_the_labels_of_every_split_are_written_once_a_study(open_study: OpenStudy, material: Path) -> None:

@@ -1,0 +1,250 @@
+"""Whole studies, from the command line, with Ray: one of everything, then what goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from minilm_core.errors import FailureKind
+from minilm_core.records import Role, Status, TrialRecord, read_records
+from reports import load_study
+from search.searcher import STUDY_NAME
+from search.storage import StudyPaths, TrialPaths
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+NO_BASELINES = ("baselines.teacher=false", "baselines.twin=false")
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "search.cli", *map(str, arguments)]
+
+
+def run(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False)
+
+
+def launch_words(material: Path, studies: Path, overrides: Sequence[str]) -> list[object]:
+    settings = [f"storage.path={studies}", *overrides]
+    return ["launch", material / "search.yaml", *(word for setting in settings for word in ("--set", setting))]
+
+
+def launch(material: Path, studies: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return run(*launch_words(material, studies, overrides))
+
+
+def students(study: StudyPaths) -> list[TrialRecord]:
+    return [record for record in read_records(study.records) if record.role is Role.STUDENT]
+
+
+def optuna_states(study: StudyPaths) -> Counter[TrialState]:
+    storage = JournalStorage(JournalFileBackend(str(study.journal)))
+    loaded = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+    return Counter(trial.state for trial in loaded.get_trials(deepcopy=False))
+
+
+@pytest.fixture(scope="module")
+def finished(material: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
+    """A study of three trials over three objectives with both baselines, and its report, pick and package."""
+    studies = tmp_path_factory.mktemp("studies")
+    overrides = (
+        "budget.num_trials=3",
+        "resources.max_concurrent_trials=2",
+        "objectives=[accuracy, latency_ms, size_bytes]",
+        f"storage.mirror={studies / 'mirror'}",
+    )
+    done = launch(material, studies, *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "next: minilm-search report" in done.stderr
+    return StudyPaths(root=studies / "tiny")
+
+
+def test_every_trial_asked_for_ends_with_a_record(finished: StudyPaths) -> None:
+    counted = [record for record in students(finished) if record.counts_for_budget]
+    assert [record.status for record in counted] == [Status.COMPLETE] * 3
+    assert all(record.objectives.keys() == {"accuracy", "latency_ms", "size_bytes"} for record in counted)
+    assert optuna_states(finished)[TrialState.COMPLETE] == 3
+
+
+def test_the_teacher_and_the_best_students_twin_are_measured_too(finished: StudyPaths) -> None:
+    study = load_study(finished.root)
+    assert study.teacher is not None
+    assert study.twin is not None
+    assert study.best is not None
+    assert study.twin.twin_of == study.best.number
+    assert study.twin.architecture == study.best.architecture
+
+
+def test_every_students_folders_load_as_transformers_saves_them(finished: StudyPaths) -> None:
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    for record in students(finished):
+        paths = TrialPaths(root=finished.trial_folder(record.number))
+        assert AutoModel.from_pretrained(paths.student).num_parameters() == record.num_parameters
+        assert AutoModelForSequenceClassification.from_pretrained(paths.finetuned("mood")).config.num_labels == 2
+        assert AutoTokenizer.from_pretrained(paths.student)("the teacher")["input_ids"]
+
+
+def test_the_mirror_holds_the_records_whole(finished: StudyPaths) -> None:
+    mirrored = finished.root.parent / "mirror" / "tiny" / "records.jsonl"
+    assert mirrored.read_bytes() == finished.records.read_bytes()
+
+
+def test_tunes_own_files_are_gone(finished: StudyPaths) -> None:
+    assert not finished.scratch.exists()
+
+
+def test_launching_a_finished_study_again_changes_nothing(finished: StudyPaths) -> None:
+    before = finished.records.read_bytes()
+    done = run("launch", finished.search_yaml)
+    assert done.returncode == 0, done.stderr
+    assert "tiny: done, 3 of 3 trials ended" in done.stdout
+    assert finished.records.read_bytes() == before
+
+
+def test_the_path_goes_on_to_a_verified_package(finished: StudyPaths, tmp_path: Path) -> None:
+    reported = run("report", finished.root)
+    assert reported.returncode == 0, reported.stderr
+    assert (finished.report / "report.html").stat().st_size > 100_000
+    assert run("pick", finished.root, "--prefer", "best").returncode == 0
+    packaged = run("package", finished.root, "--picked", "-o", tmp_path / "student")
+    assert packaged.returncode == 0, packaged.stderr
+    verified = run("verify", tmp_path / "student", "--json")
+    assert verified.returncode == 0, verified.stdout
+    assert json.loads(verified.stdout)["is_ok"]
+
+
+def test_a_killed_search_is_resumed_to_exactly_the_trials_asked_for(material: Path, tmp_path: Path) -> None:
+    slow_trials = ("budget.num_trials=4", "resources.max_concurrent_trials=2", "distillation.num_steps=400")
+    study = StudyPaths(root=tmp_path / "tiny")
+    words = launch_words(material, tmp_path, (*slow_trials, *NO_BASELINES))
+    driver = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(students(study)) >= 1 and optuna_states(study)[TrialState.RUNNING] >= 1)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = {record.number: record for record in students(study)}
+    assert 1 <= len(before) < 4
+    assert run("status", study.root, "--json").stdout.count('"state": "interrupted"') == 1
+
+    resumed = run("resume", study.root)
+    assert resumed.returncode == 0, resumed.stderr
+    after = {record.number: record for record in students(study)}
+    assert len([record for record in after.values() if record.counts_for_budget]) == 4
+    assert all(after[number] == record for number, record in before.items())
+    assert len(study.records.read_text().splitlines()) == len(after)
+    assert optuna_states(study)[TrialState.RUNNING] == 0
+    assert optuna_states(study)[TrialState.COMPLETE] == 4
+
+
+def test_a_search_told_to_end_says_how_to_go_on(material: Path, tmp_path: Path) -> None:
+    study = StudyPaths(root=tmp_path / "tiny")
+    words = launch_words(material, tmp_path, ("budget.num_trials=50", *NO_BASELINES))
+    driver = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(students(study)) >= 1)
+    driver.send_signal(signal.SIGTERM)
+    _, stderr = driver.communicate(timeout=120)
+    assert driver.returncode == 130
+    assert "interrupted; nothing recorded is lost" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_two_drivers_never_run_one_study(material: Path, tmp_path: Path) -> None:
+    study = StudyPaths(root=tmp_path / "tiny")
+    words = launch_words(material, tmp_path, ("budget.num_trials=50", *NO_BASELINES))
+    driver = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: study.records.exists())
+        second = run("resume", study.root)
+        assert second.returncode == 2
+        assert "a study must have one driver at a time" in second.stderr
+        assert '"state": "running"' in run("status", study.root, "--json").stdout
+    finally:
+        driver.terminate()
+        driver.wait(timeout=120)
+
+
+def test_several_workers_a_trial_run_under_ray_train(material: Path, tmp_path: Path) -> None:
+    done = launch(material, tmp_path, "budget.num_trials=1", "resources.workers_per_trial=2", *NO_BASELINES)
+    assert done.returncode == 0, done.stderr
+    (record,) = students(StudyPaths(root=tmp_path / "tiny"))
+    assert (record.status, record.num_workers) == (Status.COMPLETE, 2)
+
+
+def test_a_failure_that_repeats_stops_the_search_with_one_traceback(material: Path, tmp_path: Path) -> None:
+    limits = ("budget.num_trials=20", "budget.trial_timeout_minutes=1e-9", "budget.max_identical_failures=2")
+    done = launch(material, tmp_path, *limits, *NO_BASELINES)
+    failed = students(StudyPaths(root=tmp_path / "tiny"))
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert {record.failure.kind for record in failed if record.failure} == {FailureKind.TIME_OUT}
+    assert 2 <= len(failed) <= 3
+
+
+def test_a_failed_trial_costs_one_trial_and_not_the_search(material: Path, tmp_path: Path) -> None:
+    space = (
+        "space={num_layers: [1], hidden_sizes: [16], head_sizes: [4], "
+        "distillation_learning_rate: [1e-3, 1e30], finetuning_learning_rate: [1e-3, 2e-3]}"
+    )
+    done = launch(material, tmp_path, space, "budget.num_trials=4", *NO_BASELINES)
+    assert done.returncode == 0, done.stderr
+    study = StudyPaths(root=tmp_path / "tiny")
+    ended = Counter(record.status for record in students(study) if record.counts_for_budget)
+    assert ended == {Status.COMPLETE: 2, Status.FAILED: 2}
+    kinds = {record.failure.kind for record in students(study) if record.status is Status.FAILED and record.failure}
+    assert kinds == {FailureKind.NON_FINITE_LOSS}
+    assert "Traceback" in TrialPaths(root=failed_folder(study)).log.read_text()
+
+
+def test_a_budget_of_device_hours_ends_the_search_with_exit_code_3(material: Path, tmp_path: Path) -> None:
+    done = launch(material, tmp_path, "budget.num_trials=50", "budget.max_device_hours=1e-6", *NO_BASELINES)
+    assert done.returncode == 3, done.stderr
+    assert len([record for record in students(StudyPaths(root=tmp_path / "tiny")) if record.counts_for_budget]) == 1
+
+
+def test_a_space_of_few_students_ends_when_all_are_tried(material: Path, tmp_path: Path) -> None:
+    space = (
+        "space={num_layers: [1], hidden_sizes: [16], head_sizes: [4, 8], "
+        "distillation_learning_rate: [1e-3], finetuning_learning_rate: [1e-3]}"
+    )
+    done = launch(material, tmp_path, space, "budget.num_trials=5", *NO_BASELINES)
+    assert done.returncode == 0, done.stderr
+    assert "the space holds no other student" in done.stdout
+    tried = [record for record in students(StudyPaths(root=tmp_path / "tiny")) if record.counts_for_budget]
+    assert {record.architecture.num_heads for record in tried} == {2, 4}
+    assert len(tried) == 2
+
+
+def test_limits_that_no_student_keeps_are_refused_before_anything_runs(material: Path, tmp_path: Path) -> None:
+    done = launch(material, tmp_path, "limits.max_size_bytes=1kB")
+    assert done.returncode == 2
+    assert "limits must admit at least one student of the space" in done.stderr
+
+
+def failed_folder(study: StudyPaths) -> Path:
+    number = next(record.number for record in students(study) if record.status is Status.FAILED)
+    return study.trial_folder(number)
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = 180) -> None:
+    """Polls a condition on the files of another process; nothing else tells when it is so."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if is_so():
+                return
+        except (FileNotFoundError, KeyError, ValueError):
+            pass
+        time.sleep(0.05)
+    raise AssertionError("the search did not come that far in time")
