@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
     Of several writers of one folder the first to end wins; the others' work is dropped, for it is the same.
     """
+    _drop_abandoned(folder)
     scratch = _scratch_beside(folder)
     scratch.mkdir(parents=True)
     try:
@@ -51,4 +53,17 @@ def is_scratch(path: Path) -> bool:
 
 
 def _scratch_beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    return path.with_name(f"{path.name}.partial-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def _drop_abandoned(path: Path) -> None:
+    """Removes what writers of the same folder left behind that were killed on this machine."""
+    for scratch in path.parent.glob(f"{path.name}.partial-{socket.gethostname()}-*"):
+        process = int(scratch.name.rsplit("-", 2)[1])
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            shutil.rmtree(scratch, ignore_errors=True)
+        except PermissionError:
+            # Alive, and somebody else's.
+            continue

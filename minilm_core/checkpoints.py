@@ -18,8 +18,8 @@ def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensor], state: di
         on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         save_file(on_cpu, scratch / "tensors.safetensors")
         (scratch / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    for other in root.iterdir():
-        if other != folder:
+    for other in root.glob("step-*"):
+        if other != folder and other.is_dir():
             shutil.rmtree(other)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,11 @@ def run_of(student: nn.Module, progress: list[DistillationProgress]) -> Run:
     )
 
 
+def give_up(steps: Iterator[Any]) -> None:
+    assert isinstance(steps, Generator)
+    steps.close()
+
+
 def assert_same_bits(one: Run, other: Run) -> None:
     assert one.losses == other.losses
     assert one.parameters.keys() == other.parameters.keys()
@@ -161,7 +167,7 @@ def test_resumed_equals_never_stopped(
     steps = distil(new_student(teacher_config), lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0)
     before = [next(steps) for _ in range(num_steps_before)]
     before[-1].save_checkpoint(tmp_path)
-    steps.close()
+    give_up(steps)
     # Another initialisation: nothing of the student but its checkpoint comes into it.
     student = new_student(teacher_config, seed=99)
     after = list(distil(student, lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0, resume_from=tmp_path))
@@ -366,32 +372,35 @@ def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
     return changed
 
 
-def in_two_processes(work: Any, *arguments: Any) -> None:
-    # One server imports torch and transformers for both, and for every other test that starts workers.
+def in_two_processes(work: Callable[..., None], *arguments: object) -> None:
+    """Calls `work(rank, *arguments)` once in each of two processes."""
+    # One server imports torch and transformers for both, and for all tests that start workers.
     torch.multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    torch.multiprocessing.start_processes(work, args=arguments, nprocs=2, start_method="forkserver")
+    torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call,attr-defined]  # torch leaves it unannotated
+        work, args=arguments, nprocs=2, start_method="forkserver"
+    )
 
 
-def _join(rank: int, folder: Path) -> None:
+@contextmanager
+def as_one_of_two(rank: int, folder: Path) -> Iterator[None]:
+    """Makes this process one of two workers, who meet through a file in `folder`; warnings are errors here too."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    yield
+    torch.distributed.destroy_process_group()
 
 
 def _distil_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets: Path) -> None:
-    _join(rank, folder)
     config = without_dropout(load_encoder_config(folder / "teacher"))
     share = lessons_of(PackedCorpus.load(corpus_folder), targets, rank=rank, num_workers=2)
-    # Every worker builds its own student; here the second one's is another, which the first one's must replace.
-    fresh = new_student(config, seed=rank)
-    _save(folder / f"fresh-{rank}", fresh, run(DistributedDataParallel(fresh), share))
-    resumed = new_student(config, seed=50 + rank)
-    _save(
-        folder / f"resumed-{rank}",
-        resumed,
-        run(DistributedDataParallel(resumed), share, resume_from=folder / "checkpoint"),
-    )
-    torch.distributed.destroy_process_group()
+    with as_one_of_two(rank, folder):
+        # Every worker builds its own student; here the second one's is another, which the first one's must replace.
+        fresh = new_student(config, seed=rank)
+        _save(folder / f"fresh-{rank}", fresh, run(DistributedDataParallel(fresh), share))
+        resumed = new_student(config, seed=50 + rank)
+        of_resumed = run(DistributedDataParallel(resumed), share, resume_from=folder / "checkpoint")
+        _save(folder / f"resumed-{rank}", resumed, of_resumed)
 
 
 def _save(path: Path, student: nn.Module, of_run: Run) -> None:

@@ -1,7 +1,6 @@
 """Tests of fine-tuning on a labelled task: its order, its loss, its predictions, its files."""
 
 import json
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from minilm_core.errors import NonFiniteLossError
 from minilm_core.finetuning import (
@@ -32,15 +31,15 @@ from minilm_core.finetuning import (
 from minilm_core.metrics import metric_named, score
 from minilm_core.schedules import FinetuningSchedule, Precision
 from minilm_core.tasks import Task, named_task
+from tests.minilm_core.test_distillation import as_one_of_two, in_two_processes
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
-PRELOADED = ["minilm_core.distillation", "minilm_core.finetuning", "transformers.models.bert.modeling_bert"]
 SCHEDULE = FinetuningSchedule(num_epochs=2, batch_size=8, max_length=32, precision=Precision.FP32)
 LEARNING_RATE = 1e-3
 CLASSES = Task(name="who", path="who", text_columns=("text",), metric="accuracy")
 PAIRS = Task(name="same", path="same", text_columns=("first", "second"), metric="accuracy", num_labels=2)
 VALUES = Task(name="often", path="often", text_columns=("text",), metric="spearman")
-WORDS = "the a learns what its knows about text and search finds which one to ship today".split()
+WORDS = ["the", "a", "learns", "what", "its", "knows", "about", "text", "and", "search", "finds", "which", "today"]
 
 
 def sentences(count: int, seed: int) -> list[list[str]]:
@@ -69,7 +68,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(folder / "same" / f"{split}.parquet", first=who, second=second, label=same)
         counts = random.integers(0, 6, size=count)
         often = [
-            " ".join([*words[:6], *["teacher"] * n, *["the"] * (5 - n)]) for words, n in zip(texts, counts, strict=True)
+            " ".join([*["teacher"] * n, *["the"] * (5 - n), *words]) for words, n in zip(texts, counts, strict=True)
         ]
         write(folder / "often" / f"{split}.parquet", text=often, label=(counts / 5).tolist())
     return folder
@@ -111,10 +110,18 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def learnt(who: TaskData, teacher_folder: Path) -> nn.Module:
+def learnt(who: TaskData, teacher_folder: Path) -> PreTrainedModel:
     """A classifier that has learnt who is named."""
     classifier = build_classifier(teacher_folder, who, seed=0)
     train(classifier, who, replace(SCHEDULE, num_epochs=10), learning_rate=5e-3)
+    return classifier
+
+
+@pytest.fixture(scope="module")
+def learnt_values(often: TaskData, teacher_folder: Path) -> PreTrainedModel:
+    """A regressor that has learnt how often a word comes."""
+    classifier = build_classifier(teacher_folder, often, seed=0)
+    train(classifier, often, replace(SCHEDULE, num_epochs=10), learning_rate=5e-3)
     return classifier
 
 
@@ -211,20 +218,24 @@ def test_a_separable_task_is_learnt(learnt: nn.Module, who: TaskData) -> None:
     assert result.validation.low <= result.validation.value <= result.validation.high
 
 
-def test_a_pair_of_texts_is_learnt_with_its_token_types(same: TaskData, teacher_folder: Path) -> None:
-    assert {1} < {kind for example in same.train.examples for kind in example["token_type_ids"]}
-    classifier = build_classifier(teacher_folder, same, seed=0)
-    train(classifier, same)
-    example = same.validation.examples[0]
-    one_text = {**example, "token_type_ids": [0] * len(example["input_ids"])}
-    with torch.no_grad():
-        assert not torch.allclose(logits_of(classifier, example), logits_of(classifier, one_text))
+def test_the_two_texts_of_a_pair_are_told_apart_by_their_token_types(same: TaskData, teacher_folder: Path) -> None:
+    as_one_text = tuple(
+        {**example, "token_type_ids": [0] * len(example["input_ids"])} for example in same.train.examples
+    )
+    assert all(set(example["token_type_ids"]) == {0, 1} for example in same.train.examples)
+    losses, without = (
+        train(
+            build_classifier(teacher_folder, same, seed=0), replace(same, train=replace(same.train, examples=examples))
+        )
+        for examples in (same.train.examples, as_one_text)
+    )
+    assert losses[0] != without[0]
 
 
-def test_a_regression_is_learnt_and_its_predictions_have_four_decimals(often: TaskData, teacher_folder: Path) -> None:
-    classifier = build_classifier(teacher_folder, often, seed=0)
-    train(classifier, often, replace(SCHEDULE, num_epochs=10), learning_rate=5e-3)
-    result = evaluate(classifier, often, SCHEDULE)
+def test_a_regression_is_learnt_and_its_predictions_have_four_decimals(
+    learnt_values: nn.Module, often: TaskData
+) -> None:
+    result = evaluate(learnt_values, often, SCHEDULE)
     assert result.metric == "spearman"
     assert result.validation.value > 0.8
     assert all(isinstance(value, float) for value in result.validation.predictions)
@@ -248,12 +259,10 @@ def test_predictions_are_in_the_splits_order(learnt: nn.Module, who: TaskData) -
     assert evaluate(learnt, replace(who, validation=backwards), SCHEDULE).validation.predictions == forwards[::-1]
 
 
-def test_padding_does_not_change_predictions(often: TaskData, teacher_folder: Path) -> None:
-    assert len(set(often.validation.lengths)) > 3
-    classifier = build_classifier(teacher_folder, often, seed=0)
-    train(classifier, often)
+def test_padding_does_not_change_predictions(learnt_values: nn.Module, often: TaskData) -> None:
+    assert often.validation.lengths.max() > 2 * often.validation.lengths.min()
     alone, together = (
-        evaluate(classifier, often, replace(SCHEDULE, batch_size=size)).validation.predictions for size in (1, 64)
+        evaluate(learnt_values, often, replace(SCHEDULE, batch_size=size)).validation.predictions for size in (1, 64)
     )
     # Rounded to four decimals, a rounding error may show as one unit of the last.
     assert np.abs(np.subtract(alone, together)).max() <= 1.01e-4
@@ -332,21 +341,17 @@ def test_a_saved_classifier_predicts_the_same_from_plain_text(
 
 
 def _finetune_as_one_of_two(rank: int, folder: Path, base: Path, encoder_folder: Path, tokenizer_folder: Path) -> None:
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    for task in (CLASSES, VALUES):
-        data = load_task_data(task, base, tokenizer_folder, SCHEDULE.max_length)
-        classifier = DistributedDataParallel(build_classifier(encoder_folder, data, seed=0))
-        losses = train(classifier, data, share=(rank, 2))
-        save_file(weights_of(classifier.module), folder / f"{task.name}-{rank}.safetensors")
-        # Only the first worker evaluates: its forward pass must not wait for the other.
-        result = evaluate(classifier, data, SCHEDULE) if rank == 0 else None
-        predictions = result.validation.predictions if result is not None else ()
-        figures = json.dumps({"losses": losses, "predictions": predictions})
-        (folder / f"{task.name}-{rank}.json").write_text(figures)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with as_one_of_two(rank, folder):
+        for task in (CLASSES, VALUES):
+            data = load_task_data(task, base, tokenizer_folder, SCHEDULE.max_length)
+            classifier = DistributedDataParallel(build_classifier(encoder_folder, data, seed=0))
+            losses = train(classifier, data, share=(rank, 2))
+            save_file(weights_of(classifier.module), folder / f"{task.name}-{rank}.safetensors")
+            # Only the first worker evaluates: its forward pass must not wait for the other.
+            predictions = evaluate(classifier, data, SCHEDULE).validation.predictions if rank == 0 else ()
+            figures = json.dumps({"losses": losses, "predictions": predictions})
+            (folder / f"{task.name}-{rank}.json").write_text(figures)
+        torch.distributed.barrier()
 
 
 @dataclass(frozen=True)
@@ -362,11 +367,7 @@ def of_two(
     tmp_path_factory: pytest.TempPathFactory, base: Path, sober_folder: Path, teacher_folder: Path
 ) -> dict[str, OfTwo]:
     folder = tmp_path_factory.mktemp("two")
-    # One server imports torch and transformers for both, and for every other test that starts workers.
-    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    torch.multiprocessing.start_processes(
-        _finetune_as_one_of_two, args=(folder, base, sober_folder, teacher_folder), nprocs=2, start_method="forkserver"
-    )
+    in_two_processes(_finetune_as_one_of_two, folder, base, sober_folder, teacher_folder)
     return {
         task.name: OfTwo(
             [load_file(folder / f"{task.name}-{rank}.safetensors") for rank in range(2)],

@@ -3,7 +3,9 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,11 @@ def cache_of(teacher: RelationEncoder, corpus: PackedCorpus, cache: Path, key: T
     for _ in cache_targets(teacher, corpus, key, cache):
         pass
     return cache / key.folder_name
+
+
+def give_up(steps: Iterator[Any]) -> None:
+    assert isinstance(steps, Generator)
+    steps.close()
 
 
 def names_in(folder: Path) -> list[str]:
@@ -151,7 +158,7 @@ def test_a_cache_given_up_half_way_leaves_nothing(
     next(writing)
     assert not (tmp_path / KEY.folder_name).exists()
     assert len(names_in(tmp_path)) == 1, "the unfinished work is somewhere"
-    writing.close()
+    give_up(writing)
     assert names_in(tmp_path) == []
 
 
@@ -196,9 +203,12 @@ def test_another_teacher_layer_text_or_precision_is_another_cache(name: str, val
     assert replace(KEY, **{name: value}).folder_name != KEY.folder_name
 
 
-def test_the_key_is_the_same_in_every_process() -> None:
-    assert KEY.folder_name == replace(KEY).folder_name
-    assert len(KEY.folder_name) == 20
+def test_a_cache_cut_short_is_refused(cached: Path, tmp_path: Path) -> None:
+    shutil.copytree(cached, tmp_path / "copy")
+    with (tmp_path / "copy" / "states.bf16").open("r+b") as file:
+        file.truncate((cached / "states.bf16").stat().st_size - 1)
+    with pytest.raises(ValueError, match="mmap length is greater than file size"):
+        CachedTargets(tmp_path / "copy", CPU, Precision.FP32)
 
 
 def test_the_cache_says_what_it_was_made_from(cached: Path, corpus: PackedCorpus) -> None:

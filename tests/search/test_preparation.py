@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -81,6 +81,7 @@ def test_a_preparation_given_up_half_way_leaves_no_targets_and_no_word_of_them(
     steps = prepare(context.config, context.study)
     for _ in range(2):
         next(steps)
+    assert isinstance(steps, Generator)
     steps.close()
     assert list((tmp_path / "cache" / "targets").iterdir()) == []
     assert not context.study.preparation.exists()

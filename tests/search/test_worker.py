@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +22,11 @@ from search.job import Job, Progress
 from search.storage import TrialPaths
 from search.worker import run_job
 from spaces.space import StudentChoice
+from tests.minilm_core.test_distillation import as_one_of_two, in_two_processes
 
 OpenStudy = Callable[..., StudyContext]
 Event = Progress | TrialRecord
 
-PRELOADED = ["minilm_core.distillation", "minilm_core.finetuning", "transformers.models.bert.modeling_bert"]
 CHECKPOINT_EVERY_STEP = "distillation.checkpoint_every_seconds=0"
 TWO_TASKS = (
     "tasks=[{name: mood, path: mood, text_columns: [text], metric: accuracy},"
@@ -41,6 +40,15 @@ def record_of(job: Job) -> TrialRecord:
     *_, record = run_job(job)
     assert isinstance(record, TrialRecord)
     return record
+
+
+def interrupt(job: Job, after: int) -> None:
+    """Runs a trial up to some event and no further."""
+    events = run_job(job)
+    for _ in range(after):
+        next(events)
+    assert isinstance(events, Generator)
+    events.close()
 
 
 def figures_of(record: TrialRecord) -> TrialRecord:
@@ -212,10 +220,7 @@ def test_an_interrupted_trial_ends_with_the_same_figures(
     open_study: OpenStudy, choice: StudentChoice, record: TrialRecord, job: Job, checkpoints: str, num_events: int
 ) -> None:
     again = open_study(checkpoints).student(7, choice)
-    first = run_job(again)
-    for _ in range(num_events):
-        next(first)
-    first.close()
+    interrupt(again, after=num_events)
     assert figures_of(record_of(again)) == figures_of(record)
     assert_same_bits(again.folder / "student", job.folder / "student")
     assert_same_bits(again.folder / "finetuned" / "mood", job.folder / "finetuned" / "mood")
@@ -223,10 +228,7 @@ def test_an_interrupted_trial_ends_with_the_same_figures(
 
 def test_an_interrupted_distillation_goes_on_from_its_checkpoint(open_study: OpenStudy, choice: StudentChoice) -> None:
     again = open_study(CHECKPOINT_EVERY_STEP).student(7, choice)
-    first = run_job(again)
-    for _ in range(4):
-        next(first)
-    first.close()
+    interrupt(again, after=4)
     assert TrialPaths(root=again.folder).checkpoint.is_dir()
     steps = [event.step for event in run_job(again) if isinstance(event, Progress) and event.stage == "distilling"]
     assert steps == [5, 6]
@@ -234,6 +236,7 @@ def test_an_interrupted_distillation_goes_on_from_its_checkpoint(open_study: Ope
 
 def test_a_finished_trial_yields_its_record_again_and_trains_nothing(record: TrialRecord, job: Job) -> None:
     (again,) = run_job(job)
+    assert isinstance(again, TrialRecord)
     assert again == replace(record, finished_at=again.finished_at)
 
 
@@ -333,10 +336,7 @@ def test_an_interrupted_twin_ends_with_the_same_figures(
     open_study: OpenStudy, choice: StudentChoice, record_of_twin: TrialRecord
 ) -> None:
     again = open_study().twin(7, choice)
-    first = run_job(again)
-    for _ in range(3):
-        next(first)
-    first.close()
+    interrupt(again, after=3)
     assert figures_of(record_of(again)) == figures_of(record_of_twin)
 
 
@@ -358,22 +358,18 @@ def test_the_teacher_is_fine_tuned_from_its_own_folder(context: StudyContext, ma
 
 
 def _work_as_one_of_two(rank: int, folder: Path, job: Job) -> None:
-    warnings.simplefilter("error")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    events = list(run_job(job))
+    with as_one_of_two(rank, folder):
+        events = list(run_job(job))
     kinds = [type(event).__name__ if isinstance(event, TrialRecord) else event.stage for event in events]
     (folder / f"{rank}.json").write_text(json.dumps(kinds))
     for event in events:
         if isinstance(event, TrialRecord):
             (folder / "record.json").write_text(to_json(event))
-    torch.distributed.destroy_process_group()
 
 
 def _run_two_workers(folder: Path, job: Job) -> tuple[list[str], list[str], TrialRecord]:
     folder.mkdir()
-    # One server imports torch and transformers for both, and for every other test that starts workers.
-    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    torch.multiprocessing.start_processes(_work_as_one_of_two, args=(folder, job), nprocs=2, start_method="forkserver")
+    in_two_processes(_work_as_one_of_two, folder, job)
     kinds = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
     return kinds[0], kinds[1], from_json((folder / "record.json").read_text())
 
@@ -397,10 +393,7 @@ def test_two_workers_go_on_from_where_one_was_interrupted(
     open_study: OpenStudy, choice: StudentChoice, tmp_path: Path
 ) -> None:
     alone = open_study(CHECKPOINT_EVERY_STEP).student(7, choice)
-    first = run_job(alone)
-    for _ in range(4):
-        next(first)
-    first.close()
+    interrupt(alone, after=4)
     stages, _, record = _run_two_workers(tmp_path / "two", alone)
     assert stages.count("distilling") == 2
     assert record.status is Status.COMPLETE

@@ -1,0 +1,60 @@
+import pytest
+
+from minilm_core.errors import FailureKind
+from minilm_core.objectives import objectives_named
+from search.display import Display, describe
+from search.job import Progress
+from tests.reports.example_studies import failed, student
+
+OBJECTIVES = objectives_named(["accuracy", "size_bytes"])
+
+
+@pytest.fixture
+def display() -> Display:
+    return Display("reviews", OBJECTIVES, num_trials=4, max_concurrent=2)
+
+
+def test_a_complete_trial_is_one_line_of_its_figures() -> None:
+    record = student(3, 0.7, num_layers=2, hidden_size=64)
+    line = describe(record)
+    assert line.startswith("trial 3: 2x64 A")
+    assert f"accuracy {record.objectives['accuracy']:.3f}" in line
+    assert f"{record.size_bytes / 1e6:.1f} MB" in line
+
+
+def test_a_failed_trial_is_one_line_with_its_kind() -> None:
+    line = describe(failed(2, FailureKind.OUT_OF_MEMORY, "not enough memory"))
+    assert "failed: out of memory: not enough memory" in line
+
+
+def test_without_a_terminal_every_trial_is_a_line_with_what_is_left(
+    display: Display, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with display:
+        display.record(student(0, 0.6))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "trial 0: " in line
+    assert "[1/4 trials, about " in line
+
+
+def test_records_of_earlier_runs_count_and_are_not_announced(
+    display: Display, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display.seen_before([student(0, 0.6), student(1, 0.5)])
+    display.record(student(2, 0.7))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "[3/4 trials" in line
+
+
+def test_a_new_stage_of_the_preparation_is_announced_and_its_steps_are_not(
+    display: Display, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in range(1, 5):
+        display.progress("preparation", Progress(stage="packing", step=step, num_steps=4))
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_nothing_is_said_on_stdout(display: Display, capsys: pytest.CaptureFixture[str]) -> None:
+    display.message("hello")
+    display.record(student(0, 0.6))
+    assert capsys.readouterr().out == ""
