@@ -32,7 +32,7 @@ def classify_failure(error: BaseException) -> FailureKind:
         if isinstance(seen, UserError):
             return FailureKind.USER_ERROR
         # torch.OutOfMemoryError is a RuntimeError; the CPU allocator raises a bare one. Neither needs torch to be told.
-        if isinstance(seen, MemoryError) or "out of memory" in str(seen) or "can't allocate memory" in str(seen):
+        if isinstance(seen, MemoryError) or "out of memory" in str(seen) or "t allocate memory" in str(seen):
             return FailureKind.OUT_OF_MEMORY
         if isinstance(seen, TimeoutError):
             return FailureKind.TIME_OUT

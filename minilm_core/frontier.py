@@ -25,17 +25,19 @@ def frontier_ranks(costs: Costs) -> Int[np.ndarray, " students"]:
 
 def hypervolume(costs: Costs, reference: Float[np.ndarray, " objectives"]) -> float:
     """Returns the volume that the students dominate below the reference point; 0 for none. Unit: the costs' product."""
+    costs = _finite(costs)
     inside = costs[(costs < reference).all(axis=1)] if len(costs) else costs
     return float(moocore.hypervolume(inside, ref=reference)) if len(inside) else 0.0
 
 
 def knee(costs: Costs) -> int:
-    """Returns the index of the student farthest below the plane through the best student of each objective.
+    """Returns the index of the student whose costs, scaled, add up to the least: the farthest towards the ideal corner.
 
     Costs are scaled to [0, 1] over the given students, so the answer depends on which students are given.
     """
     if len(costs) == 0:
         raise ValueError("a knee needs at least one student, got none")
+    costs = _finite(costs)
     span = np.ptp(costs, axis=0)
     scaled = (costs - costs.min(axis=0)) / np.where(span > 0, span, 1.0)
     # On costs scaled to [0, 1] the plane through the corners (1, 0, ..), (0, 1, ..) is where the sum is constant.

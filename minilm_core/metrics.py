@@ -4,7 +4,7 @@ Every metric is a function of weights over the examples, so that one matrix prod
 bootstrap; with equal weights it is the ordinary metric.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ Weights = Float[np.ndarray, "resamples examples"]
 Metric = Callable[[Labels, Labels, Weights], Float[np.ndarray, " resamples"]]
 
 NUM_RESAMPLES = 2000
+RESAMPLES_AT_ONCE = 100
 CONFIDENCE = 0.95
 
 
@@ -55,15 +56,15 @@ def matthews(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.
 def pearson(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
     """Returns Pearson's correlation, in [-1, 1]; 0 where either side is constant."""
     share = weights / weights.sum(axis=1, keepdims=True)
+    labels, predictions = _standardised(labels), _standardised(predictions)
     mean_label, mean_prediction = share @ labels, share @ predictions
     covariance = share @ (labels * predictions) - mean_label * mean_prediction
     variance_label = share @ labels**2 - mean_label**2
     variance_prediction = share @ predictions**2 - mean_prediction**2
-    # A constant side leaves a variance of rounding error, either sign.
-    scale = 1e-12 * max(1.0, float(np.max(np.abs(labels))), float(np.max(np.abs(predictions)))) ** 2
-    is_defined = (variance_label > scale) & (variance_prediction > scale)
+    # A side that is constant in a resample leaves a variance of rounding error there, of either sign.
+    is_defined = (variance_label > _rounding(labels)) & (variance_prediction > _rounding(predictions))
     spread = np.sqrt(np.where(is_defined, variance_label * variance_prediction, 1.0))
-    return np.where(is_defined, covariance / spread, 0.0)
+    return np.where(is_defined, np.clip(covariance / spread, -1.0, 1.0), 0.0)
 
 
 def spearman(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
@@ -98,7 +99,7 @@ def score(metric: Metric, labels: Labels, predictions: Labels) -> float:
 
 def bootstrap_interval(metric: Metric, labels: Labels, predictions: Labels, seed: int = 0) -> Interval:
     """Returns the metric with its percentile bootstrap interval over examples."""
-    resampled = metric(labels, predictions, _resample_weights(len(labels), seed))
+    (resampled,) = resampled_scores(metric, labels, [predictions], seed)
     return _interval(score(metric, labels, predictions), resampled)
 
 
@@ -106,24 +107,27 @@ def paired_difference(
     metric: Metric, labels: Labels, predictions: Labels, other_predictions: Labels, seed: int = 0
 ) -> Interval:
     """Returns metric(predictions) - metric(other_predictions), both resampled on the same examples."""
-    weights = _resample_weights(len(labels), seed)
-    resampled = metric(labels, predictions, weights) - metric(labels, other_predictions, weights)
-    return _interval(score(metric, labels, predictions) - score(metric, labels, other_predictions), resampled)
+    ours, theirs = resampled_scores(metric, labels, [predictions, other_predictions], seed)
+    return _interval(score(metric, labels, predictions) - score(metric, labels, other_predictions), ours - theirs)
 
 
 def resampled_scores(
     metric: Metric, labels: Labels, predictions: Sequence[Labels], seed: int = 0
 ) -> Float[np.ndarray, "models resamples"]:
     """Returns the metric of several models over the same bootstrap resamples of the examples, for joint statements."""
-    weights = _resample_weights(len(labels), seed)
-    return np.stack([metric(labels, of_model, weights) for of_model in predictions])
+    chunks = [
+        np.stack([metric(labels, of_model, weights) for of_model in predictions])
+        for weights in _resample_weights(len(labels), seed)
+    ]
+    return np.concatenate(chunks, axis=1)
 
 
-def _resample_weights(num_examples: int, seed: int) -> Weights:
-    counts = np.random.default_rng(seed).multinomial(
-        num_examples, np.full(num_examples, 1 / num_examples), size=NUM_RESAMPLES
-    )
-    return counts.astype(np.float64)
+def _resample_weights(num_examples: int, seed: int) -> Iterator[Weights]:
+    """Yields the resamples' weights some at a time: all at once would take gigabytes for a large split."""
+    random = np.random.default_rng(seed)
+    shares = np.full(num_examples, 1 / num_examples)
+    for _ in range(NUM_RESAMPLES // RESAMPLES_AT_ONCE):
+        yield random.multinomial(num_examples, shares, size=RESAMPLES_AT_ONCE).astype(np.float64)
 
 
 def _interval(value: float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
@@ -137,6 +141,17 @@ def _ratio(
 ) -> Float[np.ndarray, " resamples"]:
     out: np.ndarray = np.divide(numerator, denominator, out=np.zeros(len(denominator)), where=denominator > 0)
     return out
+
+
+def _standardised(values: Labels) -> Float[np.ndarray, " examples"]:
+    """Returns values of mean 0 and variance 1, or zeros where they are constant: a correlation is the same."""
+    centred = values - values.mean()
+    spread = float(centred.std())
+    return centred / spread if spread > 1e-12 * float(np.abs(values).max()) else np.zeros(len(values))
+
+
+def _rounding(standardised: Float[np.ndarray, " examples"]) -> float:
+    return 1e-12 * float(np.abs(standardised).max()) ** 2
 
 
 def _mean_ranks(values: Labels) -> Float[np.ndarray, " examples"]:

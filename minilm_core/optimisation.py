@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,8 +37,10 @@ class TrainingState:
         """
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.max_gradient_norm)
-        if not torch.isfinite(norm):
-            raise NonFiniteLossError(f"the gradient must be finite, got loss {loss.item()} in step {self.step + 1}")
+        if not (torch.isfinite(norm) and torch.isfinite(loss)):
+            raise NonFiniteLossError(
+                f"the loss and the gradient must be finite, got loss {loss.item()} in step {self.step + 1}"
+            )
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
         self.optimiser.step()
@@ -61,7 +64,7 @@ class TrainingState:
                 value = tensors.get(f"optimiser.{key}.{name}")
                 if value is not None:
                     # The fused AdamW keeps its step counter beside the moments, on the parameter's device.
-                    self.optimiser.state[parameter][key] = value.to(parameter.device)
+                    self.optimiser.state[parameter][key] = value.to(parameter.device, copy=True)
 
 
 def begin_training(
@@ -87,5 +90,6 @@ def begin_training(
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Makes the coming step's dropout a function of seed, step and rank, so that a resumed run repeats it exactly."""
-    # A 64-bit mix of the three; torch takes any 64-bit seed.
-    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+    # torch's generator on the CPU reads 32 bits of a seed: they must depend on all of the three.
+    (mixed,) = np.random.SeedSequence([seed, step, rank]).generate_state(1)
+    torch.manual_seed(int(mixed))

@@ -177,7 +177,8 @@ def append_record(path: Path, record: TrialRecord) -> None:
         # A crash in mid-write leaves a line without an end; close it so that the next record starts on its own.
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
-        os.write(descriptor, line)
+        if os.write(descriptor, line) < len(line):
+            raise OSError(f"a record must be written whole, got no room for {len(line)} bytes in {path}")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -55,9 +55,9 @@ class DistillationSchedule:
         _fraction(warmup_fraction=self.warmup_fraction)
         if not self.max_gradient_norm > 0:
             raise UserError(f"max_gradient_norm must be positive, got {self.max_gradient_norm}")
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             raise UserError(f"weight_decay must not be negative, got {self.weight_decay}")
-        if self.checkpoint_every_seconds < 0:
+        if not self.checkpoint_every_seconds >= 0:
             raise UserError(f"checkpoint_every_seconds must not be negative, got {self.checkpoint_every_seconds}")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise UserError(f"adam_betas must lie in [0, 1), got {self.adam_betas}")
@@ -102,8 +102,10 @@ class FinetuningSchedule:
         _fraction(warmup_fraction=self.warmup_fraction)
         if not self.max_gradient_norm > 0:
             raise UserError(f"max_gradient_norm must be positive, got {self.max_gradient_norm}")
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             raise UserError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise UserError(f"adam_betas must lie in [0, 1), got {self.adam_betas}")
         if not 0 < self.teacher_learning_rate < 1:
             raise UserError(f"teacher_learning_rate must lie between 0 and 1, got {self.teacher_learning_rate}")
 
@@ -114,7 +116,7 @@ def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> f
     The first step already learns and so does the last: the curve is read at the middle of the step.
     """
     position = step + 0.5
-    num_warmup = math.ceil(warmup_fraction * num_steps)
+    num_warmup = math.ceil(round(warmup_fraction * num_steps, 9))
     if position < num_warmup:
         return position / num_warmup
     return (num_steps - position) / max(1, num_steps - num_warmup)

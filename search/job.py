@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
@@ -106,14 +106,15 @@ class ProgressLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = {"run": self.run, "time": now(), **dataclasses.asdict(progress)}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            # After a line that a crash cut short, the next one still begins on its own.
+            is_torn = file.tell() > 0 and not self.path.read_bytes().endswith(b"\n")
+            file.write(("\n" if is_torn else "") + json.dumps(line) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:
         """Returns all whole lines."""
         if not self.path.exists():
             return []
-        whole = self.path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in whole]
+        return list(_whole_lines(self.path.read_text(encoding="utf-8")))
 
     def started_at(self) -> str:
         """Returns when the first run began: ISO 8601, UTC."""
@@ -134,6 +135,15 @@ class ProgressLog:
                 elapsed = datetime.fromisoformat(after) - datetime.fromisoformat(before)
                 spent[stage] = spent.get(stage, 0.0) + elapsed.total_seconds()
         return spent
+
+
+def _whole_lines(text: str) -> Iterator[dict[str, Any]]:
+    """Yields what can be read; a crash in mid-write leaves a line that cannot."""
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
 
 
 def mean_accuracy(tasks: Mapping[str, TaskResult]) -> float:

@@ -47,11 +47,6 @@ class Ledger:
         return sum(record.counts_for_budget for record in self.records)
 
     @property
-    def num_drawn(self) -> int:
-        """Students drawn so far, refused ones included: a resumed sampler's seed moves on by as many."""
-        return sum(record.role is Role.STUDENT for record in self.records)
-
-    @property
     def num_left(self) -> int:
         """Trials that the budget still allows."""
         return max(0, self._config.budget.num_trials - self.num_counted)
@@ -82,7 +77,9 @@ class Ledger:
         append_record(self._study.records, record)
         self._records[record.role, record.number] = record
         self._count_failure(record)
-        self._mirror()
+        # A draw that was refused goes along with the next trial's record.
+        if record.status is not Status.REFUSED:
+            self._mirror()
         self._on_record(record)
         return record
 

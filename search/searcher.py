@@ -5,6 +5,7 @@ this searcher implements Tune's interface over the study itself. The study's jou
 state: there is nothing to save and nothing to restore.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -34,7 +35,8 @@ def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
         case SamplerName.GP:
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=sampler.num_startup_trials)
         case SamplerName.QMC:
-            return optuna.samplers.QMCSampler(seed=seed)
+            with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+                return optuna.samplers.QMCSampler(seed=seed)
         case SamplerName.RANDOM:
             return optuna.samplers.RandomSampler(seed=seed)
 
@@ -45,9 +47,13 @@ def open_study(
     """Creates the Optuna study, or opens the one that the storage holds."""
     up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
     directions = [up if objective.direction is Direction.MAXIMISE else down for objective in objectives]
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=storage, sampler=sampler, study_name=STUDY_NAME, directions=directions, load_if_exists=True
     )
+    if study.get_trials(deepcopy=False):
+        # From the seed on, a sampler would draw the study's first students once more.
+        sampler.reseed_rng()
+    return study
 
 
 def reconcile(
@@ -60,6 +66,7 @@ def reconcile(
     checkpoints.
     """
     by_number = {record.number: record for record in records if record.role is Role.STUDENT}
+    _retell_lost(study, space, by_number, objectives)
     interrupted = []
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         if trial.number in by_number:
@@ -69,6 +76,21 @@ def reconcile(
         else:
             interrupted.append(trial.number)
     return interrupted
+
+
+def _retell_lost(
+    study: optuna.Study, space: StudentSpace, by_number: Mapping[int, TrialRecord], objectives: Sequence[Objective]
+) -> None:
+    """Tells Optuna anew what its journal lost, so that no recorded trial's number and folder go to another student."""
+    num_known = len(study.get_trials(deepcopy=False))
+    for number in range(num_known, max(by_number, default=-1) + 1):
+        record = by_number.get(number)
+        if record is None:
+            study.tell(study.ask(), state=TrialState.FAIL)
+        else:
+            study.enqueue_trial(space.encode(StudentChoice.from_record(record)))
+            space.suggest(study.ask())
+            tell_outcome(study, number, record, objectives)
 
 
 def tell_outcome(study: optuna.Study, number: int, record: TrialRecord, objectives: Sequence[Objective]) -> None:
@@ -132,7 +154,7 @@ class StudySearcher(Searcher):
         """Returns a student's number and choice as a Tune configuration, or that there are no more."""
         if self._events.is_over():
             return str(Searcher.FINISHED)
-        drawn = self._resume() if self._interrupted else self._draw()
+        drawn = self._resume() or self._draw()
         if drawn is None:
             self.is_exhausted = True
             return str(Searcher.FINISHED)
@@ -154,9 +176,23 @@ class StudySearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Does nothing: a resumed search is a new one over the same journal."""
 
-    def _resume(self) -> tuple[int, StudentChoice]:
-        number = self._interrupted.pop(0)
-        return number, self._choice(self._study.get_trials(deepcopy=False)[number])
+    def _resume(self) -> tuple[int, StudentChoice] | None:
+        while self._interrupted:
+            number = self._interrupted.pop(0)
+            choice = self._choice(self._study.get_trials(deepcopy=False)[number])
+            reason = self._reason_to_refuse(choice)
+            if reason is None:
+                return number, choice
+            # The driver was lost between drawing this student and refusing it.
+            self._study.tell(number, state=TrialState.FAIL)
+            self._events.refused(number, choice, reason)
+        return None
+
+    def _reason_to_refuse(self, choice: StudentChoice) -> str | None:
+        violation = self._events.violation(choice)
+        if violation is not None:
+            return str(violation)
+        return "a student must not be tried twice" if choice in self._tried else None
 
     def _draw(self) -> tuple[int, StudentChoice] | None:
         for _ in range(MAX_DRAWS):
@@ -179,5 +215,5 @@ class StudySearcher(Searcher):
         return self._space.decode(trial.params)
 
     def _was_tried(self, trial: optuna.trial.FrozenTrial) -> bool:
-        has_run = trial.state in (TrialState.COMPLETE, TrialState.RUNNING)
-        return has_run and trial.params.keys() == self._space.parameters.keys()
+        # A running one is an interrupted one, which is handed out before any other is drawn.
+        return trial.state is TrialState.COMPLETE and trial.params.keys() == self._space.parameters.keys()

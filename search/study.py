@@ -194,14 +194,7 @@ def _twin_job(context: StudyContext, ledger: Ledger) -> Job | None:
     if not context.config.baselines.twin or not students:
         return None
     best = most_accurate_first(students, context.config.declared_objectives)[0]
-    assert best.distillation_learning_rate is not None, "a complete student was distilled"
-    assert best.finetuning_learning_rate is not None, "a complete student was fine-tuned"
-    choice = StudentChoice(
-        architecture=best.architecture,
-        distillation_learning_rate=best.distillation_learning_rate,
-        finetuning_learning_rate=best.finetuning_learning_rate,
-    )
-    return _unless_done(context.twin(best.number, choice), ledger)
+    return _unless_done(context.twin(best.number, StudentChoice.from_record(best)), ledger)
 
 
 def _unless_done(job: Job, ledger: Ledger) -> Job | None:
@@ -214,7 +207,7 @@ def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher:
     config, objectives = context.config, context.config.declared_objectives
     storage = JournalStorage(JournalFileBackend(str(context.study.journal)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(storage, objectives, make_sampler(config.sampler, config.seed + ledger.num_drawn))
+    study = open_study(storage, objectives, make_sampler(config.sampler, config.seed))
     interrupted = reconcile(study, space, ledger.records, objectives)
     if ledger.ending is None:
         searcher = StudySearcher(
@@ -319,6 +312,7 @@ class _SearchEvents:
     def ended(self, number: int, choice: StudentChoice, last_row: Mapping[str, Any] | None) -> TrialRecord:
         if last_row is not None and "record" in last_row:
             return self._ledger.add(from_json(last_row["record"]))
-        lost = TrialLostError(f"the process of trial {number} ended without a result")
+        # No number in it: that several are lost in a row is one and the same failure.
+        lost = TrialLostError("the trial's process ended without a result")
         job = self._context.student(number, choice)
         return self._ledger.add(failed_record(job, lost, FailureKind.NODE_LOST))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
+from minilm_core.records import TrialRecord
 from minilm_core.schedules import Method
 
 if TYPE_CHECKING:
@@ -50,6 +51,17 @@ class StudentChoice:
     def to_dict(self) -> dict[str, Any]:
         """Returns the choice as plain JSON types."""
         return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: TrialRecord) -> "StudentChoice":
+        """Returns what was chosen for a student that a record tells of."""
+        assert record.distillation_learning_rate is not None, "a student's record has its learning rates"
+        assert record.finetuning_learning_rate is not None, "a student's record has its learning rates"
+        return cls(
+            architecture=record.architecture,
+            distillation_learning_rate=record.distillation_learning_rate,
+            finetuning_learning_rate=record.finetuning_learning_rate,
+        )
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "StudentChoice":
@@ -136,6 +148,18 @@ class StudentSpace:
             distillation_learning_rate=params["distillation_learning_rate"],
             finetuning_learning_rate=params["finetuning_learning_rate"],
         )
+
+    def encode(self, choice: StudentChoice) -> dict[str, Any]:
+        """Returns Optuna's parameters of a student: what `decode` takes back."""
+        params = {
+            "num_layers": choice.architecture.num_layers,
+            "hidden_size": choice.architecture.hidden_size,
+            "head_size": choice.architecture.head_size,
+            "intermediate_ratio": choice.architecture.intermediate_ratio,
+            "distillation_learning_rate": choice.distillation_learning_rate,
+            "finetuning_learning_rate": choice.finetuning_learning_rate,
+        }
+        return {name: params[name] for name in self.parameters}
 
     def check_relation_heads(self, relation_heads: int) -> None:
         """Refuses a space with a student whose Q, K and V cannot be split into the relation heads.
