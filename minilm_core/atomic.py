@@ -23,6 +23,26 @@ def write_text_atomically(path: Path, text: str) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def append_line(path: Path, text: str) -> None:
+    """Adds a line so that it survives a crash right after: one write, then fsync.
+
+    Raises:
+        OSError: if the disk has no room for it.
+    """
+    line = text.encode() + b"\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        # A crash in mid-write leaves a line without an end; close it so that the next one starts on its own.
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        if os.write(descriptor, line) < len(line):
+            raise OSError(f"a line must be written whole, the disk took only a part of it in {path}")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Gives a scratch folder that becomes `folder` when the block ends well and vanishes when it does not.

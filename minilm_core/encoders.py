@@ -107,4 +107,5 @@ def build_encoder(architecture: StudentArchitecture, teacher_config: PretrainedC
     check_model_type(teacher_config.to_dict())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AutoModel.from_config(student_config(architecture, teacher_config))
+        # Whatever the teacher was stored in: parameters and optimiser state are fp32.
+        return AutoModel.from_config(student_config(architecture, teacher_config), dtype=torch.float32)

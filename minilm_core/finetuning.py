@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from minilm_core.devices import autocast, resolve_precision
 from minilm_core.distillation import unwrapped
+from minilm_core.errors import UserError
 from minilm_core.metrics import bootstrap_interval, metric_named
 from minilm_core.optimisation import begin_training, seed_step
 from minilm_core.records import Evaluation, TaskResult
@@ -123,6 +124,7 @@ def finetune(
 
     Raises:
         NonFiniteLossError: if the loss becomes infinite or NaN.
+        UserError: if there are fewer examples than workers.
     """
     rank, num_workers = share
     device = next(classifier.parameters()).device
@@ -134,6 +136,10 @@ def finetune(
         # A batch smaller than the workers would leave one of them without an example to follow.
         if len(batch) >= num_workers
     ]
+    if not batches:
+        raise UserError(
+            f"a training split must have an example for each worker, got {len(data.train.examples)} and {num_workers}"
+        )
     state = begin_training(unwrapped(classifier), schedule, learning_rate=learning_rate, num_steps=len(batches))
     classifier.train()
     for batch in batches:

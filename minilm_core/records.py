@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minilm_core.architecture import StudentArchitecture
+from minilm_core.atomic import append_line
 from minilm_core.errors import FailureKind, UserError
 from minilm_core.objectives import Objective, as_costs
 
@@ -170,18 +170,7 @@ def from_json(line: str) -> TrialRecord:
 
 def append_record(path: Path, record: TrialRecord) -> None:
     """Adds a record so that it survives a crash right after: one write, then fsync."""
-    line = to_json(record).encode() + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        # A crash in mid-write leaves a line without an end; close it so that the next record starts on its own.
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = b"\n" + line
-        if os.write(descriptor, line) < len(line):
-            raise OSError(f"a record must be written whole, got no room for {len(line)} bytes in {path}")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_line(path, to_json(record))
 
 
 def read_records(path: Path) -> tuple[TrialRecord, ...]:

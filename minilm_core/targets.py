@@ -17,6 +17,7 @@ from minilm_core.atomic import atomic_folder
 from minilm_core.corpus import PackedCorpus
 from minilm_core.devices import autocast
 from minilm_core.encoders import Projections, RelationEncoder, RelationVectors
+from minilm_core.errors import UserError
 from minilm_core.schedules import Precision
 
 ROWS_PER_WRITE = 32
@@ -82,7 +83,20 @@ class CachedTargets:
         self._projections = _load_projections(folder / "projections.safetensors", manifest["hidden_size"]).to(device)
         self._device = device
         self._precision = precision
+        self._corpus_fingerprint: str = manifest["corpus_fingerprint"]
         self.num_heads: int = manifest["num_heads"]
+
+    def check_corpus(self, corpus: PackedCorpus) -> None:
+        """Refuses a corpus that the states are not of.
+
+        Raises:
+            UserError: naming both.
+        """
+        if corpus.fingerprint != self._corpus_fingerprint:
+            raise UserError(
+                f"cached targets must be of the corpus they are used with, {corpus.fingerprint[:12]}, "
+                f"got those of {self._corpus_fingerprint[:12]}"
+            )
 
     def states(self, rows: RowNumbers) -> Float[Tensor, "batch seq hidden"]:
         """Returns the hidden states that enter the distilled layer, in bf16."""

@@ -55,11 +55,12 @@ def cluster(resources: Resources, address: str | None) -> Iterator[None]:
 
 
 class Stream:
-    """A generator that runs on the cluster, holding what one worker of a trial holds."""
+    """A generator that runs on the cluster."""
 
-    def __init__(self, function: Callable[..., Iterator[Any]], *arguments: Any, resources: Resources) -> None:
-        held = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
-        remote = ray.remote(function).options(**held, num_returns="streaming")
+    def __init__(
+        self, function: Callable[..., Iterator[Any]], *arguments: Any, num_cpus: float, num_gpus: float
+    ) -> None:
+        remote = ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, num_returns="streaming")
         self._generator: Any = remote.remote(*arguments)
 
     def ready(self) -> Iterator[Any]:
@@ -100,6 +101,12 @@ def _join(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"--address must be that of a running Ray cluster, got {address} ({first})") from error
+
+
+def cores_on_one_node(resources: Resources) -> float:
+    """Returns the cores of all trials that run at once, or of the largest node where it has fewer."""
+    largest = max(float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    return min(resources.num_cpus, largest)
 
 
 def _check_capacity(resources: Resources, available: Mapping[str, float]) -> None:

@@ -65,7 +65,7 @@ class StudyContext:
 
 def failed_record(job: Job, error: BaseException, kind: FailureKind | None = None) -> TrialRecord:
     """Returns the record of a trial that an exception ended, with the time it used."""
-    lines = (str(error) or type(error).__name__).strip().splitlines()
+    lines = str(error).strip().splitlines() or [type(error).__name__]
     failure = Failure(
         kind=kind or classify_failure(error),
         message=f"{type(error).__name__}: {lines[0]}",

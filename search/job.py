@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.architecture import EmbeddingShape
+from minilm_core.atomic import append_line
 from minilm_core.records import Failure, Role, Status, TaskResult, TrialRecord
 from search.config import SearchConfig
 from search.storage import StudyPaths
@@ -105,10 +106,7 @@ class ProgressLog:
         """Adds a line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = {"run": self.run, "time": now(), **dataclasses.asdict(progress)}
-        with self.path.open("a", encoding="utf-8") as file:
-            # After a line that a crash cut short, the next one still begins on its own.
-            is_torn = file.tell() > 0 and not self.path.read_bytes().endswith(b"\n")
-            file.write(("\n" if is_torn else "") + json.dumps(line) + "\n")
+        append_line(self.path, json.dumps(line))
 
     def lines(self) -> list[dict[str, Any]]:
         """Returns all whole lines."""

@@ -33,10 +33,16 @@ class Preparation:
     """What each took; next to nothing where the cache had it."""
 
 
-def prepare(config: SearchConfig, study: StudyPaths) -> Iterator[Progress]:
-    """Packs the corpus and caches the teacher's targets, each unless it is there, and yields how far it is."""
+def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float) -> Iterator[Progress]:
+    """Packs the corpus and caches the teacher's targets, each unless it is there, and yields how far it is.
+
+    Args:
+        config: Its paths are absolute.
+        study: The study's folder.
+        num_cpus: Processor cores that it may use.
+    """
     started = time.monotonic()
-    torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
+    torch.set_num_threads(max(1, int(num_cpus)))
     yield Progress(stage="packing the corpus", step=0, num_steps=1)
     teacher_folder = resolve(config.teacher, study.root)
     cache = Path(config.storage.cache)
@@ -64,15 +70,14 @@ def open_lessons(config: SearchConfig, study: StudyPaths, *, rank: int, num_work
     """Opens the shared text and targets for one worker; on a node where they are not, they are made first."""
     found = read_preparation(study)
     if not (Path(found.corpus).is_dir() and Path(found.targets).is_dir()):
-        for _ in prepare(config, study):
+        for _ in prepare(config, study, config.resources.cpus_per_worker):
             pass
+        found = read_preparation(study)
     device = training_device()
-    return Lessons(
-        corpus=PackedCorpus.load(Path(found.corpus)),
-        targets=CachedTargets(Path(found.targets), device, resolve_precision(config.distillation.precision, device)),
-        rank=rank,
-        num_workers=num_workers,
-    )
+    corpus = PackedCorpus.load(Path(found.corpus))
+    targets = CachedTargets(Path(found.targets), device, resolve_precision(config.distillation.precision, device))
+    targets.check_corpus(corpus)
+    return Lessons(corpus=corpus, targets=targets, rank=rank, num_workers=num_workers)
 
 
 def read_preparation(study: StudyPaths) -> Preparation:

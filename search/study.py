@@ -25,7 +25,7 @@ from minilm_core.objectives import Objective, as_costs
 from minilm_core.records import Failure, Status, TrialRecord, from_json, most_accurate_first
 from minilm_core.sources import resolve
 from search.calibrated import calibrate_apart, find_table, widths_needed
-from search.cluster import Stream, cluster
+from search.cluster import Stream, cluster, cores_on_one_node
 from search.config import Executor, SearchConfig
 from search.context import StudyContext, failed_record
 from search.display import Display
@@ -88,9 +88,9 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
 
 
 def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Display) -> Ending:
+    _prepare(context, display)
     teacher_job = _teacher_job(context, ledger)
     teacher = None if teacher_job is None else _Baseline(teacher_job, ledger, display)
-    _prepare(context, display)
     ending = _search(context, space, ledger, _Watcher(display, teacher))
     if teacher is not None:
         teacher.finish()
@@ -151,7 +151,11 @@ def _study_table(study: StudyPaths) -> LatencyTable | None:
 def _prepare(context: StudyContext, display: Display) -> None:
     """Makes what all trials share."""
     work = "preparation"
-    for progress in Stream(prepare, context.config, context.study, resources=context.config.resources).rest():
+    # No trial runs yet, so the cores of all that will run at once are free.
+    num_cpus = cores_on_one_node(context.config.resources)
+    arguments = (context.config, context.study, num_cpus)
+    stream = Stream(prepare, *arguments, num_cpus=num_cpus, num_gpus=context.config.resources.gpus_per_worker)
+    for progress in stream.rest():
         display.progress(work, progress)
     display.ended(work)
     set_seconds(context.study, read_preparation(context.study).seconds)
@@ -164,7 +168,9 @@ class _Baseline:
         self._ledger = ledger
         self._display = display
         self._work = job.blank_record(Status.COMPLETE).label
-        self._stream = Stream(baseline, job, resources=job.config.resources)
+        resources = job.config.resources
+        held = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
+        self._stream = Stream(baseline, job, **held)
 
     def follow(self) -> None:
         """Takes in what it has reported since the last call."""

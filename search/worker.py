@@ -6,6 +6,7 @@ and in a test.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -124,7 +125,6 @@ def _distilled(worker: Worker) -> Iterator[Progress]:
         open_lessons(job.config, job.study, rank=0, num_workers=1)
     worker.wait_for_others()
     encoder = _initialised(worker)
-    progress = None
     last_saved = time.monotonic()
     for progress in distil(
         worker.in_parallel(RelationEncoder(encoder, job.choice.architecture.num_layers)),
@@ -135,7 +135,9 @@ def _distilled(worker: Worker) -> Iterator[Progress]:
         resume_from=job.folder / "checkpoint",
     ):
         is_time = time.monotonic() - last_saved >= schedule.checkpoint_every_seconds
-        if worker.is_first and (is_time or progress.is_finished):
+        # None after the last step: the student itself is saved next, and a crash before that repeats the last steps and
+        # with them the last held-out loss.
+        if worker.is_first and is_time and not progress.is_finished:
             progress.save_checkpoint(job.folder / "checkpoint")
             last_saved = time.monotonic()
         if progress.held_out_loss is not None or _is_event(progress.step, progress.num_steps):
@@ -148,6 +150,7 @@ def _distilled(worker: Worker) -> Iterator[Progress]:
             )
     if worker.is_first:
         _save_encoder(worker, encoder)
+        shutil.rmtree(job.folder / "checkpoint", ignore_errors=True)
     worker.wait_for_others()
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from transformers import PretrainedConfig, RobertaConfig
+from transformers import PretrainedConfig
 
 from minilm_core.architecture import StudentArchitecture
-from minilm_core.calibration import Timing, calibrate, max_sequence_length, plan_calibration, time_encoder
+from minilm_core.calibration import Timing, calibrate, plan_calibration, time_encoder
 from minilm_core.encoders import build_encoder
 from minilm_core.errors import UserError
 from minilm_core.latency import LatencyTarget
@@ -109,8 +109,3 @@ def test_percentiles_are_over_all_samples_and_the_spread_over_rounds():
     assert timing.p90_ms == 90.0
     assert timing.spread == pytest.approx(74.5 / 25)
     assert timing.is_noisy
-
-
-def test_positions_kept_for_padding_are_no_room_for_tokens(teacher_config: PretrainedConfig):
-    assert max_sequence_length(teacher_config) == 64
-    assert max_sequence_length(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512

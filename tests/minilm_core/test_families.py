@@ -2,7 +2,7 @@ import pytest
 
 from minilm_core.architecture import EmbeddingShape, StudentArchitecture
 from minilm_core.errors import UserError
-from minilm_core.families import embedding_shape, encoder_architecture
+from minilm_core.families import embedding_shape, encoder_architecture, max_sequence_length
 
 TEACHER = {
     "model_type": "bert",
@@ -27,3 +27,9 @@ def test_a_table_that_the_configuration_does_not_name_is_refused():
 
 def test_a_teachers_sizes_are_read():
     assert encoder_architecture(TEACHER) == StudentArchitecture(num_layers=6, hidden_size=384, num_heads=12)
+
+
+def test_positions_kept_for_padding_are_no_room_for_tokens():
+    assert max_sequence_length(TEACHER) == 512
+    roberta = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+    assert max_sequence_length(roberta) == 512

@@ -112,7 +112,7 @@ def open_study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
             latency_table=None,
         )
         if is_prepared:
-            list(prepare(context.config, context.study))
+            list(prepare(context.config, context.study, 1))
         return context
 
     return open_one

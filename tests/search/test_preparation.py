@@ -28,7 +28,7 @@ def names_in(folder: Path) -> set[str]:
 
 def test_preparing_says_what_it_does_and_how_far_it_is(open_study: OpenStudy, tmp_path: Path) -> None:
     context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
-    progress = list(prepare(context.config, context.study))
+    progress = list(prepare(context.config, context.study, 1))
     corpus = PackedCorpus.load(Path(read_preparation(context.study).corpus))
     assert [step.stage for step in progress[:2]] == ["packing the corpus", "caching the teacher's targets"]
     assert progress[-1].is_finished
@@ -39,7 +39,7 @@ def test_what_is_found_is_not_made_again(open_study: OpenStudy, tmp_path: Path) 
     first = open_study(f"storage.cache={tmp_path}/cache")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     second = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
-    assert [step.stage for step in prepare(second.config, second.study)] == ["packing the corpus"]
+    assert [step.stage for step in prepare(second.config, second.study, 1)] == ["packing the corpus"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found, again = read_preparation(first.study), read_preparation(second.study)
     assert (found.corpus, found.targets) == (again.corpus, again.targets)
@@ -78,14 +78,14 @@ def test_a_preparation_given_up_half_way_leaves_no_targets_and_no_word_of_them(
     open_study: OpenStudy, tmp_path: Path
 ) -> None:
     context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
-    steps = prepare(context.config, context.study)
+    steps = prepare(context.config, context.study, 1)
     for _ in range(2):
         next(steps)
     assert isinstance(steps, Generator)
     steps.close()
     assert list((tmp_path / "cache" / "targets").iterdir()) == []
     assert not context.study.preparation.exists()
-    for _ in prepare(context.config, context.study):
+    for _ in prepare(context.config, context.study, 1):
         pass
     assert Path(read_preparation(context.study).targets).is_dir()
 

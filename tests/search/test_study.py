@@ -193,18 +193,18 @@ def test_a_failure_that_repeats_stops_the_search_with_one_traceback(material: Pa
 
 
 def test_a_failed_trial_costs_one_trial_and_not_the_search(material: Path, tmp_path: Path) -> None:
-    space = (
-        "space={num_layers: [1], hidden_sizes: [16], head_sizes: [4], "
-        "distillation_learning_rate: [1e-3, 1e30], finetuning_learning_rate: [1e-3, 2e-3]}"
-    )
-    done = launch(material, tmp_path, space, "budget.num_trials=4", *NO_BASELINES)
-    assert done.returncode == 0, done.stderr
     study = StudyPaths(root=tmp_path / "tiny")
-    ended = Counter(record.status for record in students(study) if record.counts_for_budget)
-    assert ended == {Status.COMPLETE: 2, Status.FAILED: 2}
-    kinds = {record.failure.kind for record in students(study) if record.status is Status.FAILED and record.failure}
-    assert kinds == {FailureKind.NON_FINITE_LOSS}
-    assert "Traceback" in TrialPaths(root=failed_folder(study)).log.read_text()
+    paths = TrialPaths(root=study.trial_folder(0))
+    paths.root.mkdir(parents=True)
+    paths.student.write_text("a file where the student's folder is to be")
+    done = launch(material, tmp_path, "budget.num_trials=3", *NO_BASELINES)
+    assert done.returncode == 0, done.stderr
+    ended = {record.number: record for record in students(study) if record.counts_for_budget}
+    assert Counter(record.status for record in ended.values()) == {Status.COMPLETE: 2, Status.FAILED: 1}
+    assert ended[0].failure is not None
+    assert ended[0].failure.kind is FailureKind.CRASH
+    assert "Traceback" in paths.log.read_text()
+    assert optuna_states(study)[TrialState.FAIL] == 1
 
 
 def test_a_budget_of_device_hours_ends_the_search_with_exit_code_3(material: Path, tmp_path: Path) -> None:
@@ -230,11 +230,6 @@ def test_limits_that_no_student_keeps_are_refused_before_anything_runs(material:
     done = launch(material, tmp_path, "limits.max_size_bytes=1kB")
     assert done.returncode == 2
     assert "limits must admit at least one student of the space" in done.stderr
-
-
-def failed_folder(study: StudyPaths) -> Path:
-    number = next(record.number for record in students(study) if record.status is Status.FAILED)
-    return study.trial_folder(number)
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float = 180) -> None:
