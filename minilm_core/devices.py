@@ -5,12 +5,23 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from minilm_core.errors import UserError
 from minilm_core.schedules import Precision
 
 
-def training_device() -> torch.device:
-    """Returns the GPU this process was given, or the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+def training_device(has_gpu: bool) -> torch.device:
+    """Returns the GPU that this process was given, or the CPU.
+
+    Whether it was given one is not asked of the machine: a process that Ray gave none may still see them all.
+
+    Raises:
+        UserError: if there is no GPU although one was given.
+    """
+    if not has_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("gpus_per_worker must be 0 where PyTorch finds no GPU")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def device_name(device: torch.device) -> str:

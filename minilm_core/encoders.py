@@ -105,7 +105,7 @@ def student_config(architecture: StudentArchitecture, teacher_config: Pretrained
 def build_encoder(architecture: StudentArchitecture, teacher_config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
     """Builds a randomly initialised encoder of the teacher's family; the same seed gives the same weights."""
     check_model_type(teacher_config.to_dict())
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # Whatever the teacher was stored in: parameters and optimiser state are fp32.
         return AutoModel.from_config(student_config(architecture, teacher_config), dtype=torch.float32)

@@ -60,7 +60,10 @@ def max_sequence_length(config_json: Mapping[str, Any]) -> int:
     num_positions = _count(config_json, "max_position_embeddings")
     if config_json["model_type"] == "bert":
         return num_positions
-    return num_positions - int(config_json.get("pad_token_id", 1)) - 1
+    padding = config_json.get("pad_token_id", 1)
+    if not isinstance(padding, int):
+        raise UserError(f"a teacher's config.json must have a whole pad_token_id, got {padding}")
+    return num_positions - padding - 1
 
 
 def _count(config_json: Mapping[str, Any], name: str) -> int:

@@ -89,7 +89,7 @@ def load_task_data(task: Task, base: Path, tokenizer_folder: Path, max_length: i
 def build_classifier(encoder_folder: Path, data: TaskData, *, seed: int) -> PreTrainedModel:
     """Puts a new head on an encoder read from disk; the same seed gives the same head."""
     names = data.label_names or tuple(str(label) for label in range(data.num_labels))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForSequenceClassification.from_pretrained(
             encoder_folder,

@@ -5,6 +5,7 @@ a .parquet, .jsonl or .csv file (or the Hub's train-00000-of-00002.parquet and s
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -74,6 +75,11 @@ class Task:
     max_validation_examples: int | None = None
 
     def __post_init__(self) -> None:
+        # It names files and folders of a study.
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise UserError(
+                f"a task's name must be letters, digits, '.', '_' or '-' after a letter or digit, got {self.name!r}"
+            )
         metric_named(self.metric)
         if (self.path is None) == (self.dataset is None):
             raise UserError(f"task {self.name} must have one of path and dataset, got {self.path} and {self.dataset}")

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ def cluster(resources: Resources, address: str | None) -> Iterator[None]:
     # Ray has taken the signal over; a search that is told to end says how to go on.
     signal.signal(signal.SIGTERM, previous)
     try:
-        _check_capacity(resources, ray.cluster_resources())
+        _check_capacity(resources)
         yield
     finally:
         ray.shutdown()
@@ -60,7 +60,9 @@ class Stream:
     def __init__(
         self, function: Callable[..., Iterator[Any]], *arguments: Any, num_cpus: float, num_gpus: float
     ) -> None:
-        remote = ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, num_returns="streaming")
+        held = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        # No retry: it would repeat what has been yielded.
+        remote = ray.remote(function).options(**held, num_returns="streaming", max_retries=0)
         self._generator: Any = remote.remote(*arguments)
 
     def ready(self) -> Iterator[Any]:
@@ -79,7 +81,11 @@ class Stream:
         except StopIteration:
             self._generator = None
             return
-        yield ray.get(reference)
+        try:
+            yield ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            self._generator = None
+            raise error.cause from None
 
 
 def _start(resources: Resources) -> None:
@@ -94,31 +100,44 @@ def _start(resources: Resources) -> None:
 
 
 def _join(address: str) -> None:
-    # Ray nodes need our dependencies installed, not us.
-    modules = [minilm_core, spaces, search]
+    if address.startswith("ray://"):
+        # Tune would then run in a process of its own on the head node, and the records would be written there.
+        raise UserError(f"--address must be HOST:PORT or auto, given on a node of the cluster, got {address}")
+    # Nodes need our dependencies installed, but not us; our settings of Ray Train do not travel by themselves either.
+    settings = {name: os.environ[name] for name in _SETTINGS if name.startswith("RAY_TRAIN")}
+    runtime_env = {"py_modules": [minilm_core, spaces, search], "env_vars": settings}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env={"py_modules": modules})
+        ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=runtime_env)
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise UserError(f"--address must be that of a running Ray cluster, got {address} ({first})") from error
+        raise UserError(
+            f"--address must be that of a running Ray cluster with this one's RAY_AUTH_MODE, got {address} ({first})"
+        ) from error
+
+
+def _nodes() -> list[tuple[float, float]]:
+    """Returns the CPU cores and GPUs of each node."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive]
 
 
 def cores_on_one_node(resources: Resources) -> float:
-    """Returns the cores of all trials that run at once, or of the largest node where it has fewer."""
-    largest = max(float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    """Returns the cores of all trials that run at once, or those of the largest node where it has fewer."""
+    largest = max(cpus for cpus, gpus in _nodes() if gpus >= resources.gpus_per_worker)
     return min(resources.num_cpus, largest)
 
 
-def _check_capacity(resources: Resources, available: Mapping[str, float]) -> None:
-    for name, device, each in (
-        ("cpus_per_worker", "CPU", resources.cpus_per_worker),
-        ("gpus_per_worker", "GPU", resources.gpus_per_worker),
-    ):
-        asked, found = resources.workers_per_trial * each, available.get(device, 0.0)
-        if asked > found:
-            raise UserError(
-                f"workers_per_trial times {name} must be at most the cluster's {found:g} {device}s, got {asked:g}"
-            )
+def _check_capacity(resources: Resources) -> None:
+    """Refuses trials that would wait for ever: a worker has to fit on one node, and a trial's workers on all."""
+    each_cpus, each_gpus = resources.cpus_per_worker, resources.gpus_per_worker
+    places = sum(
+        int(min(cpus // each_cpus, gpus // each_gpus if each_gpus else cpus // each_cpus)) for cpus, gpus in _nodes()
+    )
+    if places < resources.workers_per_trial:
+        raise UserError(
+            f"the cluster must have room for the {resources.workers_per_trial} workers of a trial, each with "
+            f"{each_cpus:g} CPUs and {each_gpus:g} GPUs on one node, got room for {places}"
+        )
 
 
 def cluster_summary() -> str:

@@ -8,7 +8,7 @@ from minilm_core.errors import FailureKind, classify_failure
 from minilm_core.latency import LatencyTable
 from minilm_core.records import Failure, Role, Status, TrialRecord
 from search.config import SearchConfig
-from search.job import Job, ProgressLog, devices_held, now
+from search.job import Job, ProgressLog, now
 from search.storage import StudyPaths
 from spaces.limits import Violation
 from spaces.space import StudentChoice
@@ -76,7 +76,7 @@ def failed_record(job: Job, error: BaseException, kind: FailureKind | None = Non
     return replace(
         job.blank_record(Status.FAILED, failure),
         seconds=seconds,
-        device_hours=devices_held(job.config) * sum(seconds.values()) / 3600,
+        device_hours=job.num_devices * sum(seconds.values()) / 3600,
         started_at=log.started_at(),
         finished_at=now(),
     )

@@ -123,8 +123,8 @@ def _devices() -> str:
     from minilm_core.devices import device_name, resolve_precision, training_device
     from minilm_core.schedules import Precision
 
-    device = training_device()
     num_gpus = torch.cuda.device_count()
+    device = training_device(num_gpus > 0)
     return (
         f"{os.cpu_count()} CPU cores, {num_gpus} GPUs; training on {device_name(device)} in "
         f"{resolve_precision(Precision.AUTO, device)}"

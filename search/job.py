@@ -44,6 +44,17 @@ class Job:
             case Role.TEACHER:
                 return self.study.teacher_folder
 
+    @property
+    def num_workers(self) -> int:
+        """Processes that share the job: baselines are trained by one, whatever a trial has."""
+        return self.config.resources.workers_per_trial if self.role is Role.STUDENT else 1
+
+    @property
+    def num_devices(self) -> float:
+        """Devices that the job holds: GPUs where its workers have any, else processor cores."""
+        resources = self.config.resources
+        return self.num_workers * (resources.gpus_per_worker or resources.cpus_per_worker)
+
     def known_figures(self) -> dict[str, float]:
         """Returns the objectives that follow from the choice alone, before any training."""
         architecture = self.choice.architecture
@@ -72,7 +83,7 @@ class Job:
             size_bytes=architecture.size_bytes(self.embeddings),
             flops=architecture.flops(self.config.latency.sequence_length),
             latency_ms=self.latency_ms,
-            num_workers=self.config.resources.workers_per_trial,
+            num_workers=self.num_workers,
             seed=self.config.seed,
             failure=failure,
             twin_of=self.number if self.role is Role.TWIN else None,
@@ -156,12 +167,6 @@ def mean_accuracy(tasks: Mapping[str, TaskResult]) -> float:
 def now() -> str:
     """Returns the time: ISO 8601, UTC, with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def devices_held(config: SearchConfig) -> float:
-    """Returns the devices that a trial holds: GPUs where it asks for any, else processor cores."""
-    resources = config.resources
-    return resources.workers_per_trial * (resources.gpus_per_worker or resources.cpus_per_worker)
 
 
 def total_device_hours(records: Iterable[TrialRecord]) -> float:

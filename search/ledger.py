@@ -1,9 +1,11 @@
 """The driver's book of a study: every record goes through here, and it says when the search is over."""
 
+import re
 from collections.abc import Callable
 from enum import StrEnum
 
-from minilm_core.records import Role, Status, TrialRecord, append_record, read_records
+from minilm_core.errors import FailureKind
+from minilm_core.records import Failure, Role, Status, TrialRecord, append_record, read_records
 from search.config import SearchConfig
 from search.job import total_device_hours
 from search.storage import StudyPaths, mirror_file
@@ -90,7 +92,7 @@ class Ledger:
             self._failures_in_a_row = []
             return
         before = self._failures_in_a_row[-1].failure if self._failures_in_a_row else None
-        is_same = before is not None and (before.kind, before.message) == (record.failure.kind, record.failure.message)
+        is_same = before is not None and _sort_of(before) == _sort_of(record.failure)
         self._failures_in_a_row = [*self._failures_in_a_row, record] if is_same else [record]
 
     def _mirror(self) -> None:
@@ -101,3 +103,8 @@ class Ledger:
         except OSError as error:
             # The record is safe on the local disk, and the next one takes it along.
             self._on_trouble(f"the records could not be mirrored to {self._config.storage.mirror}: {error}")
+
+
+def _sort_of(failure: Failure) -> tuple[FailureKind, str]:
+    """Returns what makes two failures one and the same: the steps, bytes and process numbers in a message do not."""
+    return failure.kind, re.sub(r"\d[\d.,]*", "#", failure.message)

@@ -13,6 +13,7 @@ from minilm_core.corpus import PackedCorpus, pack
 from minilm_core.devices import resolve_precision, training_device
 from minilm_core.distillation import Lessons
 from minilm_core.encoders import RelationEncoder, load_encoder
+from minilm_core.errors import UserError
 from minilm_core.sources import resolve, weights_sha256
 from minilm_core.targets import CachedTargets, TargetsKey, cache_targets
 from minilm_core.tasks import SplitRole, load_split, load_test_split
@@ -47,14 +48,16 @@ def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float) -> Iterato
     teacher_folder = resolve(config.teacher, study.root)
     cache = Path(config.storage.cache)
     corpus = pack(config.corpus, study.root, teacher_folder, cache / "corpora")
+    _check_same_corpus(study, corpus)
     write_evaluation(config, study)
     packed = time.monotonic()
-    encoder = load_encoder(teacher_folder).to(training_device())
+    device = training_device(config.resources.gpus_per_worker > 0)
+    encoder = load_encoder(teacher_folder).to(device)
     key = TargetsKey(
         weights_sha256=weights_sha256(teacher_folder),
         layer=config.teacher.layer or encoder.config.num_hidden_layers,
         corpus_fingerprint=corpus.fingerprint,
-        precision=resolve_precision(config.distillation.precision, training_device()),
+        precision=resolve_precision(config.distillation.precision, device),
     )
     for num_rows in cache_targets(RelationEncoder(encoder, key.layer), corpus, key, cache / "targets"):
         yield Progress(stage="caching the teacher's targets", step=num_rows, num_steps=corpus.num_rows)
@@ -73,7 +76,7 @@ def open_lessons(config: SearchConfig, study: StudyPaths, *, rank: int, num_work
         for _ in prepare(config, study, config.resources.cpus_per_worker):
             pass
         found = read_preparation(study)
-    device = training_device()
+    device = training_device(config.resources.gpus_per_worker > 0)
     corpus = PackedCorpus.load(Path(found.corpus))
     targets = CachedTargets(Path(found.targets), device, resolve_precision(config.distillation.precision, device))
     targets.check_corpus(corpus)
@@ -96,4 +99,13 @@ def write_evaluation(config: SearchConfig, study: StudyPaths) -> None:
             "test": None if test is None else test.labels.tolist(),
             "label_names": validation.label_names,
         }
-    write_text_atomically(study.evaluation, json.dumps(labels) + "\n")
+    text = json.dumps(labels) + "\n"
+    if study.evaluation.exists() and study.evaluation.read_text(encoding="utf-8") != text:
+        raise UserError(f"a study's labels must not change once it has begun, those of {study.root} did")
+    write_text_atomically(study.evaluation, text)
+
+
+def _check_same_corpus(study: StudyPaths, corpus: PackedCorpus) -> None:
+    """Refuses to go on with other text: held-out losses would no longer compare."""
+    if study.preparation.exists() and Path(read_preparation(study).corpus).name != corpus.folder.name:
+        raise UserError(f"a study's corpus must not change once it has begun, that of {study.root} did")

@@ -216,4 +216,5 @@ class StudySearcher(Searcher):
 
     def _was_tried(self, trial: optuna.trial.FrozenTrial) -> bool:
         # A running one is an interrupted one, which is handed out before any other is drawn.
-        return trial.state is TrialState.COMPLETE and trial.params.keys() == self._space.parameters.keys()
+        has_run = trial.state in (TrialState.COMPLETE, TrialState.FAIL)
+        return has_run and trial.params.keys() == self._space.parameters.keys()

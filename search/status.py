@@ -4,10 +4,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from minilm_core.records import Role, Status, read_records
 from search.config import load_config
+from search.driver_lock import is_driven
 from search.job import ProgressLog, total_device_hours
 from search.storage import StudyPaths, TrialPaths
 
@@ -50,36 +49,27 @@ class StudyStatus:
         return asdict(self)
 
 
-def read_status(study: StudyPaths) -> StudyStatus:
-    """Reads a study's files and returns how far it is."""
+def read_status(study: StudyPaths, *, has_ended: bool = False) -> StudyStatus:
+    """Reads a study's files and returns how far it is; its own driver says when it has ended."""
     config = load_config(study.search_yaml).config
     records = read_records(study.records)
     students = [record for record in records if record.role is Role.STUDENT]
     num_ended = sum(record.counts_for_budget for record in records)
     hours = total_device_hours(records)
     most = config.budget.max_device_hours
-    is_over = num_ended >= config.budget.num_trials or (most is not None and hours >= most)
-    at_rest = State.DONE if is_over else State.INTERRUPTED
+    # A space that holds no other student ends a search before its budget does.
+    is_spent = num_ended >= config.budget.num_trials or (most is not None and hours >= most)
+    at_rest = State.DONE if is_spent or study.exhausted.exists() else State.INTERRUPTED
     statuses = [record.status for record in students]
     return StudyStatus(
         name=config.name,
-        state=State.RUNNING if _is_driven(study) else at_rest,
+        state=State.RUNNING if not has_ended and is_driven(study) else at_rest,
         num_trials=config.budget.num_trials,
         num_ended=num_ended,
         counts={str(status): statuses.count(status) for status in Status if status in statuses},
         device_hours=hours,
         running=tuple(_begun(study, {study.trial_folder(record.number).name for record in students})),
     )
-
-
-def _is_driven(study: StudyPaths) -> bool:
-    lock = FileLock(study.lock, blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def _begun(study: StudyPaths, ended: set[str]) -> list[tuple[str, dict[str, Any]]]:

@@ -54,6 +54,11 @@ class StudyPaths:
         return self.root / "preparation.json"
 
     @property
+    def exhausted(self) -> Path:
+        """There once the space was found to hold no other student."""
+        return self.root / "exhausted"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that drives the study."""
         return self.root / "driver.lock"
@@ -105,7 +110,7 @@ class TrialPaths:
 
     @property
     def log(self) -> Path:
-        """What the workers wrote and why they failed."""
+        """What Python logged in the trial's process, and why it failed."""
         return self.root / "log.txt"
 
     @property

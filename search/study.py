@@ -5,13 +5,12 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock, Timeout
+import ray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -35,7 +34,7 @@ from search.ledger import Ending, Ledger
 from search.preparation import prepare, read_preparation
 from search.searcher import StudySearcher, make_sampler, open_study, reconcile
 from search.storage import StudyPaths
-from search.teacher import check_against_teacher
+from search.teacher import check_against_teacher, read_config
 from search.trial import baseline, make_trainable
 from spaces.limits import Violation
 from spaces.space import StudentChoice, StudentSpace
@@ -59,7 +58,7 @@ class Outcome:
 
 
 def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> Outcome:
-    """Runs a study to its end from wherever its records say it stands.
+    """Runs a study to its end from wherever its records say it stands; the caller holds its lock.
 
     Args:
         config: Its paths are absolute; written to the study's folder already.
@@ -67,19 +66,18 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
         address: Of a Ray cluster; None starts Ray on this machine.
 
     Raises:
-        UserError: if another driver runs the study, the settings do not fit the teacher, or the cluster is too small.
+        UserError: if the settings do not fit the teacher, or the cluster is too small.
     """
-    with _only_driver(study):
-        context, space = _open(config, study)
-        display = Display(
-            config.name, config.declared_objectives, config.budget.num_trials, config.resources.max_concurrent_trials
-        )
-        ledger = Ledger(config, study, on_record=display.record, on_trouble=display.message)
-        display.seen_before(ledger.records)
-        ending = ledger.ending
-        if ending is None or _teacher_job(context, ledger) or _twin_job(context, ledger):
-            with display, cluster(config.resources, address):
-                ending = _run(context, space, ledger, display)
+    context, space = _open(config, study)
+    display = Display(
+        config.name, config.declared_objectives, config.budget.num_trials, config.resources.max_concurrent_trials
+    )
+    ledger = Ledger(config, study, on_record=display.record, on_trouble=display.message)
+    display.seen_before(ledger.records)
+    ending = ledger.ending
+    if ending is None or _teacher_job(context, ledger) or _twin_job(context, ledger):
+        with display, cluster(config.resources, address):
+            ending = _run(context, space, ledger, display)
     return Outcome(
         ending=ending,
         num_complete=sum(record.is_complete_student for record in ledger.records),
@@ -100,24 +98,10 @@ def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Di
     return ending
 
 
-@contextmanager
-def _only_driver(study: StudyPaths) -> Iterator[None]:
-    """Holds the study's lock; the operating system frees it however this process ends."""
-    lock = FileLock(study.lock, blocking=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(f"a study must have one driver at a time, {study.root} is being run by another") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, StudentSpace]:
     """Checks the settings against the teacher and finds or makes the latency table."""
     teacher_folder = resolve(config.teacher, study.root)
-    config_json = json.loads((teacher_folder / "config.json").read_text(encoding="utf-8"))
+    config_json = read_config(teacher_folder / "config.json")
     space = check_against_teacher(config, config_json)
     teacher = encoder_architecture(config_json)
     table = None
@@ -165,6 +149,7 @@ class _Baseline:
     """A model that students are compared with, trained beside whatever else runs."""
 
     def __init__(self, job: Job, ledger: Ledger, display: Display) -> None:
+        self._job = job
         self._ledger = ledger
         self._display = display
         self._work = job.blank_record(Status.COMPLETE).label
@@ -174,19 +159,22 @@ class _Baseline:
 
     def follow(self) -> None:
         """Takes in what it has reported since the last call."""
-        for row in self._stream.ready():
-            self._take_in(row)
+        self._take_in(self._stream.ready())
 
     def finish(self) -> None:
         """Waits for its end."""
-        for row in self._stream.rest():
-            self._take_in(row)
+        self._take_in(self._stream.rest())
 
-    def _take_in(self, row: Mapping[str, Any]) -> None:
-        if "record" in row:
-            self._ledger.add(from_json(row["record"]))
-        else:
-            self._display.progress(self._work, Progress(**row))
+    def _take_in(self, rows: Iterator[Mapping[str, Any]]) -> None:
+        try:
+            for row in rows:
+                if "record" in row:
+                    self._ledger.add(from_json(row["record"]))
+                else:
+                    self._display.progress(self._work, Progress(**row))
+        except ray.exceptions.RayError as error:
+            # Its process is lost, and the comparison with it; the search goes on.
+            self._ledger.add(failed_record(self._job, error, FailureKind.NODE_LOST))
 
 
 def _teacher_job(context: StudyContext, ledger: Ledger) -> Job | None:
@@ -227,6 +215,7 @@ def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher:
         if ledger.ending is None:
             # Only a searcher that found no other student stops before the budget does.
             assert searcher.is_exhausted, "a search ends for one of the reasons that it knows"
+            context.study.exhausted.touch()
     _write_importances(study, context)
     return ledger.ending or Ending.EXHAUSTED
 

@@ -23,14 +23,32 @@ def find_teacher_config(loaded: LoadedConfig) -> Mapping[str, Any] | None:
         file = folder / "config.json"
     else:
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
 
-        cached = try_to_load_from_cache(source.model, "config.json", revision=source.revision)
+        try:
+            cached = try_to_load_from_cache(source.model, "config.json", revision=source.revision)
+        except HFValidationError as error:
+            raise UserError(
+                f"teacher.model must be a folder, a Hub id or package:MODULE, got {source.model}"
+            ) from error
         if not isinstance(cached, str):
             return None
         file = Path(cached)
     if not file.is_file():
         raise UserError(f"a teacher folder must hold config.json and model.safetensors, got {file.parent}")
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return read_config(file)
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Reads an encoder's config.json.
+
+    Raises:
+        UserError: if it is no JSON.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"a teacher's config.json must be JSON, got {file} ({error})") from error
     return content
 
 

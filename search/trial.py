@@ -93,7 +93,8 @@ def _run_train(job: Job) -> str:
     result = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        # A day: while the first worker makes what is missing on a node or evaluates, the others wait.
+        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo", timeout_s=86_400),
         scaling_config=ScalingConfig(
             num_workers=resources.workers_per_trial,
             use_gpu=resources.gpus_per_worker > 0,

@@ -26,7 +26,7 @@ from minilm_core.finetuning import build_classifier, evaluate, finetune, load_ta
 from minilm_core.records import Role, Status, TaskResult, TrialRecord, task_result_from_dict
 from minilm_core.sources import resolve
 from minilm_core.tasks import Task
-from search.job import Job, Progress, ProgressLog, devices_held, mean_accuracy, now
+from search.job import Job, Progress, ProgressLog, mean_accuracy, now
 from search.preparation import open_lessons
 
 EVENTS_PER_STAGE = 20
@@ -91,13 +91,14 @@ def run_job(job: Job) -> Iterator[Progress | TrialRecord]:
 
 
 def _join(job: Job) -> Worker:
-    device = training_device()
+    device = training_device(job.config.resources.gpus_per_worker > 0)
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(job.config.resources.cpus_per_worker)))
     is_shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     return Worker(
         job=job,
-        teacher=resolve(job.config.teacher, job.study.root),
+        # The driver has checked the weights' hash; no trial reads them all again.
+        teacher=resolve(replace(job.config.teacher, sha256=None), job.study.root),
         device=device,
         rank=torch.distributed.get_rank() if is_shared else 0,
         num_workers=torch.distributed.get_world_size() if is_shared else 1,
@@ -220,7 +221,7 @@ def _record(worker: Worker, log: ProgressLog) -> TrialRecord:
         num_steps=schedule.num_steps if distils else 0,
         num_tokens=schedule.num_steps * tokens_per_step if distils else 0,
         seconds=seconds,
-        device_hours=devices_held(job.config) * sum(seconds.values()) / 3600,
+        device_hours=job.num_devices * sum(seconds.values()) / 3600,
         device=device_name(worker.device),
         precision=str(resolve_precision(schedule.precision, worker.device)),
         started_at=log.started_at(),

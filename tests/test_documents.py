@@ -18,7 +18,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return [text for named, text in fenced if named == language]
 
 
 def commands() -> list[str]:
@@ -36,6 +37,15 @@ def test_every_make_target_named_is_in_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"make (\w[\w-]*)", README)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_readme_shows_the_whole_way() -> None:
+    shown = {command.split()[1] for command in commands()}
+    assert {"init", "validate", "plan", "launch", "report", "pick", "package", "verify"} <= shown
+
+
+def test_nothing_in_the_readme_is_left_to_fill_in() -> None:
+    assert "@@" not in README
 
 
 @pytest.mark.parametrize("command", commands())

@@ -49,6 +49,9 @@ def main() -> NoReturn:
     except UserError as error:
         complain(str(error))
         code = ExitCode.USAGE
+    except OSError as error:
+        complain(f"{error.strerror or error}{'' if error.filename is None else f': {error.filename}'}")
+        code = ExitCode.FAILED
     except (KeyboardInterrupt, typer.Abort):
         code = ExitCode.INTERRUPTED
     # Some versions of typer raise what interrupted a command, others return its exit code.

@@ -1,5 +1,6 @@
 """The verbs of a running search: launch, status, resume."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ from search.cli.terminal import (
     say_next,
     shown_path,
 )
+from search.driver_lock import only_driver
 from search.storage import StudyPaths, check_mirror
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run a search; a study of the same settings goes on from where it stands."""
-    from search.config import load_config, resolved_yaml
+    from search.config import load_config
     from search.teacher import check_against_teacher, find_teacher_config
 
     loaded = load_config(search_yaml, overrides or ())
@@ -46,18 +48,11 @@ def launch(
     study = StudyPaths(root=config.study_folder)
     if config.storage.mirror is not None:
         check_mirror(config.storage.mirror)
-    if study.search_yaml.exists():
-        earlier = load_config(study.search_yaml)
-        if earlier.sha256 != loaded.sha256:
-            raise UserError(
-                f"a study's settings must not change: {shown_path(study.root)} was launched with others; "
-                f"go on with `minilm-search resume {shown_path(study.root)}`, or choose another name"
-            )
-    else:
-        from minilm_core.atomic import write_text_atomically
-
-        write_text_atomically(study.search_yaml, resolved_yaml(config))
-    _run(config, loaded.sha256, study, address, as_json)
+    with only_driver(study):
+        # A study in which nothing ran yet binds nobody: its settings may have been what kept it from running.
+        if study.search_yaml.exists() and (study.records.exists() or study.journal.exists()):
+            _check_same_search(config, load_config(study.search_yaml).config, study)
+        _run(config, study, address, as_json)
 
 
 def resume(
@@ -67,20 +62,15 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a search that was interrupted, or ask it for more trials."""
-    from search.config import load_config, resolved_yaml
+    from search.config import load_config
 
     if add_trials < 0:
         raise UserError(f"--add-trials must be at least 0, got {add_trials}")
     study = existing_study(study_folder)
-    loaded = load_config(study.search_yaml)
-    config = loaded.config
-    if add_trials:
-        from minilm_core.atomic import write_text_atomically
-
-        config = replace(config, budget=replace(config.budget, num_trials=config.budget.num_trials + add_trials))
-        write_text_atomically(study.search_yaml, resolved_yaml(config))
-        loaded = load_config(study.search_yaml)
-    _run(config, loaded.sha256, study, address, as_json)
+    with only_driver(study):
+        config = load_config(study.search_yaml).config
+        num_trials = config.budget.num_trials + add_trials
+        _run(replace(config, budget=replace(config.budget, num_trials=num_trials)), study, address, as_json)
 
 
 def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
@@ -98,15 +88,29 @@ def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
     _say_what_follows(found, study_folder)
 
 
-def _run(config: "SearchConfig", sha256: str, study: StudyPaths, address: str | None, as_json: bool) -> None:
+def _check_same_search(config: "SearchConfig", earlier: "SearchConfig", study: StudyPaths) -> None:
+    """Refuses to go on with other settings than a study began with; only its budget may change."""
+    if replace(config, budget=earlier.budget) != earlier:
+        raise UserError(
+            f"a study's settings must not change but for its budget, and {shown_path(study.root)} was launched with "
+            f"others; go on with `minilm-search resume {shown_path(study.root)}`, or choose another name"
+        )
+
+
+def _run(config: "SearchConfig", study: StudyPaths, address: str | None, as_json: bool) -> None:
+    """Runs a study whose lock is held, and says how it ended."""
+    from minilm_core.atomic import write_text_atomically
+    from search.config import resolved_yaml
     from search.environment import write_environment
     from search.ledger import Ending
     from search.status import read_status
     from search.study import run_study
 
-    write_environment(config, sha256, study)
+    text = resolved_yaml(config)
+    write_text_atomically(study.search_yaml, text)
+    write_environment(config, hashlib.sha256(text.encode()).hexdigest(), study)
     outcome = run_study(config, study, address)
-    found = read_status(study)
+    found = read_status(study, has_ended=True)
     if as_json:
         emit_json({**found.to_dict(), "ending": str(outcome.ending)})
     else:

@@ -20,9 +20,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in --set budget.num_trials=20."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Address = Annotated[
-    str | None, typer.Option(help="A running Ray cluster: HOST:PORT, ray://HOST:10001 or auto. Default: this machine.")
-]
+Address = Annotated[str | None, typer.Option(help="A running Ray cluster: HOST:PORT or auto. Default: this machine.")]
 
 
 class ExitCode(IntEnum):

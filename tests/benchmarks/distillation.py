@@ -64,7 +64,7 @@ def measure(
     """Yields a row for each variant of one teacher and student."""
     num_layers, hidden_size = student_size
     student = StudentArchitecture(num_layers=num_layers, hidden_size=hidden_size, num_heads=hidden_size // 32)
-    best = resolve_precision(Precision.AUTO, training_device())
+    best = resolve_precision(Precision.AUTO, training_device(torch.cuda.is_available()))
     variants = [
         Variant(name=f"{'cached' if is_cached else 'online'}-{name}", precision=precision, is_cached=is_cached)
         for is_cached in (False, True)
@@ -103,7 +103,7 @@ def begin(
 ) -> Iterator[DistillationProgress]:
     """Returns a distillation that is about to take its first step."""
     config = BertConfig()
-    device = training_device()
+    device = training_device(torch.cuda.is_available())
     encoder = RelationEncoder(build_encoder(teacher, config, seed=0).eval(), teacher.num_layers).to(device)
     targets: Targets = OnlineTargets(encoder, variant.precision)
     if variant.is_cached:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minilm_core.devices import autocast, device_name, resolve_precision, training_device
+from minilm_core.errors import UserError
 from minilm_core.schedules import Precision
 
 CPU = torch.device("cpu")
@@ -27,13 +28,16 @@ def test_auto_is_bf16_on_a_processor_with_instructions_for_it_and_fp32_on_others
 
 
 def test_auto_never_stays_auto() -> None:
-    assert resolve_precision(Precision.AUTO, training_device()) in (Precision.FP32, Precision.BF16)
+    assert resolve_precision(Precision.AUTO, training_device(torch.cuda.is_available())) in (
+        Precision.FP32,
+        Precision.BF16,
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_auto_is_bf16_on_a_gpu_from_compute_capability_8() -> None:
     expected = Precision.BF16 if torch.cuda.get_device_capability()[0] >= 8 else Precision.FP32
-    assert resolve_precision(Precision.AUTO, training_device()) is expected
+    assert resolve_precision(Precision.AUTO, training_device(torch.cuda.is_available())) is expected
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [(Precision.FP32, torch.float32), (Precision.BF16, torch.bfloat16)])
@@ -44,8 +48,18 @@ def test_matrix_products_run_in_the_precision_asked_for(precision: Precision, dt
 
 
 def test_a_program_without_a_gpu_trains_on_the_cpu() -> None:
-    assert training_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert training_device(torch.cuda.is_available()).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_a_record_names_the_processor() -> None:
     assert device_name(CPU) == f"CPU {platform.machine()}"
+
+
+def test_a_worker_that_was_given_no_gpu_stays_on_the_cpu() -> None:
+    assert training_device(False).type == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match="gpus_per_worker must be 0 where PyTorch finds no GPU"):
+        training_device(True)

@@ -159,9 +159,10 @@ def test_launch_refuses_a_study_of_other_settings(search_yaml: Path) -> None:
     folder = search_yaml.parent / "studies" / "quickstart"
     folder.mkdir(parents=True)
     (folder / "search.yaml").write_text(resolved_yaml(load_config(search_yaml, ["seed=1"]).config), encoding="utf-8")
+    append_record(folder / "records.jsonl", student(0, 0.7))
     done = run("launch", search_yaml)
     assert done.returncode == 2
-    assert "a study's settings must not change" in done.stderr
+    assert "a study's settings must not change but for its budget" in done.stderr
 
 
 def test_resume_refuses_to_take_trials_away(interrupted: Path) -> None:

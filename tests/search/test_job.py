@@ -11,7 +11,7 @@ from minilm_core.architecture import EmbeddingShape, StudentArchitecture
 from minilm_core.errors import FailureKind
 from minilm_core.records import Evaluation, Failure, Role, Status, TaskResult, TrialRecord
 from search.config import Resources, SearchConfig, load_config
-from search.job import Job, Progress, ProgressLog, devices_held, mean_accuracy, total_device_hours
+from search.job import Job, Progress, ProgressLog, mean_accuracy, total_device_hours
 from search.storage import StudyPaths
 from spaces.space import StudentChoice
 
@@ -208,7 +208,14 @@ def test_the_test_split_is_no_part_of_accuracy() -> None:
 )
 def test_a_trial_holds_its_gpus_or_else_its_cores(config: SearchConfig, resources: Resources, held: float) -> None:
     batch = replace(config.distillation, batch_size=16)
-    assert devices_held(replace(config, distillation=batch, resources=resources)) == held
+    assert make_job(replace(config, distillation=batch, resources=resources)).num_devices == held
+
+
+def test_a_baseline_holds_one_worker_whatever_a_trial_has(config: SearchConfig) -> None:
+    shared = replace(config, resources=Resources(workers_per_trial=4, gpus_per_worker=1.0))
+    job = make_job(shared, Role.TEACHER)
+    assert (job.num_workers, job.num_devices) == (1, 1.0)
+    assert job.blank_record(Status.COMPLETE).num_workers == 1
 
 
 def test_device_hours_are_those_of_all_trials() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -226,10 +227,20 @@ def test_a_space_of_few_students_ends_when_all_are_tried(material: Path, tmp_pat
     assert len(tried) == 2
 
 
-def test_limits_that_no_student_keeps_are_refused_before_anything_runs(material: Path, tmp_path: Path) -> None:
-    done = launch(material, tmp_path, "limits.max_size_bytes=1kB")
-    assert done.returncode == 2
-    assert "limits must admit at least one student of the space" in done.stderr
+def test_settings_that_kept_a_study_from_running_may_be_mended(material: Path, tmp_path: Path) -> None:
+    refused = launch(material, tmp_path, "limits.max_size_bytes=1kB")
+    assert refused.returncode == 2
+    assert "limits must admit at least one student of the space" in refused.stderr
+    wrong = launch(material, tmp_path, "corpus.sources=[{path: corpus.jsonl, column: body}]", *NO_BASELINES)
+    assert wrong.returncode == 2
+    assert len([line for line in wrong.stderr.splitlines() if line.startswith("minilm-search: ")]) == 1
+    assert "body" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    mended = launch(material, tmp_path, "budget.num_trials=1", *NO_BASELINES)
+    assert mended.returncode == 0, mended.stderr
+    more = run("resume", tmp_path / "tiny", "--add-trials", "1")
+    assert more.returncode == 0, more.stderr
+    assert "tiny: done, 2 of 2 trials ended" in more.stdout
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float = 180) -> None:
@@ -243,3 +254,38 @@ def wait_for(is_so: Callable[[], bool], seconds: float = 180) -> None:
             pass
         time.sleep(0.05)
     raise AssertionError("the search did not come that far in time")
+
+
+def test_the_same_search_runs_on_a_cluster_that_is_there(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One mode for the cluster and who joins it: Ray's defaults for the two differ.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    port = free_port()
+    ray = Path(sys.executable).with_name("ray")
+    start = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    head = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert head.stdout is not None
+        assert any("--block" in line for line in head.stdout), "the cluster is up once it says that it will stay"
+        words = launch_words(material, tmp_path, ("budget.num_trials=2", *NO_BASELINES))
+        done = run(*words, "--address", f"127.0.0.1:{port}")
+        assert done.returncode == 0, done.stderr
+        assert [record.status for record in students(StudyPaths(root=tmp_path / "tiny"))] == [Status.COMPLETE] * 2
+    finally:
+        head.terminate()
+        head.communicate(timeout=60)
+
+
+def test_an_address_without_a_cluster_is_answered_by_one_line(material: Path, tmp_path: Path) -> None:
+    words = launch_words(material, tmp_path, ("budget.num_trials=2", *NO_BASELINES))
+    done = run(*words, "--address", f"127.0.0.1:{free_port()}")
+    assert done.returncode == 2
+    assert "--address must be that of a running Ray cluster" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
