@@ -71,7 +71,7 @@ def failed_record(job: Job, error: BaseException, kind: FailureKind | None = Non
         message=f"{type(error).__name__}: {lines[0]}",
         traceback="".join(traceback.format_exception(error)),
     )
-    log = ProgressLog(job.folder / "progress.jsonl")
+    log = ProgressLog(job.paths.progress)
     seconds = log.seconds()
     return replace(
         job.blank_record(Status.FAILED, failure),

@@ -13,7 +13,7 @@ from minilm_core.architecture import EmbeddingShape
 from minilm_core.atomic import append_line
 from minilm_core.records import Failure, Role, Status, TaskResult, TrialRecord
 from search.config import SearchConfig
-from search.storage import StudyPaths
+from search.storage import StudyPaths, TrialPaths
 from spaces.space import StudentChoice
 
 
@@ -43,6 +43,11 @@ class Job:
                 return self.study.twin_folder(self.number)
             case Role.TEACHER:
                 return self.study.teacher_folder
+
+    @property
+    def paths(self) -> TrialPaths:
+        """The layout of that folder."""
+        return TrialPaths(root=self.folder)
 
     @property
     def num_workers(self) -> int:

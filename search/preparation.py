@@ -61,11 +61,12 @@ def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float) -> Iterato
     )
     for num_rows in cache_targets(RelationEncoder(encoder, key.layer), corpus, key, cache / "targets"):
         yield Progress(stage="caching the teacher's targets", step=num_rows, num_steps=corpus.num_rows)
-    found = Preparation(
-        corpus=str(corpus.folder),
-        targets=str(cache / "targets" / key.folder_name),
-        seconds={"packing the corpus": packed - started, "caching the teacher's targets": time.monotonic() - packed},
-    )
+    seconds = {"packing the corpus": packed - started, "caching the teacher's targets": time.monotonic() - packed}
+    if study.preparation.exists():
+        # What it cost is what it took to make, and not to find again.
+        earlier = read_preparation(study).seconds
+        seconds = {stage: max(spent, earlier[stage]) for stage, spent in seconds.items()}
+    found = Preparation(corpus=str(corpus.folder), targets=str(cache / "targets" / key.folder_name), seconds=seconds)
     write_text_atomically(study.preparation, json.dumps(asdict(found), indent=2))
 
 

@@ -122,6 +122,10 @@ class TrialPaths:
         """Returns the folder of the student fine-tuned on a task."""
         return self.root / "finetuned" / task
 
+    def result(self, task: str) -> Path:
+        """Returns the file of what the fine-tuned student predicted on a task."""
+        return self.root / "finetuned" / f"{task}.json"
+
 
 def check_mirror(mirror: str) -> None:
     """Refuses a mirror that nothing can be copied to, before a search relies on it.

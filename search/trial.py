@@ -143,7 +143,7 @@ def _cause(error: BaseException) -> tuple[BaseException, FailureKind | None]:
 def _logged(job: Job) -> Iterator[logging.Logger]:
     """Sends what Python logs during the trial, tracebacks included, to log.txt in the trial's folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(job.folder / "log.txt", encoding="utf-8")
+    handler = logging.FileHandler(job.paths.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)

@@ -52,7 +52,7 @@ class Worker:
     @property
     def student_folder(self) -> Path:
         """What fine-tuning starts from."""
-        return self.teacher if self.job.role is Role.TEACHER else self.job.folder / "student"
+        return self.teacher if self.job.role is Role.TEACHER else self.job.paths.student
 
     def wait_for_others(self) -> None:
         """Returns once every worker of the trial has come this far."""
@@ -74,7 +74,7 @@ def run_job(job: Job) -> Iterator[Progress | TrialRecord]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     worker = _join(job)
-    log = ProgressLog(job.folder / "progress.jsonl")
+    log = ProgressLog(job.paths.progress)
     limit_minutes = job.config.budget.trial_timeout_minutes
     started = time.monotonic()
     for progress in _stages(worker):
@@ -133,13 +133,13 @@ def _distilled(worker: Worker) -> Iterator[Progress]:
         schedule,
         learning_rate=job.choice.distillation_learning_rate,
         seed=job.config.seed,
-        resume_from=job.folder / "checkpoint",
+        resume_from=job.paths.checkpoint,
     ):
         is_time = time.monotonic() - last_saved >= schedule.checkpoint_every_seconds
         # None after the last step: the student itself is saved next, and a crash before that repeats the last steps and
         # with them the last held-out loss.
         if worker.is_first and is_time and not progress.is_finished:
-            progress.save_checkpoint(job.folder / "checkpoint")
+            progress.save_checkpoint(job.paths.checkpoint)
             last_saved = time.monotonic()
         if progress.held_out_loss is not None or _is_event(progress.step, progress.num_steps):
             yield Progress(
@@ -151,7 +151,7 @@ def _distilled(worker: Worker) -> Iterator[Progress]:
             )
     if worker.is_first:
         _save_encoder(worker, encoder)
-        shutil.rmtree(job.folder / "checkpoint", ignore_errors=True)
+        shutil.rmtree(job.paths.checkpoint, ignore_errors=True)
     worker.wait_for_others()
 
 
@@ -178,7 +178,7 @@ def _save_encoder(worker: Worker, encoder: PreTrainedModel) -> None:
 def _finetuned(worker: Worker, task: Task) -> Iterator[Progress]:
     """Fine-tunes on a task, evaluates, and keeps the classifier and its result."""
     job, schedule = worker.job, worker.job.config.finetuning
-    folder, result = job.folder / "finetuned" / task.name, _result_file(job, task)
+    folder, result = job.paths.finetuned(task.name), job.paths.result(task.name)
     stage = f"fine-tuning on {task.name}"
     if result.exists():
         return
@@ -206,7 +206,7 @@ def _finetuned(worker: Worker, task: Task) -> Iterator[Progress]:
 def _record(worker: Worker, log: ProgressLog) -> TrialRecord:
     job, schedule = worker.job, worker.job.config.distillation
     tasks: dict[str, TaskResult] = {
-        task.name: task_result_from_dict(json.loads(_result_file(job, task).read_text(encoding="utf-8")))
+        task.name: task_result_from_dict(json.loads(job.paths.result(task.name).read_text(encoding="utf-8")))
         for task in job.config.tasks
     }
     figures = {"accuracy": mean_accuracy(tasks), **job.known_figures()}
@@ -227,10 +227,6 @@ def _record(worker: Worker, log: ProgressLog) -> TrialRecord:
         started_at=log.started_at(),
         finished_at=now(),
     )
-
-
-def _result_file(job: Job, task: Task) -> Path:
-    return job.folder / "finetuned" / f"{task.name}.json"
 
 
 def _is_event(step: int, num_steps: int) -> bool:
