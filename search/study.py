@@ -4,11 +4,10 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import optuna
 import ray
 from optuna.storages import JournalStorage
@@ -20,7 +19,6 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import FailureKind, UserError
 from minilm_core.families import embedding_shape, encoder_architecture
 from minilm_core.latency import LatencyTable
-from minilm_core.objectives import Objective, as_costs
 from minilm_core.records import Failure, Status, TrialRecord, from_json, most_accurate_first
 from minilm_core.sources import resolve
 from search.calibrated import calibrate_apart, find_table, widths_needed
@@ -39,7 +37,7 @@ from search.trial import baseline, make_trainable
 from spaces.limits import Violation
 from spaces.space import StudentChoice, StudentSpace
 
-MIN_TRIALS_FOR_IMPORTANCES = 4
+MIN_TRIALS_FOR_IMPORTANCES = 20
 
 
 class TrialLostError(RuntimeError):
@@ -216,7 +214,7 @@ def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher:
             # Only a searcher that found no other student stops before the budget does.
             assert searcher.is_exhausted, "a search ends for one of the reasons that it knows"
             context.study.exhausted.touch()
-    _write_importances(study, context)
+    write_importances(study, context)
     return ledger.ending or Ending.EXHAUSTED
 
 
@@ -246,24 +244,21 @@ def _tune(context: StudyContext, searcher: StudySearcher, num_trials: int, watch
         shutil.rmtree(context.study.scratch, ignore_errors=True)
 
 
-def _write_importances(study: optuna.Study, context: StudyContext) -> None:
-    """Writes down how much each parameter moved each objective, once there are trials to tell from."""
+def write_importances(study: optuna.Study, context: StudyContext) -> None:
+    """Writes down how much each choice moved accuracy, once there are trials enough to tell from.
+
+    Of accuracy alone: what the other objectives depend on is known in closed form, and an estimate only adds noise.
+    """
     num_complete = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
     if num_complete < MIN_TRIALS_FOR_IMPORTANCES:
         return
+    index = context.config.objectives.index("accuracy")
     with warnings.catch_warnings():
-        # Optuna warns of trials too few or too alike to tell from; the report says how many there were.
+        # Optuna warns of trials too alike to tell from; the report says how many there were.
         warnings.simplefilter("ignore", UserWarning)
-        importances = {
-            objective.name: optuna.importance.get_param_importances(study, target=_cost_of(index, objective))
-            for index, objective in enumerate(context.config.declared_objectives)
-        }
-    write_text_atomically(context.study.importances, json.dumps(importances, indent=2) + "\n")
-
-
-def _cost_of(index: int, objective: Objective) -> Callable[[optuna.trial.FrozenTrial], float]:
-    """Returns what reads an objective off a trial as a cost: Optuna asks what it took to make the target low."""
-    return lambda trial: float(as_costs(np.array([[trial.values[index]]]), [objective])[0, 0])
+        # Optuna asks what made its target low, so the target is the cost.
+        importances = optuna.importance.get_param_importances(study, target=lambda trial: -float(trial.values[index]))
+    write_text_atomically(context.study.importances, json.dumps({"accuracy": importances}, indent=2) + "\n")
 
 
 class _Watcher(tune.Callback):
