@@ -4,7 +4,6 @@ A task's data is a data set on the Hub or a local folder in the same layout: tra
 a .parquet, .jsonl or .csv file (or the Hub's train-00000-of-00002.parquet and so on).
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,23 +156,6 @@ class Split:
     def num_examples(self) -> int:
         """Examples."""
         return len(self.labels)
-
-
-def named_task(name: str, **overrides: Any) -> Task:
-    """Returns a well-known task; a `path` among the overrides stands in for its data set on the Hub.
-
-    Raises:
-        UserError: if the name or an override is unknown.
-    """
-    if name not in NAMED_TASKS:
-        raise UserError(f"a task's name must be one of {', '.join(NAMED_TASKS)}, got {name}")
-    known = [field.name for field in dataclasses.fields(Task)]
-    for override in overrides:
-        if override not in known:
-            raise UserError(f"a task's setting must be one of {', '.join(known)}, got {override}")
-    if overrides.get("path") is not None:
-        overrides = {"dataset": None, "subset": None, "revision": None, **overrides}
-    return dataclasses.replace(NAMED_TASKS[name], **overrides)
 
 
 def load_split(task: Task, base: Path, role: SplitRole) -> Split:
@@ -362,57 +344,3 @@ def _class_numbers(records: _Records, classes: _Classes) -> Int[np.ndarray, " ex
             known_text = ", ".join(names) if known is names else f"0 to {classes.count - 1}"
             raise UserError(f"a label must be one of {known_text}, got {label} in row {row} of {records.place}")
     return np.array([known[label] for label in records.labels], dtype=np.int64)
-
-
-def _glue(name: str, *text_columns: str, metric: str = "accuracy", num_labels: int = 2, **overrides: Any) -> Task:
-    return Task(
-        name=name,
-        dataset="nyu-mll/glue",
-        subset=name,
-        text_columns=text_columns,
-        metric=metric,
-        num_labels=num_labels,
-        **overrides,
-    )
-
-
-def _multilingual(name: str, dataset: str, language: str, *text_columns: str, num_labels: int) -> Task:
-    return Task(
-        name=f"{name}-{language}",
-        dataset=dataset,
-        subset=language,
-        text_columns=text_columns,
-        metric="accuracy",
-        num_labels=num_labels,
-    )
-
-
-# Metrics are the MiniLM paper's: accuracy for MRPC and QQP too. Source: Wang et al., 2020, table 2.
-NAMED_TASKS: Mapping[str, Task] = {
-    task.name: task
-    for task in (
-        _glue("sst2", "sentence"),
-        _glue("cola", "sentence", metric="matthews"),
-        _glue("mrpc", "sentence1", "sentence2"),
-        _glue("rte", "sentence1", "sentence2"),
-        _glue("stsb", "sentence1", "sentence2", metric="spearman", num_labels=1),
-        _glue("qnli", "question", "sentence"),
-        _glue(
-            "mnli",
-            "premise",
-            "hypothesis",
-            num_labels=3,
-            validation_split="validation_matched",
-            test_split="test_matched",
-        ),
-        _glue("qqp", "question1", "question2"),
-        *(
-            _multilingual("xnli", "facebook/xnli", language, "premise", "hypothesis", num_labels=3)
-            for language in ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
-        ),
-        *(
-            _multilingual("pawsx", "google-research-datasets/paws-x", language, "sentence1", "sentence2", num_labels=2)
-            for language in ["de", "en", "es", "fr", "ja", "ko", "zh"]
-        ),
-    )
-}

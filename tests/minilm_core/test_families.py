@@ -33,3 +33,9 @@ def test_positions_kept_for_padding_are_no_room_for_tokens():
     assert max_sequence_length(TEACHER) == 512
     roberta = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
     assert max_sequence_length(roberta) == 512
+
+
+def test_a_padding_token_that_is_no_number_is_refused():
+    roberta = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": None}
+    with pytest.raises(UserError, match="must have a whole pad_token_id, got None"):
+        max_sequence_length(roberta)

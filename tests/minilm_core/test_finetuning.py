@@ -29,8 +29,9 @@ from minilm_core.finetuning import (
     save_classifier,
 )
 from minilm_core.metrics import metric_named, score
+from minilm_core.named_tasks import named_task
 from minilm_core.schedules import FinetuningSchedule, Precision
-from minilm_core.tasks import Task, named_task
+from minilm_core.tasks import Task
 from tests.minilm_core.test_distillation import as_one_of_two, in_two_processes
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"

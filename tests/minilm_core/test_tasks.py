@@ -11,7 +11,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from minilm_core.errors import UserError
-from minilm_core.tasks import NAMED_TASKS, Split, SplitRole, Task, load_split, load_test_split, named_task, tokenise
+from minilm_core.named_tasks import NAMED_TASKS, named_task
+from minilm_core.tasks import Split, SplitRole, Task, load_split, load_test_split, tokenise
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the real tasks are not in ../shared/data")
@@ -196,6 +197,7 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
         ({"text_columns": ("a", "b", "c")}, "must have 1 or 2 text_columns, got 3"),
         ({"num_labels": 1}, "num_labels must be at least 2 with metric accuracy, got 1"),
         ({"metric": "spearman", "num_labels": 3}, "num_labels must be 1 with metric spearman, got 3"),
+        ({"name": "../elsewhere"}, "a task's name must be letters, digits, .* got '../elsewhere'"),
         ({"max_train_examples": 0}, "max_train_examples must be at least 1, got 0"),
         ({"max_validation_examples": 0}, "max_validation_examples must be at least 1, got 0"),
     ],

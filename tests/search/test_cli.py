@@ -113,6 +113,31 @@ def test_validate_checks_the_settings_against_the_teacher(search_yaml: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("bert base", "teacher.model must be a folder, a Hub id or package:MODULE, got bert base"),
+        ("./broken", "a teacher's config.json must be JSON, got "),
+        ("./absent", "a teacher folder must exist, got "),
+    ],
+)
+def test_a_teacher_that_is_none_is_answered_by_one_line(search_yaml: Path, model: str, message: str) -> None:
+    (search_yaml.parent / "broken").mkdir()
+    (search_yaml.parent / "broken" / "config.json").write_text("{", encoding="utf-8")
+    done = run("validate", search_yaml, "--set", f"teacher.model={model}", "--set", "teacher.sha256=null")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_answered_by_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    done = run("init", tmp_path / "file" / "new", "--template", "gpu")
+    assert done.returncode == 1
+    assert done.stderr.startswith("minilm-search: Not a directory: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["lunch"], "minilm-search: No such command 'lunch'"),

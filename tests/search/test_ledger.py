@@ -142,6 +142,13 @@ def test_five_identical_failures_in_a_row_end_the_search(tmp_path: Path) -> None
     assert book.ledger.repeated_failure == failed(4)
 
 
+def test_failures_are_identical_whatever_the_numbers_in_their_messages(tmp_path: Path) -> None:
+    book = Book(tmp_path, max_identical_failures=2)
+    messages = ("out of memory: tried to take 20.00 MiB", "out of memory: tried to take 1.5 MiB")
+    failures = [Failure(kind=FailureKind.OUT_OF_MEMORY, message=message) for message in messages]
+    assert book.endings(*(failed(n, failure) for n, failure in enumerate(failures)))[-1] is Ending.REPEATED_FAILURE
+
+
 def test_failures_are_identical_whatever_their_tracebacks(tmp_path: Path) -> None:
     book = Book(tmp_path)
     for number in range(5):

@@ -144,3 +144,37 @@ def test_a_limit_on_the_validation_split_cuts_the_labels_too(open_study: OpenStu
 def test_a_teacher_of_other_weights_than_declared_is_refused(open_study: OpenStudy) -> None:
     with pytest.raises(UserError, match="sha256"):
         open_study(f"teacher.sha256={'0' * 64}")
+
+
+def test_other_labels_under_a_begun_study_are_refused(open_study: OpenStudy) -> None:
+    context = open_study()
+    context.study.evaluation.write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="a study's labels must not change once it has begun"):
+        list(prepare(context.config, context.study, 1))
+
+
+def test_another_corpus_under_a_begun_study_is_refused(open_study: OpenStudy) -> None:
+    context = open_study()
+    other = replace(context.config, corpus=replace(context.config.corpus, held_out_sequences=3))
+    with pytest.raises(UserError, match="a study's corpus must not change once it has begun"):
+        list(prepare(other, context.study, 1))
+
+
+def test_targets_of_another_corpus_are_refused(open_study: OpenStudy) -> None:
+    context = open_study()
+    found = read_preparation(context.study)
+    manifest = Path(found.targets) / "manifest.json"
+    original = manifest.read_text(encoding="utf-8")
+    try:
+        manifest.write_text(json.dumps({**json.loads(original), "corpus_fingerprint": "another"}), encoding="utf-8")
+        with pytest.raises(UserError, match="cached targets must be of the corpus they are used with"):
+            open_lessons(context.config, context.study, rank=0, num_workers=1)
+    finally:
+        manifest.write_text(original, encoding="utf-8")
+
+
+def test_finding_again_does_not_hide_what_making_cost(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache")
+    cost = read_preparation(context.study).seconds
+    list(prepare(context.config, context.study, 1))
+    assert all(read_preparation(context.study).seconds[stage] >= spent for stage, spent in cost.items())

@@ -285,6 +285,22 @@ def test_an_address_without_a_cluster_is_answered_by_one_line(material: Path, tm
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "address", "message"),
+    [
+        ("resources.cpus_per_worker=1000", (), "the cluster must have room for the 1 workers of a trial"),
+        ("seed=4", ("--address", "ray://127.0.0.1:10001"), "--address must be HOST:PORT or auto"),
+    ],
+)
+def test_a_cluster_that_cannot_run_the_search_is_refused(
+    material: Path, tmp_path: Path, setting: str, address: tuple[str, ...], message: str
+) -> None:
+    done = run(*launch_words(material, tmp_path, (setting, *NO_BASELINES)), *address)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
