@@ -183,10 +183,10 @@ def calibrate(
     meter = ContentionMeter()
     with _threads(target.num_threads), torch.inference_mode():
         stopwatches = [stopwatch(build_encoder(student, config, seed=seed), target) for student in students]
-        medians = _interleaved_medians(stopwatches, num_rounds, seed, progress)
+        rounds_ms = _interleaved_rounds(stopwatches, num_rounds, seed, progress)
     measurements = tuple(
-        Measurement(architecture=student, round_medians_ms=tuple(rounds))
-        for student, rounds in zip(students, medians, strict=True)
+        Measurement(architecture=student, round_medians_ms=tuple(statistics.median(samples) for samples in rounds))
+        for student, rounds in zip(students, rounds_ms, strict=True)
     )
     return LatencyTable(
         target=target,
@@ -195,7 +195,17 @@ def calibrate(
         contention=meter.read(),
         fitted=measurements[: len(plan.fitted)],
         held_out=measurements[len(plan.fitted) :],
+        p90_over_p50=tail_ratio([samples for rounds in rounds_ms for samples in rounds]),
     )
+
+
+def tail_ratio(rounds_ms: Sequence[Sequence[float]]) -> float | None:
+    """Returns the 90th percentile of single runs over the median of their round; None for too few runs to say.
+
+    One figure a device: which runs are late is the machine's doing and hardly the model's.
+    """
+    ratios = [sample / statistics.median(samples) for samples in rounds_ms for sample in samples]
+    return statistics.quantiles(ratios, n=10)[-1] if len(ratios) >= MIN_SAMPLES_FOR_P90 else None
 
 
 def time_encoder(model: PreTrainedModel, target: LatencyTarget, *, num_rounds: int = 5) -> Timing:
@@ -248,18 +258,19 @@ def _cuda_ms(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> float:
     return float(start.elapsed_time(end))
 
 
-def _interleaved_medians(
+def _interleaved_rounds(
     stopwatches: Sequence[Stopwatch], num_rounds: int, seed: int, progress: Progress | None
-) -> list[list[float]]:
+) -> list[list[list[float]]]:
+    """Returns for each model, for each round, the milliseconds of its runs; in a round models take turns at random."""
     order = random.Random(seed)
-    medians: list[list[float]] = [[] for _ in stopwatches]
+    rounds_ms: list[list[list[float]]] = [[] for _ in stopwatches]
     for round_number in range(num_rounds):
         for done, index in enumerate(order.sample(range(len(stopwatches)), len(stopwatches))):
-            medians[index].append(statistics.median(_samples_ms(stopwatches[index], CALIBRATION_ROUND)))
+            rounds_ms[index].append(_samples_ms(stopwatches[index], CALIBRATION_ROUND))
             if progress is not None:
                 fraction = (round_number + (done + 1) / len(stopwatches)) / num_rounds
                 progress(f"round {round_number + 1} of {num_rounds}", fraction)
-    return medians
+    return rounds_ms
 
 
 def _samples_ms(watch: Stopwatch, length: RoundLength) -> list[float]:

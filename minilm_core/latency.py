@@ -192,6 +192,8 @@ class LatencyTable:
     """Two students a width."""
     held_out: tuple[Measurement, ...]
     """Students of other depths, which the fit does not see; at least one."""
+    p90_over_p50: float | None = None
+    """90th percentile over median of the single runs, all students together; None below the samples that it takes."""
 
     @property
     def rows(self) -> tuple[LatencyRow, ...]:
@@ -255,6 +257,7 @@ class LatencyTable:
             "noise": self.noise,
             "held_out_error": self.held_out_error,
             "spread": self.spread,
+            "p90_over_p50": self.p90_over_p50,
             "measured_at": self.measured_at,
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "fingerprint": dataclasses.asdict(self.fingerprint),
@@ -288,6 +291,7 @@ class LatencyTable:
             contention=Contention(**content["contention"]),
             fitted=tuple(_measurement(m) for m in content["fitted"]),
             held_out=tuple(_measurement(m) for m in content["held_out"]),
+            p90_over_p50=content.get("p90_over_p50"),
         )
 
 

@@ -8,7 +8,7 @@ from minilm_core.records import TrialRecord
 from reports import wording
 from reports.limits import Certainty, Limits
 from reports.statistics import Resamples, Split, resample
-from reports.study import Study, accuracy_of
+from reports.study import P90, Study, accuracy_of
 
 # A share of the teacher's accuracy that equals the limit but for rounding is within it.
 ROUNDING = 1e-12
@@ -35,6 +35,8 @@ class Judge:
     """Of the validation split; only where certainty asks for intervals."""
     latency_error: float
     """What is added to a predicted latency, as a fraction of it."""
+    tail_ratio: float | None
+    """What a predicted median is multiplied with where the limit is one on the 90th percentile."""
 
     def shortfalls(self, student: TrialRecord) -> tuple[Shortfall, ...]:
         """Returns the limits that the student misses; none where it qualifies."""
@@ -95,12 +97,13 @@ class Judge:
             return None
         if student.latency_ms is None:
             return Shortfall(reason="its latency was not measured", excess=float("inf"))
-        value = student.latency_ms * (1 + self.latency_error)
+        predicted = student.latency_ms * (self.tail_ratio or 1.0)
+        value = predicted * (1 + self.latency_error)
         if value <= limit:
             return None
-        words = f"latency {value:.2f} ms"
+        words = f"{'latency' if self.tail_ratio is None else 'p90 latency'} {predicted:.2f} ms"
         if self.latency_error:
-            words = f"latency {student.latency_ms:.2f} ms plus {wording.percentage(self.latency_error)} error"
+            words = f"{words} plus {wording.percentage(self.latency_error)} error"
         return Shortfall(
             reason=f"{words} is {value - limit:.2f} ms over {limit:g} ms "
             f"(--max-latency {_round_up(value, '0.01')}ms would admit it)",
@@ -123,6 +126,7 @@ def judge_for(study: Study, limits: Limits, certainty: Certainty) -> Judge:
     if limits.within is not None and (study.teacher is None or accuracy_of(study.teacher) is None):
         raise UserError("--within needs the fine-tuned teacher among the study's records, got none; use --min-accuracy")
     is_sure = certainty is Certainty.SURE
+    asks_p90 = limits.latency_conditions.percentile == P90
     needs_intervals = is_sure and (limits.within is not None or limits.min_accuracy is not None)
     return Judge(
         limits=limits,
@@ -130,6 +134,7 @@ def judge_for(study: Study, limits: Limits, certainty: Certainty) -> Judge:
         teacher=study.teacher,
         resamples=resample(study, Split.VALIDATION) if needs_intervals else None,
         latency_error=_latency_error(study, limits, is_sure),
+        tail_ratio=study.latency.p90_over_p50 if asks_p90 and study.latency is not None else None,
     )
 
 
@@ -141,7 +146,7 @@ def _latency_error(study: Study, limits: Limits, is_sure: bool) -> float:
         raise UserError("--max-latency needs measured latencies, got a study that measured none")
     asked, facts = limits.latency_conditions, study.latency
     measured = facts.conditions.label if facts is not None else "conditions unknown"
-    if not asked.is_unset and (facts is None or not asked.is_covered_by(facts.conditions)):
+    if not asked.is_unset and (facts is None or not facts.covers(asked)):
         raise UserError(f"--max-latency must be for what was measured ({measured}), got {asked.label}")
     if not is_sure:
         return 0.0

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ RECORDS_FILE = "records.jsonl"
 CONFIG_FILE = "search.yaml"
 DECISION_FILE = "decision.json"
 MEDIAN_PERCENTILE = 50
+P90 = 90
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,14 @@ class LatencyFacts:
     """Whether the machine was busy while the table was calibrated."""
     held_out_error: float | None
     """Mean relative error of the prediction for students that the table was not fitted on."""
+    p90_over_p50: float | None = None
+    """What a predicted median is multiplied with for a 90th percentile; None where it was not measured."""
+
+    def covers(self, asked: LatencyConditions) -> bool:
+        """Returns whether a latency under these conditions can be told."""
+        if asked.percentile == P90 and self.p90_over_p50 is not None:
+            asked = replace(asked, percentile=MEDIAN_PERCENTILE)
+        return asked.is_covered_by(self.conditions)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,4 +261,5 @@ def _latency_facts(table: Mapping[str, Any], config: Mapping[str, Any]) -> Laten
         device_name=table.get("device"),
         is_noisy=table.get("is_noisy"),
         held_out_error=table.get("held_out_error"),
+        p90_over_p50=table.get("p90_over_p50"),
     )

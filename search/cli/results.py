@@ -36,7 +36,7 @@ def pick(
     study_folder: StudyFolder,
     within: Annotated[str | None, typer.Option(help="Share of the teacher's accuracy to give up, as in 1%.")] = None,
     min_accuracy: Annotated[str | None, typer.Option(help="As in 0.9 or 90%.")] = None,
-    max_latency: Annotated[str | None, typer.Option(help="Predicted median, as in 20ms or 20ms@cpu1,b1,s128.")] = None,
+    max_latency: Annotated[str | None, typer.Option(help="Median, as in 20ms, or 20ms@cpu1,b1,s128,p90.")] = None,
     max_size: Annotated[str | None, typer.Option(help="Of the weights in fp32, as in 25MB.")] = None,
     max_parameters: Annotated[str | None, typer.Option(help="As in 30M.")] = None,
     prefer: Annotated[str | None, typer.Option(help="fastest, smallest, best or knee.")] = None,

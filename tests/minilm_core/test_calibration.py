@@ -3,7 +3,7 @@ import torch
 from transformers import PretrainedConfig
 
 from minilm_core.architecture import StudentArchitecture
-from minilm_core.calibration import Timing, calibrate, plan_calibration, time_encoder
+from minilm_core.calibration import Timing, calibrate, plan_calibration, tail_ratio, time_encoder
 from minilm_core.encoders import build_encoder
 from minilm_core.errors import UserError
 from minilm_core.latency import LatencyTarget
@@ -109,3 +109,18 @@ def test_percentiles_are_over_all_samples_and_the_spread_over_rounds():
     assert timing.p90_ms == 90.0
     assert timing.spread == pytest.approx(74.5 / 25)
     assert timing.is_noisy
+
+
+def test_the_tail_is_that_of_single_runs_over_the_median_of_their_round():
+    # Nine runs in ten take the median, the tenth takes twice as long: on a slow model and on a fast one.
+    rounds = [[scale] * 9 + [2 * scale] for scale in (1.0, 50.0) for _ in range(5)]
+    assert 1.0 <= tail_ratio(rounds) <= 2.0
+    even = [[scale] * 10 for scale in (1.0, 50.0) for _ in range(5)]
+    assert tail_ratio(even) == 1.0
+    late = [[scale] * 7 + [3 * scale] * 3 for scale in (1.0, 50.0) for _ in range(5)]
+    assert tail_ratio(late) == 3.0
+
+
+def test_of_too_few_runs_no_tail_is_told():
+    assert tail_ratio([[1.0] * 63]) is None
+    assert tail_ratio([[1.0] * 64]) == 1.0

@@ -123,6 +123,11 @@ def test_a_saved_table_loads_equal(tmp_path: Path):
     assert LatencyTable.load(tmp_path / "latency.json") == table()
 
 
+def test_a_saved_table_keeps_its_tail(tmp_path: Path):
+    table(p90_over_p50=1.25).save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json").p90_over_p50 == 1.25
+
+
 def test_a_saved_table_says_to_its_readers_what_it_is(tmp_path: Path):
     table().save(tmp_path / "latency.json")
     content = json.loads((tmp_path / "latency.json").read_text(encoding="utf-8"))

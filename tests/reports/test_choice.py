@@ -217,6 +217,16 @@ def test_a_latency_under_the_measured_conditions_is_accepted(full_study: Study) 
     assert full_study.pick(Limits.parse(max_latency="3ms@cpu1,b1,s128,p50")).num_qualifying == 1
 
 
+def test_a_90th_percentile_is_the_median_times_the_tail_of_the_calibration(make_study: Callable[..., Study]) -> None:
+    target = {"device": "cpu", "num_threads": 1, "batch_size": 1, "sequence_length": 128}
+    table = {"target": target, "is_noisy": False, "held_out_error": 0.02, "p90_over_p50": 1.5}
+    study = make_study(student(0, 0.8, latency_ms=4.0), teacher(0.8), latency=table)
+    assert study.pick(Limits.parse(max_latency="6.1ms@cpu1,b1,s128,p90")).num_qualifying == 1
+    decision = study.pick(Limits.parse(max_latency="5.9ms@p90"))
+    assert decision.near_misses[0].reason.startswith("p90 latency 6.00 ms is 0.10 ms over 5.9 ms")
+    assert study.pick(Limits.parse(max_latency="5.9ms@p50")).num_qualifying == 1
+
+
 @pytest.mark.parametrize("qualifier", ["cuda", "cpu2", "b8", "s64", "p90"])
 def test_a_latency_under_other_conditions_is_refused_and_says_what_was_measured(
     full_study: Study, qualifier: str
