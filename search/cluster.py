@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,10 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+
+
+SECONDS_TO_ANSWER = 10.0
+"""What a cluster's address is given to accept a connection."""
 
 
 @contextmanager
@@ -103,6 +108,7 @@ def _join(address: str) -> None:
     if address.startswith("ray://"):
         # Tune would then run in a process of its own on the head node, and the records would be written there.
         raise UserError(f"--address must be HOST:PORT or auto, given on a node of the cluster, got {address}")
+    _check_answers(address)
     # Nodes need our dependencies installed, but not us; our settings of Ray Train do not travel by themselves either.
     settings = {name: os.environ[name] for name in _SETTINGS if name.startswith("RAY_TRAIN")}
     runtime_env = {"py_modules": [minilm_core, spaces, search], "env_vars": settings}
@@ -113,6 +119,19 @@ def _join(address: str) -> None:
         raise UserError(
             f"--address must be that of a running Ray cluster with this one's RAY_AUTH_MODE, got {address} ({first})"
         ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Refuses an address where nobody listens, which Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or not port.isdigit():
+        raise UserError(f"--address must be HOST:PORT or auto, got {address}")
+    try:
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--address must be that of a running Ray cluster, got {address} ({error})") from error
 
 
 def _nodes() -> list[tuple[float, float]]:
