@@ -80,7 +80,7 @@ def relation_kl(
     Source: MiniLM (Wang et al., 2020), equations 6 and 9; with rows of one length the average over the batch's
     positions is their average over sequences.
     """
-    per_query: Tensor = _SoftmaxKL.apply(teacher, student).mean(dim=1)  # type: ignore[no-untyped-call]  # likewise
+    per_query: Tensor = _SoftmaxKL.apply(teacher, student).mean(dim=1)  # type: ignore[no-untyped-call]  # as torch has it
     if mask is None:
         return per_query.mean()
     return per_query.masked_select(mask).mean()
