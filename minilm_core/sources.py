@@ -1,18 +1,15 @@
 """Where a study's inputs come from: the teacher's weights and the text. Local, in an installed package, or on the Hub.
 
-Weights are safetensors only; of text this module yields documents, one after another.
+Weights are safetensors only; `minilm_core.reading` reads the text.
 """
 
 import hashlib
 import importlib.util
-import io
-import itertools
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from minilm_core.errors import UserError
 
@@ -26,7 +23,6 @@ HUB_FILES_LEFT = ("onnx/*", "openvino/*", "coreml/*")
 
 TEXT_FORMATS = (".txt", ".jsonl", ".json", ".parquet")
 COMPRESSIONS = (".zst", ".gz", ".bz2", ".lz4")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,12 +101,19 @@ class CorpusSource:
     """The data set's branch, tag or commit."""
     column: str = "text"
     """Where a record has its text; .txt files have no other."""
+    weight: float = 1.0
+    """How many tokens are taken from it for each token of a source of weight 1, as long as both have text left.
+
+    Weights choose the text that `max_tokens` has room for; without it all text is taken, in another order.
+    """
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.dataset is None):
             raise UserError(f"a corpus source must have one of path and dataset, got {self.path} and {self.dataset}")
         if self.path is not None and (self.subset is not None or self.revision is not None):
             raise UserError(f"subset and revision must be left out with a path, got {self.subset} and {self.revision}")
+        if not 0 < self.weight < math.inf:
+            raise UserError(f"a corpus source's weight must be positive and finite, got {self.weight}")
 
     def find_files(self, base: Path) -> tuple[Path, ...]:
         """Returns the local files in order of name; none for a data set of the Hub.
@@ -124,7 +127,7 @@ class CorpusSource:
         if not path.exists():
             raise UserError(f"a corpus path must exist, got {path}")
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        known = tuple(file for file in files if file.is_file() and _ending(file) in TEXT_FORMATS)
+        known = tuple(file for file in files if file.is_file() and file_format(file) in TEXT_FORMATS)
         if not known:
             raise UserError(
                 f"a corpus must have files ending in {', '.join(TEXT_FORMATS)}, text compressed or not, got {path}"
@@ -176,32 +179,9 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def read_documents(source: CorpusSource, base: Path) -> Iterator[Any]:
-    """Yields what each record has in the text column, whatever its type, in the order of the files.
-
-    Raises:
-        UserError: if a file cannot be read, has no such column, or the data set cannot be reached.
-    """
-    if source.dataset is not None:
-        yield from _read_dataset(source)
-    for path in source.find_files(base):
-        yield from _read_file(path, source.column)
-
-
-def content_identity(source: CorpusSource, base: Path) -> dict[str, Any]:
-    """Returns what a source's text is known by: content hashes or a commit, never place or date, so machines agree.
-
-    Raises:
-        UserError: if the files are missing or the Hub cannot be asked for the commit.
-    """
-    if source.dataset is not None:
-        place = {"dataset": source.dataset, "subset": source.subset, "split": source.split}
-        return {**place, "commit": _commit(source.dataset, source.revision), "column": source.column}
-    files = []
-    for path in source.find_files(base):
-        with path.open("rb") as file:
-            files.append({"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
-    return {"files": files, "column": source.column}
+def file_format(path: Path) -> str:
+    """Returns a file's ending, with its dot, without that of a compression."""
+    return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
 
 
 def first_line(error: Exception) -> str:
@@ -256,88 +236,3 @@ def _fetch(source: TeacherSource) -> Path:
             "a teacher must be a folder that exists or a Hub id that can be reached, "
             f"got {source.model} ({first_line(error)})"
         ) from error
-
-
-def _commit(dataset: str, revision: str | None) -> str:
-    from huggingface_hub import HfApi
-
-    if revision is not None and COMMIT.fullmatch(revision):
-        return revision
-    try:
-        return str(HfApi().dataset_info(dataset, revision=revision).sha)
-    # Every way a request can fail: the HTTP library beneath has its own family of errors.
-    except Exception as error:
-        raise UserError(
-            "a data set must be on the Hub and within reach, or have its commit as revision, "
-            f"got {dataset} ({first_line(error)})"
-        ) from error
-
-
-def _read_dataset(source: CorpusSource) -> Iterator[Any]:
-    from datasets import load_dataset
-
-    place = {"path": source.dataset, "name": source.subset, "split": source.split, "revision": source.revision}
-    try:
-        for record in load_dataset(**place, streaming=True):
-            yield record[_checked_column(source.column, record, source.dataset)]
-    except (OSError, ValueError) as error:
-        raise _unreadable(source.dataset, error) from error
-
-
-def _read_file(path: Path, column: str) -> Iterator[Any]:
-    import pyarrow
-
-    try:
-        if _ending(path) == ".parquet":
-            yield from _read_parquet(path, column)
-            return
-        # Decompresses by the file's name, and notices a file that was cut short.
-        with pyarrow.input_stream(str(path), compression="detect") as file:
-            lines = io.TextIOWrapper(file, encoding="utf-8")
-            yield from _read_paragraphs(lines) if _ending(path) == ".txt" else _read_json_lines(lines, path, column)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_parquet(path: Path, column: str) -> Iterator[Any]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as table:
-        _checked_column(column, table.schema_arrow.names, path)
-        for batch in table.iter_batches(columns=[column]):
-            yield from batch[column].to_pylist()
-
-
-def _read_json_lines(lines: Iterable[str], path: Path, column: str) -> Iterator[Any]:
-    for number, line in enumerate(lines, start=1):
-        if line.isspace():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"every line must be a JSON object, got line {number} of {path} ({error})") from error
-        if not isinstance(record, dict):
-            raise UserError(f"every line must be a JSON object, got line {number} of {path}: {line.strip():.40}")
-        yield record[_checked_column(column, record, path)]
-
-
-def _read_paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    for is_blank, group in itertools.groupby(lines, str.isspace):
-        if not is_blank:
-            yield "".join(group)
-
-
-def _ending(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
-
-
-def _checked_column(column: str, columns: Iterable[str], place: Path | str | None) -> str:
-    if column not in columns:
-        raise UserError(f"a corpus column must be one of {', '.join(columns)}, got {column} for {place}")
-    return column
-
-
-def _unreadable(place: Path | str | None, error: Exception) -> UserError:
-    if isinstance(error, UserError):
-        return error
-    return UserError(f"a corpus must be readable, got {place} ({first_line(error)})")

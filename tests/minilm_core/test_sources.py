@@ -1,21 +1,16 @@
-import gzip
 import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import zstandard
 from safetensors.numpy import save_file
 
 from minilm_core.errors import UserError
 from minilm_core.sources import (
     CorpusSource,
     TeacherSource,
-    content_identity,
-    read_documents,
+    file_format,
     resolve,
     weight_files,
     weights_sha256,
@@ -169,74 +164,6 @@ def test_a_broken_index_of_shards_is_refused(tmp_path: Path, index: str) -> None
         weight_files(tmp_path)
 
 
-LINES = b'{"text": "one"}\n\n{"text": 2}\n{"text": null}\n'
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.jsonl", LINES),
-        ("a.json", LINES),
-        ("a.jsonl.gz", gzip.compress(LINES)),
-        ("a.jsonl.zst", zstandard.ZstdCompressor().compress(LINES)),
-        ("a.jsonl.zst", b"".join(map(zstandard.ZstdCompressor().compress, (LINES[:16], LINES[16:])))),
-    ],
-)
-def test_every_json_file_yields_its_column_whatever_the_type(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    assert list(read_documents(CorpusSource(path=name), tmp_path)) == ["one", 2, None]
-
-
-def test_a_parquet_file_yields_the_named_column(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"body": ["one", None], "text": ["x", "y"]}), tmp_path / "a.parquet")
-    assert list(read_documents(CorpusSource(path="a.parquet", column="body"), tmp_path)) == ["one", None]
-
-
-def test_a_document_of_a_text_file_is_a_paragraph(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("first line\nsecond line\n\n \nnext\n")
-    assert list(read_documents(CorpusSource(path="a.txt"), tmp_path)) == ["first line\nsecond line\n", "next\n"]
-
-
-def test_a_folder_is_read_in_order_of_name_and_other_files_are_left(tmp_path: Path) -> None:
-    for name in ("b.txt", "a.txt", "notes.md", "inner/c.jsonl"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f'{{"text": "{name}"}}' if name.endswith("jsonl") else name)
-    assert list(read_documents(CorpusSource(path="."), tmp_path)) == ["a.txt", "b.txt", "inner/c.jsonl"]
-
-
-def test_an_absent_column_is_refused_with_those_that_exist(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"title": "x", "body": "y"}\n')
-    with pytest.raises(UserError, match="a corpus column must be one of title, body, got text for"):
-        list(read_documents(CorpusSource(path="a.jsonl"), tmp_path))
-
-
-def test_an_absent_parquet_column_is_refused_with_those_that_exist(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"body": ["one"]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="a corpus column must be one of body, got text for"):
-        list(read_documents(CorpusSource(path="a.parquet"), tmp_path))
-
-
-@pytest.mark.parametrize("line", ["[1, 2]", '{"text": ', "plain text"])
-def test_a_line_that_is_no_json_object_is_refused_with_its_number(tmp_path: Path, line: str) -> None:
-    (tmp_path / "a.jsonl").write_text(f'{{"text": "one"}}\n{line}\n')
-    with pytest.raises(UserError, match=r"every line must be a JSON object, got line 2 of .*a\.jsonl[^\n]*$"):
-        list(read_documents(CorpusSource(path="a.jsonl"), tmp_path))
-
-
-@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst", "a.jsonl.gz", "a.txt"])
-def test_a_broken_file_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"\xff\xfe not what the name says")
-    with pytest.raises(UserError, match=rf"a corpus must be readable, got .*{name}"):
-        list(read_documents(CorpusSource(path=name), tmp_path))
-
-
-def test_a_compressed_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
-    whole = zstandard.ZstdCompressor().compress(LINES * 1000)
-    (tmp_path / "a.jsonl.zst").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="a corpus must be readable, got"):
-        list(read_documents(CorpusSource(path="a.jsonl.zst"), tmp_path))
-
-
 def test_a_corpus_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a corpus path must exist, got"):
         CorpusSource(path="missing").find_files(tmp_path)
@@ -259,14 +186,14 @@ def test_a_revision_of_a_corpus_path_is_refused() -> None:
         CorpusSource(path="a.txt", revision="main")
 
 
-def test_the_identity_of_text_depends_on_its_content_and_not_its_place(tmp_path: Path) -> None:
-    for folder, text in (("one", "same"), ("two", "same"), ("three", "other")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.txt").write_text(text)
-    one, two, three = (content_identity(CorpusSource(path=name), tmp_path) for name in ("one", "two", "three"))
-    assert one == two != three
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_weight_that_is_no_positive_number_is_refused(weight: float) -> None:
+    with pytest.raises(UserError, match=f"weight must be positive and finite, got {weight}"):
+        CorpusSource(path="a.txt", weight=weight)
 
 
-def test_the_identity_of_a_pinned_data_set_needs_no_network() -> None:
-    source = CorpusSource(dataset="owner/name", revision="0" * 40)
-    assert content_identity(source, Path())["commit"] == "0" * 40
+@pytest.mark.parametrize(
+    ("name", "ending"), [("a.txt", ".txt"), ("a.jsonl.zst", ".jsonl"), ("a.b.parquet", ".parquet"), ("a", "")]
+)
+def test_a_files_format_is_its_ending_before_that_of_a_compression(name: str, ending: str) -> None:
+    assert file_format(Path("folder.txt") / name) == ending
