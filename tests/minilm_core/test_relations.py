@@ -1,4 +1,7 @@
+"""Tests of the losses against the papers' equations, computed a number at a time."""
+
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,9 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from minilm_core.encoders import RelationVectors
+from minilm_core.adapters import LayerRelations, RelationOperands
 from minilm_core.relations import relation_losses
-from minilm_core.schedules import Method
+from minilm_core.schedules import METHOD_RELATIONS, Method, Relation
+
+VECTORS = {
+    Relation.ATTENTION: ("query", "key"),
+    Relation.QUERY: ("query", "query"),
+    Relation.KEY: ("key", "key"),
+    Relation.VALUE: ("value", "value"),
+}
+# fp32 runs through the compiled loops, fp64 and whatever has a bias through blocks.
+PRECISIONS = {torch.float32: 2e-5, torch.float64: 1e-9}
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -17,123 +29,208 @@ def softmax(row: list[float]) -> list[float]:
     return [x / sum(exponentials) for x in exponentials]
 
 
-def transcribed_term(
-    teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor], num_heads: int, lengths: list[int]
-) -> float:
+def transcribed_term(teacher: RelationOperands, student: RelationOperands, num_heads: int, lengths: list[int]) -> float:
     """Equations 3, 6, 7 and 9 of MiniLM and 1 to 5 of MiniLMv2, a number at a time, over the real tokens only."""
 
-    def relation(left: Tensor, right: Tensor, head: int, query: int, length: int) -> list[float]:
-        size = left.shape[-1] // num_heads
+    def relation(operands: RelationOperands, row: int, head: int, query: int, length: int) -> list[float]:
+        size = operands.left.shape[-1] // num_heads
         part = slice(head * size, (head + 1) * size)
-        return softmax(
-            [
-                sum((left[query, part][i] * right[key, part][i]).item() for i in range(size)) / math.sqrt(size)
-                for key in range(length)
-            ]
-        )
+        left, right = operands.left[row, query, part].tolist(), operands.right[row, :, part].tolist()
+        scores = [sum(a * b for a, b in zip(left, right[key], strict=True)) / math.sqrt(size) for key in range(length)]
+        if operands.bias is not None:
+            bias = operands.bias[row % len(operands.bias), head, query].tolist()
+            scores = [score + extra for score, extra in zip(scores, bias[:length], strict=True)]
+        return softmax(scores)
 
     divergences = []
     for row, length in enumerate(lengths):
         for query in range(length):
             for head in range(num_heads):
-                of_teacher = relation(teacher[0][row], teacher[1][row], head, query, length)
-                of_student = relation(student[0][row], student[1][row], head, query, length)
+                of_teacher = relation(teacher, row, head, query, length)
+                of_student = relation(student, row, head, query, length)
                 divergences.append(sum(p * math.log(p / q) for p, q in zip(of_teacher, of_student, strict=True)))
     return sum(divergences) / len(divergences)
 
 
-def random_vectors(batch: int, seq: int, width: int, seed: int) -> RelationVectors:
+def random_relations(
+    method: Method, batch: int, seq: int, width: int, seed: int, dtype: torch.dtype = torch.float64
+) -> LayerRelations:
     generator = torch.Generator().manual_seed(seed)
-    parts = (torch.randn(batch, seq, width, generator=generator, dtype=torch.float64) for _ in range(3))
-    return RelationVectors(*parts)
+    vectors = {
+        name: torch.randn(batch, seq, width, generator=generator, dtype=torch.float64).to(dtype)
+        for name in ("query", "key", "value")
+    }
+    return {
+        relation: RelationOperands(*(vectors[name] for name in VECTORS[relation]))
+        for relation in METHOD_RELATIONS[method]
+    }
+
+
+def tensors_of(relations: LayerRelations) -> list[Tensor]:
+    """Each different tensor once."""
+    return list({id(part): part for operands in relations.values() for part in operands[:2]}.values())
+
+
+def changed(relations: LayerRelations, change: Callable[[Tensor], Tensor]) -> LayerRelations:
+    """Applies a change to each different tensor; equal operands stay the same tensor."""
+    new = {id(part): change(part) for part in tensors_of(relations)}
+    return {
+        relation: RelationOperands(new[id(operands.left)], new[id(operands.right)])
+        for relation, operands in relations.items()
+    }
 
 
 def mask_of(lengths: list[int], seq: int) -> Tensor:
     return torch.arange(seq) < torch.tensor(lengths)[:, None]
 
 
-PAIRS = {
-    Method.MINILM: {"attention": ("query", "key"), "value": ("value", "value")},
-    Method.MINILMV2: {"query": ("query", "query"), "key": ("key", "key"), "value": ("value", "value")},
-}
-
-
+@pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("method", Method)
 @pytest.mark.parametrize("head_size", [4, 6, 8, 16])
 @pytest.mark.parametrize("lengths", [[5, 5], [5, 1], [3, 4]])
-def test_loss_equals_the_papers_equations(method: Method, head_size: int, lengths: list[int]) -> None:
+def test_loss_equals_the_papers_equations(
+    method: Method, head_size: int, lengths: list[int], dtype: torch.dtype
+) -> None:
     num_heads = 2
-    teacher = random_vectors(2, 5, num_heads * 2 * head_size, seed=1)
-    student = random_vectors(2, 5, num_heads * head_size, seed=2)
-    losses = relation_losses(teacher, student, method, num_heads, mask_of(lengths, 5))
-    for name, (left, right) in PAIRS[method].items():
-        expected = transcribed_term(
-            (getattr(teacher, left), getattr(teacher, right)),
-            (getattr(student, left), getattr(student, right)),
-            num_heads,
-            lengths,
-        )
-        assert losses[name].item() == pytest.approx(expected, rel=1e-9)
+    teacher = random_relations(method, 2, 5, num_heads * 2 * head_size, 1, dtype)
+    student = random_relations(method, 2, 5, num_heads * head_size, 2, dtype)
+    losses = relation_losses(teacher, student, num_heads, mask_of(lengths, 5))
+    assert list(losses) == list(METHOD_RELATIONS[method])
+    for relation, loss in losses.items():
+        expected = transcribed_term(teacher[relation], student[relation], num_heads, lengths)
+        assert loss.item() == pytest.approx(expected, rel=PRECISIONS[dtype])
 
 
-@pytest.mark.parametrize("method", Method)
-def test_identical_models_have_zero_loss(method: Method) -> None:
-    vectors = random_vectors(3, 7, 24, seed=3)
-    for loss in relation_losses(vectors, vectors, method, 4).values():
-        assert loss.item() == pytest.approx(0.0, abs=1e-14)
-
-
-@given(seed=st.integers(0, 10_000), num_padding=st.integers(1, 4), method=st.sampled_from(Method))
-@settings(max_examples=20, deadline=None)
-def test_padding_leaves_the_loss_unchanged(seed: int, num_padding: int, method: Method) -> None:
-    teacher, student = random_vectors(2, 4, 12, seed), random_vectors(2, 4, 6, seed + 1)
-    noise = random_vectors(2, num_padding, 12, seed + 2), random_vectors(2, num_padding, 6, seed + 3)
-    padded = [
-        RelationVectors(*(torch.cat([real, pad], dim=1) for real, pad in zip(vectors, extra, strict=True)))
-        for vectors, extra in zip((teacher, student), noise, strict=True)
+@pytest.mark.parametrize("batch_of_bias", [1, 2])
+def test_a_bias_is_part_of_both_attention_distributions(batch_of_bias: int) -> None:
+    teacher, student = (random_relations(Method.MINILM, 2, 5, width, 3)[Relation.ATTENTION] for width in (8, 4))
+    biased = [
+        operands._replace(bias=torch.randn(batch_of_bias, 2, 5, 5, dtype=torch.float64))
+        for operands in (teacher, student)
     ]
-    bare = relation_losses(teacher, student, method, 3)
-    masked = relation_losses(*padded, method, 3, mask_of([4, 4], 4 + num_padding))
-    for name, loss in bare.items():
-        assert masked[name].item() == pytest.approx(loss.item(), rel=1e-12)
+    losses = [
+        relation_losses({Relation.ATTENTION: one}, {Relation.ATTENTION: other}, 2, mask_of([5, 3], 5))
+        for one, other in (biased, (teacher, student))
+    ]
+    with_bias, without = (loss[Relation.ATTENTION].item() for loss in losses)
+    assert with_bias == pytest.approx(transcribed_term(*biased, 2, [5, 3]), rel=1e-9)
+    assert with_bias != pytest.approx(without, rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("method", Method)
-def test_batch_order_and_head_order_change_nothing(method: Method) -> None:
-    teacher, student = random_vectors(3, 5, 16, seed=4), random_vectors(3, 5, 8, seed=5)
-
-    def reordered(vectors: RelationVectors) -> RelationVectors:
-        return RelationVectors(*(part.flip(0).unflatten(-1, (4, -1)).flip(-2).flatten(-2) for part in vectors))
-
-    before = relation_losses(teacher, student, method, 4)
-    after = relation_losses(reordered(teacher), reordered(student), method, 4)
-    for name, loss in before.items():
-        assert after[name].item() == pytest.approx(loss.item(), rel=1e-12)
+def test_identical_models_have_zero_loss(method: Method, dtype: torch.dtype) -> None:
+    relations = random_relations(method, 3, 7, 24, 3, dtype)
+    for loss in relation_losses(relations, relations, 4).values():
+        assert loss.item() == pytest.approx(0.0, abs=1e-14 if dtype == torch.float64 else 1e-6)
 
 
-def test_gradient_flows_into_the_student_only() -> None:
-    teacher, student = random_vectors(2, 4, 8, seed=6), random_vectors(2, 4, 8, seed=7)
-    for part in (*teacher, *student):
+@given(
+    seed=st.integers(0, 10_000),
+    num_padding=st.integers(1, 4),
+    method=st.sampled_from(Method),
+    dtype=st.sampled_from(list(PRECISIONS)),
+)
+@settings(max_examples=30, deadline=None)
+def test_padding_leaves_the_loss_unchanged(seed: int, num_padding: int, method: Method, dtype: torch.dtype) -> None:
+    teacher = random_relations(method, 2, 4, 12, seed, dtype)
+    student = random_relations(method, 2, 4, 6, seed + 1, dtype)
+
+    def padded(part: Tensor) -> Tensor:
+        noise = torch.randn(2, num_padding, part.shape[-1], generator=torch.Generator().manual_seed(seed + 2))
+        return torch.cat([part, 100 * noise.to(dtype)], dim=1)
+
+    bare = relation_losses(teacher, student, 3)
+    masked = relation_losses(changed(teacher, padded), changed(student, padded), 3, mask_of([4, 4], 4 + num_padding))
+    for relation, loss in bare.items():
+        assert masked[relation].item() == pytest.approx(loss.item(), rel=PRECISIONS[dtype])
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("method", Method)
+def test_batch_order_and_head_order_change_nothing(method: Method, dtype: torch.dtype) -> None:
+    teacher, student = (random_relations(method, 3, 5, width, 4, dtype) for width in (16, 8))
+
+    def reordered(part: Tensor) -> Tensor:
+        return part.flip(0).unflatten(-1, (4, -1)).flip(-2).flatten(-2)
+
+    before = relation_losses(teacher, student, 4)
+    after = relation_losses(changed(teacher, reordered), changed(student, reordered), 4)
+    for relation, loss in before.items():
+        assert after[relation].item() == pytest.approx(loss.item(), rel=PRECISIONS[dtype])
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_gradient_flows_into_the_student_only(dtype: torch.dtype) -> None:
+    teacher, student = (random_relations(Method.MINILMV2, 2, 4, 8, seed, dtype) for seed in (6, 7))
+    for part in (*tensors_of(teacher), *tensors_of(student)):
         part.requires_grad_(True)
-    sum(relation_losses(teacher, student, Method.MINILMV2, 2).values()).backward()
-    assert all(part.grad is None for part in teacher)
-    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in student)
+    sum(relation_losses(teacher, student, 2).values()).backward()
+    assert all(part.grad is None for part in tensors_of(teacher))
+    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in tensors_of(student))
 
 
 @pytest.mark.parametrize("method", Method)
 def test_gradient_is_that_of_the_loss(method: Method) -> None:
-    teacher, student = random_vectors(2, 3, 8, seed=8), random_vectors(2, 3, 4, seed=9)
-    mask = mask_of([3, 2], 3)
+    teacher, student = random_relations(method, 2, 3, 8, 8), random_relations(method, 2, 3, 4, 9)
+    parts = tensors_of(student)
 
     def loss(*parts: Tensor) -> Tensor:
-        return torch.stack(list(relation_losses(teacher, RelationVectors(*parts), method, 2, mask).values())).sum()
+        new = dict(zip(map(id, tensors_of(student)), parts, strict=True))
+        of_student = {
+            relation: RelationOperands(new[id(operands.left)], new[id(operands.right)])
+            for relation, operands in student.items()
+        }
+        return torch.stack(list(relation_losses(teacher, of_student, 2, mask_of([3, 2], 3)).values())).sum()
 
-    assert torch.autograd.gradcheck(loss, [part.requires_grad_(True) for part in student])
+    assert torch.autograd.gradcheck(loss, [part.clone().requires_grad_(True) for part in parts])
 
 
-def test_a_teacher_certain_of_one_key_gives_a_finite_loss() -> None:
-    teacher, student = random_vectors(1, 4, 8, seed=10), random_vectors(1, 4, 8, seed=11)
-    certain = RelationVectors(*(1e4 * part.float() for part in teacher))
-    hesitant = RelationVectors(*(part.float() for part in student))
-    for loss in relation_losses(certain, hesitant, Method.MINILMV2, 2, mask_of([2], 4)).values():
+@pytest.mark.parametrize("batch_of_bias", [1, 2])
+def test_gradient_by_a_position_bias_is_that_of_the_loss(batch_of_bias: int) -> None:
+    teacher, student = (random_relations(Method.MINILM, 2, 3, width, 10)[Relation.ATTENTION] for width in (8, 4))
+
+    def loss(left: Tensor, right: Tensor, bias: Tensor) -> Tensor:
+        of_student = {Relation.ATTENTION: RelationOperands(left, right, bias)}
+        return relation_losses({Relation.ATTENTION: teacher}, of_student, 2, mask_of([3, 2], 3))[Relation.ATTENTION]
+
+    bias = torch.randn(batch_of_bias, 2, 3, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(loss, [part.clone().requires_grad_(True) for part in (*student[:2], bias)])
+
+
+def test_value_vectors_are_compared_by_their_mean_squared_error_over_real_tokens() -> None:
+    teacher, student = (torch.randn(2, 4, 6, dtype=torch.float64) for _ in range(2))
+    losses = [
+        relation_losses(
+            {Relation.VALUE_VECTORS: RelationOperands(teacher, teacher)},
+            {Relation.VALUE_VECTORS: RelationOperands(student, student)},
+            3,
+            mask,
+        )
+        for mask in (None, mask_of([4, 1], 4))
+    ]
+    whole, masked = (loss[Relation.VALUE_VECTORS].item() for loss in losses)
+    assert whole == pytest.approx((teacher - student).square().mean().item())
+    real = torch.cat([(teacher - student)[0], (teacher - student)[1, :1]])
+    assert masked == pytest.approx(real.square().mean().item())
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_a_teacher_certain_of_one_key_gives_a_finite_loss(dtype: torch.dtype) -> None:
+    teacher, student = (random_relations(Method.MINILMV2, 1, 4, 8, seed, dtype) for seed in (10, 11))
+    certain = changed(teacher, lambda part: 1e4 * part)
+    for loss in relation_losses(certain, student, 2, mask_of([2], 4)).values():
         assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_vectors_that_are_not_finite_give_a_loss_that_is_not(value: float) -> None:
+    teacher, student = (random_relations(Method.MINILMV2, 1, 4, 8, seed, torch.float32) for seed in (12, 13))
+
+    def spoilt(part: Tensor) -> Tensor:
+        part = part.clone()
+        part[0, 1, 2] = value
+        return part
+
+    for loss in relation_losses(teacher, changed(student, spoilt), 2).values():
+        assert not torch.isfinite(loss)
