@@ -1,78 +1,119 @@
-"""Encoders: load a teacher, build a student, run either up to the Q, K and V of one layer and no further."""
+"""Encoders: load a teacher, build a student, run either up to its distilled layers and no further."""
 
 import copy
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
+from minilm_core.adapters import LayerRelations, RelationOperands, adapter_of
 from minilm_core.architecture import StudentArchitecture
-from minilm_core.families import check_model_type
+from minilm_core.families import check_model_type, student_settings
+from minilm_core.schedules import Relation
 
-
-class RelationVectors(NamedTuple):
-    """Queries, keys and values of one layer, all heads side by side."""
-
-    query: Float[Tensor, "batch seq width"]
-    key: Float[Tensor, "batch seq width"]
-    value: Float[Tensor, "batch seq width"]
-
-
-class Projections(nn.Module):
-    """The three linear maps of one attention layer, from the states that enter it to Q, K and V."""
-
-    def __init__(self, query: nn.Linear, key: nn.Linear, value: nn.Linear) -> None:
-        super().__init__()
-        self.query = query
-        self.key = key
-        self.value = value
-
-    def forward(self, states: Float[Tensor, "batch seq hidden"]) -> RelationVectors:
-        """Projects hidden states."""
-        return RelationVectors(self.query(states), self.key(states), self.value(states))
+HEADS_FILE = "heads.safetensors"
+"""The projections of the distilled layers, beside the states that enter them."""
 
 
 class RelationEncoder(nn.Module):
-    """What distillation runs of an encoder: all layers below `layer`, then that layer's Q, K and V projections.
+    """What distillation runs of an encoder: all below its distilled layers, and of these what the relations need.
 
     It shares its modules with the encoder it is made from, so training it trains the encoder. Nothing in it is left
-    without a gradient: the rest of the layer, the layers above and the pooler are not part of it. That is all of a
-    student's last layer but Q, K and V; they get their first gradient in fine-tuning.
+    without a gradient: the rest of the highest distilled layer, the layers above and the pooler are not part of it, nor
+    is a projection that no relation uses. They get their first gradient in fine-tuning.
 
     Source: MiniLM (Wang et al., 2020), section 3: only the last layer's self-attention is distilled.
     """
 
-    def __init__(self, encoder: PreTrainedModel, layer: int) -> None:
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        layers: Sequence[int],
+        relations: Collection[Relation],
+        *,
+        teacher_width: int | None = None,
+    ) -> None:
+        """Takes an encoder apart.
+
+        Args:
+            encoder: Of a supported family.
+            layers: The distilled layers, counted from 1, rising.
+            relations: What is compared of each.
+            teacher_width: For a student, its teacher's hidden size. Where value vectors are compared and the widths
+                differ, a learned matrix for each layer maps the student's to it.
+        """
         super().__init__()
-        config = copy.deepcopy(encoder.config)
-        config.num_hidden_layers = layer - 1
-        with torch.device("meta"):
-            trunk = type(encoder)(config, add_pooling_layer=False)
-        trunk.embeddings = encoder.embeddings
-        trunk.encoder.layer = encoder.encoder.layer[: layer - 1]
-        attention = encoder.encoder.layer[layer - 1].attention.self
-        self.trunk = trunk
-        self.projections = Projections(attention.query, attention.key, attention.value)
-        self.num_heads: int = config.num_attention_heads
-        self.hidden_size: int = config.hidden_size
+        adapter = adapter_of(encoder)
+        self.layers = tuple(layers)
+        self.trunk = adapter.trunk(encoder, self.layers[-1] - 1)
+        self.heads = nn.ModuleDict({str(layer): adapter.head(encoder, layer, relations) for layer in self.layers})
+        self.config: PretrainedConfig = encoder.config
+        self.num_heads: int = encoder.config.num_attention_heads
+        self.hidden_size: int = encoder.config.hidden_size
+        self.transforms = nn.ModuleDict()
+        if Relation.VALUE_VECTORS in relations and teacher_width is not None and teacher_width != self.hidden_size:
+            self.transforms.update(
+                {str(layer): _seeded_linear(self.hidden_size, teacher_width, seed=layer) for layer in self.layers}
+            )
+
+    def checkpoint_activations(self) -> None:
+        """From now on keeps only the layers' inputs for the backward pass, which computes the rest again."""
+        self.trunk.checkpoints_activations = True
 
     def states(
         self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None
-    ) -> Float[Tensor, "batch seq hidden"]:
-        """Returns the hidden states that enter the layer."""
-        states: Tensor = self.trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    ) -> list[Float[Tensor, "batch seq hidden"]]:
+        """Returns the hidden states that enter each distilled layer."""
+        states: list[Tensor] = self.trunk(input_ids, attention_mask, self.layers)
         return states
 
     def forward(
         self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None
-    ) -> RelationVectors:
-        """Returns the layer's queries, keys and values."""
-        vectors: RelationVectors = self.projections(self.states(input_ids, attention_mask))
-        return vectors
+    ) -> list[LayerRelations]:
+        """Returns the operands of each distilled layer's relations."""
+        states = self.states(input_ids, attention_mask)
+        of_layers: list[LayerRelations] = [
+            head(entering) for head, entering in zip(self.heads.values(), states, strict=True)
+        ]
+        if self.transforms:
+            for transform, relations in zip(self.transforms.values(), of_layers, strict=True):
+                vectors = transform(relations[Relation.VALUE_VECTORS].left)
+                relations[Relation.VALUE_VECTORS] = RelationOperands(vectors, vectors)
+        return of_layers
+
+
+def save_heads(encoder: RelationEncoder, folder: Path) -> None:
+    """Writes the heads of the distilled layers and the encoder's configuration: what cached states still need."""
+    tensors = {**encoder.heads.state_dict(), **dict(encoder.heads.named_buffers(remove_duplicate=False))}
+    # Cloned, for what the heads of several layers share is written once each.
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, folder / HEADS_FILE)
+    encoder.config.save_pretrained(folder)
+
+
+def load_heads(folder: Path, layers: Sequence[int], relations: Collection[Relation]) -> nn.ModuleDict:
+    """Reads what `save_heads` wrote of some layers, only what the relations need, in evaluation mode and fp32."""
+    with torch.device("meta"):
+        skeleton = AutoModel.from_config(load_encoder_config(folder), dtype=torch.float32)
+    adapter = adapter_of(skeleton)
+    heads = nn.ModuleDict({str(layer): adapter.head(skeleton, layer, relations) for layer in layers})
+    tensors = load_file(folder / HEADS_FILE)
+    heads.load_state_dict({name: tensors[name] for name in heads.state_dict()}, assign=True)
+    # What a module computes from its configuration, such as angles of rotation, is no part of its state.
+    for name, _ in list(heads.named_buffers(remove_duplicate=False)):
+        owner, _, attribute = name.rpartition(".")
+        setattr(heads.get_submodule(owner), attribute, tensors[name])
+    return heads.eval().requires_grad_(False)
+
+
+def _seeded_linear(num_inputs: int, num_outputs: int, *, seed: int) -> nn.Linear:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(num_inputs, num_outputs, bias=False)
 
 
 def load_encoder(folder: Path) -> PreTrainedModel:
@@ -92,13 +133,13 @@ def load_encoder_config(folder: Path) -> PretrainedConfig:
 
 
 def student_config(architecture: StudentArchitecture, teacher_config: PretrainedConfig) -> PretrainedConfig:
-    """Returns the teacher's configuration with a student's sizes: same family, tokenizer and dropout."""
+    """Returns the teacher's configuration with a student's sizes: same family, tokenizer and dropout.
+
+    Raises:
+        UserError: if the family cannot have these sizes.
+    """
     config = copy.deepcopy(teacher_config)
-    config.num_hidden_layers = architecture.num_layers
-    config.hidden_size = architecture.hidden_size
-    config.num_attention_heads = architecture.num_heads
-    config.intermediate_size = architecture.intermediate_size
-    config.architectures = None
+    config.update(student_settings(architecture, teacher_config.to_dict()))
     return config
 
 

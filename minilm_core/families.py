@@ -1,69 +1,240 @@
-"""Families of encoders as their config.json tells of them: which work, their sizes, their embeddings. No torch."""
+"""Families of encoders as their config.json tells of them: which work, their sizes, what students inherit. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.architecture import DisentangledAttention, FamilyShape, StudentArchitecture
 from minilm_core.errors import UserError
+from minilm_core.schedules import LayerPairs, Relation
 
-MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
-"""Families whose modules are laid out as BERT's: embeddings, encoder.layer[i].attention.self.{query, key, value}."""
+MODEL_TYPES = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "distilbert",
+    "mpnet",
+    "deberta-v2",
+    "modernbert",
+)
+"""Families that work, as transformers names them; deberta-v2 is DeBERTa-v3's too."""
+
+_DISTILBERT_NAMES = {
+    "num_hidden_layers": "n_layers",
+    "hidden_size": "dim",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+}
+# A DeBERTa may have them: family_shape looks itself.
+_WITHOUT_TOKEN_TYPES = ("distilbert", "mpnet", "deberta-v2", "modernbert")
+_COUNTS_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
+_MPNET_PADDING = 1
+"""The padding token that MPNet counts positions from, whatever its configuration says."""
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 
 
 def check_model_type(config_json: Mapping[str, Any]) -> None:
-    """Refuses an encoder of another family.
+    """Refuses an encoder of another family, or of a kind that its family's adapter does not know.
 
     Raises:
-        UserError: naming the families that work.
+        UserError: naming the families that work, or the setting that does not.
     """
     model_type = config_json.get("model_type")
     if model_type not in MODEL_TYPES:
         raise UserError(f"a teacher's model_type must be one of {', '.join(MODEL_TYPES)}, got {model_type}")
+    if config_json.get("is_decoder"):
+        raise UserError("a teacher must be an encoder, got is_decoder true")
+    if model_type == "deberta-v2":
+        _check_deberta(config_json)
+    biases = {config_json.get(f"{part}_bias", False) for part in ("attention", "mlp", "norm")}
+    if model_type == "modernbert" and len(biases) > 1:
+        raise UserError("a teacher's attention_bias, mlp_bias and norm_bias must be alike, got true and false")
 
 
-def embedding_shape(config_json: Mapping[str, Any]) -> EmbeddingShape:
-    """Returns the rows of the embedding tables, which a student takes over from its teacher.
+def check_student(architecture: StudentArchitecture, config_json: Mapping[str, Any]) -> None:
+    """Refuses sizes that the teacher's family cannot have.
 
     Raises:
-        UserError: if the configuration lacks one.
+        UserError: naming the size.
     """
-    return EmbeddingShape(
+    if config_json["model_type"] == "modernbert" and architecture.head_size % 2:
+        raise UserError(
+            f"a modernbert student's head size must be even, for positions rotate pairs, got {architecture.head_size}"
+        )
+
+
+def check_layer_pairs(
+    pairs: LayerPairs, relations: Collection[Relation], num_student_layers: int, config_json: Mapping[str, Any]
+) -> None:
+    """Refuses to compare the attention of a student's local layer with that of a teacher's global one.
+
+    Their divergence is infinite: what the teacher attends to outside the window, the student cannot.
+
+    Raises:
+        UserError: naming the layers.
+    """
+    if config_json["model_type"] != "modernbert" or Relation.ATTENTION not in relations:
+        return
+    of_student, of_teacher = student_layer_types(num_student_layers, config_json), _layer_types(config_json)
+    for student, teacher in zip(pairs.student, pairs.teacher, strict=True):
+        if (of_student[student - 1], of_teacher[teacher - 1]) == (_LOCAL, _GLOBAL):
+            raise UserError(
+                f"with the attention relation a student's layer must attend as far as its teacher's, "
+                f"got local layer {student} and global layer {teacher}"
+            )
+
+
+def family_shape(config_json: Mapping[str, Any]) -> FamilyShape:
+    """Returns what a student takes over from its teacher's tokenizer and family.
+
+    Raises:
+        UserError: if the configuration lacks a size.
+    """
+    model_type = config_json["model_type"]
+    shape = FamilyShape(
         vocabulary_size=_count(config_json, "vocab_size"),
         num_positions=_count(config_json, "max_position_embeddings"),
-        num_token_types=_count(config_json, "type_vocab_size"),
+        num_token_types=0 if model_type in _WITHOUT_TOKEN_TYPES else _count(config_json, "type_vocab_size"),
     )
+    match model_type:
+        case "electra":
+            return replace(shape, embedding_size=_count(config_json, "embedding_size"), has_pooler=False)
+        case "distilbert":
+            return replace(shape, has_pooler=False)
+        case "mpnet":
+            return replace(shape, num_position_biases=_count(config_json, "relative_attention_num_buckets"))
+        case "deberta-v2":
+            return replace(
+                shape,
+                num_positions=shape.num_positions if config_json.get("position_biased_input", True) else 0,
+                num_token_types=config_json.get("type_vocab_size", 0),
+                has_pooler=False,
+                disentangled=_disentangled(config_json),
+            )
+        case "modernbert":
+            has_biases = config_json.get("attention_bias", False)
+            return replace(shape, num_positions=0, has_pooler=False, has_biases=has_biases, is_gated=True)
+    return shape
 
 
 def encoder_architecture(config_json: Mapping[str, Any]) -> StudentArchitecture:
     """Returns an encoder's own sizes.
 
     Raises:
-        UserError: if the configuration lacks one, or the feed-forward is no multiple of the hidden size.
+        UserError: if the configuration lacks one, or they do not fit together.
     """
-    hidden_size = _count(config_json, "hidden_size")
-    intermediate_size = _count(config_json, "intermediate_size")
-    if intermediate_size % hidden_size:
-        raise UserError(
-            f"a teacher's intermediate_size must be a multiple of its hidden_size, "
-            f"got {intermediate_size} and {hidden_size}"
-        )
+    hidden_size = _size(config_json, "hidden_size")
+    intermediate_size = _size(config_json, "intermediate_size")
+    is_whole = intermediate_size % hidden_size == 0
     return StudentArchitecture(
-        num_layers=_count(config_json, "num_hidden_layers"),
+        num_layers=_size(config_json, "num_hidden_layers"),
         hidden_size=hidden_size,
-        num_heads=_count(config_json, "num_attention_heads"),
-        intermediate_ratio=intermediate_size // hidden_size,
+        num_heads=_size(config_json, "num_attention_heads"),
+        intermediate_ratio=intermediate_size // hidden_size if is_whole else intermediate_size / hidden_size,
     )
 
 
+def student_settings(architecture: StudentArchitecture, config_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a student's configuration says otherwise than its teacher's: its sizes, and what depends on them.
+
+    Raises:
+        UserError: if the family cannot have these sizes.
+    """
+    check_student(architecture, config_json)
+    sizes = {
+        "num_hidden_layers": architecture.num_layers,
+        "hidden_size": architecture.hidden_size,
+        "num_attention_heads": architecture.num_heads,
+        "intermediate_size": architecture.intermediate_size,
+    }
+    settings: dict[str, Any] = {_name(config_json, name): value for name, value in sizes.items()}
+    match config_json["model_type"]:
+        case "electra":
+            settings["embedding_size"] = family_shape(config_json).width(architecture.hidden_size)
+        case "deberta-v2":
+            derived = {
+                "embedding_size": architecture.hidden_size,
+                "pooler_hidden_size": architecture.hidden_size,
+                "attention_head_size": architecture.head_size,
+            }
+            settings |= {name: value for name, value in derived.items() if name in config_json}
+        case "modernbert":
+            settings["layer_types"] = list(student_layer_types(architecture.num_layers, config_json))
+    return {**settings, "architectures": None}
+
+
+def student_layer_types(num_layers: int, config_json: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns which of a ModernBERT student's layers are local: as many of the teacher's as it has, from the top down.
+
+    From the top, because the last layer is what is distilled and pooled: it attends as far as the teacher's last does.
+    """
+    types = _layer_types(config_json)
+    return (types * -(-num_layers // len(types)))[-num_layers:]
+
+
 def max_sequence_length(config_json: Mapping[str, Any]) -> int:
-    """Returns the tokens that the position table has room for; RoBERTa's kind counts from after the padding token."""
+    """Returns the tokens that an encoder has positions for; RoBERTa's kind counts them from after the padding token."""
     num_positions = _count(config_json, "max_position_embeddings")
-    if config_json["model_type"] == "bert":
+    if config_json["model_type"] == "mpnet":
+        return num_positions - _MPNET_PADDING - 1
+    if config_json["model_type"] not in _COUNTS_POSITIONS_AFTER_PADDING:
         return num_positions
     padding = config_json.get("pad_token_id", 1)
     if not isinstance(padding, int):
         raise UserError(f"a teacher's config.json must have a whole pad_token_id, got {padding}")
     return num_positions - padding - 1
+
+
+def _disentangled(config_json: Mapping[str, Any]) -> DisentangledAttention:
+    num_buckets = config_json.get("position_buckets", -1)
+    max_distance = config_json.get("max_relative_positions", -1)
+    if max_distance < 1:
+        max_distance = _count(config_json, "max_position_embeddings")
+    has_distances = config_json.get("relative_attention", False)
+    return DisentangledAttention(
+        num_distances=2 * (num_buckets if num_buckets > 0 else max_distance) if has_distances else 0,
+        num_terms=len(_position_terms(config_json)) if has_distances else 0,
+        shares_maps=config_json.get("share_att_key", False),
+        is_normed="layer_norm" in config_json.get("norm_rel_ebd", "none").lower(),
+        convolution_width=config_json.get("conv_kernel_size", 0),
+    )
+
+
+def _check_deberta(config_json: Mapping[str, Any]) -> None:
+    hidden_size = config_json.get("hidden_size")
+    if config_json.get("embedding_size", hidden_size) != hidden_size:
+        raise UserError(
+            f"a deberta-v2 teacher's embedding_size must be its hidden_size, "
+            f"got {config_json['embedding_size']} and {hidden_size}"
+        )
+    if config_json.get("relative_attention") and not _position_terms(config_json):
+        raise UserError("a deberta-v2 teacher's pos_att_type must name c2p or p2c, got neither")
+    if config_json.get("conv_kernel_size", 0) > 0 and config_json.get("conv_groups", 1) != 1:
+        raise UserError(f"a deberta-v2 teacher's conv_groups must be 1, got {config_json['conv_groups']}")
+
+
+def _position_terms(config_json: Mapping[str, Any]) -> tuple[str, ...]:
+    named = config_json.get("pos_att_type") or ()
+    return tuple(term for term in ("c2p", "p2c") if term in named)
+
+
+def _layer_types(config_json: Mapping[str, Any]) -> tuple[str, ...]:
+    given = config_json.get("layer_types")
+    if given:
+        return tuple(given)
+    period = config_json.get("global_attn_every_n_layers", 3)
+    return tuple(_LOCAL if number % period else _GLOBAL for number in range(_size(config_json, "num_hidden_layers")))
+
+
+def _size(config_json: Mapping[str, Any], name: str) -> int:
+    return _count(config_json, _name(config_json, name))
+
+
+def _name(config_json: Mapping[str, Any], name: str) -> str:
+    """Returns what the family calls a size."""
+    return _DISTILBERT_NAMES[name] if config_json["model_type"] == "distilbert" else name
 
 
 def _count(config_json: Mapping[str, Any], name: str) -> int:

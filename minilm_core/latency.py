@@ -110,7 +110,7 @@ class Width:
 
     hidden_size: int
     num_heads: int
-    intermediate_ratio: int
+    intermediate_ratio: float
 
     @classmethod
     def of(cls, architecture: StudentArchitecture) -> "Width":

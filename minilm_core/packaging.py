@@ -39,6 +39,7 @@ OPTIONAL_FILES = (
     "merges.txt",
     "sentencepiece.bpe.model",
     "spiece.model",
+    "spm.model",
     "tokenizer.model",
 )
 SUMS_FILE = "SHA256SUMS"

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from minilm_core.errors import UserError
+from minilm_core.families import encoder_architecture
 
 if TYPE_CHECKING:
     from minilm_core.packaging import PackagedModel
@@ -127,11 +128,8 @@ def check_files(folder: Path) -> str:
 
 
 def _check_heads(folder: Path) -> str:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    heads, width = config["num_attention_heads"], config["hidden_size"]
-    if width % heads:
-        raise CheckFailedError(f"hidden_size must be a multiple of num_attention_heads, got {width} and {heads}")
-    return f"{heads} heads divide a hidden size of {width}"
+    architecture = encoder_architecture(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return f"{architecture.num_heads} heads divide a hidden size of {architecture.hidden_size}"
 
 
 def _check_loading(folder: Path, loaded: list["PackagedModel"]) -> str:

@@ -6,6 +6,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, PretrainedConfig
 
+from minilm_core.corpus import PackedCorpus
+from minilm_core.distillation import Lessons
+from tests.minilm_core.distilling import lessons_of, make_corpus, make_targets, teacher_of
+
 SENTENCE = "the a student learns what its teacher knows about text and a search finds which one to ship today"
 
 
@@ -37,3 +41,21 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory, teacher_config: Pre
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> PackedCorpus:
+    """Rows of 16 tokens of the teacher's own words."""
+    return make_corpus(tmp_path_factory.mktemp("text"), teacher_folder)
+
+
+@pytest.fixture(scope="session")
+def targets(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, corpus: PackedCorpus) -> Path:
+    """The cached targets of the teacher's last layer."""
+    return make_targets(tmp_path_factory.mktemp("targets"), teacher_of(teacher_folder), corpus)
+
+
+@pytest.fixture(scope="session")
+def lessons(corpus: PackedCorpus, targets: Path) -> Lessons:
+    """What the tiny teacher says of its words."""
+    return lessons_of(corpus, targets)

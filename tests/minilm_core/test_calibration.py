@@ -1,9 +1,17 @@
 import pytest
 import torch
-from transformers import PretrainedConfig
+from transformers import BertConfig, ModernBertConfig, PretrainedConfig
 
 from minilm_core.architecture import StudentArchitecture
-from minilm_core.calibration import Timing, calibrate, plan_calibration, tail_ratio, time_encoder
+from minilm_core.calibration import (
+    Timing,
+    calibrate,
+    plan_calibration,
+    stopwatch,
+    tail_ratio,
+    time_encoder,
+    with_short_vocabulary,
+)
 from minilm_core.encoders import build_encoder
 from minilm_core.errors import UserError
 from minilm_core.latency import LatencyTarget
@@ -51,6 +59,15 @@ def test_a_deep_teacher_makes_no_student_deeper():
         (96, 12),
     ]
     assert [(a.hidden_size, a.num_layers) for a in plan.held_out] == [(24, 3), (48, 5)]
+
+
+def test_the_vocabulary_is_cut_below_a_padding_token_at_its_end():
+    config = with_short_vocabulary(ModernBertConfig(intermediate_size=48, max_position_embeddings=64))
+    assert (config.vocab_size, config.pad_token_id) == (2048, 0)
+    (student,) = students((1,), hidden_sizes=(24,))
+    assert stopwatch(build_encoder(student, config, seed=0), SHORT)() > 0
+    tiny = BertConfig(vocab_size=100, pad_token_id=99)
+    assert (with_short_vocabulary(tiny).vocab_size, with_short_vocabulary(tiny).pad_token_id) == (100, 99)
 
 
 def test_a_calibration_of_no_student_is_refused():

@@ -154,7 +154,7 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_found(folder: Path):
 def test_heads_that_do_not_divide_the_width_are_found(folder: Path):
     edit_json(folder / "config.json", num_attention_heads=5)
     reseal(folder)
-    assert failure(folder).detail == "hidden_size must be a multiple of num_attention_heads, got 24 and 5"
+    assert failure(folder).detail == "hidden_size must be a multiple of num_heads, got 24 and 5"
 
 
 def test_changed_weights_are_found_by_their_outputs(folder: Path):
