@@ -1,26 +1,26 @@
 """What the teacher says about a batch: computed now, or once and read from disk. A student never sees the teacher."""
 
-import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import os
+import weakref
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from minilm_core.atomic import atomic_folder
+from minilm_core.adapters import LayerRelations
 from minilm_core.corpus import PackedCorpus
 from minilm_core.devices import autocast
-from minilm_core.encoders import Projections, RelationEncoder, RelationVectors
+from minilm_core.encoders import RelationEncoder, load_heads
 from minilm_core.errors import UserError
-from minilm_core.schedules import Precision
-
-ROWS_PER_WRITE = 32
+from minilm_core.schedules import Precision, Relation
+from minilm_core.target_cache import cache_targets as cache_targets
+from minilm_core.target_storage import HEADS_FOLDER, STATES_FILE, TargetsManifest, hold
+from minilm_core.target_storage import TargetsKey as TargetsKey
 
 RowNumbers = Int[np.ndarray, " batch"]
 
@@ -31,60 +31,83 @@ class Targets(Protocol):
     num_heads: int
     """Attention heads of the teacher."""
 
-    def vectors(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> RelationVectors:
-        """Returns the teacher's Q, K and V for the given rows of the corpus, whose tokens are `input_ids`."""
+    hidden_size: int
+    """The teacher's."""
+
+    def relations(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> list[LayerRelations]:
+        """Returns the operands of each distilled layer for rows of the corpus, whose tokens are `input_ids`."""
+
+    def prefetch(self, rows: RowNumbers) -> None:
+        """Is told the rows of the next batch while this one is learned from; it changes nothing but the time taken."""
 
 
 class OnlineTargets:
-    """Runs the teacher up to its distilled layer for every batch."""
+    """Runs the teacher up to its highest distilled layer for every batch."""
 
     def __init__(self, teacher: RelationEncoder, precision: Precision) -> None:
         self.teacher = teacher.eval().requires_grad_(False)
         self.precision = precision
         self.num_heads = teacher.num_heads
+        self.hidden_size = teacher.hidden_size
 
     @torch.no_grad()
-    def vectors(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> RelationVectors:
-        """Returns the teacher's vectors; the rows' numbers do not matter here."""
+    def relations(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> list[LayerRelations]:
+        """Returns the teacher's operands; the rows' numbers do not matter here."""
         with autocast(self.precision, input_ids.device):
-            vectors: RelationVectors = self.teacher(input_ids, None)
-        return vectors
+            relations: list[LayerRelations] = self.teacher(input_ids, None)
+        return relations
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TargetsKey:
-    """All that the cached states depend on; another teacher, layer, text, packing or precision is another cache."""
-
-    weights_sha256: str
-    """Of the teacher's safetensors."""
-    layer: int
-    """The distilled layer, counted from 1."""
-    corpus_fingerprint: str
-    """Of the packed tokens, and so of text, tokenizer and packing together."""
-    precision: Precision
-    """What the teacher ran in; the states are kept in bf16 either way."""
-
-    @property
-    def folder_name(self) -> str:
-        """A short name made of everything above."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:20]
+    def prefetch(self, rows: RowNumbers) -> None:
+        """Does nothing: there is no disk to wait for."""
 
 
 class CachedTargets:
-    """The states that enter the teacher's distilled layer, in bf16 on disk, and that layer's own projections.
+    """The states that enter the teacher's distilled layers, in bf16 on disk, and those layers' own projections.
 
-    Reading maps the file: a batch's rows are read when they are asked for and nothing is held in memory.
+    What a batch needs is read when it is asked for, straight into the batch, and nothing else is: no part of the file
+    is mapped or held. The process keeps the cache from being evicted for as long as this lives.
+
+    It is exact up to the rounding of the states to bf16: queries, keys and values of a trained teacher of 6x384 differ
+    from those computed now by 0.15 % of their norm, the relation losses by less than 0.01 % of themselves.
     """
 
-    def __init__(self, folder: Path, device: torch.device, precision: Precision) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        shape = (manifest["num_rows"], manifest["sequence_length"], manifest["hidden_size"])
-        self._states = np.memmap(folder / "states.bf16", dtype=np.int16, mode="r", shape=shape)
-        self._projections = _load_projections(folder / "projections.safetensors", manifest["hidden_size"]).to(device)
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        precision: Precision,
+        *,
+        layers: Sequence[int],
+        relations: Collection[Relation],
+    ) -> None:
+        """Opens what `cache_targets` wrote.
+
+        Args:
+            folder: The cache's folder of one key.
+            device: Where the operands are wanted.
+            precision: What the projections run in.
+            layers: Those of the cached layers that are compared.
+            relations: What is compared of each.
+
+        Raises:
+            UserError: if the cache is unfinished, damaged, of another format or without one of the layers.
+        """
+        resources = ExitStack()
+        weakref.finalize(self, resources.close)
+        resources.enter_context(hold(folder))
+        self._manifest = TargetsManifest.load(folder)
+        for layer in layers:
+            if layer not in self._manifest.layers:
+                cached = ", ".join(map(str, self._manifest.layers))
+                raise UserError(f"cached targets must be of layer {layer}, got those of {cached} in {folder}")
+        self._file = os.open(folder / STATES_FILE, os.O_RDONLY)
+        resources.callback(os.close, self._file)
+        self._places = [self._manifest.layers.index(layer) for layer in layers]
+        self._heads = load_heads(folder / HEADS_FOLDER, layers, relations).to(device)
         self._device = device
         self._precision = precision
-        self._corpus_fingerprint: str = manifest["corpus_fingerprint"]
-        self.num_heads: int = manifest["num_heads"]
+        self.num_heads = self._manifest.num_heads
+        self.hidden_size = self._manifest.hidden_size
 
     def check_corpus(self, corpus: PackedCorpus) -> None:
         """Refuses a corpus that the states are not of.
@@ -92,66 +115,45 @@ class CachedTargets:
         Raises:
             UserError: naming both.
         """
-        if corpus.fingerprint != self._corpus_fingerprint:
+        if corpus.fingerprint != self._manifest.corpus_fingerprint:
             raise UserError(
                 f"cached targets must be of the corpus they are used with, {corpus.fingerprint[:12]}, "
-                f"got those of {self._corpus_fingerprint[:12]}"
+                f"got those of {self._manifest.corpus_fingerprint[:12]}"
             )
 
-    def states(self, rows: RowNumbers) -> Float[Tensor, "batch seq hidden"]:
-        """Returns the hidden states that enter the distilled layer, in bf16."""
-        return torch.from_numpy(self._states[rows]).view(torch.bfloat16).to(self._device)
+    def prefetch(self, rows: RowNumbers) -> None:
+        """Has the disk read ahead the rows of a later batch, into memory that the system takes back as it likes."""
+        # Each row is asked for alone: neighbours that no batch wants would waste the disk.
+        if hasattr(os, "posix_fadvise"):
+            for offset in self._offsets(rows).flat:
+                os.posix_fadvise(self._file, int(offset), self._manifest.layer_bytes, os.POSIX_FADV_WILLNEED)
+
+    def states(self, rows: RowNumbers) -> list[Float[Tensor, "batch seq hidden"]]:
+        """Returns the hidden states that enter each distilled layer, in bf16."""
+        # All requests are under way before the first is waited for.
+        self.prefetch(rows)
+        return [self._read(offsets).to(self._device, non_blocking=True) for offsets in self._offsets(rows)]
 
     @torch.no_grad()
-    def vectors(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> RelationVectors:
-        """Returns the teacher's vectors for the rows; the tokens are not needed again."""
+    def relations(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> list[LayerRelations]:
+        """Returns the teacher's operands for the rows; the tokens are not needed again."""
         with autocast(self._precision, self._device):
-            states = self.states(rows)
-            vectors: RelationVectors = self._projections(
-                states if self._precision is Precision.BF16 else states.float()
-            )
-        return vectors
+            return [
+                head(states if self._precision is Precision.BF16 else states.float())
+                for head, states in zip(self._heads.values(), self.states(rows), strict=True)
+            ]
 
+    def _offsets(self, rows: RowNumbers) -> Int[np.ndarray, "layers batch"]:
+        """Returns where in the file the states of each layer and row begin, in bytes."""
+        of_layers = np.array(self._places, dtype=np.int64)[:, None] * self._manifest.layer_bytes
+        offsets: np.ndarray = of_layers + rows.astype(np.int64) * self._manifest.row_bytes
+        return offsets
 
-def cache_targets(teacher: RelationEncoder, corpus: PackedCorpus, key: TargetsKey, cache: Path) -> Iterator[int]:
-    """Runs the teacher over the whole corpus once, into `cache / key.folder_name`, and yields the rows done so far.
-
-    A folder that was not finished is never seen under its name; two writers of one key leave one whole folder. Does
-    nothing where the folder is there already.
-    """
-    folder = cache / key.folder_name
-    if folder.is_dir():
-        return
-    device = next(teacher.parameters()).device
-    teacher.eval()
-    with atomic_folder(folder) as scratch:
-        with (scratch / "states.bf16").open("wb") as file:
-            for start in range(0, corpus.num_rows, ROWS_PER_WRITE):
-                rows = np.arange(start, min(start + ROWS_PER_WRITE, corpus.num_rows))
-                file.write(_states_of(teacher, corpus.rows(rows), key.precision, device))
-                yield int(rows[-1]) + 1
-        projections = {name: value.detach().float().cpu() for name, value in teacher.projections.state_dict().items()}
-        save_file(projections, scratch / "projections.safetensors")
-        manifest = {
-            **asdict(key),
-            "num_rows": corpus.num_rows,
-            "sequence_length": corpus.manifest.sequence_length,
-            "hidden_size": teacher.hidden_size,
-            "num_heads": teacher.num_heads,
-        }
-        (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-
-
-@torch.no_grad()
-def _states_of(
-    teacher: RelationEncoder, tokens: Int[np.ndarray, "batch seq"], precision: Precision, device: torch.device
-) -> bytes:
-    with autocast(precision, device):
-        states = teacher.states(torch.from_numpy(tokens).to(device), None)
-    return states.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes()
-
-
-def _load_projections(path: Path, hidden_size: int) -> Projections:
-    projections = Projections(*(nn.Linear(hidden_size, hidden_size) for _ in range(3)))
-    projections.load_state_dict(load_file(path))
-    return projections.eval().requires_grad_(False)
+    def _read(self, offsets: Int[np.ndarray, " batch"]) -> Float[Tensor, "batch seq hidden"]:
+        shape = (len(offsets), self._manifest.sequence_length, self._manifest.hidden_size)
+        # From page-locked memory a GPU fetches the batch while the host goes on.
+        states = torch.empty(shape, dtype=torch.bfloat16, pin_memory=self._device.type == "cuda")
+        for offset, row in zip(offsets, states.view(torch.uint8).numpy(), strict=True):
+            if os.preadv(self._file, [row], int(offset)) != self._manifest.layer_bytes:
+                raise OSError(f"cached targets must not change while they are read, row at byte {offset} was cut short")
+        return states
