@@ -8,6 +8,8 @@ import torch
 from minilm_core.errors import UserError
 from minilm_core.schedules import Precision
 
+_AUTOCAST_DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+
 
 def training_device(has_gpu: bool) -> torch.device:
     """Returns the GPU that this process was given, or the CPU.
@@ -30,7 +32,7 @@ def device_name(device: torch.device) -> str:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """Returns fp32 or bf16: `auto` is bf16 where the device has instructions for it (elsewhere it is only emulated)."""
+    """Returns the precision that `auto` stands for: bf16 where the device has instructions for it, else fp32."""
     if precision is not Precision.AUTO:
         return precision
     if device.type == "cuda":
@@ -42,4 +44,28 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Returns the context in which forward passes run; `precision` is resolved."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16)
+    dtype = _AUTOCAST_DTYPES.get(precision)
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def check_can_compile(device: torch.device) -> None:
+    """Makes sure that torch.compile finds the compiler it needs, before it would miss it in mid-training.
+
+    Raises:
+        UserError: naming what is missing.
+    """
+    # Imported here: most trainings compile nothing and need not wait for it.
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch.utils._triton import has_triton
+
+    if device.type == "cuda":
+        if not has_triton():
+            raise UserError("compile must be false on a GPU without Triton, got true")
+        return
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise UserError(
+            "compile must be false where there is no C++ compiler (g++, or what CXX names), got true"
+        ) from error

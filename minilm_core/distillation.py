@@ -1,30 +1,75 @@
-"""The one loop that teaches a student its teacher's relations, as a generator of its own progress."""
+"""The one loop that teaches students their teacher's relations, as a generator of its own progress."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from minilm_core.adapters import LayerRelations
 from minilm_core.checkpoints import load_checkpoint, save_checkpoint
 from minilm_core.corpus import BatchOrder, PackedCorpus
-from minilm_core.devices import autocast, resolve_precision
-from minilm_core.optimisation import TrainingState, begin_training, seed_step
+from minilm_core.cpu_layers import train_fast_on_cpu
+from minilm_core.devices import autocast, check_can_compile, resolve_precision
+from minilm_core.encoders import RelationEncoder
+from minilm_core.errors import NonFiniteLossError, UserError
+from minilm_core.optimisation import MicroBatch, TrainingState, begin_training, micro_batches, seed_step, unwrapped
 from minilm_core.relations import relation_losses
-from minilm_core.schedules import DistillationSchedule, Method
+from minilm_core.schedules import DistillationSchedule
 from minilm_core.targets import RowNumbers, Targets
+
+
+class Lesson(NamedTuple):
+    """Some rows of the text and what the teacher says about them."""
+
+    input_ids: Int[Tensor, "batch seq"]
+    of_teacher: list[LayerRelations]
+    """The operands of each distilled layer."""
+    num_attention_heads: int
+    """The teacher's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lessons:
-    """What a student learns from: packed text, the teacher's vectors for it, and this worker's share of the rows."""
+    """What students learn from: packed text, the teacher's relations for it, and this worker's share of the rows."""
 
     corpus: PackedCorpus
     targets: Targets
+    judge: Targets | None = None
+    """Whose relations the held-out loss is measured against; None: those of `targets`. Students of an assistant are
+    judged by its teacher, so that they compare with the teacher's own."""
     rank: int = 0
     num_workers: int = 1
+
+    @property
+    def for_judging(self) -> "Lessons":
+        """The same text with what the judge says about it."""
+        return self if self.judge is None else replace(self, targets=self.judge, judge=None)
+
+    def of_rows(self, rows: RowNumbers, device: torch.device) -> Lesson:
+        """Asks the teacher about some rows."""
+        tokens = torch.from_numpy(self.corpus.rows(rows))
+        # From page-locked memory a GPU fetches them while the host goes on.
+        tokens = tokens.pin_memory() if device.type == "cuda" else tokens
+        input_ids = tokens.to(device, non_blocking=True)
+        return Lesson(input_ids, self.targets.relations(rows, input_ids), self.targets.num_heads)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pupil:
+    """One of the students that learn in step from one teacher."""
+
+    student: nn.Module
+    """A RelationEncoder, on its device, or one wrapped for data parallelism."""
+    learning_rate: float
+    """The peak."""
+    resume_from: Path | None = None
+    """A folder of checkpoints; without one in it training starts at the first step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +95,19 @@ class DistillationProgress:
         return self.step == self.num_steps
 
     def save_checkpoint(self, root: Path) -> None:
-        """Writes a checkpoint from which `distil` goes on as if it had never stopped."""
-        save_checkpoint(root, self.step, self.state.tensors(), {"step": self.step})
+        """Writes a checkpoint from which `distil` goes on as if it had never stopped, on any number of workers.
+
+        On another number the batches are the same and so, without dropout, is the student up to rounding; each worker
+        draws dropout of its own, so with dropout it is another sample of the same training.
+        """
+        save_checkpoint(root, self.step, self.state.tensors(), self.state.plain())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillationFailure:
+    """Why a student left the others."""
+
+    error: NonFiniteLossError
 
 
 def distil(
@@ -75,12 +131,148 @@ def distil(
 
     Raises:
         NonFiniteLossError: if the loss becomes infinite or NaN.
+        UserError: if the device lacks what the schedule asks for.
     """
-    state = begin_training(unwrapped(student), schedule, learning_rate=learning_rate, num_steps=schedule.num_steps)
-    checkpoint = load_checkpoint(resume_from) if resume_from is not None else None
+    pupil = Pupil(student=student, learning_rate=learning_rate, resume_from=resume_from)
+    for outcomes in distil_together([pupil], lessons, schedule, seed=seed):
+        outcome = outcomes[0]
+        if isinstance(outcome, DistillationFailure):
+            raise outcome.error
+        yield outcome
+
+
+def distil_together(
+    pupils: Sequence[Pupil], lessons: Lessons, schedule: DistillationSchedule, *, seed: int
+) -> Iterator[dict[int, DistillationProgress | DistillationFailure]]:
+    """Teaches several students in step, each batch put to the teacher once; every student ends as it would alone.
+
+    Yields after every optimiser step what came of it, by the students' places in `pupils`. A student whose loss becomes
+    infinite or NaN fails and leaves; the others go on. Those whose checkpoints lie behind learn first, until they have
+    caught up.
+
+    Args:
+        pupils: the students, all on one device; of equally many distilled layers, so that all compare the same of the
+            teacher's.
+        lessons: the text and what the teacher says about it.
+        schedule: all settings but the learning rates.
+        seed: of the order of the rows and of dropout; with it and the students the results are fixed.
+
+    Raises:
+        UserError: if the students compare different layers of the teacher, or the device lacks what the schedule asks
+            for.
+    """
+    _check_same_layers(pupils)
+    learning = {place: _begin(pupil, schedule) for place, pupil in enumerate(pupils)}
+    first_step = min(state.step for state in learning.values())
+    device = next(pupils[0].student.parameters()).device
+    turns = _turns(lessons, schedule, seed, first_step, device)
+    turn = next(turns, None)
+    while learning and turn is not None:
+        step, is_last = turn.step, turn.micro_batch.is_last
+        in_step = {place: state for place, state in learning.items() if state.step == step}
+        _add_gradients(in_step.values(), turn, schedule, seed, lessons.rank)
+        # Two lessons are never in memory at once. The next is read while a GPU still works on this one.
+        del turn
+        turn = next(turns, None)
+        if is_last and in_step:
+            outcomes = _take_steps(in_step, lessons, schedule)
+            failed = {place for place, outcome in outcomes.items() if isinstance(outcome, DistillationFailure)}
+            learning = {place: state for place, state in learning.items() if place not in failed}
+            yield outcomes
+
+
+def relation_loss(student: nn.Module, lesson: Lesson, schedule: DistillationSchedule) -> Tensor:
+    """Returns the weighted sum of the relation terms over a lesson, in nats, averaged over layer pairs.
+
+    Packed rows are full, so there is nothing to mask.
+    """
+    device = lesson.input_ids.device
+    with autocast(resolve_precision(schedule.precision, device), device):
+        of_student: list[LayerRelations] = student(lesson.input_ids, None)
+        terms = [
+            weight * losses[relation]
+            for of_layers in zip(lesson.of_teacher, of_student, strict=True)
+            for losses in [relation_losses(*of_layers, schedule.relation_heads or lesson.num_attention_heads)]
+            for relation, weight in schedule.weights.items()
+        ]
+    return torch.stack(terms).sum() / len(of_student)
+
+
+@torch.no_grad()
+def held_out_losses(students: Sequence[nn.Module], lessons: Lessons, schedule: DistillationSchedule) -> list[float]:
+    """Returns each student's mean relation loss over the rows that none trains on, in nats, without dropout.
+
+    It compares students of one study, whatever their size: the method and its relation heads are the study's.
+    """
+    # Not the data-parallel wrappers, whose forward pass would wait for the other workers.
+    encoders = [unwrapped(student) for student in students]
+    were_training = [encoder.training for encoder in encoders]
+    device = next(encoders[0].parameters()).device
+    rows, lessons = lessons.corpus.held_out_rows, lessons.for_judging
+    size = schedule.micro_batch_size or max(1, schedule.batch_size // lessons.num_workers)
+    totals = torch.zeros(len(encoders), dtype=torch.float64, device=device)
+    for encoder in encoders:
+        encoder.eval()
+    for start in range(0, len(rows), size):
+        lesson = lessons.of_rows(np.asarray(rows[start : start + size]), device)
+        losses = [relation_loss(encoder, lesson, schedule) for encoder in encoders]
+        totals += torch.stack(losses) * len(lesson.input_ids)
+    for encoder, was_training in zip(encoders, were_training, strict=True):
+        encoder.train(was_training)
+    means: list[float] = (totals / len(rows)).tolist()
+    return means
+
+
+def held_out_loss(student: nn.Module, lessons: Lessons, schedule: DistillationSchedule) -> float:
+    """Returns the held-out loss of one student."""
+    (loss,) = held_out_losses([student], lessons, schedule)
+    return loss
+
+
+def _check_same_layers(pupils: Sequence[Pupil]) -> None:
+    numbers = {len(_encoder_of(pupil).layers) for pupil in pupils}
+    if len(numbers) > 1:
+        raise UserError(
+            "students that learn together must have equally many distilled layers, "
+            f"got {' and '.join(map(str, sorted(numbers)))}"
+        )
+
+
+def _begin(pupil: Pupil, schedule: DistillationSchedule) -> TrainingState:
+    state = begin_training(pupil.student, schedule, learning_rate=pupil.learning_rate, num_steps=schedule.num_steps)
+    checkpoint = load_checkpoint(pupil.resume_from) if pupil.resume_from is not None else None
     if checkpoint is not None:
-        tensors, plain = checkpoint
-        state.restore(tensors, plain["step"])
+        state.restore(*checkpoint)
+    encoder = _encoder_of(pupil)
+    if schedule.checkpoint_activations:
+        encoder.checkpoint_activations()
+    if not schedule.compile:
+        train_fast_on_cpu(encoder)
+    else:
+        check_can_compile(next(encoder.parameters()).device)
+        # In place: its parameters keep their names.
+        encoder.trunk.compile()
+    return state
+
+
+def _encoder_of(pupil: Pupil) -> RelationEncoder:
+    encoder = unwrapped(pupil.student)
+    assert isinstance(encoder, RelationEncoder), "relations are a RelationEncoder's"
+    return encoder
+
+
+class _Turn(NamedTuple):
+    """A micro-batch of one step, put to the teacher."""
+
+    step: int
+    micro_batch: MicroBatch
+    lesson: Lesson
+
+
+def _turns(
+    lessons: Lessons, schedule: DistillationSchedule, seed: int, first_step: int, device: torch.device
+) -> Iterator[_Turn]:
+    """Yields the micro-batches of every step from `first_step` on, each with what the teacher says of it."""
     order = BatchOrder(
         row_indices=lessons.corpus.training_rows,
         batch_size=schedule.batch_size,
@@ -88,61 +280,48 @@ def distil(
         rank=lessons.rank,
         num_workers=lessons.num_workers,
     )
-    tokens_per_step = schedule.batch_size * lessons.corpus.manifest.sequence_length
-    while state.step < schedule.num_steps:
-        seed_step(seed, state.step, lessons.rank)
-        rate = state.learning_rate
-        student.train()
-        loss = relation_loss(student, lessons, schedule, order.rows_of_step(state.step))
-        state.take_step(loss)
-        is_due = schedule.is_evaluation_due(state.step)
-        yield DistillationProgress(
-            step=state.step,
+    for step in range(first_step, schedule.num_steps):
+        lessons.targets.prefetch(order.rows_of_step(step + 1))
+        for part in micro_batches(order.rows_of_step(step), schedule.micro_batch_size):
+            yield _Turn(step, part, lessons.of_rows(part.rows, device))
+
+
+def _add_gradients(
+    states: Iterable[TrainingState], turn: _Turn, schedule: DistillationSchedule, seed: int, rank: int
+) -> None:
+    loss_of = partial(relation_loss, lesson=turn.lesson, schedule=schedule)
+    for state in states:
+        # Before each student, so that it draws the dropout that it would draw alone.
+        seed_step(seed, turn.step, rank, turn.micro_batch.number)
+        state.wrapped.train()
+        state.add_gradient(loss_of, weight=turn.micro_batch.weight, is_last=turn.micro_batch.is_last)
+
+
+def _take_steps(
+    states: Mapping[int, TrainingState], lessons: Lessons, schedule: DistillationSchedule
+) -> dict[int, DistillationProgress | DistillationFailure]:
+    """Lets each student follow its gradient, then measures those that could where that is due."""
+    rates = {place: state.learning_rate for place, state in states.items()}
+    losses: dict[int, float] = {}
+    failures: dict[int, DistillationProgress | DistillationFailure] = {}
+    for place, state in states.items():
+        try:
+            losses[place] = state.take_step()
+        except NonFiniteLossError as error:
+            failures[place] = DistillationFailure(error=error)
+    held_out: dict[int, float] = {}
+    if losses and schedule.is_evaluation_due(states[min(losses)].step):
+        measured = held_out_losses([states[place].module for place in losses], lessons, schedule)
+        held_out = dict(zip(losses, measured, strict=True))
+    return failures | {
+        place: DistillationProgress(
+            step=states[place].step,
             num_steps=schedule.num_steps,
-            loss=loss.item(),
-            learning_rate=rate,
-            num_tokens=state.step * tokens_per_step,
-            held_out_loss=held_out_loss(student, lessons, schedule) if is_due else None,
-            state=state,
+            loss=loss,
+            learning_rate=rates[place],
+            num_tokens=states[place].step * schedule.batch_size * lessons.corpus.manifest.sequence_length,
+            held_out_loss=held_out.get(place),
+            state=states[place],
         )
-
-
-def relation_loss(student: nn.Module, lessons: Lessons, schedule: DistillationSchedule, rows: RowNumbers) -> Tensor:
-    """Returns the sum of the method's relation terms over some rows of the corpus, in nats.
-
-    Packed rows are full, so there is nothing to mask.
-    """
-    device = next(student.parameters()).device
-    input_ids = torch.from_numpy(lessons.corpus.rows(rows)).to(device)
-    of_teacher = lessons.targets.vectors(rows, input_ids)
-    num_heads = lessons.targets.num_heads if schedule.method is Method.MINILM else schedule.relation_heads
-    assert num_heads is not None, "a schedule of MiniLMv2 has relation heads"
-    with autocast(resolve_precision(schedule.precision, device), device):
-        of_student = student(input_ids, None)
-        terms = relation_losses(of_teacher, of_student, schedule.method, num_heads)
-    return torch.stack(list(terms.values())).sum()
-
-
-@torch.no_grad()
-def held_out_loss(student: nn.Module, lessons: Lessons, schedule: DistillationSchedule) -> float:
-    """Returns the mean relation loss over the rows that no student trains on, in nats, without dropout.
-
-    It compares students of one study, whatever their size: the method and its relation heads are the study's.
-    """
-    # Not the data-parallel wrapper, whose forward pass would wait for the other workers.
-    encoder = unwrapped(student)
-    was_training = encoder.training
-    encoder.eval()
-    rows = lessons.corpus.held_out_rows
-    size = max(1, schedule.batch_size // lessons.num_workers)
-    total = 0.0
-    for start in range(0, len(rows), size):
-        batch: RowNumbers = np.asarray(rows[start : start + size])
-        total += relation_loss(encoder, lessons, schedule, batch).item() * len(batch)
-    encoder.train(was_training)
-    return total / len(rows)
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """Returns the module inside a data-parallel wrapper, whose parameters it shares, or the module itself."""
-    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+        for place, loss in losses.items()
+    }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from minilm_core.cpu_layers import train_fast_on_cpu
 from minilm_core.devices import autocast, resolve_precision
-from minilm_core.distillation import unwrapped
 from minilm_core.errors import UserError
 from minilm_core.metrics import bootstrap_interval, metric_named
-from minilm_core.optimisation import begin_training, seed_step
+from minilm_core.optimisation import begin_training, micro_batches, seed_step, unwrapped
 from minilm_core.records import Evaluation, TaskResult
 from minilm_core.schedules import FinetuningSchedule, Precision
 from minilm_core.tasks import Split, SplitRole, Task, load_split, load_test_split, tokenise
@@ -140,16 +141,19 @@ def finetune(
         raise UserError(
             f"a training split must have an example for each worker, got {len(data.train.examples)} and {num_workers}"
         )
-    state = begin_training(unwrapped(classifier), schedule, learning_rate=learning_rate, num_steps=len(batches))
+    train_fast_on_cpu(unwrapped(classifier))
+    state = begin_training(classifier, schedule, learning_rate=learning_rate, num_steps=len(batches))
     classifier.train()
     for batch in batches:
-        seed_step(seed, state.step, rank)
         mine = batch[rank::num_workers]
         # Data parallelism averages gradients over workers, whose shares of a batch may differ by one example.
         weight = len(mine) * num_workers / len(batch)
-        loss = weight * _task_loss(classifier, data, mine, precision, device)
-        state.take_step(loss)
-        yield FinetuningProgress(step=state.step, num_steps=len(batches), loss=loss.item())
+        for part in micro_batches(mine, schedule.micro_batch_size):
+            seed_step(seed, state.step, rank, part.number)
+            loss_of = partial(_task_loss, data=data, examples=part.rows, precision=precision, device=device)
+            state.add_gradient(loss_of, weight=weight * part.weight, is_last=part.is_last)
+        loss = state.take_step()
+        yield FinetuningProgress(step=state.step, num_steps=len(batches), loss=loss)
 
 
 def batches_of_epoch(split: EncodedSplit, batch_size: int, *, seed: int, epoch: int) -> list[Int[np.ndarray, " batch"]]:

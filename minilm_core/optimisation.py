@@ -1,51 +1,125 @@
 """One optimiser step, the same for distillation and fine-tuning: AdamW, warm-up and linear decay, clipped gradients."""
 
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from minilm_core.devices import resolve_precision
 from minilm_core.errors import NonFiniteLossError
-from minilm_core.schedules import DistillationSchedule, FinetuningSchedule, learning_rate_factor
+from minilm_core.schedules import DistillationSchedule, FinetuningSchedule, Precision, learning_rate_factor
 
 OptimiserSettings = DistillationSchedule | FinetuningSchedule
+
+SMALLEST_LOSS_SCALE = 1.0
+"""A gradient that overflows fp16 when the loss is not even scaled up does so for another reason than the scale."""
+
+
+class MicroBatch(NamedTuple):
+    """A part of a worker's share of a batch: what goes through a model at once."""
+
+    rows: Int[np.ndarray, " rows"]
+    number: int
+    """Of the micro-batches of the step, from 0."""
+    weight: float
+    """Its share of the rows: the mean over all is the sum of weighted means."""
+    is_last: bool
+
+
+def micro_batches(rows: Int[np.ndarray, " rows"], size: int | None) -> Iterator[MicroBatch]:
+    """Cuts rows into micro-batches of `size`; the last one may be smaller."""
+    step = size or len(rows)
+    for number, start in enumerate(range(0, len(rows), step)):
+        part = rows[start : start + step]
+        yield MicroBatch(part, number, len(part) / len(rows), is_last=start + step >= len(rows))
 
 
 @dataclass(kw_only=True, slots=True)
 class TrainingState:
-    """A module, its optimiser and how far they have come: what a checkpoint holds."""
+    """A module, its optimiser and how far they have come: what a checkpoint holds.
 
-    module: nn.Module
+    A step is one or more calls of `add_gradient`, then one of `take_step`.
+    """
+
+    wrapped: nn.Module
+    """The module, inside its data-parallel wrapper if it has one."""
     optimiser: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    """Multiplies the loss so that fp16 can hold its small gradients; does nothing in another precision."""
     settings: OptimiserSettings
     peak_learning_rate: float
     num_steps: int
     step: int = 0
-    """Optimiser steps taken."""
+    """Steps taken, those skipped included."""
+    num_skipped_steps: int = 0
+    """Steps of fp16 whose scaled gradient overflowed: they changed no parameter and halved the scale."""
+    _loss: Tensor | None = None
+    """Of the micro-batches of the coming step so far."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The module itself, whose parameters a data-parallel wrapper shares."""
+        return unwrapped(self.wrapped)
 
     @property
     def learning_rate(self) -> float:
         """Of the coming step."""
         return self.peak_learning_rate * learning_rate_factor(self.step, self.num_steps, self.settings.warmup_fraction)
 
-    def take_step(self, loss: Tensor) -> None:
-        """Follows the loss's gradient once.
+    def add_gradient(
+        self, loss_of: Callable[[nn.Module], Tensor], *, weight: float = 1.0, is_last: bool = True
+    ) -> None:
+        """Adds the gradient of a micro-batch's loss to that of the coming step.
+
+        Args:
+            loss_of: Given the module, wrapped, it returns the loss.
+            weight: What the loss counts in the step's.
+            is_last: Whether it is the step's last: only then do workers exchange their gradients.
+        """
+        with nullcontext() if is_last else _without_exchange(self.wrapped):
+            loss = weight * loss_of(self.wrapped)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+
+    def take_step(self) -> float:
+        """Follows the gradient gathered so far once, unless fp16 could not hold it, and returns its loss.
 
         Raises:
-            NonFiniteLossError: if the loss or its gradient is infinite or NaN; the parameters are then untouched.
+            NonFiniteLossError: if the loss or its gradient is infinite or NaN, in fp16 with any scale; the parameters
+                are then untouched.
         """
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.max_gradient_norm)
-        if not (torch.isfinite(norm) and torch.isfinite(loss)):
+        assert self._loss is not None, "a step follows a gradient"
+        self.scaler.unscale_(self.optimiser)
+        with_gradient = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
+        total_norm = nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
+        # Both at once: here a GPU's step waits for its numbers, and nowhere else.
+        loss, norm = map(float, torch.stack([self._loss.float(), total_norm.float()]).tolist())
+        self._loss = None
+        if math.isfinite(loss) and math.isfinite(norm):
+            if norm > self.settings.max_gradient_norm:
+                nn.utils.clip_grads_with_norm_(with_gradient, self.settings.max_gradient_norm, total_norm)
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.learning_rate
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+        elif not self.scaler.is_enabled() or math.isfinite(norm) or self.scaler.get_scale() <= SMALLEST_LOSS_SCALE:
+            # A smaller scale helps a gradient that overflowed, but no loss.
             raise NonFiniteLossError(
-                f"the loss and the gradient must be finite, got loss {loss.item()} in step {self.step + 1}"
+                f"the loss and the gradient must be finite, got loss {loss} in step {self.step + 1}"
             )
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate
-        self.optimiser.step()
+        else:
+            self.num_skipped_steps += 1
+            self.scaler.update(self.scaler.get_scale() * self.scaler.get_backoff_factor())
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
+        return loss
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns parameters and optimiser moments by name."""
@@ -55,9 +129,20 @@ class TrainingState:
                 named[f"optimiser.{key}.{name}"] = value
         return named
 
-    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Takes up the parameters and moments of a checkpoint."""
-        self.step = step
+    def plain(self) -> dict[str, Any]:
+        """Returns the rest of what a checkpoint holds, as JSON's types."""
+        return {
+            "step": self.step,
+            "num_skipped_steps": self.num_skipped_steps,
+            "loss_scale": self.scaler.state_dict(),
+        }
+
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Takes up what `tensors` and `plain` of a checkpoint hold."""
+        self.step = plain["step"]
+        self.num_skipped_steps = plain["num_skipped_steps"]
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(plain["loss_scale"])
         for name, parameter in self.module.named_parameters():
             parameter.data.copy_(tensors[f"module.{name}"])
             for key in ("step", "exp_avg", "exp_avg_sq"):
@@ -70,9 +155,11 @@ class TrainingState:
 def begin_training(
     module: nn.Module, settings: OptimiserSettings, *, learning_rate: float, num_steps: int
 ) -> TrainingState:
-    """Sets up AdamW; biases and LayerNorms are not decayed."""
-    decayed = [p for p in module.parameters() if p.ndim > 1]
-    spared = [p for p in module.parameters() if p.ndim <= 1]
+    """Sets up AdamW for a module, which may be wrapped for data parallelism; biases and LayerNorms are not decayed."""
+    parameters = list(unwrapped(module).parameters())
+    device = parameters[0].device
+    decayed = [p for p in parameters if p.ndim > 1]
+    spared = [p for p in parameters if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": spared, "weight_decay": 0.0}],
         lr=learning_rate,
@@ -80,16 +167,28 @@ def begin_training(
         fused=True,
     )
     return TrainingState(
-        module=module,
+        wrapped=module,
         optimiser=optimiser,
+        scaler=torch.amp.GradScaler(
+            device.type, enabled=resolve_precision(settings.precision, device) is Precision.FP16
+        ),
         settings=settings,
         peak_learning_rate=learning_rate,
         num_steps=num_steps,
     )
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Makes the coming step's dropout a function of seed, step and rank, so that a resumed run repeats it exactly."""
-    # torch's generator on the CPU reads 32 bits of a seed: they must depend on all of the three.
-    (mixed,) = np.random.SeedSequence([seed, step, rank]).generate_state(1)
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Returns the module inside a data-parallel wrapper, whose parameters it shares, or the module itself."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
+def seed_step(seed: int, step: int, rank: int, micro_batch: int = 0) -> None:
+    """Makes the coming dropout a function of seed, step, rank and micro-batch: a resumed run repeats it exactly."""
+    # torch's generator on the CPU reads 32 bits of a seed: they must depend on all of the four.
+    (mixed,) = np.random.SeedSequence([seed, step, rank, micro_batch]).generate_state(1)
     torch.manual_seed(int(mixed))
+
+
+def _without_exchange(module: nn.Module) -> AbstractContextManager[object]:
+    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()

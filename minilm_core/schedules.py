@@ -1,6 +1,7 @@
 """How long and how hard a student learns: the settings of both trainings and their learning-rate curve. No torch."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +17,51 @@ class Method(StrEnum):
     """Q-Q, K-K and V-V over relation heads of free number. Source: Wang et al., 2021."""
 
 
+class Relation(StrEnum):
+    """One term of the loss: what is compared between a layer of the teacher and one of the student."""
+
+    ATTENTION = "attention"
+    """The attention distribution, softmax of the layer's own scores, position bias included (MiniLM)."""
+    QUERY = "query"
+    """Queries with queries (MiniLMv2)."""
+    KEY = "key"
+    """Keys with keys (MiniLMv2)."""
+    VALUE = "value"
+    """Values with values."""
+    VALUE_VECTORS = "value_vectors"
+    """The mean squared error of the values themselves, which MiniLM's ablation puts in place of their relation."""
+
+
+METHOD_RELATIONS = {
+    Method.MINILM: (Relation.ATTENTION, Relation.VALUE),
+    Method.MINILMV2: (Relation.QUERY, Relation.KEY, Relation.VALUE),
+}
+"""What each method compares, with equal weights."""
+
+ALLOWED_RELATIONS = {
+    Method.MINILM: (*METHOD_RELATIONS[Method.MINILM], Relation.VALUE_VECTORS),
+    Method.MINILMV2: METHOD_RELATIONS[Method.MINILMV2],
+}
+"""What `relations` may name with each method."""
+
+
+class LayerMapping(StrEnum):
+    """Which layers of the student learn from which of the teacher."""
+
+    LAST = "last"
+    """The student's last from the teacher's distilled layer."""
+    UNIFORM = "uniform"
+    """Each of the student's M from layer m·L/M of the teacher's L, as in MiniLM's ablation; M must divide L."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerPairs:
+    """Distilled layers, counted from 1: the student's first learns from the teacher's first, and so on."""
+
+    student: tuple[int, ...]
+    teacher: tuple[int, ...]
+
+
 class Precision(StrEnum):
     """What the matrix products are computed in; parameters and optimiser state are always fp32."""
 
@@ -23,6 +69,8 @@ class Precision(StrEnum):
     """bf16 where the device has instructions for it, else fp32."""
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
+    """With a scaled loss; for GPUs that have no bf16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,21 +85,31 @@ class DistillationSchedule:
     """Optimiser steps."""
     batch_size: int
     """Sequences a step, over all workers."""
+    micro_batch_size: int | None = None
+    """Sequences of a worker that go through the student at once; a step adds up their gradients. None: all of them."""
     method: Method = Method.MINILMV2
     relation_heads: int | None = None
     """Heads that Q, K and V are split into (MiniLMv2 only); must divide the teacher's and every student's width."""
+    relations: Mapping[Relation, float] | None = None
+    """What is compared, with the weight of each; None: what the method compares, with weight 1 each."""
+    layer_mapping: LayerMapping = LayerMapping.LAST
     warmup_fraction: float = 0.01
     """Share of the steps in which the learning rate climbs to its peak, before it falls linearly to zero."""
     weight_decay: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.999)
     max_gradient_norm: float = 1.0
     precision: Precision = Precision.AUTO
+    checkpoint_activations: bool = False
+    """Keep only the layers' inputs and compute the rest again in the backward pass: less memory, a third more work."""
+    compile: bool = False
+    """Compile the student's layers before the first step; what a device needs for it is checked then."""
     num_evaluations: int = 5
     """How often the held-out loss is measured, the last time at the end."""
     checkpoint_every_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         _at_least_one(num_steps=self.num_steps, batch_size=self.batch_size, num_evaluations=self.num_evaluations)
+        _at_least_one(micro_batch_size=self.micro_batch_size)
         _fraction(warmup_fraction=self.warmup_fraction)
         if not self.max_gradient_norm > 0:
             raise UserError(f"max_gradient_norm must be positive, got {self.max_gradient_norm}")
@@ -68,10 +126,54 @@ class DistillationSchedule:
             )
         if self.method is Method.MINILMV2 and (self.relation_heads is None or self.relation_heads < 1):
             raise UserError(f"relation_heads must be at least 1 with method minilmv2, got {self.relation_heads}")
+        if self.relations is not None:
+            self._check_relations(self.relations)
+
+    @property
+    def weights(self) -> dict[Relation, float]:
+        """The weight of every relation compared, in fixed order."""
+        weights = dict.fromkeys(METHOD_RELATIONS[self.method], 1.0) if self.relations is None else self.relations
+        return {relation: weights[relation] for relation in Relation if relation in weights}
+
+    def layer_pairs(self, *, num_student_layers: int, num_teacher_layers: int, teacher_layer: int | None) -> LayerPairs:
+        """Returns the layers compared.
+
+        Args:
+            num_student_layers: All layers of the student.
+            num_teacher_layers: Likewise.
+            teacher_layer: The teacher's distilled layer with mapping `last`; None: its last.
+
+        Raises:
+            UserError: if the mapping is `uniform` and the layers do not divide, or a teacher's layer is given.
+        """
+        if self.layer_mapping is LayerMapping.LAST:
+            return LayerPairs(student=(num_student_layers,), teacher=(teacher_layer or num_teacher_layers,))
+        if teacher_layer is not None:
+            raise UserError(f"teacher.layer must be left out with layer_mapping uniform, got {teacher_layer}")
+        if num_teacher_layers % num_student_layers:
+            raise UserError(
+                f"a student's layers must divide its teacher's with layer_mapping uniform, "
+                f"got {num_student_layers} and {num_teacher_layers}"
+            )
+        layers = range(1, num_student_layers + 1)
+        stride = num_teacher_layers // num_student_layers
+        return LayerPairs(student=tuple(layers), teacher=tuple(layer * stride for layer in layers))
 
     def is_evaluation_due(self, step: int) -> bool:
         """Returns whether the held-out loss is measured after `step` steps: evenly spaced, always at the end."""
         return step * self.num_evaluations // self.num_steps > (step - 1) * self.num_evaluations // self.num_steps
+
+    def _check_relations(self, relations: Mapping[Relation, float]) -> None:
+        allowed = ALLOWED_RELATIONS[self.method]
+        if not relations:
+            raise UserError("relations must name at least 1 relation, got 0")
+        for relation, weight in relations.items():
+            if relation not in allowed:
+                raise UserError(
+                    f"relations with method {self.method} must be among {', '.join(allowed)}, got {relation}"
+                )
+            if not 0 < weight < math.inf:
+                raise UserError(f"relations must each have a positive weight, got {weight} for {relation}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +187,8 @@ class FinetuningSchedule:
     num_epochs: int = 3
     batch_size: int = 32
     """Examples a step, over all workers."""
+    micro_batch_size: int | None = None
+    """Examples of a worker that go through the model at once; a step adds up their gradients. None: all of them."""
     max_length: int = 128
     """Tokens kept of an example."""
     warmup_fraction: float = 0.1
@@ -96,7 +200,7 @@ class FinetuningSchedule:
     """Peak learning rate of the fine-tuned teacher that students are compared with."""
 
     def __post_init__(self) -> None:
-        _at_least_one(num_epochs=self.num_epochs, batch_size=self.batch_size)
+        _at_least_one(num_epochs=self.num_epochs, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
         if self.max_length < 3:
             raise UserError(f"max_length must be at least 3, got {self.max_length}")
         _fraction(warmup_fraction=self.warmup_fraction)
@@ -122,9 +226,9 @@ def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> f
     return (num_steps - position) / max(1, num_steps - num_warmup)
 
 
-def _at_least_one(**counts: int) -> None:
+def _at_least_one(**counts: int | None) -> None:
     for name, count in counts.items():
-        if count < 1:
+        if count is not None and count < 1:
             raise UserError(f"{name} must be at least 1, got {count}")
 
 

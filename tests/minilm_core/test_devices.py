@@ -1,12 +1,14 @@
 """Tests of where the arithmetic runs and in which precision."""
 
 import platform
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config
 
-from minilm_core.devices import autocast, device_name, resolve_precision, training_device
+from minilm_core.devices import autocast, check_can_compile, device_name, resolve_precision, training_device
 from minilm_core.errors import UserError
 from minilm_core.schedules import Precision
 
@@ -14,7 +16,7 @@ CPU = torch.device("cpu")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16, Precision.FP16])
 def test_a_precision_that_was_asked_for_stays(precision: Precision) -> None:
     assert resolve_precision(precision, CPU) is precision
 
@@ -40,7 +42,10 @@ def test_auto_is_bf16_on_a_gpu_from_compute_capability_8() -> None:
     assert resolve_precision(Precision.AUTO, training_device(torch.cuda.is_available())) is expected
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [(Precision.FP32, torch.float32), (Precision.BF16, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [(Precision.FP32, torch.float32), (Precision.BF16, torch.bfloat16), (Precision.FP16, torch.float16)],
+)
 def test_matrix_products_run_in_the_precision_asked_for(precision: Precision, dtype: torch.dtype) -> None:
     with autocast(precision, CPU):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
@@ -63,3 +68,16 @@ def test_a_worker_that_was_given_no_gpu_stays_on_the_cpu() -> None:
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="gpus_per_worker must be 0 where PyTorch finds no GPU"):
         training_device(True)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
+def test_a_processor_with_a_compiler_can_compile() -> None:
+    check_can_compile(CPU)
+
+
+def test_a_processor_without_a_compiler_cannot() -> None:
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(UserError, match=r"compile must be false where there is no C\+\+ compiler .*, got true$"),
+    ):
+        check_can_compile(CPU)

@@ -1,136 +1,41 @@
 """Tests of the loop that teaches a student: what it is a function of, and that it teaches."""
 
-import json
-import warnings
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from minilm_core.architecture import StudentArchitecture
-from minilm_core.corpus import CorpusSettings, CorpusSource, PackedCorpus, pack
-from minilm_core.distillation import DistillationProgress, Lessons, distil, held_out_loss, relation_loss
+from minilm_core.corpus import CorpusSettings, PackedCorpus
+from minilm_core.distillation import Lessons, distil, held_out_loss, relation_loss
 from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder, load_encoder_config
 from minilm_core.errors import NonFiniteLossError
+from minilm_core.packing import pack
 from minilm_core.relations import relation_losses
 from minilm_core.schedules import DistillationSchedule, Method, Precision, learning_rate_factor
-from minilm_core.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets
-
-ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=16, num_heads=4)
-LEARNING_RATE = 3e-3
-SCHEDULE = DistillationSchedule(
-    num_steps=8, batch_size=8, relation_heads=4, num_evaluations=4, precision=Precision.FP32, warmup_fraction=0.25
+from minilm_core.sources import CorpusSource
+from minilm_core.targets import OnlineTargets
+from tests.minilm_core.distilling import (
+    CPU,
+    LEARNING_RATE,
+    SCHEDULE,
+    Run,
+    assert_same_bits,
+    give_up,
+    lessons_of,
+    new_student,
+    run,
+    run_of,
+    teacher_of,
+    without_dropout,
 )
-PRELOADED = ["minilm_core.distillation", "minilm_core.finetuning", "transformers.models.bert.modeling_bert"]
+
 SHARED_CORPUS = Path(__file__).parents[2].parent / "shared" / "data" / "corpus"
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is left of a distillation."""
-
-    parameters: dict[str, Tensor]
-    losses: list[float]
-    progress: list[DistillationProgress]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> PackedCorpus:
-    base = tmp_path_factory.mktemp("text")
-    words = [
-        "the",
-        "a",
-        "student",
-        "learns",
-        "what",
-        "its",
-        "teacher",
-        "knows",
-        "about",
-        "text",
-        "and",
-        "a",
-        "search",
-        "finds",
-        "which",
-        "one",
-        "to",
-        "ship",
-        "today",
-    ]
-    random = np.random.default_rng(0)
-    texts = [" ".join(random.choice(words, size=12)) + "." for _ in range(60)]
-    (base / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    settings = CorpusSettings(sources=(CorpusSource(path="text.jsonl"),), sequence_length=16, held_out_sequences=5)
-    return pack(settings, base, teacher_folder, base / "cache")
-
-
-@pytest.fixture(scope="module")
-def targets(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, corpus: PackedCorpus) -> Path:
-    """The cached targets of the teacher's last layer."""
-    cache = tmp_path_factory.mktemp("cache")
-    key = TargetsKey(weights_sha256="a" * 64, layer=3, corpus_fingerprint=corpus.fingerprint, precision=Precision.FP32)
-    for _ in cache_targets(teacher_of(teacher_folder), corpus, key, cache):
-        pass
-    return cache / key.folder_name
-
-
-def teacher_of(folder: Path) -> RelationEncoder:
-    teacher = RelationEncoder(load_encoder(folder), 3)
-    # Random weights relate all tokens alike; a student would have next to nothing to learn.
-    for projection in (teacher.projections.query, teacher.projections.key, teacher.projections.value):
-        nn.init.normal_(projection.weight, std=0.5, generator=torch.Generator().manual_seed(0))
-    return teacher
-
-
-@pytest.fixture(scope="module")
-def lessons(corpus: PackedCorpus, targets: Path) -> Lessons:
-    return lessons_of(corpus, targets)
-
-
-def lessons_of(corpus: PackedCorpus, targets: Path, **share: int) -> Lessons:
-    return Lessons(corpus=corpus, targets=CachedTargets(targets, torch.device("cpu"), Precision.FP32), **share)
-
-
-def new_student(config: PretrainedConfig, seed: int = 0) -> RelationEncoder:
-    return RelationEncoder(build_encoder(ARCHITECTURE, config, seed=seed), ARCHITECTURE.num_layers)
-
-
-def run(
-    student: nn.Module, lessons: Lessons, schedule: DistillationSchedule = SCHEDULE, seed: int = 0, **more: Any
-) -> Run:
-    rate = more.pop("learning_rate", LEARNING_RATE)
-    progress = list(distil(student, lessons, schedule, learning_rate=rate, seed=seed, **more))
-    return run_of(student, progress)
-
-
-def run_of(student: nn.Module, progress: list[DistillationProgress]) -> Run:
-    return Run(
-        {name: parameter.detach().clone() for name, parameter in student.named_parameters()},
-        [step.loss for step in progress],
-        progress,
-    )
-
-
-def give_up(steps: Iterator[Any]) -> None:
-    assert isinstance(steps, Generator)
-    steps.close()
-
-
-def assert_same_bits(one: Run, other: Run) -> None:
-    assert one.losses == other.losses
-    assert one.parameters.keys() == other.parameters.keys()
-    for name, parameter in one.parameters.items():
-        assert torch.equal(parameter, other.parameters[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +78,6 @@ def test_resumed_equals_never_stopped(
     student = new_student(teacher_config, seed=99)
     after = list(distil(student, lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0, resume_from=tmp_path))
     assert_same_bits(run_of(student, [*before, *after]), whole)
-    assert [step.held_out_loss for step in [*before, *after]] == [step.held_out_loss for step in whole.progress]
     assert [step.num_tokens for step in [*before, *after]] == [step.num_tokens for step in whole.progress]
 
 
@@ -239,8 +143,8 @@ def test_a_student_that_sees_the_same_rows_again_and_again_learns_them(
     teacher_config: PretrainedConfig, corpus: PackedCorpus, targets: Path, method: Method, relation_heads: int | None
 ) -> None:
     schedule = replace(SCHEDULE, method=method, relation_heads=relation_heads, num_steps=60, num_evaluations=1)
-    student = new_student(without_dropout(teacher_config))
-    losses = run(student, lessons_of(corpus, targets), schedule, learning_rate=2e-2).losses
+    student = new_student(without_dropout(teacher_config), method=method)
+    losses = run(student, lessons_of(corpus, targets, method), schedule, learning_rate=2e-2).losses
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:2])
 
 
@@ -250,9 +154,9 @@ def test_the_loss_of_a_step_is_the_plain_sum_of_the_relation_terms(
     student = new_student(teacher_config).eval()
     rows = lessons.corpus.training_rows[:4]
     input_ids = torch.from_numpy(lessons.corpus.rows(rows))
-    of_teacher = lessons.targets.vectors(rows, input_ids)
-    terms = relation_losses(of_teacher, student(input_ids, None), Method.MINILMV2, 4)
-    assert relation_loss(student, lessons, SCHEDULE, rows).item() == pytest.approx(
+    (of_teacher,), (of_student,) = lessons.targets.relations(rows, input_ids), student(input_ids, None)
+    terms = relation_losses(of_teacher, of_student, 4)
+    assert relation_loss(student, lessons.of_rows(rows, CPU), SCHEDULE).item() == pytest.approx(
         sum(t.item() for t in terms.values())
     )
 
@@ -275,7 +179,7 @@ def test_the_held_out_loss_is_the_mean_over_rows_without_dropout(
     student = new_student(teacher_config).eval()
     with torch.no_grad():
         rows = [np.array([row]) for row in lessons.corpus.held_out_rows]
-        expected = np.mean([relation_loss(student, lessons, SCHEDULE, row).item() for row in rows])
+        expected = np.mean([relation_loss(student, lessons.of_rows(row, CPU), SCHEDULE).item() for row in rows])
     student.train()
     assert held_out_loss(student, lessons, SCHEDULE) == pytest.approx(expected, rel=1e-5)
 
@@ -301,19 +205,19 @@ def test_measuring_the_held_out_loss_leaves_the_mode_and_the_gradients_as_they_w
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
-def test_no_student_trains_on_held_out_rows(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+def test_no_student_trains_on_held_out_rows(
+    teacher_config: PretrainedConfig, teacher_folder: Path, lessons: Lessons
+) -> None:
     seen: set[int] = set()
 
-    class Watching:
-        num_heads = lessons.targets.num_heads
-
-        def vectors(self, rows: np.ndarray, input_ids: Tensor) -> Any:
+    class Watching(OnlineTargets):
+        def relations(self, rows: np.ndarray, input_ids: Tensor) -> Any:
             seen.update(rows.tolist())
-            return lessons.targets.vectors(rows, input_ids)
+            return super().relations(rows, input_ids)
 
     steps = distil(
         new_student(teacher_config),
-        replace(lessons, targets=Watching()),
+        replace(lessons, targets=Watching(teacher_of(teacher_folder), Precision.FP32)),
         replace(SCHEDULE, num_steps=16, num_evaluations=1),
         learning_rate=LEARNING_RATE,
         seed=0,
@@ -342,7 +246,7 @@ def test_a_loss_that_is_not_finite_stops_the_distillation_and_leaves_the_student
 ) -> None:
     student = new_student(teacher_config)
     with torch.no_grad():
-        student.projections.query.weight[0, 0] = torch.inf
+        student.heads["2"].vectors["query"].weight[0, 0] = torch.inf
     before = {name: parameter.clone() for name, parameter in student.named_parameters()}
     with pytest.raises(NonFiniteLossError, match=r"the gradient must be finite, got loss nan in step 1"):
         run(student, lessons)
@@ -364,108 +268,6 @@ def test_biases_and_layer_norms_are_not_decayed(teacher_config: PretrainedConfig
     assert sorted(names) == sorted(n for n, _ in student.named_parameters() if "LayerNorm" in n or n.endswith("bias"))
 
 
-# Two workers, as processes of their own.
-
-
-def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
-    changed = type(config)(**config.to_dict())
-    changed.hidden_dropout_prob = changed.attention_probs_dropout_prob = 0.0
-    return changed
-
-
-def in_two_processes(work: Callable[..., None], *arguments: object) -> None:
-    """Calls `work(rank, *arguments)` once in each of two processes."""
-    # One server imports torch and transformers for both, and for all tests that start workers.
-    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call,attr-defined]  # torch leaves it unannotated
-        work, args=arguments, nprocs=2, start_method="forkserver"
-    )
-
-
-@contextmanager
-def as_one_of_two(rank: int, folder: Path) -> Iterator[None]:
-    """Makes this process one of two workers, who meet through a file in `folder`; warnings are errors here too."""
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-def _distil_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets: Path) -> None:
-    config = without_dropout(load_encoder_config(folder / "teacher"))
-    share = lessons_of(PackedCorpus.load(corpus_folder), targets, rank=rank, num_workers=2)
-    with as_one_of_two(rank, folder):
-        # Every worker builds its own student; here the second one's is another, which the first one's must replace.
-        fresh = new_student(config, seed=rank)
-        _save(folder / f"fresh-{rank}", fresh, run(DistributedDataParallel(fresh), share))
-        resumed = new_student(config, seed=50 + rank)
-        of_resumed = run(DistributedDataParallel(resumed), share, resume_from=folder / "checkpoint")
-        _save(folder / f"resumed-{rank}", resumed, of_resumed)
-
-
-def _save(path: Path, student: nn.Module, of_run: Run) -> None:
-    save_file({name: p.detach().clone() for name, p in student.named_parameters()}, f"{path}.safetensors")
-    held_out = [step.held_out_loss for step in of_run.progress if step.held_out_loss is not None]
-    path.with_suffix(".json").write_text(json.dumps({"losses": of_run.losses, "held_out": held_out}))
-
-
-@dataclass(frozen=True)
-class OfTwo:
-    """One worker and two workers at the same lessons, both fresh and from one checkpoint."""
-
-    alone: Run
-    parameters: dict[tuple[str, int], dict[str, Tensor]]
-    figures: dict[tuple[str, int], dict[str, list[float]]]
-
-
-@pytest.fixture(scope="module")
-def of_two(
-    tmp_path_factory: pytest.TempPathFactory,
-    teacher_folder: Path,
-    teacher_config: PretrainedConfig,
-    corpus: PackedCorpus,
-    targets: Path,
-) -> OfTwo:
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "teacher").symlink_to(teacher_folder)
-    student = new_student(without_dropout(teacher_config))
-    progress = []
-    for step in distil(student, lessons_of(corpus, targets), SCHEDULE, learning_rate=LEARNING_RATE, seed=0):
-        progress.append(step)
-        if step.step == 3:
-            step.save_checkpoint(folder / "checkpoint")
-    in_two_processes(_distil_as_one_of_two, folder, corpus.folder, targets)
-    cases = [(kind, rank) for kind in ("fresh", "resumed") for rank in range(2)]
-    return OfTwo(
-        run_of(student, progress),
-        {case: load_file(folder / "{}-{}.safetensors".format(*case)) for case in cases},
-        {case: json.loads((folder / "{}-{}.json".format(*case)).read_text()) for case in cases},
-    )
-
-
-@pytest.mark.parametrize("kind", ["fresh", "resumed"])
-def test_two_workers_hold_the_same_student(of_two: OfTwo, kind: str) -> None:
-    assert of_two.figures[kind, 0]["held_out"] == of_two.figures[kind, 1]["held_out"]
-    for name, parameter in of_two.parameters[kind, 0].items():
-        assert torch.equal(parameter, of_two.parameters[kind, 1][name]), name
-
-
-@pytest.mark.parametrize(("kind", "num_steps_before"), [("fresh", 0), ("resumed", 3)])
-def test_two_workers_equal_one_on_the_joined_batch(of_two: OfTwo, kind: str, num_steps_before: int) -> None:
-    joined = np.mean([of_two.figures[kind, rank]["losses"] for rank in range(2)], axis=0)
-    assert joined == pytest.approx(of_two.alone.losses[num_steps_before:], rel=1e-4)
-    later = of_two.alone.progress[num_steps_before:]
-    held_out = [step.held_out_loss for step in later if step.held_out_loss is not None]
-    assert of_two.figures[kind, 0]["held_out"] == pytest.approx(held_out, rel=1e-4)
-    for name, parameter in of_two.parameters[kind, 0].items():
-        torch.testing.assert_close(parameter, of_two.alone.parameters[name], rtol=1e-4, atol=1e-5)
-
-
-def test_two_workers_read_different_rows(of_two: OfTwo) -> None:
-    assert of_two.figures["fresh", 0]["losses"] != of_two.figures["fresh", 1]["losses"]
-
-
 # A real teacher.
 
 
@@ -480,10 +282,11 @@ def test_fifteen_steps_on_real_text_bring_a_student_nearer_to_a_real_teacher(tmp
         sources=(CorpusSource(path=str(text)),), sequence_length=64, max_tokens=200 * 64, held_out_sequences=16
     )
     corpus = pack(settings, tmp_path, teacher_folder, tmp_path / "cache")
-    teacher = RelationEncoder(load_encoder(teacher_folder), 6)
     schedule = DistillationSchedule(num_steps=15, batch_size=8, relation_heads=24, num_evaluations=1)
+    teacher = RelationEncoder(load_encoder(teacher_folder), [6], tuple(schedule.weights))
     architecture = StudentArchitecture(num_layers=2, hidden_size=96, num_heads=4)
-    student = RelationEncoder(build_encoder(architecture, load_encoder_config(teacher_folder), seed=0), 2)
+    encoder = build_encoder(architecture, load_encoder_config(teacher_folder), seed=0)
+    student = RelationEncoder(encoder, [2], tuple(schedule.weights))
     lessons = Lessons(corpus=corpus, targets=OnlineTargets(teacher, Precision.FP32))
     before = held_out_loss(student, lessons, schedule)
     after = list(distil(student, lessons, schedule, learning_rate=2e-3, seed=0))[-1].held_out_loss

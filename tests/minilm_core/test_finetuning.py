@@ -32,7 +32,7 @@ from minilm_core.metrics import metric_named, score
 from minilm_core.named_tasks import named_task
 from minilm_core.schedules import FinetuningSchedule, Precision
 from minilm_core.tasks import Task
-from tests.minilm_core.test_distillation import as_one_of_two, in_two_processes
+from tests.minilm_core.two_workers import as_one_of_two, in_two_processes
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 SCHEDULE = FinetuningSchedule(num_epochs=2, batch_size=8, max_length=32, precision=Precision.FP32)
@@ -192,6 +192,18 @@ def test_the_loss_of_a_regression_is_the_mean_squared_error(often: TaskData, sob
 def logits_of(classifier: nn.Module, example: dict[str, list[int]]) -> Tensor:
     logits: Tensor = classifier(**{name: torch.tensor([values]) for name, values in example.items()}).logits
     return logits
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_micro_batches_learn_what_the_whole_batch_learns(
+    who: TaskData, sober_folder: Path, micro_batch_size: int
+) -> None:
+    whole, in_parts = (build_classifier(sober_folder, who, seed=0) for _ in range(2))
+    losses = train(whole, who)
+    schedule = replace(SCHEDULE, micro_batch_size=micro_batch_size)
+    assert train(in_parts, who, schedule) == pytest.approx(losses, rel=1e-4)
+    for name, weight in weights_of(whole).items():
+        torch.testing.assert_close(weights_of(in_parts)[name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_there_is_a_step_for_every_batch_of_every_epoch(who: TaskData, teacher_folder: Path) -> None:

@@ -1,17 +1,19 @@
 """Tests of the optimiser step: decay, clipping, refused losses, and going on from a checkpoint."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from minilm_core.checkpoints import load_checkpoint, save_checkpoint
 from minilm_core.errors import NonFiniteLossError
-from minilm_core.optimisation import TrainingState, begin_training, seed_step
-from minilm_core.schedules import FinetuningSchedule, learning_rate_factor
+from minilm_core.optimisation import MicroBatch, TrainingState, begin_training, micro_batches, seed_step
+from minilm_core.schedules import FinetuningSchedule, Precision, learning_rate_factor
 
 NUM_STEPS = 8
 RATE = 0.1
@@ -32,10 +34,15 @@ def loss_of(module: nn.Module, step: int) -> Tensor:
     return loss
 
 
+def follow(state: TrainingState, loss: Tensor) -> float:
+    state.add_gradient(lambda _: loss)
+    return state.take_step()
+
+
 def train(state: TrainingState, num_steps: int) -> None:
     for _ in range(num_steps):
         seed_step(0, state.step, 0)
-        state.take_step(loss_of(state.module, state.step))
+        follow(state, loss_of(state.module, state.step))
 
 
 def parameters(module: nn.Module) -> dict[str, Tensor]:
@@ -54,7 +61,7 @@ def test_only_matrices_are_decayed() -> None:
     state = make_state(module, weight_decay=0.5)
     rate = state.learning_rate
     # A loss whose gradient is zero leaves the decay alone to move anything.
-    state.take_step(0.0 * loss_of(module, 0))
+    follow(state, 0.0 * loss_of(module, 0))
     for name, parameter in module.named_parameters():
         share = 1 - 0.5 * rate if parameter.ndim > 1 else 1.0
         torch.testing.assert_close(parameter.detach(), share * before[name], msg=name)
@@ -63,7 +70,7 @@ def test_only_matrices_are_decayed() -> None:
 def test_without_decay_a_step_without_gradient_changes_nothing() -> None:
     module = make_module()
     before = parameters(module)
-    make_state(module, weight_decay=0.0).take_step(0.0 * loss_of(module, 0))
+    follow(make_state(module, weight_decay=0.0), 0.0 * loss_of(module, 0))
     assert_equal(parameters(module), before)
 
 
@@ -72,7 +79,7 @@ def test_training_makes_the_loss_smaller() -> None:
     before = loss_of(module, 0).item()
     state = make_state(module)
     for _ in range(NUM_STEPS):
-        state.take_step(loss_of(module, 0))
+        follow(state, loss_of(module, 0))
     assert loss_of(module, 0).item() < before
 
 
@@ -80,7 +87,7 @@ def first_moments(scale: float, max_gradient_norm: float) -> Tensor:
     """Returns Adam's first moments after one step, which are a fixed share of the clipped gradient."""
     module = make_module().eval()
     state = make_state(module, max_gradient_norm=max_gradient_norm, adam_betas=(0.0, 0.999))
-    state.take_step(scale * loss_of(module, 0))
+    follow(state, scale * loss_of(module, 0))
     return torch.cat([value.flatten() for name, value in state.tensors().items() if ".exp_avg." in name])
 
 
@@ -115,10 +122,110 @@ def test_a_loss_that_is_not_finite_is_refused_and_changes_nothing(spoilt: Callab
     train(state, 2)
     before, tensors = parameters(module), {name: tensor.clone() for name, tensor in state.tensors().items()}
     with pytest.raises(NonFiniteLossError, match=r"must be finite, got .* in step 3$"):
-        state.take_step(spoilt(loss_of(module, 2)))
+        follow(state, spoilt(loss_of(module, 2)))
     assert_equal(parameters(module), before)
     assert_equal(state.tensors(), tensors)
     assert state.step == 2
+
+
+FP16 = {"precision": Precision.FP16}
+
+
+def steep(module: nn.Module) -> Tensor:
+    """A loss whose gradient passes through fp16, which holds it only multiplied by less than the first scale."""
+    loss: Tensor = 100.0 * (module(torch.ones(5, 3)).half().float() - 2.0).square().sum()
+    return loss
+
+
+def test_a_step_whose_scaled_gradient_overflows_is_skipped_and_halves_the_scale() -> None:
+    module = make_module()
+    before = parameters(module)
+    state = make_state(module, **FP16)
+    scales = [state.scaler.get_scale()]
+    while state.num_skipped_steps == state.step:
+        assert_equal(parameters(module), before)
+        follow(state, steep(module))
+        scales.append(state.scaler.get_scale())
+    assert state.num_skipped_steps == len(scales) - 2 > 0
+    assert scales == [2.0 ** (16 - step) for step in range(len(scales) - 1)] + [scales[-2]]
+    assert not torch.equal(parameters(module)["0.weight"], before["0.weight"])
+
+
+def test_a_skipped_step_leaves_no_gradient_and_no_moments() -> None:
+    module = make_module()
+    state = make_state(module, **FP16)
+    follow(state, steep(module))
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not any(".exp_avg" in name for name in state.tensors())
+
+
+@pytest.mark.parametrize("factor", [float("nan"), 1e30], ids=["nan", "too long for its norm"])
+def test_a_gradient_that_no_scale_makes_finite_is_refused(factor: float) -> None:
+    module = make_module()
+    before = parameters(module)
+    state = make_state(module, **FP16)
+    for _ in range(16):
+        follow(state, factor * loss_of(module, 0))
+    assert state.num_skipped_steps == 16
+    with pytest.raises(NonFiniteLossError, match=r"must be finite, got loss .* in step 17$"):
+        follow(state, factor * loss_of(module, 0))
+    assert_equal(parameters(module), before)
+
+
+def test_a_loss_that_is_not_finite_although_its_gradient_is_is_refused_at_once() -> None:
+    module = make_module()
+    with pytest.raises(NonFiniteLossError, match=r"got loss inf in step 1$"):
+        follow(make_state(module, **FP16), loss_of(module, 0) + float("inf"))
+
+
+def test_scaling_the_loss_changes_no_bit_of_a_step_that_fits() -> None:
+    scaled, plain = make_state(make_module(), **FP16), make_state(make_module(), precision=Precision.FP32)
+    for state in (scaled, plain):
+        train(state, 4)
+    assert_equal(scaled.tensors(), plain.tensors())
+
+
+def test_the_scale_and_the_steps_skipped_are_restored(tmp_path: Path) -> None:
+    first = make_state(make_module(), **FP16)
+    follow(first, steep(first.module))
+    save_checkpoint(tmp_path, first.step, first.tensors(), first.plain())
+    second = make_state(make_module(), **FP16)
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
+    second.restore(*checkpoint)
+    assert (second.step, second.num_skipped_steps, second.scaler.get_scale()) == (1, 1, 2.0**15)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 99, None])
+def test_gradients_of_micro_batches_add_up_to_that_of_the_batch(size: int | None) -> None:
+    examples = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def gradients(parts: Iterable[MicroBatch]) -> tuple[float, dict[str, Tensor]]:
+        module = make_module().double().eval()
+        state = make_state(module, adam_betas=(0.0, 0.999))
+        for part in parts:
+            state.add_gradient(
+                lambda inner, part=part: inner(examples[part.rows]).square().mean(),
+                weight=part.weight,
+                is_last=part.is_last,
+            )
+        loss = state.take_step()
+        return loss, {name: value for name, value in state.tensors().items() if ".exp_avg." in name}
+
+    loss, in_parts = gradients(micro_batches(np.arange(5), size))
+    whole_loss, whole = gradients([MicroBatch(np.arange(5), 0, 1.0, is_last=True)])
+    assert loss == pytest.approx(whole_loss)
+    assert in_parts.keys() == whole.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(in_parts[name], value, rtol=1e-12, atol=1e-12)
+
+
+def test_micro_batches_hold_every_row_once_and_know_which_is_last() -> None:
+    parts = list(micro_batches(np.arange(10, 17), 3))
+    assert [part.rows.tolist() for part in parts] == [[10, 11, 12], [13, 14, 15], [16]]
+    assert [part.number for part in parts] == [0, 1, 2]
+    assert [part.is_last for part in parts] == [False, False, True]
+    assert sum(part.weight for part in parts) == pytest.approx(1.0)
 
 
 def test_the_learning_rate_is_that_of_the_coming_step() -> None:
@@ -144,14 +251,13 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Pa
     train(whole, NUM_STEPS)
     first = make_state(make_module())
     train(first, stopped_after)
-    save_checkpoint(tmp_path, first.step, first.tensors(), {"step": first.step})
+    save_checkpoint(tmp_path, first.step, first.tensors(), first.plain())
 
     torch.manual_seed(99)
     second = make_state(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Dropout(0.5), nn.Linear(4, 1)))
     checkpoint = load_checkpoint(tmp_path)
     assert checkpoint is not None
-    tensors, plain = checkpoint
-    second.restore(tensors, plain["step"])
+    second.restore(*checkpoint)
     assert second.step == stopped_after
     train(second, NUM_STEPS - stopped_after)
     assert_equal(second.tensors(), whole.tensors())
@@ -164,14 +270,14 @@ def test_a_parameter_that_never_had_a_gradient_is_restored_too() -> None:
 
     whole = make_state(make_module())
     for _ in range(4):
-        whole.take_step(half_used(whole.module))
+        follow(whole, half_used(whole.module))
     first = make_state(make_module())
     for _ in range(2):
-        first.take_step(half_used(first.module))
+        follow(first, half_used(first.module))
     second = make_state(make_module())
-    second.restore({name: tensor.clone() for name, tensor in first.tensors().items()}, 2)
+    second.restore({name: tensor.clone() for name, tensor in first.tensors().items()}, first.plain())
     for _ in range(2):
-        second.take_step(half_used(second.module))
+        follow(second, half_used(second.module))
     assert_equal(second.tensors(), whole.tensors())
 
 
@@ -181,13 +287,13 @@ def test_training_on_leaves_what_it_was_restored_from_as_it_was() -> None:
     tensors = {name: tensor.clone() for name, tensor in first.tensors().items()}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     second = make_state(make_module())
-    second.restore(tensors, 2)
+    second.restore(tensors, first.plain())
     train(second, 2)
     assert_equal(tensors, before)
 
 
-def drawn(seed: int, step: int, rank: int) -> tuple[float, ...]:
-    seed_step(seed, step, rank)
+def drawn(seed: int, step: int, rank: int, micro_batch: int = 0) -> tuple[float, ...]:
+    seed_step(seed, step, rank, micro_batch)
     return tuple(torch.rand(4).tolist())
 
 
@@ -197,8 +303,8 @@ def test_the_dropout_of_a_step_is_a_function_of_seed_step_and_rank() -> None:
     assert drawn(3, 5, 1) == first
 
 
-def test_no_two_seeds_steps_or_ranks_share_their_dropout() -> None:
-    places = [(seed, step, rank) for seed in range(3) for step in range(20) for rank in range(4)]
+def test_no_two_seeds_steps_ranks_or_micro_batches_share_their_dropout() -> None:
+    places = list(itertools.product(range(3), range(20), range(4), range(3)))
     assert len({drawn(*place) for place in places}) == len(places)
 
 

@@ -104,6 +104,7 @@ NAN = float("nan")
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_evaluations": 0}, "num_evaluations must be at least 1, got 0"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be at least 1, got 0"),
         ({"warmup_fraction": -0.1}, "warmup_fraction must be at least 0 and below 1, got -0.1"),
         ({"warmup_fraction": 1.0}, "warmup_fraction must be at least 0 and below 1, got 1.0"),
         ({"max_gradient_norm": 0.0}, "max_gradient_norm must be positive, got 0.0"),
@@ -129,6 +130,7 @@ def test_a_distillation_out_of_range_is_refused(changes: dict[str, Any], message
     [
         ({"num_epochs": 0}, "num_epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be at least 1, got 0"),
         ({"max_length": 2}, "max_length must be at least 3, got 2"),
         ({"warmup_fraction": 1.0}, "warmup_fraction must be at least 0 and below 1, got 1.0"),
         ({"max_gradient_norm": 0.0}, "max_gradient_norm must be positive, got 0.0"),
