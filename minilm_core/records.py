@@ -13,6 +13,7 @@ import numpy as np
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import append_line
 from minilm_core.errors import FailureKind, UserError
+from minilm_core.initialisation import Initialisation
 from minilm_core.objectives import Objective, as_costs
 
 SCHEMA_VERSION = 1
@@ -84,6 +85,8 @@ class TrialRecord:
     architecture: StudentArchitecture
     distillation_learning_rate: float | None = None
     finetuning_learning_rate: float | None = None
+    initialisation: Initialisation | None = None
+    """None for the teacher, and in records from before there was a choice, whose students were drawn at random."""
     objectives: dict[str, float] = field(default_factory=dict)
     """Objective name -> value in its own unit and direction; complete for a complete student, empty otherwise."""
     num_parameters: int | None = None
@@ -162,6 +165,8 @@ def from_json(line: str) -> TrialRecord:
     content["role"] = Role(content["role"])
     content["status"] = Status(content["status"])
     content["architecture"] = StudentArchitecture(**content["architecture"])
+    if content.get("initialisation") is not None:
+        content["initialisation"] = Initialisation(content["initialisation"])
     content["tasks"] = {name: task_result_from_dict(task) for name, task in content["tasks"].items()}
     if content["failure"] is not None:
         content["failure"] = Failure(**{**content["failure"], "kind": FailureKind(content["failure"]["kind"])})

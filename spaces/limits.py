@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.architecture import FamilyShape, StudentArchitecture
 from minilm_core.errors import UserError
 
 
@@ -46,7 +46,7 @@ class Limits:
                 raise UserError(f"{name} must be positive, got {limit}")
 
     def violation(
-        self, architecture: StudentArchitecture, embeddings: EmbeddingShape, latency_ms: float | None
+        self, architecture: StudentArchitecture, embeddings: FamilyShape, latency_ms: float | None
     ) -> Violation | None:
         """Returns the limit that the student is farthest over, or None; an unknown latency breaks no limit."""
         figures = {

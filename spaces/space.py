@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
+from minilm_core.initialisation import Initialisation
 from minilm_core.records import TrialRecord
 from minilm_core.schedules import Method
 
@@ -35,7 +36,7 @@ class LogRange:
         return self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)
 
 
-Choices = tuple[int, ...] | tuple[float, ...] | LogRange
+Choices = tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | LogRange
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,7 @@ class StudentChoice:
     """Peak, after warm-up."""
     finetuning_learning_rate: float
     """Peak, after warm-up."""
+    initialisation: Initialisation = Initialisation.RANDOM
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the choice as plain JSON types."""
@@ -61,12 +63,16 @@ class StudentChoice:
             architecture=record.architecture,
             distillation_learning_rate=record.distillation_learning_rate,
             finetuning_learning_rate=record.finetuning_learning_rate,
+            initialisation=record.initialisation or Initialisation.RANDOM,
         )
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "StudentChoice":
         """Reads what `to_dict` wrote."""
-        return cls(**{**content, "architecture": StudentArchitecture(**content["architecture"])})
+        architecture = StudentArchitecture(**content["architecture"])
+        # Choices that were written down before there was any other have none.
+        initialisation = Initialisation(content.get("initialisation", Initialisation.RANDOM))
+        return cls(**{**content, "architecture": architecture, "initialisation": initialisation})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,10 +89,12 @@ class StudentSpace:
     """Widths of one attention head; the number of heads follows. Left out where `num_heads` is given."""
     num_heads: int | None = None
     """Attention heads of every student; None: as many as the head size gives."""
-    intermediate_ratios: tuple[int, ...] = (4,)
+    intermediate_ratios: tuple[float, ...] = (4,)
     """Widths of the feed-forward over the hidden size."""
     distillation_learning_rate: LogRange | tuple[float, ...]
     finetuning_learning_rate: LogRange | tuple[float, ...]
+    initialisations: tuple[Initialisation, ...] = (Initialisation.RANDOM,)
+    """What students may take over from their teacher before they learn."""
 
     def __post_init__(self) -> None:
         if bool(self.head_sizes) == (self.num_heads is not None):
@@ -95,6 +103,7 @@ class StudentSpace:
             )
         for name in ("num_layers", "hidden_sizes", "intermediate_ratios"):
             _check_choices(name, getattr(self, name))
+        _check_list("initialisations", self.initialisations)
         for name in ("distillation_learning_rate", "finetuning_learning_rate"):
             _check_learning_rate(name, getattr(self, name))
         if self.head_sizes:
@@ -106,6 +115,7 @@ class StudentSpace:
     def parameters(self) -> dict[str, Choices]:
         """What Optuna is asked for, by the fixed name of the parameter."""
         head_size: dict[str, Choices] = {"head_size": self.head_sizes} if self.head_sizes else {}
+        names = tuple(str(initialisation) for initialisation in self.initialisations)
         return {
             "num_layers": self.num_layers,
             "hidden_size": self.hidden_sizes,
@@ -113,6 +123,8 @@ class StudentSpace:
             "intermediate_ratio": self.intermediate_ratios,
             "distillation_learning_rate": self.distillation_learning_rate,
             "finetuning_learning_rate": self.finetuning_learning_rate,
+            # Only where there is a choice: the studies from before there was any go on unchanged.
+            **({"initialisation": names} if len(names) > 1 else {}),
         }
 
     @property
@@ -147,6 +159,7 @@ class StudentSpace:
             architecture=architecture,
             distillation_learning_rate=params["distillation_learning_rate"],
             finetuning_learning_rate=params["finetuning_learning_rate"],
+            initialisation=Initialisation(params.get("initialisation", self.initialisations[0])),
         )
 
     def encode(self, choice: StudentChoice) -> dict[str, Any]:
@@ -158,6 +171,7 @@ class StudentSpace:
             "intermediate_ratio": choice.architecture.intermediate_ratio,
             "distillation_learning_rate": choice.distillation_learning_rate,
             "finetuning_learning_rate": choice.finetuning_learning_rate,
+            "initialisation": str(choice.initialisation),
         }
         return {name: params[name] for name in self.parameters}
 
@@ -173,6 +187,15 @@ class StudentSpace:
                     f"distillation.relation_heads must divide every hidden size of the space, "
                     f"got {relation_heads} and {hidden_size}"
                 )
+
+    def check_initialisations(self, teacher: StudentArchitecture, distilled_layer: int) -> None:
+        """Refuses a space with a student that is larger than what it would take over from its teacher.
+
+        Raises:
+            UserError: naming the size and the initialisation.
+        """
+        for initialisation, student in itertools.product(self.initialisations, self.architectures()):
+            initialisation.check(student, teacher, distilled_layer)
 
     def for_method(self, method: Method, teacher_num_heads: int) -> "StudentSpace":
         """Returns the space as the method allows it: MiniLM compares head by head, so its students have the teacher's.
@@ -190,7 +213,7 @@ class StudentSpace:
         return replace(self, head_sizes=(), num_heads=teacher_num_heads)
 
     def _architecture(
-        self, num_layers: int, hidden_size: int, head_size: int | None, intermediate_ratio: int
+        self, num_layers: int, hidden_size: int, head_size: int | None, intermediate_ratio: float
     ) -> StudentArchitecture:
         num_heads = self.num_heads if head_size is None else hidden_size // head_size
         assert num_heads is not None, "a space has head sizes or a number of heads"
@@ -210,12 +233,16 @@ class StudentSpace:
 
 
 def _check_choices(name: str, choices: tuple[float, ...]) -> None:
-    if not choices:
-        raise UserError(f"{name} must have at least one value, got []")
+    _check_list(name, choices)
     if min(choices) <= 0:
         raise UserError(f"{name} must be positive, got {min(choices)}")
+
+
+def _check_list(name: str, choices: tuple[float, ...] | tuple[str, ...]) -> None:
+    if not choices:
+        raise UserError(f"{name} must have at least one value, got []")
     if len(set(choices)) < len(choices):
-        raise UserError(f"{name} must not repeat a value, got {list(choices)}")
+        raise UserError(f"{name} must not repeat a value, got [{', '.join(map(str, choices))}]")
 
 
 def _check_learning_rate(name: str, choices: LogRange | tuple[float, ...]) -> None:
@@ -236,13 +263,13 @@ def _suggest(trial: "optuna.Trial", name: str, choices: Choices) -> Any:
     return trial.suggest_categorical(name, choices)
 
 
-def _even_steps(choices: tuple[int, ...] | tuple[float, ...]) -> range | None:
-    """Returns the choices as a range if they are several integers at even distances."""
-    ordered = sorted(choices)
-    if len(ordered) < 2 or not all(isinstance(choice, int) for choice in ordered):
+def _even_steps(choices: tuple[int, ...] | tuple[float, ...] | tuple[str, ...]) -> range | None:
+    """Returns the choices as a range if they are several whole numbers at even distances."""
+    whole = sorted(int(choice) for choice in choices if not isinstance(choice, str) and choice == int(choice))
+    if len(choices) < 2 or len(whole) < len(choices):
         return None
-    steps = range(int(ordered[0]), int(ordered[-1]) + 1, int(ordered[1] - ordered[0]))
-    return steps if list(steps) == ordered else None
+    steps = range(whole[0], whole[-1] + 1, whole[1] - whole[0])
+    return steps if list(steps) == whole else None
 
 
 def _shown(choices: Choices) -> str:

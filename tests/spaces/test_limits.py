@@ -2,11 +2,11 @@
 
 import pytest
 
-from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.architecture import FamilyShape, StudentArchitecture
 from minilm_core.errors import UserError
 from spaces.limits import Limits
 
-EMBEDDINGS = EmbeddingShape(vocabulary_size=30522, num_positions=512, num_token_types=2)
+EMBEDDINGS = FamilyShape(vocabulary_size=30522, num_positions=512, num_token_types=2)
 STUDENT = StudentArchitecture(num_layers=6, hidden_size=384, num_heads=12)
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
+from minilm_core.initialisation import Initialisation
 from spaces.presets import load_space, preset_names
 
 OWN_SPACE = """\
@@ -44,6 +46,27 @@ def test_a_space_of_ones_own_is_read_relative_to_the_search(tmp_path):
     assert space.finetuning_learning_rate == (3e-5,)
 
 
+def test_initialisations_are_read_by_name(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN_SPACE + "initialisations: [random, svd_embeddings]\n")
+    space = load_space("mine.yaml", tmp_path)
+    assert space.initialisations == (Initialisation.RANDOM, Initialisation.SVD_EMBEDDINGS)
+
+
+def test_an_unknown_initialisation_is_answered_with_its_line_and_the_known_ones(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN_SPACE + "initialisations: [random, teacher]\n")
+    with pytest.raises(UserError) as refusal:
+        load_space("mine.yaml", tmp_path)
+    assert str(refusal.value) == (
+        f"{tmp_path / 'mine.yaml'}:6: initialisations.1 must be 'random', 'svd_embeddings', 'sliced_embeddings', "
+        "'spaced_layers', 'first_layers' or 'last_layers', got 'teacher'"
+    )
+
+
+def test_a_ratio_need_not_be_whole(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN_SPACE + "intermediate_ratios: [1.5, 4]\n")
+    assert load_space("mine.yaml", tmp_path).intermediate_ratios == (1.5, 4)
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"none\.yaml: must be a file that can be read, got: No such file"):
         load_space("none.yaml", tmp_path)
@@ -54,3 +77,11 @@ def test_a_wrong_space_is_answered_with_its_own_file_and_line(tmp_path):
     with pytest.raises(UserError) as refusal:
         load_space("mine.yaml", tmp_path)
     assert str(refusal.value) == f"{tmp_path / 'mine.yaml'}:1: num_layers must not repeat a value, got [2, 2]"
+
+
+@pytest.mark.parametrize(("name", "num_layers", "hidden_size"), [("tiny", 6, 384), ("cpu_serving", 6, 384)])
+def test_a_preset_that_takes_layers_fits_the_smallest_teacher_it_is_meant_for(name, num_layers, hidden_size):
+    teacher = StudentArchitecture(num_layers=num_layers, hidden_size=hidden_size, num_heads=12)
+    space = load_space(name, Path())
+    assert Initialisation.SPACED_LAYERS in space.initialisations
+    space.check_initialisations(teacher, distilled_layer=num_layers)

@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
+from minilm_core.initialisation import Initialisation
+from minilm_core.records import Role, Status, TrialRecord, from_json, to_json
 from minilm_core.schedules import Method
 from spaces.presets import load_space, preset_names
 from spaces.space import LogRange, StudentChoice, StudentSpace
 
 RATE = LogRange(low=1e-4, high=1e-3)
+TWO_WAYS = (Initialisation.RANDOM, Initialisation.SPACED_LAYERS)
+TEACHER = StudentArchitecture(num_layers=3, hidden_size=192, num_heads=6)
 
 
 def make_space(**changes):
@@ -50,6 +54,11 @@ def draw(space, seed, number=5, sampler=optuna.samplers.RandomSampler):
         ({"head_sizes": (), "num_heads": 0}, "num_heads must be positive, got 0"),
         ({"head_sizes": (), "num_heads": 7}, "num_heads must divide every hidden size, got 7 and 96"),
         ({"intermediate_ratios": (4, 4)}, "intermediate_ratios must not repeat a value"),
+        ({"initialisations": ()}, r"initialisations must have at least one value, got \[\]"),
+        (
+            {"initialisations": (Initialisation.RANDOM, Initialisation.RANDOM)},
+            r"initialisations must not repeat a value, got \[random, random\]",
+        ),
         ({"distillation_learning_rate": ()}, "distillation_learning_rate must have at least one value"),
         ({"finetuning_learning_rate": (1e-5, 0.0)}, "finetuning_learning_rate must be positive, got 0.0"),
         ({"finetuning_learning_rate": (3.0,)}, "finetuning_learning_rate must be below 1, got 3.0"),
@@ -80,9 +89,10 @@ def test_every_suggestion_of_a_preset_is_one_of_its_students(name, seed):
 
 @pytest.mark.parametrize("sampler", [optuna.samplers.TPESampler, optuna.samplers.RandomSampler])
 def test_decoding_a_trial_gives_the_student_that_was_suggested(sampler):
-    space = make_space()
+    space = make_space(initialisations=TWO_WAYS, intermediate_ratios=(1.5, 2, 4))
     for trial, choice in draw(space, seed=0, number=20, sampler=sampler):
         assert space.decode(trial.params) == choice
+        assert space.encode(choice) == trial.params
         assert trial.params.keys() == space.parameters.keys()
 
 
@@ -120,6 +130,65 @@ def test_evenly_spaced_sizes_are_told_as_integers_and_others_as_categories():
     assert trial.distributions["num_layers"] == optuna.distributions.IntDistribution(1, 3)
     assert trial.distributions["hidden_size"] == optuna.distributions.CategoricalDistribution((96, 192, 384))
     assert trial.distributions["distillation_learning_rate"].log
+
+
+def test_whole_ratios_are_told_as_integers_and_others_as_categories():
+    trial, _ = next(draw(make_space(intermediate_ratios=(2.0, 3.0, 4.0)), seed=0))
+    assert trial.distributions["intermediate_ratio"] == optuna.distributions.IntDistribution(2, 4)
+    trial, choice = next(draw(make_space(intermediate_ratios=(1.5,)), seed=0))
+    assert trial.distributions["intermediate_ratio"] == optuna.distributions.CategoricalDistribution((1.5,))
+    assert choice.architecture.intermediate_size == 1.5 * choice.architecture.hidden_size
+
+
+def test_several_initialisations_are_searched_by_name():
+    space = make_space(initialisations=TWO_WAYS)
+    drawn = list(draw(space, seed=0, number=20))
+    assert {choice.initialisation for _, choice in drawn} == set(TWO_WAYS)
+    named = optuna.distributions.CategoricalDistribution(("random", "spaced_layers"))
+    assert {type(name) for name in drawn[0][0].distributions["initialisation"].choices} == {str}
+    assert drawn[0][0].distributions["initialisation"] == named
+    assert space.num_shapes == make_space().num_shapes
+
+
+@pytest.mark.parametrize("initialisation", Initialisation)
+def test_a_single_initialisation_is_not_searched(initialisation):
+    space = make_space(initialisations=(initialisation,))
+    trial, choice = next(draw(space, seed=0))
+    assert choice.initialisation is initialisation
+    assert trial.params.keys() == make_space().parameters.keys()
+    assert space.decode(trial.params) == choice
+
+
+def test_students_are_random_where_nothing_else_is_said():
+    _, choice = next(draw(make_space(), seed=0))
+    assert choice.initialisation is Initialisation.RANDOM
+
+
+def test_an_initialisation_outside_the_space_is_refused():
+    trial, _ = next(draw(make_space(initialisations=TWO_WAYS), seed=0))
+    with pytest.raises(UserError, match=r"initialisation must be in the space \(random, spaced_layers\), got first"):
+        make_space(initialisations=TWO_WAYS).decode({**trial.params, "initialisation": "first_layers"})
+
+
+def test_students_that_fit_into_their_teacher_may_take_its_layers():
+    make_space(initialisations=tuple(Initialisation)).check_initialisations(TEACHER, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "distilled_layer", "message"),
+    [
+        ({}, 2, "num_layers must be at most 2 with initialisation spaced_layers, which takes it from the teacher, got"),
+        ({"hidden_sizes": (96, 384)}, 3, "hidden_size must be at most 192 with initialisation spaced_layers.* got 384"),
+        ({"intermediate_ratios": (5,)}, 3, "intermediate_size must be at most 768 with .*, got 960"),
+    ],
+)
+def test_a_space_with_a_student_too_large_for_an_initialisation_is_refused(changes, distilled_layer, message):
+    with pytest.raises(UserError, match=message):
+        make_space(initialisations=TWO_WAYS, **changes).check_initialisations(TEACHER, distilled_layer)
+
+
+def test_random_students_may_be_of_any_size():
+    make_space(num_layers=(9,), hidden_sizes=(384,), intermediate_ratios=(8,)).check_initialisations(TEACHER, 3)
 
 
 def test_every_architecture_comes_once_and_is_counted():
@@ -160,6 +229,29 @@ def test_relation_heads_that_do_not_divide_a_hidden_size_are_refused():
         make_space().check_relation_heads(64)
 
 
-def test_a_choice_survives_json():
-    _, choice = next(draw(make_space(), seed=1))
+@pytest.mark.parametrize("initialisation", Initialisation)
+def test_a_choice_survives_json(initialisation):
+    _, choice = next(draw(make_space(initialisations=(initialisation,)), seed=1))
     assert StudentChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice
+
+
+def test_a_choice_written_down_before_there_were_initialisations_is_random():
+    _, choice = next(draw(make_space(), seed=1))
+    content = choice.to_dict()
+    del content["initialisation"]
+    assert StudentChoice.from_dict(content) == choice
+
+
+@pytest.mark.parametrize("initialisation", [*Initialisation, None])
+def test_a_record_tells_what_was_chosen(initialisation):
+    _, choice = next(draw(make_space(initialisations=(initialisation or Initialisation.RANDOM,)), seed=1))
+    record = TrialRecord(
+        number=0,
+        role=Role.STUDENT,
+        status=Status.COMPLETE,
+        architecture=choice.architecture,
+        distillation_learning_rate=choice.distillation_learning_rate,
+        finetuning_learning_rate=choice.finetuning_learning_rate,
+        initialisation=initialisation,
+    )
+    assert StudentChoice.from_record(from_json(to_json(record))) == choice
