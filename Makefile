@@ -12,6 +12,7 @@ QUICKSTART ?= quickstart
 BIN := $(VENV)/bin
 MINILM := $(BIN)/minilm-search
 STUDY := $(QUICKSTART)/studies/quickstart
+PEER := build/peer
 
 .PHONY: install quickstart test test-fast check format bench clean
 
@@ -51,7 +52,14 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install
+# bertdistiller asks for transformers < 5 and much else, none of which its loss needs: it comes alone, out of the way.
+$(PEER)/installed: | install
+	rm -rf $(PEER)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --ignore-requires-python \
+	  --target $(PEER) bertdistiller==0.1.2
+	touch $@
+
+bench: install $(PEER)/installed
 	$(BIN)/python -m tests.benchmarks.distillation build/bench.json
 
 clean:

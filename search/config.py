@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from minilm_core.assistant import Assistant
 from minilm_core.corpus import CorpusSettings
 from minilm_core.errors import UserError
 from minilm_core.latency import LatencyTarget
@@ -78,11 +79,16 @@ class Resources:
     gpus_per_worker: float = 0.0
     """A fraction lets trials of one worker share a GPU."""
     max_concurrent_trials: int = 1
+    students_per_worker: int | None = None
+    """Students that learn in step in one process, each batch put to the teacher once. None: one where the teacher's
+    targets are cached, else as many as repay the teacher's forward pass."""
 
     def __post_init__(self) -> None:
         _check_at_least(1, workers_per_trial=self.workers_per_trial, max_concurrent_trials=self.max_concurrent_trials)
         _check_at_least(0, gpus_per_worker=self.gpus_per_worker)
         _check_positive(cpus_per_worker=self.cpus_per_worker)
+        if self.students_per_worker is not None:
+            _check_at_least(1, students_per_worker=self.students_per_worker)
         if self.gpus_per_worker > 1:
             raise UserError(f"gpus_per_worker must be at most 1, for a worker drives one, got {self.gpus_per_worker}")
         if self.executor is Executor.DIRECT and self.workers_per_trial > 1:
@@ -120,6 +126,9 @@ class Storage:
     """Studies lie here, each in a folder of its name."""
     cache: str = "cache"
     """Packed corpora, teacher targets and latency tables; shared by studies."""
+    max_cache_bytes: int | None = None
+    """What the cached targets of all teachers may take: others, the least recently used first, make room for a study's.
+    A teacher whose targets alone take more runs beside its students instead. None: as much as the disk has."""
     mirror: str | None = None
     """A folder or fsspec URL (s3://bucket/folder) in which each study's records are copied to a folder of its name."""
 
@@ -127,6 +136,8 @@ class Storage:
         for name in ("path", "cache", "mirror"):
             if getattr(self, name) == "":
                 raise UserError(f"{name} must not be empty, got ''")
+        if self.max_cache_bytes is not None:
+            _check_at_least(0, max_cache_bytes=self.max_cache_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +181,8 @@ class SearchConfig:
     corpus: CorpusSettings
     tasks: tuple[Task, ...]
     space: StudentSpace
+    assistant: Assistant | None = None
+    """Taught once a study, it teaches the small students; None: the teacher teaches all."""
     distillation: DistillationSchedule
     finetuning: FinetuningSchedule = field(default_factory=FinetuningSchedule)
     objectives: tuple[str, ...] = ("accuracy", "latency_ms", "size_bytes")

@@ -3,7 +3,7 @@
 import traceback
 from dataclasses import dataclass, replace
 
-from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.architecture import FamilyShape, StudentArchitecture
 from minilm_core.errors import FailureKind, classify_failure
 from minilm_core.latency import LatencyTable
 from minilm_core.records import Failure, Role, Status, TrialRecord
@@ -21,7 +21,7 @@ class StudyContext:
     config: SearchConfig
     """Its paths are absolute."""
     study: StudyPaths
-    embeddings: EmbeddingShape
+    embeddings: FamilyShape
     teacher: StudentArchitecture
     """The teacher's own sizes."""
     latency_table: LatencyTable | None

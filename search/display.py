@@ -60,7 +60,7 @@ class Display:
         if self._console.is_terminal:
             return
         is_due = time.monotonic() - self._last_line.get(work, 0.0) >= SECONDS_BETWEEN_LINES
-        if is_due or (is_new_stage and not work.startswith("trial")):
+        if is_due or (is_new_stage and not progress.students):
             self._last_line[work] = time.monotonic()
             loss = "" if progress.loss is None else f"  loss {progress.loss:.3f}"
             self.message(f"{work}: {progress.stage} {progress.step}/{progress.num_steps}{loss}")
@@ -89,9 +89,7 @@ class Display:
             return None
         each = sum(spent) / len(spent)
         under_way = sum(
-            min(each, time.monotonic() - began)
-            for work, (_, began) in self._running.items()
-            if work.startswith("trial")
+            min(len(progress.students) * each, time.monotonic() - began) for progress, began in self._running.values()
         )
         return max(0.0, (self._num_trials - done) * each - under_way) / self._max_concurrent
 
@@ -142,6 +140,11 @@ class Display:
 
     def _clock(self) -> str:
         return f"[{_duration(time.monotonic() - self._started):>7}]"
+
+
+def students_label(numbers: Sequence[int]) -> str:
+    """Returns what to call the work that students share."""
+    return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def describe(record: TrialRecord) -> str:

@@ -18,6 +18,7 @@ _QUANTITIES: Mapping[KeyPath, Callable[[str], float]] = {
     ("limits", "max_parameters"): parse_count,
     ("limits", "max_size_bytes"): parse_size_bytes,
     ("limits", "max_latency_ms"): parse_milliseconds,
+    ("storage", "max_cache_bytes"): parse_size_bytes,
 }
 _EACH = "*"
 
@@ -31,12 +32,19 @@ def expanded(source: YamlSource, base: Path) -> YamlSource:
     source = replace(source, content=copy.deepcopy(source.content))
     for pattern, parse in _QUANTITIES.items():
         _rewrite(source, pattern, parse)
+    _rewrite(source, ("assistant",), _assistant)
     _rewrite(source, ("space",), lambda name: plain(load_space(name, base)))
     _rewrite(source, ("tasks", _EACH), lambda name: plain(named_task(name)))
     tasks = source.content.get("tasks")
     if isinstance(tasks, list):
         source.content["tasks"] = [_named(task) if isinstance(task, dict) else task for task in tasks]
     return source
+
+
+def _assistant(name: str) -> dict[str, Any]:
+    if name != "auto":
+        raise UserError(f"must be auto, the paper's rule, or a mapping of settings, got {name}")
+    return {}
 
 
 def _rewrite(source: YamlSource, pattern: KeyPath, write_out: Callable[[str], Any]) -> None:

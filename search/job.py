@@ -5,11 +5,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from minilm_core.architecture import EmbeddingShape
+from minilm_core.architecture import FamilyShape
 from minilm_core.atomic import append_line
 from minilm_core.records import Failure, Role, Status, TaskResult, TrialRecord
 from search.config import SearchConfig
@@ -29,7 +28,7 @@ class Job:
     config: SearchConfig
     """Its paths are absolute."""
     study: StudyPaths
-    embeddings: EmbeddingShape
+    embeddings: FamilyShape
     latency_ms: float | None
     """Predicted for the choice; None without a calibrated table."""
 
@@ -50,6 +49,11 @@ class Job:
         return TrialPaths(root=self.folder)
 
     @property
+    def record_number(self) -> int:
+        """The number of its record. Twins and the teacher are no trials of the search: theirs keep out of its way."""
+        return {Role.STUDENT: self.number, Role.TEACHER: -1, Role.TWIN: -100 - self.number}[self.role]
+
+    @property
     def num_workers(self) -> int:
         """Processes that share the job: baselines are trained by one, whatever a trial has."""
         return self.config.resources.workers_per_trial if self.role is Role.STUDENT else 1
@@ -66,7 +70,7 @@ class Job:
         figures: dict[str, float] = {
             "size_bytes": architecture.size_bytes(self.embeddings),
             "num_parameters": architecture.num_parameters(self.embeddings),
-            "flops": architecture.flops(self.config.latency.sequence_length),
+            "flops": architecture.flops(self.config.latency.sequence_length, self.embeddings),
         }
         return figures if self.latency_ms is None else {**figures, "latency_ms": self.latency_ms}
 
@@ -74,19 +78,18 @@ class Job:
         """Returns a record with all that is known before training."""
         architecture = self.choice.architecture
         distils = self.role is Role.STUDENT
-        # Twins and the teacher are no trials of the search; their numbers keep out of its way.
-        number = {Role.STUDENT: self.number, Role.TEACHER: -1, Role.TWIN: -100 - self.number}[self.role]
         return TrialRecord(
-            number=number,
+            number=self.record_number,
             role=self.role,
             status=status,
             architecture=architecture,
             distillation_learning_rate=self.choice.distillation_learning_rate if distils else None,
             finetuning_learning_rate=self.choice.finetuning_learning_rate,
+            initialisation=None if self.role is Role.TEACHER else self.choice.initialisation,
             num_parameters=architecture.num_parameters(self.embeddings),
-            num_layer_parameters=architecture.num_layer_parameters,
+            num_layer_parameters=architecture.num_layer_parameters(self.embeddings),
             size_bytes=architecture.size_bytes(self.embeddings),
-            flops=architecture.flops(self.config.latency.sequence_length),
+            flops=architecture.flops(self.config.latency.sequence_length, self.embeddings),
             latency_ms=self.latency_ms,
             num_workers=self.num_workers,
             seed=self.config.seed,
@@ -104,11 +107,22 @@ class Progress:
     num_steps: int
     loss: float | None = None
     held_out_loss: float | None = None
+    students: tuple[int, ...] = ()
+    """Numbers of the trials that share the work, whose losses are then averaged; none for what is no trial's."""
 
     @property
     def is_finished(self) -> bool:
         """Whether the stage is over."""
         return self.step == self.num_steps
+
+
+EVENTS_PER_STAGE = 20
+"""Progress events of one stage. They fall on steps and not on times: every worker must report equally often."""
+
+
+def is_event(step: int, num_steps: int) -> bool:
+    """Returns whether a step of a long stage is reported."""
+    return step * EVENTS_PER_STAGE // num_steps > (step - 1) * EVENTS_PER_STAGE // num_steps
 
 
 class ProgressLog:
@@ -117,12 +131,22 @@ class ProgressLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run = now()
+        self.spent_seconds = 0.0
+        """The trial's own time in this run."""
+        self._unwritten_seconds = 0.0
+
+    def spend(self, seconds: float) -> None:
+        """Counts time as the trial's own; the next line says whereon it was spent."""
+        self.spent_seconds += seconds
+        self._unwritten_seconds += seconds
 
     def append(self, progress: Progress) -> None:
         """Adds a line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = {"run": self.run, "time": now(), **dataclasses.asdict(progress)}
+        seconds = round(self._unwritten_seconds, 3)
+        line = {"run": self.run, "time": now(), "seconds": seconds, **dataclasses.asdict(progress)}
         append_line(self.path, json.dumps(line))
+        self._unwritten_seconds = 0.0
 
     def lines(self) -> list[dict[str, Any]]:
         """Returns all whole lines."""
@@ -141,14 +165,14 @@ class ProgressLog:
         return float(losses[-1]) if losses else None
 
     def seconds(self) -> dict[str, float]:
-        """Returns the time spent in each stage, all runs together and nothing in between them."""
+        """Returns the trial's own time in each stage, all runs together and nothing in between them.
+
+        What several trials shared was divided evenly among them.
+        """
         spent: dict[str, float] = {}
-        for run, lines in groupby(self.lines(), key=lambda line: str(line["run"])):
-            moments = [(run, ""), *((str(line["time"]), str(line["stage"])) for line in lines)]
-            for (before, _), (after, stage) in pairwise(moments):
-                elapsed = datetime.fromisoformat(after) - datetime.fromisoformat(before)
-                spent[stage] = spent.get(stage, 0.0) + elapsed.total_seconds()
-        return spent
+        for line in self.lines():
+            spent[line["stage"]] = spent.get(line["stage"], 0.0) + line["seconds"]
+        return {stage: round(seconds, 3) for stage, seconds in spent.items()}
 
 
 def _whole_lines(text: str) -> Iterator[dict[str, Any]]:

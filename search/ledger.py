@@ -1,7 +1,7 @@
 """The driver's book of a study: every record goes through here, and it says when the search is over."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from minilm_core.errors import FailureKind
@@ -76,14 +76,21 @@ class Ledger:
 
     def add(self, record: TrialRecord) -> TrialRecord:
         """Writes a record down for good."""
-        append_record(self._study.records, record)
-        self._records[record.role, record.number] = record
-        self._count_failure(record)
-        # A draw that was refused goes along with the next trial's record.
-        if record.status is not Status.REFUSED:
-            self._mirror()
-        self._on_record(record)
+        self.add_together([record])
         return record
+
+    def add_together(self, records: Sequence[TrialRecord]) -> None:
+        """Writes down for good the records of what ended together; if it failed, of one failure, which counts once."""
+        for record in records:
+            append_record(self._study.records, record)
+            self._records[record.role, record.number] = record
+        for record in records[-1:]:
+            self._count_failure(record)
+        # A draw that was refused goes along with the next trial's record.
+        if any(record.status is not Status.REFUSED for record in records):
+            self._mirror()
+        for record in records:
+            self._on_record(record)
 
     def _count_failure(self, record: TrialRecord) -> None:
         if not record.counts_for_budget:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from minilm_core.architecture import EmbeddingShape, StudentArchitecture
-from minilm_core.families import embedding_shape, encoder_architecture
+from minilm_core.architecture import FamilyShape, StudentArchitecture
+from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.latency import LatencyTable
+from minilm_core.target_storage import cache_bytes
 from search.config import LoadedConfig, SearchConfig
+from search.curriculum import Tutor, assistant_of, layers_taught
 from search.teacher import check_against_teacher
 from spaces.limits import Limits
 
-BYTES_PER_BF16 = 2
 CHECKPOINT_COPIES = 3
 """Weights and AdamW's two moments."""
 
@@ -57,7 +58,7 @@ class Plan:
     max_corpus_tokens: int | None
     """What the corpus is cut to."""
     targets_bytes: int | None
-    """The teacher's cached states, once a study; of `max_corpus_tokens` as long as the corpus is not packed."""
+    """The cached states of teacher and assistant, once a study; of `max_corpus_tokens` until the corpus is packed."""
     epochs_per_trial: float | None
     """How often a student reads the corpus; at least, as long as the corpus is not packed."""
     students_bytes: Span | None
@@ -90,7 +91,7 @@ def make_plan(
     config = loaded.config
     teacher = teacher_config_json
     space = config.space if teacher is None else check_against_teacher(config, teacher)
-    embeddings = None if teacher is None else embedding_shape(teacher)
+    embeddings = None if teacher is None else family_shape(teacher)
     architectures = tuple(space.architectures())
     table = latency_table if latency_table is not None and latency_table.covers(architectures) else None
     shapes = _Shapes(config=config, all=architectures, embeddings=embeddings, table=table)
@@ -104,7 +105,7 @@ def make_plan(
         num_shapes_refused=None if shapes.admitted is None else space.num_shapes - len(shapes.admitted),
         num_parameters=shapes.span(lambda a, e: a.num_parameters(e)),
         size_bytes=size_bytes,
-        flops=shapes.span(lambda a, e: a.flops(config.latency.sequence_length)),
+        flops=shapes.span(lambda a, e: a.flops(config.latency.sequence_length, e)),
         latency_ms=None if table is None else shapes.span(lambda a, e: table.predict_ms(a)),
         num_trials=config.budget.num_trials,
         max_concurrent_trials=config.resources.max_concurrent_trials,
@@ -113,7 +114,7 @@ def make_plan(
         tokens_per_trial=tokens_per_trial,
         num_corpus_tokens=num_corpus_tokens,
         max_corpus_tokens=config.corpus.max_tokens,
-        targets_bytes=_targets_bytes(teacher, most_tokens),
+        targets_bytes=_targets_bytes(config, teacher, most_tokens),
         epochs_per_trial=None if most_tokens is None else tokens_per_trial / most_tokens,
         students_bytes=None if size_bytes is None else _students_bytes(config, size_bytes),
         checkpoints_bytes=None if size_bytes is None else _checkpoints_bytes(config, size_bytes),
@@ -126,7 +127,7 @@ class _Shapes:
 
     config: SearchConfig
     all: tuple[StudentArchitecture, ...]
-    embeddings: EmbeddingShape | None
+    embeddings: FamilyShape | None
     table: LatencyTable | None
 
     @property
@@ -139,7 +140,7 @@ class _Shapes:
             return None
         return tuple(a for a in self.all if limits.violation(a, self.embeddings, self._latency_ms(a)) is None)
 
-    def span(self, figure: Callable[[StudentArchitecture, EmbeddingShape], float]) -> Span | None:
+    def span(self, figure: Callable[[StudentArchitecture, FamilyShape], float]) -> Span | None:
         """Returns the smallest and the largest figure of the admitted shapes."""
         if self.embeddings is None or not self.admitted:
             return None
@@ -150,10 +151,19 @@ class _Shapes:
         return None if self.table is None else self.table.predict_ms(architecture)
 
 
-def _targets_bytes(teacher: Mapping[str, Any] | None, num_tokens: int | None) -> int | None:
+def _targets_bytes(config: SearchConfig, teacher: Mapping[str, Any] | None, num_tokens: int | None) -> int | None:
+    """Returns the bytes of all tutors' cached states; those of a tutor that runs beside its students are none."""
     if teacher is None or num_tokens is None:
         return None
-    return BYTES_PER_BF16 * encoder_architecture(teacher).hidden_size * num_tokens
+    architecture = encoder_architecture(teacher)
+    sizes = {Tutor.TEACHER: architecture.hidden_size}
+    if config.assistant is not None:
+        sizes[Tutor.ASSISTANT] = assistant_of(config, architecture).hidden_size
+    space = config.space.for_method(config.distillation.method, architecture.num_heads)
+    taught = layers_taught(config, architecture, space.architectures())
+    all_bytes = (cache_bytes(num_tokens, sizes[tutor], len(layers)) for tutor, layers in taught.items())
+    limit = config.storage.max_cache_bytes
+    return sum(num_bytes for num_bytes in all_bytes if limit is None or num_bytes <= limit)
 
 
 def _students_bytes(config: SearchConfig, size_bytes: Span) -> Span:

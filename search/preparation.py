@@ -1,92 +1,214 @@
-"""What all trials of a study share: the packed text and the cached targets. Made once, then found."""
+"""What all trials of a study share: the packed text, the tutors and their targets. Made once, then found."""
 
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
+from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import write_text_atomically
-from minilm_core.corpus import PackedCorpus, pack
+from minilm_core.corpus import PackedCorpus
 from minilm_core.devices import resolve_precision, training_device
 from minilm_core.distillation import Lessons
 from minilm_core.encoders import RelationEncoder, load_encoder
 from minilm_core.errors import UserError
+from minilm_core.families import encoder_architecture
+from minilm_core.packing import Packing
+from minilm_core.schedules import Precision, Relation
 from minilm_core.sources import resolve, weights_sha256
-from minilm_core.targets import CachedTargets, TargetsKey, cache_targets
+from minilm_core.target_cache import cache_targets
+from minilm_core.target_storage import TargetsKey, cache_bytes, is_cached, make_room
+from minilm_core.targets import CachedTargets, OnlineTargets, Targets
 from minilm_core.tasks import SplitRole, load_split, load_test_split
+from search.assistant import teach_assistant
 from search.config import SearchConfig
+from search.curriculum import LessonsKey, Tutor, assistant_of, layer_pairs, layers_taught
 from search.job import Progress
 from search.storage import StudyPaths
+from search.teacher import read_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preparation:
-    """Where the shared things lie; written once a study, so that no trial hashes text or weights again."""
+    """Where the shared things lie; written step by step, so that no trial hashes text or weights again."""
 
     corpus: str
     """A folder of the cache."""
-    targets: str
-    """Likewise."""
+    targets: dict[Tutor, str | None]
+    """Likewise, of each tutor that is ready; None where it runs beside its students."""
     seconds: dict[str, float]
-    """What each took; next to nothing where the cache had it."""
+    """What each stage took; next to nothing where the cache had it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classroom:
+    """A study's settings and its teacher, as they are on one node."""
+
+    config: SearchConfig
+    study: StudyPaths
+    teacher_folder: Path
+    teacher: StudentArchitecture
+
+    @classmethod
+    def open(cls, config: SearchConfig, study: StudyPaths) -> "Classroom":
+        """Finds the teacher on this node."""
+        # Whoever prepared the study has checked the weights' hash; no trial reads them all again.
+        folder = resolve(replace(config.teacher, sha256=None), study.root)
+        teacher = encoder_architecture(read_config(folder / "config.json"))
+        return cls(config=config, study=study, teacher_folder=folder, teacher=teacher)
+
+    @property
+    def device(self) -> torch.device:
+        """What everything runs on."""
+        return training_device(self.config.resources.gpus_per_worker > 0)
+
+    @property
+    def precision(self) -> Precision:
+        """What the tutors run in."""
+        return resolve_precision(self.config.distillation.precision, self.device)
+
+    @property
+    def layers(self) -> dict[Tutor, tuple[int, ...]]:
+        """The layers of each tutor that are compared with some student's; no tutor but these is needed."""
+        return layers_taught(self.config, self.teacher, self.config.space.architectures())
+
+    def folder(self, tutor: Tutor) -> Path:
+        """Returns where a tutor's weights are, or will be."""
+        return self.teacher_folder if tutor is Tutor.TEACHER else self.study.assistant.student
+
+    def is_there(self, found: Preparation, tutor: Tutor) -> bool:
+        """Returns whether a tutor is ready on this node."""
+        if tutor not in found.targets:
+            return False
+        targets = found.targets[tutor]
+        return self.folder(tutor).is_dir() if targets is None else is_cached(Path(targets))
 
 
 def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float) -> Iterator[Progress]:
-    """Packs the corpus and caches the teacher's targets, each unless it is there, and yields how far it is.
+    """Makes whatever the trials share and is not there, and yields how far it is.
 
     Args:
         config: Its paths are absolute.
         study: The study's folder.
         num_cpus: Processor cores that it may use.
     """
-    started = time.monotonic()
     torch.set_num_threads(max(1, int(num_cpus)))
-    yield Progress(stage="packing the corpus", step=0, num_steps=1)
-    teacher_folder = resolve(config.teacher, study.root)
-    cache = Path(config.storage.cache)
-    corpus = pack(config.corpus, study.root, teacher_folder, cache / "corpora")
-    _check_same_corpus(study, corpus)
+    # Once, with the hash of the weights where one is declared.
+    resolve(config.teacher, study.root)
+    room = Classroom.open(config, study)
+    yield from _timed(study, _pack(room))
     write_evaluation(config, study)
-    packed = time.monotonic()
-    device = training_device(config.resources.gpus_per_worker > 0)
-    encoder = load_encoder(teacher_folder).to(device)
+    yield from _timed(study, make_ready(room, Tutor.TEACHER))
+    if Tutor.ASSISTANT in room.layers:
+        lessons = open_lessons(config, study, _assistant_key(room), rank=0, num_workers=1)
+        yield from _timed(study, teach_assistant(config, room.teacher, room.teacher_folder, lessons, study.assistant))
+        yield from _timed(study, make_ready(room, Tutor.ASSISTANT))
+
+
+def make_ready(room: Classroom, tutor: Tutor) -> Iterator[Progress]:
+    """Caches a tutor's targets if they fit; several processes may do it together, each its part."""
+    found = read_preparation(room.study)
+    corpus = PackedCorpus.load(Path(found.corpus))
+    encoder = load_encoder(room.folder(tutor)).to(room.device)
     key = TargetsKey(
-        weights_sha256=weights_sha256(teacher_folder),
-        layer=config.teacher.layer or encoder.config.num_hidden_layers,
+        weights_sha256=weights_sha256(room.folder(tutor)),
+        layers=room.layers[tutor],
         corpus_fingerprint=corpus.fingerprint,
-        precision=resolve_precision(config.distillation.precision, device),
+        precision=room.precision,
     )
-    for num_rows in cache_targets(RelationEncoder(encoder, key.layer), corpus, key, cache / "targets"):
-        yield Progress(stage="caching the teacher's targets", step=num_rows, num_steps=corpus.num_rows)
-    seconds = {"packing the corpus": packed - started, "caching the teacher's targets": time.monotonic() - packed}
-    if study.preparation.exists():
-        # What it cost is what it took to make, and not to find again.
-        earlier = read_preparation(study).seconds
-        seconds = {stage: max(spent, earlier[stage]) for stage, spent in seconds.items()}
-    found = Preparation(corpus=str(corpus.folder), targets=str(cache / "targets" / key.folder_name), seconds=seconds)
-    write_text_atomically(study.preparation, json.dumps(asdict(found), indent=2))
+    num_tokens = corpus.num_rows * corpus.manifest.sequence_length
+    num_bytes = cache_bytes(num_tokens, encoder.config.hidden_size, len(key.layers))
+    limit, cache = room.config.storage.max_cache_bytes, Path(room.config.storage.cache) / "targets"
+    folder = None if limit is not None and num_bytes > limit else cache / key.folder_name
+    if folder is not None:
+        # Beside the teacher's the assistant's must find room, too.
+        keep = {Path(targets).name for targets in found.targets.values() if targets is not None}
+        make_room(folder, num_bytes, limit_bytes=limit, keep=keep)
+        # With every relation: another method, or other weights, finds the same cache.
+        for num_rows in cache_targets(RelationEncoder(encoder, key.layers, tuple(Relation)), corpus, key, cache):
+            yield Progress(stage=f"caching the {tutor}'s targets", step=num_rows, num_steps=corpus.num_rows)
+    targets = {**found.targets, tutor: None if folder is None else str(folder)}
+    _write(room.study, replace(read_preparation(room.study), targets=targets))
 
 
-def open_lessons(config: SearchConfig, study: StudyPaths, *, rank: int, num_workers: int) -> Lessons:
-    """Opens the shared text and targets for one worker; on a node where they are not, they are made first."""
+def open_lessons(config: SearchConfig, study: StudyPaths, key: LessonsKey, *, rank: int, num_workers: int) -> Lessons:
+    """Opens the shared text and what a student's tutor says of it; what is not on this node is made first.
+
+    Raises:
+        UserError: if a study's assistant is not on this node: its folder must be on a disk that all nodes share.
+    """
+    room = Classroom.open(config, study)
     found = read_preparation(study)
-    if not (Path(found.corpus).is_dir() and Path(found.targets).is_dir()):
+    if not Path(found.corpus).is_dir() or not all(room.is_there(found, tutor) for tutor in {Tutor.TEACHER, key.tutor}):
         for _ in prepare(config, study, config.resources.cpus_per_worker):
             pass
         found = read_preparation(study)
-    device = training_device(config.resources.gpus_per_worker > 0)
     corpus = PackedCorpus.load(Path(found.corpus))
-    targets = CachedTargets(Path(found.targets), device, resolve_precision(config.distillation.precision, device))
-    targets.check_corpus(corpus)
-    return Lessons(corpus=corpus, targets=targets, rank=rank, num_workers=num_workers)
+    targets = _targets(room, found, key.tutor, key.layers, corpus)
+    judge = None if key.tutor is Tutor.TEACHER else _targets(room, found, Tutor.TEACHER, key.judged_layers, corpus)
+    return Lessons(corpus=corpus, targets=targets, judge=judge, rank=rank, num_workers=num_workers)
+
+
+def _targets(
+    room: Classroom, found: Preparation, tutor: Tutor, layers: tuple[int, ...], corpus: PackedCorpus
+) -> Targets:
+    relations = tuple(room.config.distillation.weights)
+    folder = found.targets[tutor]
+    if folder is None:
+        encoder = load_encoder(room.folder(tutor)).to(room.device)
+        return OnlineTargets(RelationEncoder(encoder, layers, relations), room.precision)
+    cached = CachedTargets(Path(folder), room.device, room.precision, layers=layers, relations=relations)
+    cached.check_corpus(corpus)
+    return cached
+
+
+def _pack(room: Classroom) -> Iterator[Progress]:
+    """Packs the corpus, unless it is there, and begins the study's account of what it shares."""
+    corpus = room.config.corpus
+    packing = Packing.plan(corpus, room.study.root, room.teacher_folder, Path(room.config.storage.cache) / "corpora")
+    _check_same_corpus(room.study, packing.folder)
+    for num_tokens in packing.steps():
+        # How much text there is nobody knows before it is read; a limit is all that can be said.
+        limit = max(num_tokens, corpus.max_tokens or 0)
+        yield Progress(stage="packing the corpus", step=num_tokens, num_steps=limit)
+    if not room.study.preparation.exists():
+        _write(room.study, Preparation(corpus=str(packing.folder), targets={}, seconds={}))
+
+
+def _assistant_key(room: Classroom) -> LessonsKey:
+    """Returns what the assistant is told: the teacher teaches it, however small it is."""
+    assistant = assistant_of(room.config, room.teacher)
+    layers = layer_pairs(room.config, room.teacher, assistant, Tutor.TEACHER).teacher
+    return LessonsKey(tutor=Tutor.TEACHER, layers=layers, judged_layers=layers)
+
+
+def _timed(study: StudyPaths, stage: Iterator[Progress]) -> Iterator[Progress]:
+    """Passes a stage's progress on and adds the time that it took to the study's account.
+
+    What it cost is what it took to make, and not to find again.
+    """
+    started, name = time.monotonic(), None
+    for progress in stage:
+        name = progress.stage
+        yield progress
+    if name is not None:
+        found = read_preparation(study)
+        spent = found.seconds.get(name, 0.0) + time.monotonic() - started
+        _write(study, replace(found, seconds={**found.seconds, name: spent}))
+
+
+def _write(study: StudyPaths, found: Preparation) -> None:
+    write_text_atomically(study.preparation, json.dumps(asdict(found), indent=2))
 
 
 def read_preparation(study: StudyPaths) -> Preparation:
     """Returns what `prepare` found or made."""
-    return Preparation(**json.loads(study.preparation.read_text(encoding="utf-8")))
+    content = json.loads(study.preparation.read_text(encoding="utf-8"))
+    targets = {Tutor(tutor): folder for tutor, folder in content["targets"].items()}
+    return Preparation(**{**content, "targets": targets})
 
 
 def write_evaluation(config: SearchConfig, study: StudyPaths) -> None:
@@ -106,7 +228,7 @@ def write_evaluation(config: SearchConfig, study: StudyPaths) -> None:
     write_text_atomically(study.evaluation, text)
 
 
-def _check_same_corpus(study: StudyPaths, corpus: PackedCorpus) -> None:
+def _check_same_corpus(study: StudyPaths, folder: Path) -> None:
     """Refuses to go on with other text: held-out losses would no longer compare."""
-    if study.preparation.exists() and Path(read_preparation(study).corpus).name != corpus.folder.name:
+    if study.preparation.exists() and Path(read_preparation(study).corpus).name != folder.name:
         raise UserError(f"a study's corpus must not change once it has begun, that of {study.root} did")

@@ -5,8 +5,10 @@ this searcher implements Tune's interface over the study itself. The study's jou
 state: there is nothing to save and nothing to restore.
 """
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import optuna
@@ -116,15 +118,33 @@ class SearchEvents(Protocol):
     def refused(self, number: int, choice: StudentChoice, reason: str) -> None:
         """Takes note of a student that was drawn and will not run."""
 
-    def ended(self, number: int, choice: StudentChoice, last_row: Mapping[str, Any] | None) -> TrialRecord:
-        """Returns the record, written down for good, of a trial; without a last row its process was lost."""
+    def ended(self, students: Mapping[int, StudentChoice], row: Mapping[str, Any] | None) -> Sequence[TrialRecord]:
+        """Returns the records, written down for good, of those of some students that a row is the end of; without a row
+        their process was lost, and they with it.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quota:
+    """How many students a search hands out."""
+
+    num_students: int
+    """In all."""
+    students_per_trial: int = 1
+    """Together, at most."""
+    max_concurrent_trials: int = 1
+
+    def next_group(self, num_left: int, num_running_trials: int) -> int:
+        """Returns how many of those left the next trial gets: its part, so that none stands idle at the end."""
+        num_free = max(1, self.max_concurrent_trials - num_running_trials)
+        return min(self.students_per_trial, math.ceil(num_left / num_free))
 
 
 class StudySearcher(Searcher):
     """Draws students from a space for Tune and hands every outcome to the driver.
 
-    A student over a limit is told to the sampler as infeasible, by how far, and drawn again; one already tried is
-    drawn again too. Neither takes up a trial.
+    A Tune trial is one student or several that learn in step. A student over a limit is told to the sampler as
+    infeasible, by how far, and drawn again; one already tried is drawn again too. Neither takes up a trial.
     """
 
     def __init__(
@@ -134,6 +154,7 @@ class StudySearcher(Searcher):
         *,
         objectives: Sequence[Objective],
         interrupted: Sequence[int],
+        quota: Quota,
         events: SearchEvents,
     ) -> None:
         super().__init__()
@@ -141,8 +162,10 @@ class StudySearcher(Searcher):
         self._space = space
         self._objectives = objectives
         self._interrupted = list(interrupted)
+        self._quota = quota
+        self._num_left = quota.num_students
         self._events = events
-        self._running: dict[str, tuple[int, StudentChoice]] = {}
+        self._running: dict[str, dict[int, StudentChoice]] = {}
         self._tried = {self._choice(trial) for trial in study.get_trials(deepcopy=False) if self._was_tried(trial)}
         self.is_exhausted = False
 
@@ -151,24 +174,42 @@ class StudySearcher(Searcher):
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Returns a student's number and choice as a Tune configuration, or that there are no more."""
-        if self._events.is_over():
+        """Returns the students of a trial, by number and choice, as a Tune configuration, or that there are no more."""
+        if self._events.is_over() or self.is_exhausted:
             return str(Searcher.FINISHED)
-        drawn = self._resume() or self._draw()
-        if drawn is None:
-            self.is_exhausted = True
+        students: dict[int, StudentChoice] = {}
+        for _ in range(self._quota.next_group(self._num_left, len(self._running))):
+            drawn = self._resume() or self._draw()
+            if drawn is None:
+                self.is_exhausted = True
+                break
+            number, choice = drawn
+            students[number] = choice
+            self._tried.add(choice)
+        if not students:
             return str(Searcher.FINISHED)
-        number, choice = self._running[trial_id] = drawn
-        self._tried.add(choice)
-        return {"number": number, "choice": choice.to_dict()}
+        self._running[trial_id] = students
+        self._num_left -= len(students)
+        return {"students": [{"number": number, "choice": choice.to_dict()} for number, choice in students.items()]}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Takes in a row: each student's record comes as soon as it has ended."""
+        if "records" in result:
+            self._take_in(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Turns the end of a Tune trial into a record, then tells Optuna; in this order, so that a crash between the
-        two is mended by `reconcile`.
-        """
-        number, choice = self._running.pop(trial_id)
-        record = self._events.ended(number, choice, None if error else result)
-        tell_outcome(self._study, number, record, self._objectives)
+        """Turns the end of a Tune trial into records of those of its students that have none."""
+        if result is not None and not error:
+            self.on_trial_result(trial_id, result)
+        if self._running[trial_id]:
+            self._take_in(trial_id, None)
+        del self._running[trial_id]
+
+    def _take_in(self, trial_id: str, row: dict[str, Any] | None) -> None:
+        # The records, then Optuna: a crash between the two is mended by `reconcile`.
+        for record in self._events.ended(self._running[trial_id], row):
+            del self._running[trial_id][record.number]
+            tell_outcome(self._study, record.number, record, self._objectives)
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: the journal and the records are on disk already."""

@@ -83,6 +83,11 @@ class StudyPaths:
         """The folder of the fine-tuned teacher."""
         return self.root / "trials" / "teacher"
 
+    @property
+    def assistant(self) -> "TrialPaths":
+        """The folder of the teacher's assistant."""
+        return TrialPaths(root=self.root / "assistant")
+
     def trial_folder(self, number: int) -> Path:
         """Returns the folder of a student."""
         return self.root / "trials" / f"{number:04d}"

@@ -4,44 +4,42 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray import tune
 
 from minilm_core.atomic import write_text_atomically
-from minilm_core.errors import FailureKind, UserError
-from minilm_core.families import embedding_shape, encoder_architecture
+from minilm_core.corpus import PackedCorpus
+from minilm_core.errors import UserError
+from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.latency import LatencyTable
-from minilm_core.records import Failure, Status, TrialRecord, from_json, most_accurate_first
+from minilm_core.records import Status, TrialRecord, most_accurate_first
 from minilm_core.sources import resolve
+from search.baseline import Baseline
 from search.calibrated import calibrate_apart, find_table, widths_needed
 from search.cluster import Stream, cluster, cores_on_one_node
 from search.config import Executor, SearchConfig
-from search.context import StudyContext, failed_record
-from search.display import Display
+from search.context import StudyContext
+from search.display import Display, students_label
 from search.environment import set_seconds
+from search.events import StudyEvents
 from search.job import Job, Progress
 from search.ledger import Ending, Ledger
 from search.preparation import prepare, read_preparation
-from search.searcher import StudySearcher, make_sampler, open_study, reconcile
+from search.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
+from search.sharing import students_per_worker, worker_memory_bytes
 from search.storage import StudyPaths
 from search.teacher import check_against_teacher, read_config
-from search.trial import baseline, make_trainable
-from spaces.limits import Violation
+from search.trial import make_trainable
 from spaces.space import StudentChoice, StudentSpace
 
 MIN_TRIALS_FOR_IMPORTANCES = 20
-
-
-class TrialLostError(RuntimeError):
-    """A trial's process died and took its last words with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,13 +84,13 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
 def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Display) -> Ending:
     _prepare(context, display)
     teacher_job = _teacher_job(context, ledger)
-    teacher = None if teacher_job is None else _Baseline(teacher_job, ledger, display)
+    teacher = None if teacher_job is None else Baseline(teacher_job, ledger, display)
     ending = _search(context, space, ledger, _Watcher(display, teacher))
     if teacher is not None:
         teacher.finish()
     twin_job = _twin_job(context, ledger)
     if twin_job is not None and ending is not Ending.REPEATED_FAILURE:
-        _Baseline(twin_job, ledger, display).finish()
+        Baseline(twin_job, ledger, display).finish()
     return ending
 
 
@@ -114,7 +112,7 @@ def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, Studen
     context = StudyContext(
         config=config,
         study=study,
-        embeddings=embedding_shape(config_json),
+        embeddings=family_shape(config_json),
         teacher=teacher,
         latency_table=table,
     )
@@ -141,38 +139,6 @@ def _prepare(context: StudyContext, display: Display) -> None:
         display.progress(work, progress)
     display.ended(work)
     set_seconds(context.study, read_preparation(context.study).seconds)
-
-
-class _Baseline:
-    """A model that students are compared with, trained beside whatever else runs."""
-
-    def __init__(self, job: Job, ledger: Ledger, display: Display) -> None:
-        self._job = job
-        self._ledger = ledger
-        self._display = display
-        self._work = job.blank_record(Status.COMPLETE).label
-        resources = job.config.resources
-        held = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
-        self._stream = Stream(baseline, job, **held)
-
-    def follow(self) -> None:
-        """Takes in what it has reported since the last call."""
-        self._take_in(self._stream.ready())
-
-    def finish(self) -> None:
-        """Waits for its end."""
-        self._take_in(self._stream.rest())
-
-    def _take_in(self, rows: Iterator[Mapping[str, Any]]) -> None:
-        try:
-            for row in rows:
-                if "record" in row:
-                    self._ledger.add(from_json(row["record"]))
-                else:
-                    self._display.progress(self._work, Progress(**row))
-        except ray.exceptions.RayError as error:
-            # Its process is lost, and the comparison with it; the search goes on.
-            self._ledger.add(failed_record(self._job, error, FailureKind.NODE_LOST))
 
 
 def _teacher_job(context: StudyContext, ledger: Ledger) -> Job | None:
@@ -207,7 +173,8 @@ def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher:
             space,
             objectives=objectives,
             interrupted=interrupted,
-            events=_SearchEvents(context, ledger),
+            quota=_quota(context, space, ledger),
+            events=StudyEvents(context, ledger),
         )
         _tune(context, searcher, ledger.num_left, watcher)
         if ledger.ending is None:
@@ -216,6 +183,27 @@ def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher:
             context.study.exhausted.touch()
     write_importances(study, context)
     return ledger.ending or Ending.EXHAUSTED
+
+
+def _quota(context: StudyContext, space: StudentSpace, ledger: Ledger) -> Quota:
+    resources, found = context.config.resources, read_preparation(context.study)
+
+    def worker_bytes() -> int:
+        held = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
+        (num_bytes,) = Stream(worker_memory_bytes, resources, **held).rest()
+        return int(num_bytes)
+
+    return Quota(
+        num_students=ledger.num_left,
+        students_per_trial=students_per_worker(
+            context,
+            space,
+            num_sequences=PackedCorpus.load(Path(found.corpus)).num_rows,
+            is_cached=None not in found.targets.values(),
+            worker_bytes=worker_bytes,
+        ),
+        max_concurrent_trials=resources.max_concurrent_trials,
+    )
 
 
 def _tune(context: StudyContext, searcher: StudySearcher, num_trials: int, watcher: "_Watcher") -> None:
@@ -264,9 +252,10 @@ def write_importances(study: optuna.Study, context: StudyContext) -> None:
 class _Watcher(tune.Callback):
     """Passes the trials' progress from Tune on to the display, and looks after the teacher meanwhile."""
 
-    def __init__(self, display: Display, teacher: _Baseline | None) -> None:
+    def __init__(self, display: Display, teacher: Baseline | None) -> None:
         self._display = display
         self._teacher = teacher
+        self._works: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks beside its own state, which we never read; a terminal cannot be pickled.
@@ -277,32 +266,17 @@ class _Watcher(tune.Callback):
             self._teacher.follow()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if "record" not in result:
-            fields = {name: result[name] for name in Progress.__slots__}
-            self._display.progress(f"trial {trial.config['number']}", Progress(**fields))
+        if "records" not in result:
+            progress = Progress(**{name: result[name] for name in Progress.__slots__})
+            work = students_label(progress.students)
+            # What students shared is over once one of them goes on alone, or without another.
+            if work != self._works.get(trial.trial_id, work):
+                self._display.ended(self._works[trial.trial_id])
+            self._works[trial.trial_id] = work
+            self._display.progress(work, progress)
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._display.ended(self._works.pop(trial.trial_id, ""))
 
-class _SearchEvents:
-    """What the searcher asks and tells its driver."""
-
-    def __init__(self, context: StudyContext, ledger: Ledger) -> None:
-        self._context = context
-        self._ledger = ledger
-
-    def violation(self, choice: StudentChoice) -> Violation | None:
-        return self._context.violation(choice.architecture)
-
-    def is_over(self) -> bool:
-        return self._ledger.ending is not None
-
-    def refused(self, number: int, choice: StudentChoice, reason: str) -> None:
-        failure = Failure(kind=FailureKind.INFEASIBLE, message=reason)
-        self._ledger.add(self._context.student(number, choice).blank_record(Status.REFUSED, failure))
-
-    def ended(self, number: int, choice: StudentChoice, last_row: Mapping[str, Any] | None) -> TrialRecord:
-        if last_row is not None and "record" in last_row:
-            return self._ledger.add(from_json(last_row["record"]))
-        # No number in it: that several are lost in a row is one and the same failure.
-        lost = TrialLostError("the trial's process ended without a result")
-        job = self._context.student(number, choice)
-        return self._ledger.add(failed_record(job, lost, FailureKind.NODE_LOST))
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._display.ended(self._works.pop(trial.trial_id, ""))

@@ -5,9 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minilm_core.architecture import StudentArchitecture
+from minilm_core.assistant import learns_from_assistant
 from minilm_core.errors import UserError
-from minilm_core.families import check_model_type, encoder_architecture, max_sequence_length
+from minilm_core.families import (
+    check_layer_pairs,
+    check_model_type,
+    check_student,
+    encoder_architecture,
+    max_sequence_length,
+)
+from minilm_core.schedules import Method
 from search.config import LoadedConfig, SearchConfig
+from search.curriculum import Tutor, assistant_of, distilled_layer, layer_pairs, tutor_of
 from spaces.space import StudentSpace
 
 
@@ -64,14 +74,51 @@ def check_against_teacher(config: SearchConfig, config_json: Mapping[str, Any]) 
         raise UserError(
             f"teacher.layer must be at most the teacher's {teacher.num_layers} layers, got {config.teacher.layer}"
         )
-    relation_heads = config.distillation.relation_heads
-    if relation_heads is not None and teacher.hidden_size % relation_heads:
-        raise UserError(
-            f"distillation.relation_heads must divide the teacher's hidden size, "
-            f"got {relation_heads} and {teacher.hidden_size}"
-        )
+    _check_relation_heads(config.distillation.relation_heads, teacher.hidden_size, "the teacher's")
     _check_lengths(config, config_json)
-    return config.space.for_method(config.distillation.method, teacher.num_heads)
+    if config.assistant is not None:
+        _check_assistant(config, teacher, config_json)
+    space = config.space.for_method(config.distillation.method, teacher.num_heads)
+    for student in space.architectures():
+        _check_student(config, teacher, student, config_json)
+    space.check_initialisations(teacher, distilled_layer(config, teacher))
+    return space
+
+
+def _check_relation_heads(relation_heads: int | None, hidden_size: int, whose: str) -> None:
+    if relation_heads is not None and hidden_size % relation_heads:
+        raise UserError(
+            f"distillation.relation_heads must divide {whose} hidden size, got {relation_heads} and {hidden_size}"
+        )
+
+
+def _check_assistant(config: SearchConfig, teacher: StudentArchitecture, config_json: Mapping[str, Any]) -> None:
+    """Refuses an assistant that cannot learn from the teacher as its students do, or would have no student."""
+    assistant = assistant_of(config, teacher)
+    check_student(assistant, config_json)
+    _check_relation_heads(config.distillation.relation_heads, assistant.hidden_size, "the assistant's")
+    if config.distillation.method is Method.MINILM and assistant.num_heads != teacher.num_heads:
+        raise UserError(
+            f"assistant.num_heads must be the teacher's with method minilm, "
+            f"got {assistant.num_heads} and {teacher.num_heads}"
+        )
+    layer_pairs(config, teacher, assistant, Tutor.TEACHER)
+    students = config.space.for_method(config.distillation.method, teacher.num_heads).architectures()
+    if not any(learns_from_assistant(student, teacher) for student in students):
+        raise UserError(
+            f"assistant must have a student of at most half the teacher's layers and width, "
+            f"{teacher.num_layers // 2} and {teacher.hidden_size // 2}, got none in the space"
+        )
+
+
+def _check_student(
+    config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture, config_json: Mapping[str, Any]
+) -> None:
+    """Refuses sizes that the family cannot have and layers that cannot be compared."""
+    check_student(student, config_json)
+    layer_pairs(config, teacher, student, tutor_of(config, teacher, student))
+    pairs = layer_pairs(config, teacher, student, Tutor.TEACHER)
+    check_layer_pairs(pairs, tuple(config.distillation.weights), student.num_layers, config_json)
 
 
 def _check_lengths(config: SearchConfig, config_json: Mapping[str, Any]) -> None:

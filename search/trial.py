@@ -1,11 +1,13 @@
 """One Tune trial: runs its workers in its own process (`direct`) or as a Ray Train run (`train`), and never raises.
 
-Whatever happens, the last row reported holds the trial's record; only a trial whose process dies leaves none.
+A trial is one student, or several that learn in step. Whatever happens, some row holds the record of each; only a trial
+whose process dies leaves students without one.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -14,19 +16,23 @@ import ray.train
 from ray import tune
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.queue import Queue
 
 from minilm_core.errors import FailureKind
-from minilm_core.records import TrialRecord, to_json
+from minilm_core.records import Role, TrialRecord, read_records, to_json
 from search.config import Executor, Resources
 from search.context import StudyContext, failed_record
 from search.job import Job, Progress
-from search.worker import run_job
+from search.process import StudentsFailedError
+from search.worker import run_group
 from spaces.space import StudentChoice
 
+Row = dict[str, Any]
+"""What Tune carries: a progress, or under `records` those of the students that ended, as lines of JSON."""
+Event = Progress | TrialRecord
+
 NUM_ATTEMPTS = 2
-"""How often a Train run is started whose workers are lost: the second goes on from the trial's checkpoint."""
+"""How often a trial is started whose workers are lost: the second time it goes on from its checkpoints."""
 
 TRIAL_ACTOR_RESOURCES = {"CPU": 0, "memory": 1}
 """What a trial's own process holds under `train`, where its workers hold the rest: a byte, for Tune refuses nothing."""
@@ -45,54 +51,94 @@ def make_trainable(context: StudyContext) -> Callable[[dict[str, Any]], None]:
 
 def direct_trial(drawn: Mapping[str, Any], context: StudyContext) -> None:
     """Runs the one worker of a trial in this process."""
-    job = _job(drawn, context)
-    for row in guarded(job, lambda: (as_row(event) for event in run_job(job))):
+    for row in guarded(jobs_left(drawn, context), run_group):
         tune.report(row)
 
 
 def train_trial(drawn: Mapping[str, Any], context: StudyContext) -> None:
-    """Runs the several workers of a trial as a Ray Train run named after it."""
-    job = _job(drawn, context)
-    for row in guarded(job, lambda: _train_rows(job)):
+    """Runs the several workers of a trial as a Ray Train run."""
+    for row in guarded(jobs_left(drawn, context), run_in_train):
         tune.report(row)
 
 
-def baseline(job: Job) -> Iterator[dict[str, Any]]:
+def jobs_left(drawn: Mapping[str, Any], context: StudyContext) -> list[Job]:
+    """Returns the jobs of a trial that have no record yet: Tune starts a trial anew whose process died."""
+    recorded = {record.number for record in read_records(context.study.records) if record.role is Role.STUDENT}
+    return [
+        context.student(student["number"], StudentChoice.from_dict(student["choice"]))
+        for student in drawn["students"]
+        if student["number"] not in recorded
+    ]
+
+
+def baseline(job: Job) -> Iterator[Row]:
     """Runs a teacher's or twin's job in this process and yields rows as a trial reports them."""
-    yield from guarded(job, lambda: (as_row(event) for event in run_job(job)))
+    yield from guarded([job], run_group)
 
 
-def as_row(event: Progress | TrialRecord) -> dict[str, Any]:
-    """Returns an event as the plain types that Tune carries."""
-    return {"record": to_json(event)} if isinstance(event, TrialRecord) else asdict(event)
+def guarded(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Iterator[Event]]) -> Iterator[Row]:
+    """Yields rows until every job has its record, and logs into the jobs' folders.
+
+    An exception becomes the failed records of those it happened to; the others are run on without them.
+    """
+    left = {job.record_number: job for job in jobs}
+    num_attempts = 1
+    while left:
+        with _logged(tuple(left.values())):
+            try:
+                for event in run(tuple(left.values())):
+                    if isinstance(event, TrialRecord):
+                        _log_failure(left.pop(event.number), event)
+                        yield records_row(event)
+                    else:
+                        yield asdict(event)
+                return
+            except Exception as error:
+                # Nothing else may keep the error: its traceback holds on to what filled the memory.
+                failed = _failed_records(error, left)
+        if all(_is_lost(record) for record in failed) and num_attempts < NUM_ATTEMPTS:
+            num_attempts += 1
+            continue
+        for record in failed:
+            _log_failure(left.pop(record.number), record)
+        yield records_row(*failed)
 
 
-def guarded(job: Job, rows: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Yields rows and, in place of an exception, the record of a failed trial; logs into the trial's folder."""
-    with _logged(job) as log:
+def records_row(*records: TrialRecord) -> Row:
+    """Returns records as one row; several only of students that one and the same failure ended."""
+    return {"records": [to_json(record) for record in records]}
+
+
+def run_in_train(jobs: Sequence[Job]) -> Iterator[Event]:
+    """Runs jobs as a Ray Train run, whose first worker's events come through a queue of this process.
+
+    Should this process die the queue dies with it, and with the queue workers that Ray forgot to stop.
+    """
+    events = Queue(actor_options={"num_cpus": 0})
+    errors: list[Exception] = []
+
+    def fit() -> None:
         try:
-            yield from rows()
+            _trainer(jobs, events).fit()
         except Exception as error:
-            log.exception("the trial failed")
-            yield as_row(failed_record(job, *_cause(error)))
+            errors.append(error)
+        finally:
+            events.put(None)
+
+    threading.Thread(target=fit, daemon=True).start()
+    try:
+        yield from iter(events.get, None)
+    finally:
+        events.shutdown()
+    if errors:
+        raise errors[0]
 
 
-def _train_rows(job: Job) -> Iterator[dict[str, Any]]:
-    for attempt in range(1, NUM_ATTEMPTS + 1):
-        try:
-            yield {"record": _run_train(job)}
-            return
-        except TrainingFailedError as error:
-            is_lost = _cause(error)[1] is FailureKind.NODE_LOST
-            if not is_lost or attempt == NUM_ATTEMPTS:
-                raise
-
-
-def _run_train(job: Job) -> str:
-    resources = job.config.resources
-    result = TorchTrainer(
+def _trainer(jobs: Sequence[Job], events: Queue) -> TorchTrainer:
+    resources = jobs[0].config.resources
+    return TorchTrainer(
         train_worker,
-        train_loop_config={"job": job},
+        train_loop_config={"jobs": tuple(jobs), "events": events},
         # A day: while the first worker makes what is missing on a node or evaluates, the others wait.
         torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo", timeout_s=86_400),
         scaling_config=ScalingConfig(
@@ -101,23 +147,20 @@ def _run_train(job: Job) -> str:
             resources_per_worker=_held_by_worker(resources),
         ),
         run_config=RunConfig(
-            name=f"trial-{job.number:04d}",
-            storage_path=str(job.study.scratch),
-            callbacks=[TuneReportCallback()],
+            name=f"trial-{jobs[0].number:04d}",
+            storage_path=str(jobs[0].study.scratch),
             failure_config=FailureConfig(max_failures=0),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
-    ).fit()
-    return str(result.return_value)
+    )
 
 
-def train_worker(settings: Mapping[str, Any]) -> str | None:
-    """Runs one of a trial's workers under Ray Train; the first returns the record."""
-    for event in run_job(settings["job"]):
-        if isinstance(event, TrialRecord):
-            return to_json(event)
-        ray.train.report(asdict(event))
-    return None
+def train_worker(settings: Mapping[str, Any]) -> None:
+    """Runs one of a trial's workers under Ray Train; what the first yields goes to the trial's process."""
+    is_first = ray.train.get_context().get_world_rank() == 0
+    for event in run_group(settings["jobs"]):
+        if is_first:
+            settings["events"].put(event)
 
 
 def _held_by_worker(resources: Resources) -> dict[str, float]:
@@ -125,30 +168,41 @@ def _held_by_worker(resources: Resources) -> dict[str, float]:
     return {**held, "GPU": resources.gpus_per_worker} if resources.gpus_per_worker else held
 
 
-def _job(drawn: Mapping[str, Any], context: StudyContext) -> Job:
-    return context.student(drawn["number"], StudentChoice.from_dict(drawn["choice"]))
-
-
-def _cause(error: BaseException) -> tuple[BaseException, FailureKind | None]:
-    """Returns a worker's own exception where Ray wrapped one, and its kind where only Ray can tell."""
+def _failed_records(error: BaseException, left: Mapping[int, Job]) -> list[TrialRecord]:
+    """Returns the records of those whom an exception ended: named by it, or all that are left."""
     failures = getattr(error, "worker_failures", None)
     cause: BaseException = next(iter(failures.values())) if failures else error
+    # Ray Train's wrapping of a worker's death, then Ray's of an exception.
+    cause = getattr(cause, "health_check_failure", cause)
     if isinstance(cause, ray.exceptions.RayTaskError):
         cause = cause.cause
-    is_lost = isinstance(cause, ray.exceptions.RayError)
-    return cause, FailureKind.NODE_LOST if is_lost else None
+    numbers = tuple(left)
+    if isinstance(cause, StudentsFailedError):
+        numbers, cause = tuple(number for number in cause.numbers if number in left) or numbers, cause.error
+    kind = FailureKind.NODE_LOST if isinstance(cause, ray.exceptions.RayError) else None
+    return [failed_record(left[number], cause, kind) for number in numbers]
+
+
+def _is_lost(record: TrialRecord) -> bool:
+    return record.failure is not None and record.failure.kind is FailureKind.NODE_LOST
+
+
+def _log_failure(job: Job, record: TrialRecord) -> None:
+    if record.failure is not None:
+        with job.paths.log.open("a", encoding="utf-8") as log:
+            log.write(f"{record.finished_at} the trial failed: {record.failure.traceback or record.failure.message}\n")
 
 
 @contextmanager
-def _logged(job: Job) -> Iterator[logging.Logger]:
-    """Sends what Python logs during the trial, tracebacks included, to log.txt in the trial's folder."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(job.paths.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+def _logged(jobs: Sequence[Job]) -> Iterator[None]:
+    """Sends what Python logs during the trial, tracebacks included, to log.txt in the folder of each student."""
     root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield logging.getLogger("minilm_search.trial")
-    finally:
-        root.removeHandler(handler)
-        handler.close()
+    with ExitStack() as handlers:
+        for job in jobs:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(job.paths.log, encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            root.addHandler(handler)
+            handlers.callback(handler.close)
+            handlers.callback(root.removeHandler, handler)
+        yield

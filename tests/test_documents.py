@@ -70,7 +70,7 @@ def test_the_ten_line_distillation_runs_as_shown(tmp_path: Path, monkeypatch: py
     (shown,) = [block for block in blocks("python") if "distil(" in block]
     # The same code on a teacher small enough for a test.
     smaller = {
-        "layer=6": "layer=2",
+        "teacher, (6,)": "teacher, (2,)",
         "num_layers=3, hidden_size=192, num_heads=6": "num_layers=3, hidden_size=16, num_heads=4",
         "num_steps=1000, batch_size=32, relation_heads=24": "num_steps=2, batch_size=2, relation_heads=4",
     }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.architecture import FamilyShape, StudentArchitecture
 from minilm_core.errors import FailureKind
 from minilm_core.metrics import accuracy as accuracy_metric
 from minilm_core.metrics import bootstrap_interval
@@ -23,7 +23,7 @@ from minilm_core.records import (
 from reports import Study, load_study
 
 NUM_EXAMPLES = 200
-EMBEDDINGS = EmbeddingShape(vocabulary_size=1000, num_positions=128, num_token_types=2)
+EMBEDDINGS = FamilyShape(vocabulary_size=1000, num_positions=128, num_token_types=2)
 TASK = "topics"
 
 
@@ -79,9 +79,9 @@ def model(
         architecture=architecture,
         objectives=objectives if role is Role.STUDENT else {},
         num_parameters=fields.pop("num_parameters", architecture.num_parameters(EMBEDDINGS)),
-        num_layer_parameters=architecture.num_layer_parameters,
+        num_layer_parameters=architecture.num_layer_parameters(EMBEDDINGS),
         size_bytes=size_bytes,
-        flops=architecture.flops(128),
+        flops=architecture.flops(128, EMBEDDINGS),
         latency_ms=latency_ms,
         tasks=tasks,
         device_hours=fields.pop("device_hours", 0.1),

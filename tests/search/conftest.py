@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from minilm_core.architecture import StudentArchitecture
-from minilm_core.families import embedding_shape, encoder_architecture
+from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.sources import resolve
 from search.config import load_config
 from search.context import StudyContext
@@ -107,7 +107,7 @@ def open_study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
         context = StudyContext(
             config=config,
             study=StudyPaths(root=config.study_folder),
-            embeddings=embedding_shape(teacher),
+            embeddings=family_shape(teacher),
             teacher=encoder_architecture(teacher),
             latency_table=None,
         )

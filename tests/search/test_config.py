@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from minilm_core.assistant import Assistant
 from minilm_core.errors import UserError
 from minilm_core.schedules import Method
 from search.config import (
@@ -110,6 +111,18 @@ def config(write):
         ("budget:\n  num_trials: 8\n", "seed: -1\nbudget: {num_trials: 8}\n", "20: seed must be at least 0 and below"),
         ("teacher:\n", "tutor: x\nteacher:\n", "2: unknown key 'tutor'; must be one of name, seed, teacher,"),
         ("budget:\n", "budget:\n  num_trials: 8\n", "22: each key must be given once, got budget.num_trials twice"),
+        (
+            "budget:\n",
+            "assistant: yes please\nbudget:\n",
+            "20: assistant: must be auto, the paper's rule, or a mapping",
+        ),
+        ("budget:\n", "assistant: {num_layers: 0}\nbudget:\n", "20: assistant.num_layers must be at least 1, got 0"),
+        ("budget:\n", "storage: {max_cache_bytes: -1}\nbudget:\n", "20: storage.max_cache_bytes must be at least 0, g"),
+        (
+            "workers_per_trial: 1",
+            "students_per_worker: 0",
+            "23: resources.students_per_worker must be at least 1, got 0",
+        ),
         ("name: example", "name: [example", "2: must be valid YAML, got: expected ',' or ']', but got ':'"),
     ],
 )
@@ -307,3 +320,12 @@ def test_loading_a_search_imports_no_heavy_library():
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def test_an_assistant_may_be_left_to_the_papers_rule(write):
+    assert load_config(write(SEARCH.replace("budget:\n", "assistant: auto\nbudget:\n"))).config.assistant == Assistant()
+
+
+def test_the_cache_may_be_limited_in_gigabytes(write):
+    text = SEARCH.replace("budget:\n", "storage: {max_cache_bytes: 20GB}\nbudget:\n")
+    assert load_config(write(text)).config.storage.max_cache_bytes == 20_000_000_000

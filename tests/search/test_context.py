@@ -178,11 +178,11 @@ def test_a_failed_record_has_the_time_that_was_used_and_what_it_cost(
 ) -> None:
     job = context.student(4, choice)
     job.folder.mkdir(parents=True)
-    lines = [("09:00:00", "09:00:30", "distilling"), ("09:00:00", "09:01:30", "fine-tuning on mood")]
+    lines = [(30, "distilling"), (60, "fine-tuning on mood")]
     (job.folder / "progress.jsonl").write_text(
         "".join(
-            json.dumps({"run": f"2026-11-22T{run}+00:00", "time": f"2026-11-22T{time}+00:00", "stage": stage}) + "\n"
-            for run, time, stage in lines
+            json.dumps({"run": "2026-11-22T09:00:00+00:00", "seconds": seconds, "stage": stage}) + "\n"
+            for seconds, stage in lines
         )
     )
     record = failed_record(job, RuntimeError("late"))

@@ -2,7 +2,7 @@ import pytest
 
 from minilm_core.errors import FailureKind
 from minilm_core.objectives import objectives_named
-from search.display import Display, describe
+from search.display import Display, describe, students_label
 from search.job import Progress
 from tests.reports.example_studies import failed, student
 
@@ -52,6 +52,17 @@ def test_a_new_stage_of_the_preparation_is_announced_and_its_steps_are_not(
     for step in range(1, 5):
         display.progress("preparation", Progress(stage="packing", step=step, num_steps=4))
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_work_is_named_after_the_students_that_share_it() -> None:
+    assert students_label((3,)) == "trial 3"
+    assert students_label((3, 4, 5)) == "trials 3, 4, 5"
+
+
+def test_what_students_share_is_said_only_now_and_then(display: Display, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("distilling", "fine-tuning on mood"):
+        display.progress("trials 0, 1", Progress(stage=stage, step=1, num_steps=4, students=(0, 1)))
+    assert len(capsys.readouterr().err.splitlines()) <= 1
 
 
 def test_nothing_is_said_on_stdout(display: Display, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minilm_core.architecture import EmbeddingShape, StudentArchitecture
+from minilm_core.architecture import FamilyShape, StudentArchitecture
 from minilm_core.errors import FailureKind
 from minilm_core.records import Evaluation, Failure, Role, Status, TaskResult, TrialRecord
 from search.config import Resources, SearchConfig, load_config
@@ -16,7 +16,7 @@ from search.storage import StudyPaths
 from spaces.space import StudentChoice
 
 TEMPLATE = Path(__file__).parents[2] / "search" / "templates" / "quickstart.yaml"
-EMBEDDINGS = EmbeddingShape(vocabulary_size=1000, num_positions=128, num_token_types=2)
+EMBEDDINGS = FamilyShape(vocabulary_size=1000, num_positions=128, num_token_types=2)
 ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=96, num_heads=6)
 CHOICE = StudentChoice(architecture=ARCHITECTURE, distillation_learning_rate=1e-3, finetuning_learning_rate=1e-4)
 
@@ -43,14 +43,14 @@ def make_job(config: SearchConfig, role: Role = Role.STUDENT, latency_ms: float 
     )
 
 
-def at(seconds: float, stage: str, run: float, **changes: Any) -> str:
-    """Returns a line of progress, its times in seconds after noon."""
+def spent(seconds: float, stage: str, run: float = 0, **changes: Any) -> str:
+    """Returns a line of progress of a run that began some seconds after noon."""
 
     def moment(second: float) -> str:
         return f"2026-01-01T12:00:{second:06.3f}+00:00"
 
-    line = {"run": moment(run), "time": moment(seconds), "stage": stage, "step": 1, "num_steps": 9}
-    return json.dumps({**line, "loss": None, "held_out_loss": None, **changes}) + "\n"
+    line = {"run": moment(run), "time": moment(run + seconds), "seconds": seconds, "stage": stage, "step": 1}
+    return json.dumps({**line, "num_steps": 9, "loss": None, "held_out_loss": None, **changes}) + "\n"
 
 
 def written(log: ProgressLog, *lines: str) -> ProgressLog:
@@ -87,9 +87,9 @@ def test_only_a_student_has_a_rate_of_distillation(config: SearchConfig, role: R
 def test_a_blank_record_has_all_that_is_known_before_training(config: SearchConfig) -> None:
     record = make_job(config).blank_record(Status.FAILED, Failure(kind=FailureKind.CRASH, message="x"))
     assert record.num_parameters == ARCHITECTURE.num_parameters(EMBEDDINGS)
-    assert record.num_layer_parameters == ARCHITECTURE.num_layer_parameters
+    assert record.num_layer_parameters == ARCHITECTURE.num_layer_parameters(EMBEDDINGS)
     assert record.size_bytes == ARCHITECTURE.size_bytes(EMBEDDINGS)
-    assert record.flops == ARCHITECTURE.flops(config.latency.sequence_length)
+    assert record.flops == ARCHITECTURE.flops(config.latency.sequence_length, EMBEDDINGS)
     assert (record.latency_ms, record.objectives, record.status) == (2.5, {}, Status.FAILED)
     assert record.failure is not None
     assert record.failure.message == "x"
@@ -121,10 +121,11 @@ def test_a_job_has_the_folder_of_its_role(config: SearchConfig, role: Role, name
 
 
 def test_progress_comes_back_as_it_was(log: ProgressLog) -> None:
-    progress = Progress(stage="distilling", step=3, num_steps=9, loss=0.5, held_out_loss=0.25)
+    progress = Progress(stage="distilling", step=3, num_steps=9, loss=0.5, held_out_loss=0.25, students=(7, 8))
     log.append(progress)
     (line,) = log.lines()
-    assert Progress(**{name: line[name] for name in Progress.__slots__}) == progress
+    assert Progress(**{**{name: line[name] for name in Progress.__slots__}, "students": (7, 8)}) == progress
+    assert line["students"] == [7, 8]
     assert line["run"] == log.run <= line["time"]
 
 
@@ -138,39 +139,59 @@ def test_a_stage_is_finished_with_its_last_step() -> None:
     assert Progress(stage="x", step=9, num_steps=9).is_finished
 
 
-def test_each_stage_has_the_seconds_up_to_its_own_lines(log: ProgressLog) -> None:
-    written(log, at(2, "distilling", run=0), at(5, "distilling", run=0), at(6.5, "fine-tuning", run=0))
+def test_each_stage_has_the_seconds_of_its_own_lines(log: ProgressLog) -> None:
+    written(log, spent(2, "distilling"), spent(3, "distilling"), spent(1.5, "fine-tuning"))
     assert log.seconds() == {"distilling": 5.0, "fine-tuning": 1.5}
 
 
-def test_the_time_between_two_runs_is_not_counted(log: ProgressLog) -> None:
-    written(log, at(2, "distilling", run=0), at(33, "distilling", run=30), at(34, "fine-tuning", run=30))
+def test_the_seconds_of_all_runs_count(log: ProgressLog) -> None:
+    written(log, spent(2, "distilling", run=0), spent(3, "distilling", run=30), spent(1, "fine-tuning", run=30))
     assert log.seconds() == {"distilling": 2.0 + 3.0, "fine-tuning": 1.0}
 
 
+def test_a_line_has_the_time_spent_since_the_line_before(log: ProgressLog) -> None:
+    log.spend(0.5)
+    log.spend(0.25)
+    log.append(Progress(stage="distilling", step=1, num_steps=2))
+    log.append(Progress(stage="distilling", step=2, num_steps=2))
+    log.spend(2.0)
+    log.append(Progress(stage="fine-tuning", step=1, num_steps=1))
+    assert [line["seconds"] for line in log.lines()] == [0.75, 0.0, 2.0]
+    assert log.spent_seconds == 2.75
+
+
+def test_what_an_earlier_run_spent_is_not_this_ones(log: ProgressLog) -> None:
+    log.spend(2.0)
+    log.append(Progress(stage="distilling", step=1, num_steps=2))
+    again = ProgressLog(log.path)
+    again.spend(1.0)
+    assert again.spent_seconds == 1.0
+    assert again.seconds() == {"distilling": 2.0}
+
+
 def test_a_trial_started_with_its_first_run(log: ProgressLog) -> None:
-    written(log, at(2, "distilling", run=1), at(33, "distilling", run=30))
+    written(log, spent(2, "distilling", run=1), spent(33, "distilling", run=30))
     assert log.started_at() == "2026-01-01T12:00:01.000+00:00"
 
 
 def test_the_last_held_out_loss_counts(log: ProgressLog) -> None:
     losses = (None, 0.5, 0.25, None)
-    written(log, *(at(second, "distilling", run=0, held_out_loss=loss) for second, loss in enumerate(losses)))
+    written(log, *(spent(1, "distilling", held_out_loss=loss) for loss in losses))
     assert log.last_held_out_loss() == 0.25
 
 
 def test_a_held_out_loss_of_zero_is_one(log: ProgressLog) -> None:
-    assert written(log, at(1, "distilling", run=0, held_out_loss=0.0)).last_held_out_loss() == 0.0
+    assert written(log, spent(1, "distilling", held_out_loss=0.0)).last_held_out_loss() == 0.0
 
 
 def test_a_line_cut_short_is_passed_over(log: ProgressLog) -> None:
-    written(log, at(2, "distilling", run=0), at(5, "distilling", run=0)[:50])
+    written(log, spent(2, "distilling"), spent(5, "distilling")[:50])
     assert len(log.lines()) == 1
     assert log.seconds() == {"distilling": 2.0}
 
 
 def test_a_run_after_a_line_cut_short_is_not_lost(log: ProgressLog) -> None:
-    written(log, at(2, "distilling", run=0), at(5, "distilling", run=0)[:50])
+    written(log, spent(2, "distilling"), spent(5, "distilling")[:50])
     log.append(Progress(stage="distilling", step=5, num_steps=9))
     log.append(Progress(stage="distilling", step=9, num_steps=9, held_out_loss=0.5))
     assert [line["step"] for line in log.lines()] == [1, 5, 9]

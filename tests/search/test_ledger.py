@@ -221,6 +221,15 @@ def test_a_resumed_search_counts_its_failures_anew(tmp_path: Path) -> None:
     assert again.num_left == 5
 
 
+def test_a_failure_that_ends_several_students_counts_once(tmp_path: Path) -> None:
+    book = Book(tmp_path, max_identical_failures=2)
+    book.ledger.add_together([failed(0), failed(1), failed(2)])
+    assert book.ledger.ending is None
+    assert (book.ledger.num_counted, book.announced) == (3, [failed(0), failed(1), failed(2)])
+    book.ledger.add(failed(3))
+    assert book.ledger.ending is Ending.REPEATED_FAILURE
+
+
 # The copy far away.
 
 

@@ -10,13 +10,18 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from minilm_core.adapters import LayerRelations
 from minilm_core.corpus import PackedCorpus
+from minilm_core.distillation import Lessons
 from minilm_core.encoders import RelationEncoder, load_encoder
 from minilm_core.errors import UserError
-from minilm_core.schedules import Precision
+from minilm_core.schedules import Precision, Relation
+from minilm_core.target_storage import is_cached
 from minilm_core.targets import OnlineTargets
 from search.context import StudyContext
+from search.curriculum import Tutor, lessons_key
 from search.preparation import open_lessons, prepare, read_preparation
 
 OpenStudy = Callable[..., StudyContext]
@@ -26,11 +31,44 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*")} if folder.exists() else set()
 
 
+# The teacher of the tests has two layers of width 24.
+ASSISTED = (
+    "assistant={hidden_size: 12, num_heads: 2, num_steps: 4, learning_rate: 1.0e-3}",
+    "space.num_layers=[1]",
+    "space.hidden_sizes=[12]",
+    "space.head_sizes=[4]",
+)
+
+
+def targets_of(context: StudyContext, tutor: Tutor = Tutor.TEACHER) -> Path:
+    folder = read_preparation(context.study).targets[tutor]
+    assert folder is not None
+    return Path(folder)
+
+
+def lessons_of(context: StudyContext, *, rank: int = 0, num_workers: int = 1) -> Lessons:
+    student = next(context.config.space.architectures())
+    key = lessons_key(context.config, context.teacher, student)
+    return open_lessons(context.config, context.study, key, rank=rank, num_workers=num_workers)
+
+
+def check_alike(ours: list[LayerRelations], theirs: list[LayerRelations], rtol: float = 2**-6) -> None:
+    """All operands of all layers are equal but for the rounding of the cached states."""
+    for of_layer, expected in zip(ours, theirs, strict=True):
+        assert of_layer.keys() == expected.keys()
+        for relation, operands in of_layer.items():
+            for part, other in zip(operands[:2], expected[relation][:2], strict=True):
+                torch.testing.assert_close(part, other, rtol=rtol, atol=rtol * other.abs().max().item())
+
+
 def test_preparing_says_what_it_does_and_how_far_it_is(open_study: OpenStudy, tmp_path: Path) -> None:
     context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
     progress = list(prepare(context.config, context.study, 1))
     corpus = PackedCorpus.load(Path(read_preparation(context.study).corpus))
-    assert [step.stage for step in progress[:2]] == ["packing the corpus", "caching the teacher's targets"]
+    assert list(dict.fromkeys(step.stage for step in progress)) == [
+        "packing the corpus",
+        "caching the teacher's targets",
+    ]
     assert progress[-1].is_finished
     assert progress[-1].step == corpus.num_rows
 
@@ -39,11 +77,12 @@ def test_what_is_found_is_not_made_again(open_study: OpenStudy, tmp_path: Path) 
     first = open_study(f"storage.cache={tmp_path}/cache")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     second = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
-    assert [step.stage for step in prepare(second.config, second.study, 1)] == ["packing the corpus"]
+    assert list(prepare(second.config, second.study, 1)) == []
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found, again = read_preparation(first.study), read_preparation(second.study)
     assert (found.corpus, found.targets) == (again.corpus, again.targets)
     assert set(found.seconds) == {"packing the corpus", "caching the teacher's targets"}
+    assert again.seconds == {}
 
 
 @pytest.mark.parametrize(
@@ -74,36 +113,89 @@ def test_a_teacher_with_other_weights_has_targets_of_its_own(
     assert read_preparation(plain.study).corpus == read_preparation(changed.study).corpus
 
 
-def test_a_preparation_given_up_half_way_leaves_no_targets_and_no_word_of_them(
+def test_a_preparation_given_up_half_way_leaves_no_word_of_its_targets_and_goes_on(
     open_study: OpenStudy, tmp_path: Path
 ) -> None:
     context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
     steps = prepare(context.config, context.study, 1)
-    for _ in range(2):
-        next(steps)
+    while next(steps).stage != "caching the teacher's targets":
+        pass
     assert isinstance(steps, Generator)
     steps.close()
-    assert list((tmp_path / "cache" / "targets").iterdir()) == []
-    assert not context.study.preparation.exists()
+    assert not any(is_cached(folder) for folder in (tmp_path / "cache" / "targets").iterdir())
+    assert read_preparation(context.study).targets == {}
     for _ in prepare(context.config, context.study, 1):
         pass
-    assert Path(read_preparation(context.study).targets).is_dir()
+    assert is_cached(targets_of(context))
 
 
-def test_a_worker_reads_the_teachers_own_vectors(open_study: OpenStudy, material: Path) -> None:
+def test_a_worker_reads_the_teachers_own_relations(open_study: OpenStudy, material: Path) -> None:
     context = open_study("teacher.layer=1")
-    lessons = open_lessons(context.config, context.study, rank=0, num_workers=1)
+    lessons = lessons_of(context)
     rows = np.array([2, 0, 5])
     input_ids = torch.from_numpy(lessons.corpus.rows(rows))
-    online = OnlineTargets(RelationEncoder(load_encoder(material / "teacher"), 1), Precision.FP32)
-    expected = online.vectors(rows, input_ids)
-    for ours, theirs in zip(lessons.targets.vectors(rows, input_ids), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2**-6, atol=2**-6 * theirs.abs().max().item())
+    relations = tuple(context.config.distillation.weights)
+    online = OnlineTargets(RelationEncoder(load_encoder(material / "teacher"), (1,), relations), Precision.FP32)
+    check_alike(lessons.targets.relations(rows, input_ids), online.relations(rows, input_ids))
+
+
+def test_a_teacher_whose_targets_do_not_fit_runs_beside_its_students(open_study: OpenStudy, tmp_path: Path) -> None:
+    cached = open_study()
+    context = open_study("storage.max_cache_bytes=1kB", f"storage.cache={tmp_path}/cache")
+    assert read_preparation(context.study).targets == {Tutor.TEACHER: None}
+    assert not (tmp_path / "cache" / "targets").exists()
+    lessons = lessons_of(context)
+    assert isinstance(lessons.targets, OnlineTargets)
+    rows = np.array([2, 0, 5])
+    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
+    check_alike(lessons_of(cached).targets.relations(rows, input_ids), lessons.targets.relations(rows, input_ids))
+
+
+def test_an_assistant_is_taught_once_and_teaches_the_small_students(open_study: OpenStudy) -> None:
+    context = open_study(*ASSISTED, is_prepared=False)
+    stages = list(dict.fromkeys(step.stage for step in prepare(context.config, context.study, 1)))
+    assert stages[-2:] == ["teaching the assistant", "caching the assistant's targets"]
+    assert {"teaching the assistant", "caching the assistant's targets"} <= set(read_preparation(context.study).seconds)
+    assert list(prepare(context.config, context.study, 1)) == []
+    assistant = load_encoder(context.study.assistant.student)
+    assert (assistant.config.num_hidden_layers, assistant.config.hidden_size) == (2, 12)
+    lessons = lessons_of(context)
+    rows = np.array([2, 0, 5])
+    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
+    relations = tuple(context.config.distillation.weights)
+    online = OnlineTargets(RelationEncoder(assistant, (2,), relations), Precision.FP32)
+    check_alike(lessons.targets.relations(rows, input_ids), online.relations(rows, input_ids))
+
+
+def test_students_of_an_assistant_are_judged_by_its_teacher(open_study: OpenStudy) -> None:
+    plain, assisted = lessons_of(open_study()), lessons_of(open_study(*ASSISTED))
+    rows = plain.corpus.held_out_rows[:2]
+    input_ids = torch.from_numpy(plain.corpus.rows(rows))
+    check_alike(
+        assisted.for_judging.targets.relations(rows, input_ids), plain.targets.relations(rows, input_ids), rtol=0.0
+    )
+    assert assisted.targets.hidden_size == 12
+
+
+def test_an_assistant_interrupted_while_it_learns_goes_on_from_its_checkpoint(open_study: OpenStudy) -> None:
+    settings = (*ASSISTED, "distillation.checkpoint_every_seconds=0")
+    whole, cut = open_study(*settings), open_study(*settings, "name=cut", is_prepared=False)
+    steps = prepare(cut.config, cut.study, 1)
+    while next(steps).stage != "teaching the assistant":
+        pass
+    next(steps)
+    assert isinstance(steps, Generator)
+    steps.close()
+    assert list(cut.study.assistant.checkpoint.iterdir()) != []
+    for _ in prepare(cut.config, cut.study, 1):
+        pass
+    weights = [load_file(context.study.assistant.student / "model.safetensors") for context in (whole, cut)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_worker_knows_its_share(open_study: OpenStudy) -> None:
     context = open_study()
-    lessons = open_lessons(context.config, context.study, rank=1, num_workers=2)
+    lessons = lessons_of(context, rank=1, num_workers=2)
     assert (lessons.rank, lessons.num_workers) == (1, 2)
 
 
@@ -111,7 +203,7 @@ def test_a_node_without_the_cache_makes_its_own(open_study: OpenStudy, tmp_path:
     context = open_study(f"storage.cache={tmp_path}/cache")
     expected = names_in(tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
-    lessons = open_lessons(context.config, context.study, rank=0, num_workers=1)
+    lessons = lessons_of(context)
     assert lessons.corpus.num_rows > 0
     assert names_in(tmp_path / "cache") == expected
 
@@ -119,11 +211,14 @@ def test_a_node_without_the_cache_makes_its_own(open_study: OpenStudy, tmp_path:
 def test_a_node_whose_own_precision_makes_other_targets_reads_those(open_study: OpenStudy) -> None:
     context = open_study()
     own = read_preparation(context.study)
-    elsewhere = replace(own, targets=str(Path(own.targets).with_name("targets-of-another-precision")))
+    elsewhere = replace(
+        own, targets={Tutor.TEACHER: str(targets_of(context).with_name("targets-of-another-precision"))}
+    )
     context.study.preparation.write_text(json.dumps(asdict(elsewhere)))
-    lessons = open_lessons(context.config, context.study, rank=0, num_workers=1)
+    lessons = lessons_of(context)
     rows = np.array([0])
-    assert lessons.targets.vectors(rows, torch.from_numpy(lessons.corpus.rows(rows))).query.shape == (1, 16, 24)
+    (relations,) = lessons.targets.relations(rows, torch.from_numpy(lessons.corpus.rows(rows)))
+    assert relations[Relation.VALUE].left.shape == (1, 16, 24)
 
 
 def test_the_labels_of_every_split_are_written_once_a_study(open_study: OpenStudy, material: Path) -> None:
@@ -162,13 +257,12 @@ def test_another_corpus_under_a_begun_study_is_refused(open_study: OpenStudy) ->
 
 def test_targets_of_another_corpus_are_refused(open_study: OpenStudy) -> None:
     context = open_study()
-    found = read_preparation(context.study)
-    manifest = Path(found.targets) / "manifest.json"
+    manifest = targets_of(context) / "manifest.json"
     original = manifest.read_text(encoding="utf-8")
     try:
         manifest.write_text(json.dumps({**json.loads(original), "corpus_fingerprint": "another"}), encoding="utf-8")
         with pytest.raises(UserError, match="cached targets must be of the corpus they are used with"):
-            open_lessons(context.config, context.study, rank=0, num_workers=1)
+            lessons_of(context)
     finally:
         manifest.write_text(original, encoding="utf-8")
 

@@ -15,13 +15,15 @@ from optuna.trial import FrozenTrial, TrialState
 from minilm_core.objectives import objectives_named
 from minilm_core.records import Role, Status, TrialRecord
 from search.config import Sampler, SamplerName
-from search.searcher import StudySearcher, make_sampler, open_study, reconcile
+from search.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
 from spaces.limits import Violation
 from spaces.space import LogRange, StudentChoice, StudentSpace
 
 OBJECTIVES = objectives_named(["latency_ms", "accuracy"])
 FIGURES = {"accuracy": 0.9, "latency_ms": 5.0, "size_bytes": 4e6}
 FINISHED = "FINISHED"
+ALONE = Quota(num_students=100, max_concurrent_trials=4)
+"""One student a trial."""
 
 WIDE = StudentSpace(
     num_layers=(1, 2, 3),
@@ -54,7 +56,7 @@ def make_record(
 
 
 class Driver:
-    """A driver that trains nothing: every trial ends at once, as it is told to."""
+    """A driver that trains nothing: every trial ends at once, as it is told to. A row names the students it ends."""
 
     def __init__(self, max_layers: float = 99, status: Status = Status.COMPLETE) -> None:
         self.max_layers = max_layers
@@ -62,7 +64,7 @@ class Driver:
         self.has_ended = False
         self.refusals: list[tuple[int, StudentChoice, str]] = []
         self.records: list[TrialRecord] = []
-        self.last_rows: list[Mapping[str, Any] | None] = []
+        self.rows: list[Mapping[str, Any] | None] = []
 
     def violation(self, choice: StudentChoice) -> Violation | None:
         num_layers = choice.architecture.num_layers
@@ -76,10 +78,12 @@ class Driver:
     def refused(self, number: int, choice: StudentChoice, reason: str) -> None:
         self.refusals.append((number, choice, reason))
 
-    def ended(self, number: int, choice: StudentChoice, last_row: Mapping[str, Any] | None) -> TrialRecord:
-        self.last_rows.append(last_row)
-        self.records.append(make_record(number, choice, self.status))
-        return self.records[-1]
+    def ended(self, students: Mapping[int, StudentChoice], row: Mapping[str, Any] | None) -> list[TrialRecord]:
+        self.rows.append(row)
+        numbers = students.keys() if row is None else students.keys() & row["records"]
+        ended = [make_record(number, students[number], self.status) for number in numbers]
+        self.records += ended
+        return ended
 
 
 def make_study(
@@ -93,16 +97,24 @@ def make_searcher(
     driver: Driver | None = None,
     space: StudentSpace = WIDE,
     records: tuple[TrialRecord, ...] = (),
+    quota: Quota = ALONE,
 ) -> StudySearcher:
     """Begins, or goes on with, the search of a study as a driver does."""
     interrupted = reconcile(study, space, records, OBJECTIVES)
-    return StudySearcher(study, space, objectives=OBJECTIVES, interrupted=interrupted, events=driver or Driver())
+    return StudySearcher(
+        study, space, objectives=OBJECTIVES, interrupted=interrupted, quota=quota, events=driver or Driver()
+    )
+
+
+def drawn_together(searcher: StudySearcher, trial_id: str = "a") -> dict[int, StudentChoice]:
+    suggestion = searcher.suggest(trial_id)
+    assert isinstance(suggestion, dict)
+    return {student["number"]: StudentChoice.from_dict(student["choice"]) for student in suggestion["students"]}
 
 
 def drawn(searcher: StudySearcher, trial_id: str = "a") -> tuple[int, StudentChoice]:
-    suggestion = searcher.suggest(trial_id)
-    assert isinstance(suggestion, dict)
-    return suggestion["number"], StudentChoice.from_dict(suggestion["choice"])
+    (student,) = drawn_together(searcher, trial_id).items()
+    return student
 
 
 def drawn_as(study: optuna.Study, space: StudentSpace, params: dict[str, Any]) -> optuna.Trial:
@@ -134,10 +146,9 @@ def test_a_suggestion_is_a_students_number_and_choice_in_plain_types() -> None:
     study = make_study()
     suggestion = make_searcher(study).suggest("a")
     assert isinstance(suggestion, dict)
-    assert suggestion.keys() == {"number", "choice"}
-    choice = StudentChoice.from_dict(suggestion["choice"])
-    assert choice == WIDE.decode(trials(study)[0].params)
-    assert json.loads(json.dumps(suggestion)) == {"number": 0, "choice": choice.to_dict()}
+    choice = WIDE.decode(trials(study)[0].params)
+    assert json.loads(json.dumps(suggestion)) == {"students": [{"number": 0, "choice": choice.to_dict()}]}
+    assert StudentChoice.from_dict(suggestion["students"][0]["choice"]) == choice
 
 
 @pytest.mark.parametrize("name", SamplerName)
@@ -259,7 +270,7 @@ def test_a_complete_student_is_told_its_values_in_the_order_of_the_objectives() 
     study = make_study()
     searcher = make_searcher(study)
     number, _ = drawn(searcher)
-    searcher.on_trial_complete("a", {"record": "x"})
+    searcher.on_trial_complete("a", {})
     assert trials(study)[number].state is TrialState.COMPLETE
     assert trials(study)[number].values == [FIGURES["latency_ms"], FIGURES["accuracy"]]
 
@@ -280,9 +291,9 @@ def test_only_a_complete_student_has_values(status: Status, state: TrialState) -
 def test_the_driver_is_told_the_last_row_of_a_trial() -> None:
     driver = Driver()
     searcher = make_searcher(make_study(), driver)
-    drawn(searcher)
-    searcher.on_trial_complete("a", {"record": "x"})
-    assert driver.last_rows == [{"record": "x"}]
+    number, _ = drawn(searcher)
+    searcher.on_trial_complete("a", {"records": [number]})
+    assert driver.rows == [{"records": [number]}]
 
 
 def test_the_last_row_of_a_lost_trial_is_not_passed_on() -> None:
@@ -290,7 +301,16 @@ def test_the_last_row_of_a_lost_trial_is_not_passed_on() -> None:
     searcher = make_searcher(make_study(), driver)
     drawn(searcher)
     searcher.on_trial_complete("a", {"stage": "distilling"}, error=True)
-    assert driver.last_rows == [None]
+    assert driver.rows == [None]
+
+
+def test_rows_of_progress_end_no_student() -> None:
+    study, driver = make_study(), Driver()
+    searcher = make_searcher(study, driver)
+    drawn(searcher)
+    searcher.on_trial_result("a", {"stage": "distilling"})
+    assert driver.rows == []
+    assert trials(study)[0].state is TrialState.RUNNING
 
 
 def test_outcomes_belong_to_their_trials_whatever_the_order_they_end_in() -> None:
@@ -307,14 +327,117 @@ def test_a_record_is_written_before_optuna_is_told() -> None:
     study = make_study()
 
     class Witness(Driver):
-        def ended(self, number: int, choice: StudentChoice, last_row: Mapping[str, Any] | None) -> TrialRecord:
-            assert trials(study)[number].state is TrialState.RUNNING
-            return super().ended(number, choice, last_row)
+        def ended(self, students: Mapping[int, StudentChoice], row: Mapping[str, Any] | None) -> list[TrialRecord]:
+            assert all(trials(study)[number].state is TrialState.RUNNING for number in students)
+            return super().ended(students, row)
 
     searcher = make_searcher(study, Witness())
     drawn(searcher)
     searcher.on_trial_complete("a", {})
     assert trials(study)[0].state is TrialState.COMPLETE
+
+
+# Several students a trial.
+
+THREE_A_TRIAL = Quota(num_students=7, students_per_trial=3)
+
+
+def test_a_trial_holds_as_many_different_students_as_it_may() -> None:
+    searcher = make_searcher(make_study(), quota=THREE_A_TRIAL)
+    together = drawn_together(searcher)
+    assert list(together) == [0, 1, 2]
+    assert len(set(together.values())) == 3
+
+
+def test_trials_never_hold_more_students_than_the_budget_has_left() -> None:
+    searcher = make_searcher(make_study(), quota=THREE_A_TRIAL)
+    sizes = []
+    for trial_id in "abc":
+        sizes.append(len(drawn_together(searcher, trial_id)))
+        searcher.on_trial_complete(trial_id, {})
+    assert sizes == [3, 3, 1]
+    assert searcher.suggest("d") == FINISHED
+    assert not searcher.is_exhausted
+
+
+@pytest.mark.parametrize(
+    ("quota", "sizes"),
+    [
+        (Quota(num_students=4, students_per_trial=4, max_concurrent_trials=2), [2, 2]),
+        (Quota(num_students=8, students_per_trial=3, max_concurrent_trials=2), [3, 3]),
+        (Quota(num_students=7, students_per_trial=9, max_concurrent_trials=3), [3, 2, 2]),
+        (Quota(num_students=2, students_per_trial=3, max_concurrent_trials=3), [1, 1]),
+    ],
+)
+def test_trials_that_run_at_once_share_the_last_students_evenly(quota: Quota, sizes: list[int]) -> None:
+    searcher = make_searcher(make_study(), quota=quota)
+    assert [len(drawn_together(searcher, str(number))) for number in range(len(sizes))] == sizes
+
+
+def test_a_group_has_no_student_over_a_limit() -> None:
+    study, driver = make_study(), Driver(max_layers=1)
+    together = drawn_together(make_searcher(study, driver, quota=THREE_A_TRIAL))
+    assert len(together) == 3
+    assert {choice.architecture.num_layers for choice in together.values()} == {1}
+    assert driver.refusals
+    assert not together.keys() & {number for number, _, _ in driver.refusals}
+
+
+def test_a_space_of_fewer_students_gives_a_smaller_group_and_then_none() -> None:
+    study, driver = make_study(), Driver()
+    searcher = make_searcher(study, driver, TWO_STUDENTS, quota=THREE_A_TRIAL)
+    assert len(drawn_together(searcher)) == 2
+    assert searcher.is_exhausted
+    num_draws = len(trials(study))
+    assert searcher.suggest("b") == FINISHED
+    assert len(trials(study)) == num_draws
+
+
+def test_each_student_of_a_group_is_told_as_soon_as_it_has_ended() -> None:
+    study, driver = make_study(), Driver()
+    searcher = make_searcher(study, driver, quota=THREE_A_TRIAL)
+    drawn_together(searcher)
+    searcher.on_trial_result("a", {"records": [1]})
+    assert [trial.state for trial in trials(study)] == [TrialState.RUNNING, TrialState.COMPLETE, TrialState.RUNNING]
+    searcher.on_trial_complete("a", {"records": [0, 2]})
+    assert [trial.state for trial in trials(study)] == [TrialState.COMPLETE] * 3
+
+
+def test_a_row_that_tune_repeats_ends_nobody_twice() -> None:
+    driver = Driver()
+    searcher = make_searcher(make_study(), driver, quota=THREE_A_TRIAL)
+    drawn_together(searcher)
+    for _ in range(2):
+        searcher.on_trial_result("a", {"records": [0, 1, 2]})
+    searcher.on_trial_complete("a", {"records": [0, 1, 2]})
+    assert [record.number for record in driver.records] == [0, 1, 2]
+
+
+def test_a_lost_trial_loses_only_the_students_that_had_not_ended() -> None:
+    study, driver = make_study(), Driver()
+    searcher = make_searcher(study, driver, quota=THREE_A_TRIAL)
+    drawn_together(searcher)
+    searcher.on_trial_result("a", {"records": [2]})
+    driver.status = Status.FAILED
+    searcher.on_trial_complete("a", None, error=True)
+    assert [trial.state for trial in trials(study)] == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
+    assert [(record.number, record.status) for record in driver.records] == [
+        (2, Status.COMPLETE),
+        (0, Status.FAILED),
+        (1, Status.FAILED),
+    ]
+
+
+def test_interrupted_students_are_handed_out_first_and_new_ones_fill_the_group(journal: JournalStorage) -> None:
+    before = make_searcher(make_study(journal), quota=THREE_A_TRIAL)
+    interrupted = drawn_together(before)
+    before.on_trial_result("a", {"records": [1]})
+    after = make_searcher(make_study(journal), quota=THREE_A_TRIAL)
+    together = drawn_together(after)
+    assert list(together)[:2] == [0, 2]
+    assert all(together[number] == interrupted[number] for number in (0, 2))
+    assert len(together) == 3
+    assert max(together) == 3
 
 
 # A lost driver.

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from minilm_core.errors import FailureKind
 from minilm_core.records import Role, Status, TrialRecord, read_records
 from reports import load_study
+from search.job import ProgressLog
 from search.searcher import STUDY_NAME
 from search.storage import StudyPaths, TrialPaths
 
@@ -127,10 +128,14 @@ def test_the_path_goes_on_to_a_verified_package(finished: StudyPaths, tmp_path: 
     assert json.loads(verified.stdout)["is_ok"]
 
 
-def test_a_killed_search_is_resumed_to_exactly_the_trials_asked_for(material: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("students_per_worker", [1, 2])
+def test_a_killed_search_is_resumed_to_exactly_the_trials_asked_for(
+    material: Path, tmp_path: Path, students_per_worker: int
+) -> None:
     slow_trials = ("budget.num_trials=4", "resources.max_concurrent_trials=2", "distillation.num_steps=400")
+    together = f"resources.students_per_worker={students_per_worker}"
     study = StudyPaths(root=tmp_path / "tiny")
-    words = launch_words(material, tmp_path, (*slow_trials, *NO_BASELINES))
+    words = launch_words(material, tmp_path, (*slow_trials, together, *NO_BASELINES))
     driver = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: len(students(study)) >= 1 and optuna_states(study)[TrialState.RUNNING] >= 1)
     os.kill(driver.pid, signal.SIGKILL)
@@ -147,6 +152,8 @@ def test_a_killed_search_is_resumed_to_exactly_the_trials_asked_for(material: Pa
     assert len(study.records.read_text().splitlines()) == len(after)
     assert optuna_states(study)[TrialState.RUNNING] == 0
     assert optuna_states(study)[TrialState.COMPLETE] == 4
+    logs = [ProgressLog(TrialPaths(root=study.trial_folder(number)).progress).lines() for number in after]
+    assert max(len(line["students"]) for lines in logs for line in lines) == students_per_worker
 
 
 def test_a_search_told_to_end_says_how_to_go_on(material: Path, tmp_path: Path) -> None:
@@ -176,11 +183,20 @@ def test_two_drivers_never_run_one_study(material: Path, tmp_path: Path) -> None
         driver.wait(timeout=120)
 
 
-def test_several_workers_a_trial_run_under_ray_train(material: Path, tmp_path: Path) -> None:
-    done = launch(material, tmp_path, "budget.num_trials=1", "resources.workers_per_trial=2", *NO_BASELINES)
+def test_several_workers_teach_several_students_under_ray_train(material: Path, tmp_path: Path) -> None:
+    study = StudyPaths(root=tmp_path / "tiny")
+    obstacle = TrialPaths(root=study.trial_folder(1)).finetuned("mood").parent
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("a file where a folder is to be: the second student fails alone")
+    three = ("budget.num_trials=3", "resources.students_per_worker=3")
+    done = launch(material, tmp_path, *three, "resources.workers_per_trial=2", *NO_BASELINES)
     assert done.returncode == 0, done.stderr
-    (record,) = students(StudyPaths(root=tmp_path / "tiny"))
-    assert (record.status, record.num_workers) == (Status.COMPLETE, 2)
+    records = {record.number: record for record in students(study) if record.counts_for_budget}
+    assert len(records) == 3
+    complete = [record for record in records.values() if record.status is Status.COMPLETE]
+    assert [record.num_workers for record in complete] == [2, 2]
+    assert records[1].failure is not None
+    assert records[1].failure.kind is FailureKind.CRASH
 
 
 def test_a_failure_that_repeats_stops_the_search_with_one_traceback(material: Path, tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from minilm_core.assistant import Assistant
 from minilm_core.errors import UserError
-from minilm_core.schedules import Method
+from minilm_core.families import MODEL_TYPES
+from minilm_core.initialisation import Initialisation
+from minilm_core.schedules import LayerMapping, Method
 from search.config import load_config
 from search.teacher import check_against_teacher
 
@@ -35,9 +38,9 @@ def test_a_fitting_teacher_leaves_the_space_as_it_is(config):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "t5"}, "a teacher's model_type must be one of bert, roberta, xlm-roberta, got t5"),
+        ({"model_type": "t5"}, f"a teacher's model_type must be one of {', '.join(MODEL_TYPES)}, got t5"),
         ({"num_hidden_layers": "six"}, "a teacher's config.json must have a positive num_hidden_layers, got six"),
-        ({"hidden_size": 400}, "a teacher's intermediate_size must be a multiple of its hidden_size, got 1536 and 400"),
+        ({"hidden_size": 390}, "hidden_size must be a multiple of num_heads, got 390 and 12"),
         (
             {"hidden_size": 400, "num_attention_heads": 10, "intermediate_size": 1600},
             "distillation.relation_heads must divide the teacher's hidden size, got 24 and 400",
@@ -53,6 +56,16 @@ def test_a_teacher_that_does_not_fit_is_refused(config, changes, message):
     with pytest.raises(UserError) as refusal:
         check_against_teacher(config, {**TEACHER, **changes})
     assert str(refusal.value) == message
+
+
+def test_students_larger_than_what_they_would_take_over_are_refused(config):
+    space = replace(config.space, initialisations=(Initialisation.SPACED_LAYERS,))
+    config = replace(config, space=space, teacher=replace(config.teacher, layer=3))
+    with pytest.raises(UserError) as refusal:
+        check_against_teacher(config, TEACHER)
+    assert str(refusal.value) == (
+        "num_layers must be at most 3 with initialisation spaced_layers, which takes it from the teacher, got 4"
+    )
 
 
 def test_a_layer_beyond_the_teachers_is_refused(config):
@@ -71,3 +84,55 @@ def test_minilm_refuses_a_space_that_the_teachers_heads_do_not_divide(config):
     teacher = {**TEACHER, "hidden_size": 1280, "num_attention_heads": 20, "intermediate_size": 5120}
     with pytest.raises(UserError, match="num_heads must divide every hidden size, got 20 and 96"):
         check_against_teacher(replace(config, distillation=schedule), teacher)
+
+
+def test_a_space_with_small_students_may_have_an_assistant(config):
+    assert check_against_teacher(replace(config, assistant=Assistant()), TEACHER) == config.space
+
+
+@pytest.mark.parametrize(
+    ("assistant", "message"),
+    [
+        (Assistant(hidden_size=384), "be narrower than its 384, got 6 and 384"),
+        (Assistant(num_layers=7), "assistant must have no more layers than the teacher's 6"),
+        (
+            Assistant(hidden_size=180),
+            "distillation.relation_heads must divide the assistant's hidden size, got 24 and 180",
+        ),
+        (Assistant(num_heads=7), "hidden_size must be a multiple of num_heads, got 192 and 7"),
+    ],
+)
+def test_an_assistant_that_does_not_fit_is_refused(config, assistant, message):
+    with pytest.raises(UserError, match=message):
+        check_against_teacher(replace(config, assistant=assistant), TEACHER)
+
+
+def test_minilm_refuses_an_assistant_with_other_heads(config):
+    schedule = replace(config.distillation, method=Method.MINILM, relation_heads=None)
+    changed = replace(config, distillation=schedule, assistant=Assistant(num_heads=6))
+    with pytest.raises(UserError, match=r"assistant\.num_heads must be the teacher's with method minilm, got 6 and 12"):
+        check_against_teacher(changed, TEACHER)
+
+
+def test_an_assistant_without_a_student_is_refused(config):
+    changed = replace(config, assistant=Assistant(), space=replace(config.space, num_layers=(4,)))
+    with pytest.raises(
+        UserError, match="at most half the teacher's layers and width, 3 and 192, got none in the space"
+    ):
+        check_against_teacher(changed, TEACHER)
+
+
+def test_layers_that_cannot_be_mapped_evenly_are_refused(config):
+    changed = replace(config, distillation=replace(config.distillation, layer_mapping=LayerMapping.UNIFORM))
+    with pytest.raises(
+        UserError, match="a student's layers must divide its teacher's with layer_mapping uniform, got 4 a"
+    ):
+        check_against_teacher(changed, TEACHER)
+
+
+def test_sizes_that_the_teachers_family_cannot_have_are_refused(config):
+    teacher = {**TEACHER, "model_type": "modernbert", "global_attn_every_n_layers": 3}
+    space = replace(config.space, hidden_sizes=(120,), head_sizes=(5,))
+    changed = replace(config, space=space)
+    with pytest.raises(UserError, match="5"):
+        check_against_teacher(changed, teacher)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +15,17 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from minilm_core.encoders import build_encoder, load_encoder_config
-from minilm_core.errors import NonFiniteLossError
+from minilm_core.errors import FailureKind
+from minilm_core.inheritance import build_student
+from minilm_core.initialisation import Initialisation
 from minilm_core.records import Role, Status, TrialRecord, from_json, to_json
 from search.context import StudyContext
 from search.job import Job, Progress
+from search.process import StudentsFailedError
 from search.storage import TrialPaths
-from search.worker import run_job
+from search.worker import run_group
 from spaces.space import StudentChoice
-from tests.minilm_core.test_distillation import as_one_of_two, in_two_processes
+from tests.minilm_core.two_workers import as_one_of_two, in_two_processes
 
 OpenStudy = Callable[..., StudyContext]
 Event = Progress | TrialRecord
@@ -34,6 +37,10 @@ TWO_TASKS = (
 )
 NUM_EVENTS = 6 + 7 + 1
 """Six steps of distillation, seven batches of 16 in 100 examples, one evaluation: each is worth an event."""
+
+
+def run_job(job: Job) -> Iterator[Event]:
+    return run_group([job])
 
 
 def record_of(job: Job) -> TrialRecord:
@@ -281,14 +288,20 @@ def test_a_report_that_a_crash_cut_short_is_passed_over(
 
 def test_a_trial_that_takes_longer_than_allowed_is_stopped(open_study: OpenStudy, choice: StudentChoice) -> None:
     late = open_study("budget.trial_timeout_minutes=1e-9").student(0, choice)
-    with pytest.raises(TimeoutError, match=r"within trial_timeout_minutes 1e-09, got to step 1 of 6 of distilling"):
+    with pytest.raises(StudentsFailedError) as failure:
         list(run_job(late))
+    assert failure.value.numbers == (0,)
+    assert isinstance(failure.value.error, TimeoutError)
+    assert "within trial_timeout_minutes 1e-09, got to step 1 of 6 of distilling" in str(failure.value.error)
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial(context: StudyContext, choice: StudentChoice) -> None:
     wild = context.student(8, replace(choice, distillation_learning_rate=1e38))
-    with pytest.raises(NonFiniteLossError):
-        list(run_job(wild))
+    record = record_of(wild)
+    assert record.status is Status.FAILED
+    assert record.failure is not None
+    assert record.failure.kind is FailureKind.NON_FINITE_LOSS
+    assert "Traceback" in record.failure.traceback
     assert not (wild.folder / "student").exists()
 
 
@@ -324,6 +337,21 @@ def test_a_twin_begins_with_the_weights_that_its_student_began_with(
     assert "encoder.layer.0.output.dense.weight" not in untaught
 
 
+def test_a_student_begins_with_what_its_initialisation_takes_over(
+    context: StudyContext, choice: StudentChoice, material: Path
+) -> None:
+    chosen = replace(choice, initialisation=Initialisation.LAST_LAYERS)
+    job = context.twin(9, chosen)
+    record = record_of(job)
+    expected = build_student(
+        choice.architecture, material / "teacher", Initialisation.LAST_LAYERS, distilled_layer=2, seed=3
+    ).state_dict()
+    weights = weights_in(job.folder / "student")
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights.items())
+    assert record.initialisation is Initialisation.LAST_LAYERS
+    assert StudentChoice.from_record(replace(record, distillation_learning_rate=3e-3)) == chosen
+
+
 def test_a_twins_record_tells_of_no_distillation(record_of_twin: TrialRecord, record: TrialRecord) -> None:
     assert (record_of_twin.role, record_of_twin.number, record_of_twin.twin_of) == (Role.TWIN, -107, 7)
     assert (record_of_twin.num_steps, record_of_twin.num_tokens) == (0, 0)
@@ -357,35 +385,43 @@ def test_the_teacher_is_fine_tuned_from_its_own_folder(context: StudyContext, ma
 # Several workers
 
 
-def _work_as_one_of_two(rank: int, folder: Path, job: Job) -> None:
+def _work_as_one_of_two(rank: int, folder: Path, jobs_of_ranks: Sequence[Sequence[Job]]) -> None:
     with as_one_of_two(rank, folder):
-        events = list(run_job(job))
+        events = list(run_group(jobs_of_ranks[rank]))
     kinds = [type(event).__name__ if isinstance(event, TrialRecord) else event.stage for event in events]
     (folder / f"{rank}.json").write_text(json.dumps(kinds))
-    for event in events:
-        if isinstance(event, TrialRecord):
-            (folder / "record.json").write_text(to_json(event))
+    records = [to_json(event) for event in events if isinstance(event, TrialRecord)]
+    (folder / f"records-{rank}.jsonl").write_text("\n".join(records))
 
 
-def _run_two_workers(folder: Path, job: Job) -> tuple[list[str], list[str], TrialRecord]:
+def _run_two_workers(
+    folder: Path, jobs: Sequence[Job], jobs_of_second: Sequence[Job] | None = None
+) -> tuple[list[str], list[str], list[TrialRecord]]:
+    """Returns the kinds of events of both workers, and the first one's records."""
     folder.mkdir()
-    in_two_processes(_work_as_one_of_two, folder, job)
-    kinds = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-    return kinds[0], kinds[1], from_json((folder / "record.json").read_text())
+    in_two_processes(_work_as_one_of_two, folder, (jobs, jobs_of_second or jobs))
+    first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
+    records = [from_json(line) for line in (folder / "records-0.jsonl").read_text().splitlines()]
+    assert (folder / "records-1.jsonl").read_text() == ""
+    return first, second, records
 
 
 @pytest.mark.slow
-def test_two_workers_report_equally_often_and_only_the_first_has_the_record(
-    open_study: OpenStudy, choice: StudentChoice, events: list[Event], tmp_path: Path
+def test_two_workers_report_equally_often_and_only_the_first_has_the_records(
+    open_study: OpenStudy, choice: StudentChoice, tmp_path: Path
 ) -> None:
-    job = open_study("resources.workers_per_trial=2", CHECKPOINT_EVERY_STEP).student(7, choice)
-    first, second, record = _run_two_workers(tmp_path / "first", job)
-    assert first == [*second, "TrialRecord"]
-    assert second == [event.stage for event in events if isinstance(event, Progress)]
-    assert record.num_workers == 2
-    assert record.num_tokens == 6 * 4 * 16
-    # Both again, once all is done: the record alone.
-    assert _run_two_workers(tmp_path / "second", job)[:2] == (["TrialRecord"], [])
+    context = open_study("resources.workers_per_trial=2", CHECKPOINT_EVERY_STEP)
+    wild = replace(choice, distillation_learning_rate=1e38)
+    jobs = [context.student(7, choice), context.student(8, wild), context.student(9, choice)]
+    first, second, records = _run_two_workers(tmp_path / "first", jobs)
+    assert [kind for kind in first if kind != "TrialRecord"] == second
+    assert second.count("distilling") == 6
+    assert second.count("evaluating on mood") == 2
+    assert [record.number for record in records] == [8, 7, 9]
+    assert [record.status for record in records] == [Status.FAILED, Status.COMPLETE, Status.COMPLETE]
+    assert {(record.num_workers, record.num_tokens) for record in records[1:]} == {(2, 6 * 4 * 16)}
+    # The others again, once all is done: the records alone.
+    assert _run_two_workers(tmp_path / "second", [jobs[0], jobs[2]])[:2] == (["TrialRecord"] * 2, [])
 
 
 @pytest.mark.slow
@@ -394,6 +430,29 @@ def test_two_workers_go_on_from_where_one_was_interrupted(
 ) -> None:
     alone = open_study(CHECKPOINT_EVERY_STEP).student(7, choice)
     interrupt(alone, after=4)
-    stages, _, record = _run_two_workers(tmp_path / "two", alone)
+    stages, _, (record,) = _run_two_workers(tmp_path / "two", [alone])
     assert stages.count("distilling") == 2
     assert record.status is Status.COMPLETE
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("events")
+def test_what_is_done_already_is_the_first_workers_to_say(
+    open_study: OpenStudy, choice: StudentChoice, record: TrialRecord, job: Job, tmp_path: Path
+) -> None:
+    # What the second worker sees of the study lags behind: there is a student and nothing of its fine-tuning.
+    behind = _copy(job, choice, open_study)
+    shutil.rmtree(behind.paths.finetuned("mood").parent)
+    kinds, _, (again,) = _run_two_workers(tmp_path / "two", [job], [behind])
+    assert kinds == ["TrialRecord"]
+    assert figures_of(again) == figures_of(record)
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_see_the_checkpoint_of_the_first_ends_the_trial(
+    open_study: OpenStudy, choice: StudentChoice, tmp_path: Path
+) -> None:
+    begun, behind = (open_study(CHECKPOINT_EVERY_STEP).student(7, choice) for _ in range(2))
+    interrupt(begun, after=4)
+    with pytest.raises(Exception, match=r"every worker must see the first one's checkpoint step-\d+, got None in "):
+        _run_two_workers(tmp_path / "two", [begun], [behind])

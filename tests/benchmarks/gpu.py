@@ -1,0 +1,257 @@
+"""Speed and memory on a GPU, beside the peer's and beside what the hardware could do: one relation, and whole steps.
+
+    python -m tests.benchmarks.gpu OUT.json
+
+The ceilings are measured too: MFU is the share of the rate that a large bf16 product reaches on the same GPU, the
+roofline share that of the least time in which its busiest unit could do what the fused passes ask of it.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from minilm_core.devices import device_name
+from minilm_core.distillation import Lessons, distil
+from minilm_core.kernels.blockwise import Side, blockwise_kl
+from minilm_core.kernels.gpu import is_available, padded_relation_kl
+from minilm_core.relations import split_heads
+from minilm_core.roofline import Rates, RelationCost, projection_flops, relation_encoder_flops, step_flops
+from minilm_core.schedules import Precision
+from minilm_core.targets import CachedTargets, OnlineTargets, Targets, cache_targets
+from tests.benchmarks.cases import BASE_TO_SMALL, Batch, Case, Variant
+from tests.benchmarks.peer import PEER_LOSS, peer_steps, peer_trainer
+from tests.benchmarks.steps import (
+    LEARNING_RATE,
+    SEED,
+    build_student,
+    build_teacher,
+    peer_batches,
+    random_corpus,
+    relation_encoder,
+    schedule_of,
+    targets_key,
+)
+
+BATCHES = (Batch(num_rows=256, sequence_length=128), Batch(num_rows=64, sequence_length=512))
+NUM_WARMUP_RUNS, NUM_RUNS = 3, 9
+NUM_RELATIONS = 3
+BYTES_PER_BF16 = 2
+# Of a multiprocessor since compute capability 8.0. Source: CUDA C++ Programming Guide, arithmetic instructions.
+EXPONENTIALS_PER_CLOCK = 16
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What some runs took."""
+
+    median_seconds: float
+    peak_memory_bytes: int
+    """Of the device, with everything that was on it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    batch: str
+    tokens_per_second: float
+    milliseconds: float
+    mfu: float
+    """FLOPs of the mathematics, none of them done twice, over those of as long a large product."""
+    roofline: float | None
+    """Least time over time taken; None where the whole step's least time is not known."""
+    peak_memory_bytes: int
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures, prints a table and writes a list of rows."""
+    if len(arguments) != 1:
+        raise SystemExit("usage: python -m tests.benchmarks.gpu OUT.json")
+    if not torch.cuda.is_available():
+        raise SystemExit("the benchmark must have a CUDA device, got none")
+    device = torch.device("cuda", torch.cuda.current_device())
+    if not is_available(device):
+        raise SystemExit(f"the fused passes must have triton and compute capability 8.0, got {device_name(device)}")
+    rates = measured_rates(device)
+    print(f"{device_name(device)}, torch {torch.__version__}: {rates}", flush=True)
+    rows = []
+    for batch in BATCHES:
+        case = Case(pair=BASE_TO_SMALL, batch=batch)
+        for row in (*relation_rows(case, rates, device), *step_rows(case, rates, device)):
+            print(line_of(row), flush=True)
+            rows.append(asdict(row))
+    out = Path(arguments[0])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def relation_rows(case: Case, rates: Rates, device: torch.device) -> Iterator[Row]:
+    """Yields one relation's value and gradient, fused and in blocks, on bf16 vectors."""
+    cost = relation_cost(case)
+    for what, is_fused in (("relation, fused", True), ("relation, in blocks", False)):
+        measured = measure(relation_run(case, device, is_fused=is_fused))
+        floor_seconds = rates.floor_seconds(cost.fused_work(BYTES_PER_BF16))
+        yield row_of(what, case.batch, measured, rates, flops=cost.needed_flops, floor_seconds=floor_seconds)
+
+
+def step_rows(case: Case, rates: Rates, device: torch.device) -> Iterator[Row]:
+    """Yields whole training steps, the peer's where it is installed."""
+    if PEER_LOSS.is_file():
+        for variant in (Variant.PEER_FP32, Variant.PEER_BF16):
+            measured = measure(peer_run(case, device, is_bf16=variant is Variant.PEER_BF16))
+            yield row_of(variant, case.batch, measured, rates, flops=flops_of_step(case, is_cached=False))
+    with tempfile.TemporaryDirectory() as cache:
+        for variant in (Variant.ONLINE_BEST, Variant.CACHED_BEST):
+            measured = measure(product_run(case, variant, Path(cache), device))
+            yield row_of(variant, case.batch, measured, rates, flops=flops_of_step(case, is_cached=variant.is_cached))
+
+
+def row_of(
+    what: str, batch: Batch, measured: Measured, rates: Rates, *, flops: int, floor_seconds: float | None = None
+) -> Row:
+    """Returns a row from what was measured."""
+    return Row(
+        what=what,
+        batch=batch.label,
+        tokens_per_second=batch.num_tokens / measured.median_seconds,
+        milliseconds=1000 * measured.median_seconds,
+        mfu=flops / rates.matrix_flops / measured.median_seconds,
+        roofline=None if floor_seconds is None else floor_seconds / measured.median_seconds,
+        peak_memory_bytes=measured.peak_memory_bytes,
+    )
+
+
+def line_of(row: Row) -> str:
+    """Returns a row as text."""
+    roofline = "" if row.roofline is None else f"{row.roofline:7.1%} of roofline"
+    return (
+        f"{row.batch:>8} {row.what:<20}{row.tokens_per_second:>13,.0f} tok/s{row.milliseconds:>10.2f} ms"
+        f"{row.mfu:>7.1%} MFU{row.peak_memory_bytes / 2**20:>9,.0f} MiB {roofline}"
+    ).rstrip()
+
+
+def relation_cost(case: Case) -> RelationCost:
+    """Returns what one relation of MiniLMv2 costs."""
+    pair, batch = case.pair, case.batch
+    return RelationCost(
+        num_sequences=batch.num_rows,
+        sequence_length=batch.sequence_length,
+        num_heads=pair.relation_heads,
+        teacher_head_size=pair.teacher.hidden_size // pair.relation_heads,
+        student_head_size=pair.student.hidden_size // pair.relation_heads,
+        is_symmetric=True,
+    )
+
+
+def flops_of_step(case: Case, *, is_cached: bool) -> int:
+    """Returns the FLOPs of the mathematics of a step, whoever takes it."""
+    teacher_flops = (projection_flops if is_cached else relation_encoder_flops)(
+        case.pair.teacher, case.batch.sequence_length
+    )
+    return step_flops(case.pair.student, teacher_flops, relation_cost(case), NUM_RELATIONS)
+
+
+def measure(run: Run) -> Measured:
+    """Times runs on the GPU one by one, after some that pay for compilation and memory."""
+    for _ in range(NUM_WARMUP_RUNS):
+        run()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(NUM_RUNS):
+        started = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return Measured(median_seconds=statistics.median(seconds), peak_memory_bytes=torch.cuda.max_memory_allocated())
+
+
+def measured_rates(device: torch.device) -> Rates:
+    """Returns what the GPU reaches: a large bf16 product, a large copy, and exponentials at its highest clock."""
+    size = 8192
+    left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    product = measure(lambda: left @ right)
+    source = torch.randn(2**30, device=device)
+    target = torch.empty_like(source)
+    copy = measure(lambda: target.copy_(source))
+    question = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
+    megahertz = int(subprocess.run(question, check=True, capture_output=True, text=True).stdout.split()[0])
+    num_multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    return Rates(
+        matrix_flops=2 * size**3 / product.median_seconds,
+        memory_bytes=2 * source.nbytes / copy.median_seconds,
+        num_exponentials=EXPONENTIALS_PER_CLOCK * num_multiprocessors * megahertz * 1e6,
+    )
+
+
+def relation_run(case: Case, device: torch.device, *, is_fused: bool) -> Run:
+    """Returns a run of one relation's value and gradient."""
+    heads, shape = case.pair.relation_heads, (case.batch.num_rows, case.batch.sequence_length)
+    teacher, student = (
+        torch.randn(*shape, model.hidden_size, dtype=torch.bfloat16, device=device)
+        for model in (case.pair.teacher, case.pair.student)
+    )
+    student.requires_grad_()
+
+    def run() -> None:
+        student.grad = None
+        if is_fused:
+            divergence = padded_relation_kl((teacher, teacher), (student, student), heads, None)
+        else:
+            of_teacher, of_student = split_heads(teacher, heads), split_heads(student, heads)
+            divergence = blockwise_kl(Side(of_teacher, of_teacher, None), Side(of_student, of_student, None), None)
+        divergence.backward()
+
+    return run
+
+
+def peer_run(case: Case, device: torch.device, *, is_bf16: bool) -> Run:
+    """Returns a run of one of the peer's steps."""
+    student = build_student(case.pair).to(device)
+    trainer = peer_trainer(build_teacher(case.pair).to(device), student, case.pair.relation_heads)
+    batches = (
+        {name: tensor.to(device) for name, tensor in inputs.items()}
+        for inputs in peer_batches(random_corpus(case.batch), case.batch)
+    )
+    steps = peer_steps(trainer, student, batches, is_bf16=False, learning_rate=LEARNING_RATE)
+
+    def run() -> None:
+        # Its own autocast is the CPU's.
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
+            next(steps)
+
+    return run
+
+
+def product_run(case: Case, variant: Variant, cache: Path, device: torch.device) -> Run:
+    """Returns a run of one of the product's own steps, in bf16 and compiled."""
+    schedule = replace(schedule_of(case, Precision.BF16), compile=True)
+    corpus = random_corpus(case.batch)
+    teacher = relation_encoder(build_teacher(case.pair), schedule).to(device)
+    targets: Targets = OnlineTargets(teacher, schedule.precision)
+    if variant.is_cached:
+        key = targets_key(case, schedule.precision)
+        for _ in cache_targets(teacher, corpus, key, cache):
+            pass
+        targets = CachedTargets(
+            cache / key.folder_name, device, schedule.precision, layers=key.layers, relations=tuple(schedule.weights)
+        )
+    student = relation_encoder(build_student(case.pair), schedule).to(device)
+    lessons = Lessons(corpus=corpus, targets=targets)
+    steps = distil(student, lessons, schedule, learning_rate=LEARNING_RATE, seed=SEED)
+    return lambda: next(steps)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

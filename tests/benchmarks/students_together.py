@@ -1,0 +1,94 @@
+"""What it saves that several students learn in step from one forward pass of their teacher, against a run of each.
+
+    python -m tests.benchmarks.students_together [--pair 6x384-3x192] [--students 3] [--steps 50] [--precision auto]
+
+Both ways take turns, a step each, so that what else the machine does falls on both alike.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from minilm_core.devices import resolve_precision
+from minilm_core.distillation import Lessons, Pupil, distil, distil_together
+from minilm_core.schedules import DistillationSchedule, Precision
+from tests.benchmarks.cases import CASES, SHORT, Case, Pair
+from tests.benchmarks.steps import (
+    CPU,
+    LEARNING_RATE,
+    SEED,
+    build_student,
+    online_targets,
+    random_corpus,
+    relation_encoder,
+    schedule_of,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and prints one line."""
+    options = parsed(arguments)
+    # A core a worker, as a search runs on a CPU unless told otherwise.
+    torch.set_num_threads(1)
+    case = Case(pair=options.pair, batch=SHORT)
+    schedule = schedule_of(case, resolve_precision(options.precision, CPU))
+    together, apart = _together(case, schedule, options.students), _apart(case, schedule, options.students)
+    seconds: dict[str, list[float]] = {"together": [], "apart": []}
+    # The first of each pays for memory that the others find ready.
+    for _ in range(1 + options.steps):
+        seconds["together"].append(_timed(lambda: next(together)))
+        seconds["apart"].append(_timed(lambda: [next(run) for run in apart]))
+    medians = {way: statistics.median(of_steps[1:]) for way, of_steps in seconds.items()}
+    print(
+        f"{case.pair.label} at {case.batch.label}, {options.students} students, {schedule.precision}, medians of "
+        f"{options.steps} steps: apart {medians['apart']:.3f} s, together {medians['together']:.3f} s, "
+        f"ratio {medians['apart'] / medians['together']:.2f}"
+    )
+
+
+def _together(case: Case, schedule: DistillationSchedule, num_students: int) -> Iterator[object]:
+    lessons = Lessons(corpus=random_corpus(case.batch), targets=online_targets(case.pair, schedule))
+    pupils = [
+        Pupil(student=relation_encoder(build_student(case.pair), schedule), learning_rate=LEARNING_RATE)
+        for _ in range(num_students)
+    ]
+    return distil_together(pupils, lessons, schedule, seed=SEED)
+
+
+def _apart(case: Case, schedule: DistillationSchedule, num_students: int) -> list[Iterator[object]]:
+    return [
+        distil(
+            relation_encoder(build_student(case.pair), schedule),
+            Lessons(corpus=random_corpus(case.batch), targets=online_targets(case.pair, schedule)),
+            schedule,
+            learning_rate=LEARNING_RATE,
+            seed=SEED,
+        )
+        for _ in range(num_students)
+    ]
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the options of the command line."""
+    pairs: dict[str, Pair] = {case.pair.label: case.pair for case in CASES}
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.students_together")
+    parser.add_argument("--pair", choices=sorted(pairs), default="6x384-3x192")
+    parser.add_argument("--students", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--precision", type=Precision, choices=list(Precision), default=Precision.AUTO)
+    options = parser.parse_args(arguments)
+    options.pair = pairs[options.pair]
+    return options
+
+
+if __name__ == "__main__":
+    main()
