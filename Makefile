@@ -14,7 +14,7 @@ MINILM := $(BIN)/minilm-search
 STUDY := $(QUICKSTART)/studies/quickstart
 PEER := build/peer
 
-.PHONY: install quickstart test test-fast check format bench clean
+.PHONY: install quickstart test test-fast check format bench bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -61,6 +61,9 @@ $(PEER)/installed: | install
 
 bench: install $(PEER)/installed
 	$(BIN)/python -m tests.benchmarks.distillation build/bench.json
+
+bench-gpu: install $(PEER)/installed
+	$(BIN)/python -m tests.benchmarks.gpu build/bench-gpu.json
 
 clean:
 	rm -rf build $(QUICKSTART) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,63 +1,23 @@
 """The one loop that teaches students their teacher's relations, as a generator of its own progress."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
-from minilm_core.adapters import LayerRelations
 from minilm_core.checkpoints import load_checkpoint, save_checkpoint
-from minilm_core.corpus import BatchOrder, PackedCorpus
-from minilm_core.cpu_layers import train_fast_on_cpu
-from minilm_core.devices import autocast, check_can_compile, resolve_precision
+from minilm_core.corpus import BatchOrder
+from minilm_core.devices import check_can_compile
 from minilm_core.encoders import RelationEncoder
 from minilm_core.errors import NonFiniteLossError, UserError
+from minilm_core.layers import set_dropout, train_fast_on_cpu
+from minilm_core.lessons import Lesson, Lessons, held_out_losses, relation_loss
 from minilm_core.optimisation import MicroBatch, TrainingState, begin_training, micro_batches, seed_step, unwrapped
-from minilm_core.relations import relation_losses
 from minilm_core.schedules import DistillationSchedule
-from minilm_core.targets import RowNumbers, Targets
-
-
-class Lesson(NamedTuple):
-    """Some rows of the text and what the teacher says about them."""
-
-    input_ids: Int[Tensor, "batch seq"]
-    of_teacher: list[LayerRelations]
-    """The operands of each distilled layer."""
-    num_attention_heads: int
-    """The teacher's."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lessons:
-    """What students learn from: packed text, the teacher's relations for it, and this worker's share of the rows."""
-
-    corpus: PackedCorpus
-    targets: Targets
-    judge: Targets | None = None
-    """Whose relations the held-out loss is measured against; None: those of `targets`. Students of an assistant are
-    judged by its teacher, so that they compare with the teacher's own."""
-    rank: int = 0
-    num_workers: int = 1
-
-    @property
-    def for_judging(self) -> "Lessons":
-        """The same text with what the judge says about it."""
-        return self if self.judge is None else replace(self, targets=self.judge, judge=None)
-
-    def of_rows(self, rows: RowNumbers, device: torch.device) -> Lesson:
-        """Asks the teacher about some rows."""
-        tokens = torch.from_numpy(self.corpus.rows(rows))
-        # From page-locked memory a GPU fetches them while the host goes on.
-        tokens = tokens.pin_memory() if device.type == "cuda" else tokens
-        input_ids = tokens.to(device, non_blocking=True)
-        return Lesson(input_ids, self.targets.relations(rows, input_ids), self.targets.num_heads)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,54 +141,6 @@ def distil_together(
             yield outcomes
 
 
-def relation_loss(student: nn.Module, lesson: Lesson, schedule: DistillationSchedule) -> Tensor:
-    """Returns the weighted sum of the relation terms over a lesson, in nats, averaged over layer pairs.
-
-    Packed rows are full, so there is nothing to mask.
-    """
-    device = lesson.input_ids.device
-    with autocast(resolve_precision(schedule.precision, device), device):
-        of_student: list[LayerRelations] = student(lesson.input_ids, None)
-        terms = [
-            weight * losses[relation]
-            for of_layers in zip(lesson.of_teacher, of_student, strict=True)
-            for losses in [relation_losses(*of_layers, schedule.relation_heads or lesson.num_attention_heads)]
-            for relation, weight in schedule.weights.items()
-        ]
-    return torch.stack(terms).sum() / len(of_student)
-
-
-@torch.no_grad()
-def held_out_losses(students: Sequence[nn.Module], lessons: Lessons, schedule: DistillationSchedule) -> list[float]:
-    """Returns each student's mean relation loss over the rows that none trains on, in nats, without dropout.
-
-    It compares students of one study, whatever their size: the method and its relation heads are the study's.
-    """
-    # Not the data-parallel wrappers, whose forward pass would wait for the other workers.
-    encoders = [unwrapped(student) for student in students]
-    were_training = [encoder.training for encoder in encoders]
-    device = next(encoders[0].parameters()).device
-    rows, lessons = lessons.corpus.held_out_rows, lessons.for_judging
-    size = schedule.micro_batch_size or max(1, schedule.batch_size // lessons.num_workers)
-    totals = torch.zeros(len(encoders), dtype=torch.float64, device=device)
-    for encoder in encoders:
-        encoder.eval()
-    for start in range(0, len(rows), size):
-        lesson = lessons.of_rows(np.asarray(rows[start : start + size]), device)
-        losses = [relation_loss(encoder, lesson, schedule) for encoder in encoders]
-        totals += torch.stack(losses) * len(lesson.input_ids)
-    for encoder, was_training in zip(encoders, were_training, strict=True):
-        encoder.train(was_training)
-    means: list[float] = (totals / len(rows)).tolist()
-    return means
-
-
-def held_out_loss(student: nn.Module, lessons: Lessons, schedule: DistillationSchedule) -> float:
-    """Returns the held-out loss of one student."""
-    (loss,) = held_out_losses([student], lessons, schedule)
-    return loss
-
-
 def _check_same_layers(pupils: Sequence[Pupil]) -> None:
     numbers = {len(_encoder_of(pupil).layers) for pupil in pupils}
     if len(numbers) > 1:
@@ -244,6 +156,8 @@ def _begin(pupil: Pupil, schedule: DistillationSchedule) -> TrainingState:
     if checkpoint is not None:
         state.restore(*checkpoint)
     encoder = _encoder_of(pupil)
+    if schedule.dropout is not None:
+        set_dropout(encoder, schedule.dropout)
     if schedule.checkpoint_activations:
         encoder.checkpoint_activations()
     if not schedule.compile:
@@ -309,6 +223,8 @@ def _take_steps(
             losses[place] = state.take_step()
         except NonFiniteLossError as error:
             failures[place] = DistillationFailure(error=error)
+            # Its memory is for the others.
+            state.optimiser.zero_grad(set_to_none=True)
     held_out: dict[int, float] = {}
     if losses and schedule.is_evaluation_due(states[min(losses)].step):
         measured = held_out_losses([states[place].module for place in losses], lessons, schedule)

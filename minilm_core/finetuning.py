@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from minilm_core.cpu_layers import train_fast_on_cpu
 from minilm_core.devices import autocast, resolve_precision
 from minilm_core.errors import UserError
+from minilm_core.layers import train_fast_on_cpu
 from minilm_core.metrics import bootstrap_interval, metric_named
 from minilm_core.optimisation import begin_training, micro_batches, seed_step, unwrapped
 from minilm_core.records import Evaluation, TaskResult

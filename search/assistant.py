@@ -12,8 +12,9 @@ from transformers import AutoTokenizer
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import atomic_folder
 from minilm_core.devices import training_device
-from minilm_core.distillation import Lessons, distil
+from minilm_core.distillation import distil
 from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder_config
+from minilm_core.lessons import Lessons
 from search.config import SearchConfig
 from search.curriculum import Tutor, assistant_of, layer_pairs
 from search.job import Progress, is_event

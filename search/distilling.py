@@ -8,8 +8,9 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from minilm_core.atomic import is_scratch
-from minilm_core.distillation import DistillationFailure, DistillationProgress, Lessons, Pupil, distil_together
+from minilm_core.distillation import DistillationFailure, DistillationProgress, Pupil, distil_together
 from minilm_core.encoders import RelationEncoder
+from minilm_core.lessons import Lessons
 from minilm_core.records import TrialRecord
 from search.context import failed_record
 from search.curriculum import LessonsKey, layer_pairs, lessons_key

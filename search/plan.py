@@ -161,9 +161,12 @@ def _targets_bytes(config: SearchConfig, teacher: Mapping[str, Any] | None, num_
         sizes[Tutor.ASSISTANT] = assistant_of(config, architecture).hidden_size
     space = config.space.for_method(config.distillation.method, architecture.num_heads)
     taught = layers_taught(config, architecture, space.architectures())
-    all_bytes = (cache_bytes(num_tokens, sizes[tutor], len(layers)) for tutor, layers in taught.items())
-    limit = config.storage.max_cache_bytes
-    return sum(num_bytes for num_bytes in all_bytes if limit is None or num_bytes <= limit)
+    limit, total = config.storage.max_cache_bytes, 0
+    for tutor, layers in taught.items():
+        num_bytes = cache_bytes(num_tokens, sizes[tutor], len(layers))
+        # One that does not fit beside the others runs beside its students.
+        total += num_bytes if limit is None or total + num_bytes <= limit else 0
+    return total
 
 
 def _students_bytes(config: SearchConfig, size_bytes: Span) -> Span:

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,15 +13,15 @@ from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import write_text_atomically
 from minilm_core.corpus import PackedCorpus
 from minilm_core.devices import resolve_precision, training_device
-from minilm_core.distillation import Lessons
 from minilm_core.encoders import RelationEncoder, load_encoder
 from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture
+from minilm_core.lessons import Lessons
 from minilm_core.packing import Packing
 from minilm_core.schedules import Precision, Relation
 from minilm_core.sources import resolve, weights_sha256
 from minilm_core.target_cache import cache_targets
-from minilm_core.target_storage import TargetsKey, cache_bytes, is_cached, make_room
+from minilm_core.target_storage import TargetsKey, TargetsManifest, cache_bytes, hold, is_cached, make_room
 from minilm_core.targets import CachedTargets, OnlineTargets, Targets
 from minilm_core.tasks import SplitRole, load_split, load_test_split
 from search.assistant import teach_assistant
@@ -109,7 +110,14 @@ def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float) -> Iterato
 
 
 def make_ready(room: Classroom, tutor: Tutor) -> Iterator[Progress]:
-    """Caches a tutor's targets if they fit; several processes may do it together, each its part."""
+    """Caches a tutor's targets if they fit, and writes down where they are."""
+    folder = yield from _cached(room, tutor)
+    found = read_preparation(room.study)
+    _write(room.study, replace(found, targets={**found.targets, tutor: None if folder is None else str(folder)}))
+
+
+def _cached(room: Classroom, tutor: Tutor) -> Generator[Progress, None, Path | None]:
+    """Caches a tutor's targets; several processes may do it together. Returns their folder, None if they do not fit."""
     found = read_preparation(room.study)
     corpus = PackedCorpus.load(Path(found.corpus))
     encoder = load_encoder(room.folder(tutor)).to(room.device)
@@ -122,16 +130,38 @@ def make_ready(room: Classroom, tutor: Tutor) -> Iterator[Progress]:
     num_tokens = corpus.num_rows * corpus.manifest.sequence_length
     num_bytes = cache_bytes(num_tokens, encoder.config.hidden_size, len(key.layers))
     limit, cache = room.config.storage.max_cache_bytes, Path(room.config.storage.cache) / "targets"
-    folder = None if limit is not None and num_bytes > limit else cache / key.folder_name
-    if folder is not None:
-        # Beside the teacher's the assistant's must find room, too.
-        keep = {Path(targets).name for targets in found.targets.values() if targets is not None}
-        make_room(folder, num_bytes, limit_bytes=limit, keep=keep)
-        # With every relation: another method, or other weights, finds the same cache.
-        for num_rows in cache_targets(RelationEncoder(encoder, key.layers, tuple(Relation)), corpus, key, cache):
-            yield Progress(stage=f"caching the {tutor}'s targets", step=num_rows, num_steps=corpus.num_rows)
-    targets = {**found.targets, tutor: None if folder is None else str(folder)}
-    _write(room.study, replace(read_preparation(room.study), targets=targets))
+    folder = cache / key.folder_name
+    # The study's other caches stay.
+    kept = {Path(targets) for targets in found.targets.values() if targets is not None} - {folder}
+    num_kept_bytes = sum(TargetsManifest.load(other).num_bytes for other in kept if is_cached(other))
+    if limit is not None and num_kept_bytes + num_bytes > limit:
+        return None
+    make_room(folder, num_bytes, limit_bytes=limit, keep={other.name for other in kept})
+    # With every relation: another method, or other weights, finds the same cache.
+    for num_rows in cache_targets(RelationEncoder(encoder, key.layers, tuple(Relation)), corpus, key, cache):
+        yield Progress(stage=caching_stage(tutor), step=num_rows, num_steps=corpus.num_rows)
+    return folder
+
+
+def make_ready_beside(config: SearchConfig, study: StudyPaths, tutor: Tutor, num_cpus: float) -> Iterator[Progress]:
+    """Does part of what `prepare` is doing in another process, on another node or GPU."""
+    torch.set_num_threads(max(1, int(num_cpus)))
+    yield from _cached(Classroom.open(config, study), tutor)
+
+
+def caching_stage(tutor: Tutor) -> str:
+    """Returns what the progress of `make_ready` says."""
+    return f"caching the {tutor}'s targets"
+
+
+@contextmanager
+def held(study: StudyPaths) -> Iterator[None]:
+    """Keeps a study's caches from being evicted by other studies until the block ends, also between its trials."""
+    with ExitStack() as holds:
+        for targets in read_preparation(study).targets.values():
+            if targets is not None and is_cached(Path(targets)):
+                holds.enter_context(hold(Path(targets)))
+        yield
 
 
 def open_lessons(config: SearchConfig, study: StudyPaths, key: LessonsKey, *, rank: int, num_workers: int) -> Lessons:

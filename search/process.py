@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoTokenizer, PreTrainedModel
 
 from minilm_core.atomic import atomic_folder
+from minilm_core.devices import keep_freed_memory
 from minilm_core.inheritance import build_student
 from minilm_core.records import Role
 from search.curriculum import distilled_layer
@@ -72,6 +73,7 @@ class Worker:
     @classmethod
     def join(cls, job: Job) -> "Worker":
         """Returns this process as a worker of a job's trial."""
+        keep_freed_memory()
         room = Classroom.open(job.config, job.study)
         if room.device.type == "cpu":
             torch.set_num_threads(max(1, int(job.config.resources.cpus_per_worker)))

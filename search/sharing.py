@@ -10,7 +10,6 @@ import psutil
 from minilm_core import sharing
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import write_text_atomically
-from minilm_core.target_storage import cache_bytes
 from search.config import Resources
 from search.context import StudyContext
 from search.curriculum import Tutor, layers_taught
@@ -30,7 +29,6 @@ def students_per_worker(
     context: StudyContext,
     space: StudentSpace,
     *,
-    num_sequences: int,
     is_cached: bool,
     worker_bytes: Callable[[], int],
 ) -> int:
@@ -39,7 +37,6 @@ def students_per_worker(
     Args:
         context: The study.
         space: Its students.
-        num_sequences: In the packed corpus.
         is_cached: Whether students learn from the disk alone, so that there is no teacher to share.
         worker_bytes: Measures the memory of a worker; asked once a study.
     """
@@ -48,7 +45,7 @@ def students_per_worker(
         return told or 1
     chosen = context.study.root / "students_per_worker.json"
     if not chosen.exists():
-        number = _as_many_as_pay(context, space, num_sequences, worker_bytes())
+        number = _as_many_as_pay(context, space, worker_bytes())
         write_text_atomically(chosen, json.dumps(number) + "\n")
     return int(json.loads(chosen.read_text(encoding="utf-8")))
 
@@ -65,31 +62,25 @@ def worker_memory_bytes(resources: Resources) -> Iterator[int]:
         yield int(psutil.virtual_memory().available / num_workers)
 
 
-def _as_many_as_pay(context: StudyContext, space: StudentSpace, num_sequences: int, worker_bytes: int) -> int:
+def _as_many_as_pay(context: StudyContext, space: StudentSpace, worker_bytes: int) -> int:
     config, embeddings = context.config, context.embeddings
     students = [student for student in space.architectures() if context.violation(student) is None]
     teacher_bytes = BYTES_PER_TEACHER_PARAMETER * context.teacher.num_parameters(embeddings)
     largest = max(student.num_parameters(embeddings) for student in students)
     return sharing.students_per_worker(
-        _teacher_work(context, students, num_sequences),
+        _teacher_work(context, students),
         free_bytes=max(0, int(SHARE_FOR_WEIGHTS * worker_bytes) - teacher_bytes),
         student_bytes=sharing.BYTES_PER_PARAMETER * largest,
         max_students=config.budget.num_trials // (NUM_ROUNDS * config.resources.max_concurrent_trials),
     )
 
 
-def _teacher_work(
-    context: StudyContext, students: Sequence[StudentArchitecture], num_sequences: int
-) -> sharing.TeacherWork:
+def _teacher_work(context: StudyContext, students: Sequence[StudentArchitecture]) -> sharing.TeacherWork:
     config, length = context.config, context.config.corpus.sequence_length
     layers = layers_taught(config, context.teacher, students)[Tutor.TEACHER]
     # Above the highest distilled layer nothing of the teacher runs.
     teacher = replace(context.teacher, num_layers=layers[-1])
-    steps = config.budget.num_trials * config.distillation.num_steps
     return sharing.TeacherWork(
         teacher_flops=teacher.flops(length, context.embeddings),
         student_flops=int(statistics.median(student.flops(length, context.embeddings) for student in students)),
-        num_sequences=num_sequences,
-        num_sequences_read=steps * config.distillation.batch_size,
-        cache_bytes=cache_bytes(num_sequences * length, context.teacher.hidden_size, len(layers)),
     )

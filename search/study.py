@@ -5,7 +5,6 @@ import logging
 import shutil
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,7 +14,6 @@ from optuna.trial import TrialState
 from ray import tune
 
 from minilm_core.atomic import write_text_atomically
-from minilm_core.corpus import PackedCorpus
 from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.latency import LatencyTable
@@ -23,15 +21,15 @@ from minilm_core.records import Status, TrialRecord, most_accurate_first
 from minilm_core.sources import resolve
 from search.baseline import Baseline
 from search.calibrated import calibrate_apart, find_table, widths_needed
-from search.cluster import Stream, cluster, cores_on_one_node
+from search.cluster import Stream, cluster
 from search.config import Executor, SearchConfig
 from search.context import StudyContext
 from search.display import Display, students_label
-from search.environment import set_seconds
 from search.events import StudyEvents
+from search.groundwork import lay_groundwork
 from search.job import Job, Progress
 from search.ledger import Ending, Ledger
-from search.preparation import prepare, read_preparation
+from search.preparation import held, read_preparation
 from search.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
 from search.sharing import students_per_worker, worker_memory_bytes
 from search.storage import StudyPaths
@@ -82,10 +80,11 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
 
 
 def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Display) -> Ending:
-    _prepare(context, display)
+    lay_groundwork(context, display)
     teacher_job = _teacher_job(context, ledger)
     teacher = None if teacher_job is None else Baseline(teacher_job, ledger, display)
-    ending = _search(context, space, ledger, _Watcher(display, teacher))
+    with held(context.study):
+        ending = _search(context, space, ledger, _Watcher(display, teacher))
     if teacher is not None:
         teacher.finish()
     twin_job = _twin_job(context, ledger)
@@ -126,19 +125,6 @@ def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, Studen
 def _study_table(study: StudyPaths) -> LatencyTable | None:
     """Returns the table that the study began with: one study never mixes two calibrations."""
     return LatencyTable.load(study.latency) if study.latency.exists() else None
-
-
-def _prepare(context: StudyContext, display: Display) -> None:
-    """Makes what all trials share."""
-    work = "preparation"
-    # No trial runs yet, so the cores of all that will run at once are free.
-    num_cpus = cores_on_one_node(context.config.resources)
-    arguments = (context.config, context.study, num_cpus)
-    stream = Stream(prepare, *arguments, num_cpus=num_cpus, num_gpus=context.config.resources.gpus_per_worker)
-    for progress in stream.rest():
-        display.progress(work, progress)
-    display.ended(work)
-    set_seconds(context.study, read_preparation(context.study).seconds)
 
 
 def _teacher_job(context: StudyContext, ledger: Ledger) -> Job | None:
@@ -198,7 +184,6 @@ def _quota(context: StudyContext, space: StudentSpace, ledger: Ledger) -> Quota:
         students_per_trial=students_per_worker(
             context,
             space,
-            num_sequences=PackedCorpus.load(Path(found.corpus)).num_rows,
             is_cached=None not in found.targets.values(),
             worker_bytes=worker_bytes,
         ),

@@ -62,7 +62,7 @@ class _LoopedKL(torch.autograd.Function):
         share = 1.0 / (num_heads * int(lengths.sum()))
         by_left = np.zeros(student_left.shape, np.float32)
         by_right = by_left if is_gram else np.zeros(student_left.shape, np.float32)
-        vectors = tuple(_as_array(part) for part in (*teacher, student_left, student_right))
+        vectors = (*_as_arrays(*teacher), *_as_arrays(student_left, student_right))
         sums = np.zeros(len(lengths) * num_heads)
         arguments = (*vectors, num_heads, np.float32(share), positions, lengths, by_left, by_right, is_gram)
         _in_threads(arguments, sums)
@@ -91,8 +91,10 @@ def _bound(vectors: TokenVectors) -> float:
     return max(-low.item(), high.item()) if not low.isnan() else math.nan
 
 
-def _as_array(vectors: TokenVectors) -> np.ndarray:
-    return vectors.detach().float().contiguous().numpy()
+def _as_arrays(left: TokenVectors, right: TokenVectors) -> tuple[Floats, Floats]:
+    """Converts both; the same vectors but once."""
+    first = left.detach().float().contiguous().numpy()
+    return first, first if right is left else right.detach().float().contiguous().numpy()
 
 
 def _real_positions(
@@ -144,8 +146,9 @@ def _exp2(exponent: np.float32) -> np.float32:
 
 
 @njit(fastmath=True, inline="always")
-def _four_rows_of_logits(left: Floats, first: int, right: Floats, logits: Floats, num_keys: int) -> None:
+def _four_rows_of_logits(left: Floats, first: int, right: Floats, logits: Floats) -> None:
     """Writes left[first:first + 4] @ right; the head size is a multiple of 4."""
+    num_keys = right.shape[1]
     for part in range(0, left.shape[1], 4):
         a0, a1, a2, a3 = left[first, part], left[first, part + 1], left[first, part + 2], left[first, part + 3]
         b0, b1, b2, b3 = (
@@ -183,11 +186,12 @@ def _four_rows_of_logits(left: Floats, first: int, right: Floats, logits: Floats
 
 
 @njit(fastmath=True, inline="always")
-def _divergence(teacher: Floats, student: Floats, row: int, num_keys: int, share: np.float32) -> np.float64:
+def _divergence(teacher: Floats, student: Floats, row: int, share: np.float32) -> np.float64:
     """Returns the KL of one query in units of ln 2 and writes its slope by the student's logits over them.
 
     Both rows of logits are in units of log2 e; the slope is share * (softmax(student) - softmax(teacher)).
     """
+    num_keys = teacher.shape[1]
     top_teacher, top_student = teacher[row, 0], student[row, 0]
     for key in range(num_keys):
         top_teacher = max(top_teacher, teacher[row, key])
@@ -195,13 +199,11 @@ def _divergence(teacher: Floats, student: Floats, row: int, num_keys: int, share
     sum_teacher, sum_student, cross = np.float32(0), np.float32(0), np.float32(0)
     for key in range(num_keys):
         of_teacher, of_student = teacher[row, key], student[row, key]
-        weight = _exp2(of_teacher - top_teacher)
-        cross += weight * (of_teacher - of_student)
-        teacher[row, key] = weight
-        sum_teacher += weight
-        weight = _exp2(of_student - top_student)
-        student[row, key] = weight
-        sum_student += weight
+        teacher_weight, student_weight = _exp2(of_teacher - top_teacher), _exp2(of_student - top_student)
+        teacher[row, key], student[row, key] = teacher_weight, student_weight
+        sum_teacher += teacher_weight
+        sum_student += student_weight
+        cross += teacher_weight * (of_teacher - of_student)
     per_teacher, per_student = share / sum_teacher, share / sum_student
     for key in range(num_keys):
         student[row, key] = student[row, key] * per_student - teacher[row, key] * per_teacher
@@ -212,9 +214,10 @@ def _divergence(teacher: Floats, student: Floats, row: int, num_keys: int, share
 
 @njit(fastmath=True, inline="always")
 def _four_rows_of_gradients(
-    slope: Floats, first: int, left: Floats, right: Floats, by_left: Floats, by_right: Floats, num_keys: int
+    slope: Floats, first: int, left: Floats, right: Floats, by_left: Floats, by_right: Floats
 ) -> None:
     """Writes slope @ rightᵀ to four rows of `by_left` and adds slopeᵀ @ left to `by_right`."""
+    num_keys = slope.shape[1]
     for part in range(0, left.shape[1], 2):
         a0, b0, c0, d0 = left[first, part], left[first + 1, part], left[first + 2, part], left[first + 3, part]
         a1, b1, c1, d1 = (
@@ -265,21 +268,20 @@ def _add_maps(
     teacher_size, size = teacher_left.shape[2] // num_heads, left.shape[2] // num_heads
     # A multiple of 4 for the unrolled loops; what is added is 0 and stays so.
     padded_teacher, padded = (teacher_size + 3) // 4 * 4, (size + 3) // 4 * 4
-    most = (positions.shape[1] + 3) // 4 * 4
     # Logits in units of log2 e: their exponentials are then powers of 2.
     teacher_scale = _LOG2_E / np.float32(np.sqrt(teacher_size))
     scale = np.float32(1 / np.sqrt(size))
-    teacher_queries, teacher_keys = (
-        np.zeros((most, padded_teacher), np.float32),
-        np.zeros((padded_teacher, most), np.float32),
-    )
-    log2_queries, queries = np.zeros((most, padded), np.float32), np.zeros((most, padded), np.float32)
-    keys, by_keys = np.zeros((padded, most), np.float32), np.zeros((padded, most), np.float32)
-    by_queries = np.zeros((most, padded), np.float32)
-    of_teacher, of_student = np.zeros((4, most), np.float32), np.zeros((4, most), np.float32)
     for index in range(start, stop):
         row, head = index // num_heads, index % num_heads
         num_tokens = lengths[row]
+        num_rows = (num_tokens + 3) // 4 * 4
+        # Of this map's size and not of the largest: loops over an array's own length compile to faster code.
+        teacher_queries = np.zeros((num_rows, padded_teacher), np.float32)
+        teacher_keys = np.zeros((padded_teacher, num_tokens), np.float32)
+        queries, log2_queries = np.zeros((num_rows, padded), np.float32), np.zeros((num_rows, padded), np.float32)
+        keys, by_keys = np.zeros((padded, num_tokens), np.float32), np.zeros((padded, num_tokens), np.float32)
+        by_queries = np.empty((num_rows, padded), np.float32)
+        of_teacher, of_student = np.empty((4, num_tokens), np.float32), np.empty((4, num_tokens), np.float32)
         for token in range(num_tokens):
             place = positions[row, token]
             for part in range(teacher_size):
@@ -289,17 +291,16 @@ def _add_maps(
                 queries[token, part] = left[row, place, head * size + part] * scale
                 log2_queries[token, part] = queries[token, part] * _LOG2_E
                 keys[part, token] = right[row, place, head * size + part]
-        by_keys[:] = np.float32(0)
         total = 0.0
         for first in range(0, num_tokens, 4):
-            _four_rows_of_logits(teacher_queries, first, teacher_keys, of_teacher, num_tokens)
-            _four_rows_of_logits(log2_queries, first, keys, of_student, num_tokens)
+            _four_rows_of_logits(teacher_queries, first, teacher_keys, of_teacher)
+            _four_rows_of_logits(log2_queries, first, keys, of_student)
             for query in range(4):
                 if first + query < num_tokens:
-                    total += _divergence(of_teacher, of_student, query, num_tokens, share)
+                    total += _divergence(of_teacher, of_student, query, share)
                 else:
-                    of_student[query, :num_tokens] = np.float32(0)
-            _four_rows_of_gradients(of_student, first, queries, keys, by_queries, by_keys, num_tokens)
+                    of_student[query] = np.float32(0)
+            _four_rows_of_gradients(of_student, first, queries, keys, by_queries, by_keys)
         sums[index] = total * np.log(2.0)
         for token in range(num_tokens):
             place = positions[row, token]

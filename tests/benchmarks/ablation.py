@@ -21,9 +21,10 @@ import torch
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import write_text_atomically
 from minilm_core.corpus import CorpusSettings, PackedCorpus
-from minilm_core.distillation import Lessons, distil, held_out_loss
+from minilm_core.distillation import distil
 from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder
 from minilm_core.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
+from minilm_core.lessons import Lessons, held_out_loss
 from minilm_core.named_tasks import NAMED_TASKS, named_task
 from minilm_core.packing import pack
 from minilm_core.schedules import DistillationSchedule, FinetuningSchedule, LayerMapping, Method, Precision, Relation

@@ -30,7 +30,7 @@ class Variant(StrEnum):
 
     @property
     def is_fp32(self) -> bool:
-        """Whether the precision is fixed: fp32 and nothing compiled but what the product compiles by default."""
+        """Whether the matrix products run in fp32."""
         return self in (Variant.PEER_FP32, Variant.ONLINE_FP32, Variant.CACHED_FP32)
 
 

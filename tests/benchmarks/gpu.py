@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 
 from minilm_core.devices import device_name
-from minilm_core.distillation import Lessons, distil
+from minilm_core.distillation import distil
 from minilm_core.kernels.blockwise import Side, blockwise_kl
 from minilm_core.kernels.gpu import is_available, padded_relation_kl
+from minilm_core.lessons import Lessons
 from minilm_core.relations import split_heads
 from minilm_core.roofline import Rates, RelationCost, projection_flops, relation_encoder_flops, step_flops
 from minilm_core.schedules import Precision

@@ -11,9 +11,10 @@ from transformers import BertConfig, PreTrainedModel
 
 from minilm_core.corpus import BatchOrder, CorpusManifest, PackedCorpus
 from minilm_core.devices import resolve_precision
-from minilm_core.distillation import Lessons, distil, relation_loss
+from minilm_core.distillation import distil
 from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder
 from minilm_core.errors import UserError
+from minilm_core.lessons import Lessons, relation_loss
 from minilm_core.schedules import DistillationSchedule, Precision
 from minilm_core.sources import TeacherSource
 from minilm_core.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets

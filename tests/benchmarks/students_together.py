@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from minilm_core.devices import resolve_precision
-from minilm_core.distillation import Lessons, Pupil, distil, distil_together
+from minilm_core.distillation import Pupil, distil, distil_together
+from minilm_core.lessons import Lessons
 from minilm_core.schedules import DistillationSchedule, Precision
 from tests.benchmarks.cases import CASES, SHORT, Case, Pair
 from tests.benchmarks.steps import (

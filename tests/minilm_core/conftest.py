@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, PretrainedConfig
 
 from minilm_core.corpus import PackedCorpus
-from minilm_core.distillation import Lessons
+from minilm_core.lessons import Lessons
 from tests.minilm_core.distilling import lessons_of, make_corpus, make_targets, teacher_of
 
 SENTENCE = "the a student learns what its teacher knows about text and a search finds which one to ship today"

@@ -13,8 +13,9 @@ from transformers import PretrainedConfig
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.corpus import CorpusSettings, PackedCorpus
-from minilm_core.distillation import DistillationProgress, Lessons, distil
+from minilm_core.distillation import DistillationProgress, distil
 from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder
+from minilm_core.lessons import Lessons
 from minilm_core.packing import pack
 from minilm_core.schedules import METHOD_RELATIONS, DistillationSchedule, Method, Precision, Relation
 from minilm_core.sources import CorpusSource

@@ -12,12 +12,13 @@ from transformers import PretrainedConfig
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.corpus import CorpusSettings, PackedCorpus
-from minilm_core.distillation import Lessons, distil, held_out_loss, relation_loss
+from minilm_core.distillation import distil
 from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder, load_encoder_config
 from minilm_core.errors import NonFiniteLossError
+from minilm_core.lessons import Lessons, held_out_loss, relation_loss
 from minilm_core.packing import pack
 from minilm_core.relations import relation_losses
-from minilm_core.schedules import DistillationSchedule, Method, Precision, learning_rate_factor
+from minilm_core.schedules import METHOD_RELATIONS, DistillationSchedule, Method, Precision, learning_rate_factor
 from minilm_core.sources import CorpusSource
 from minilm_core.targets import OnlineTargets
 from tests.minilm_core.distilling import (
@@ -166,6 +167,28 @@ def test_online_and_cached_targets_teach_the_same_to_bf16_precision(
 ) -> None:
     online = replace(lessons, targets=OnlineTargets(teacher_of(teacher_folder), Precision.FP32))
     assert run(new_student(teacher_config), online).losses == pytest.approx(whole.losses, rel=0.01)
+
+
+def test_the_schedules_dropout_is_taken_in_place_of_the_teachers(
+    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run
+) -> None:
+    without = run(new_student(teacher_config), lessons, replace(SCHEDULE, dropout=0.0))
+    assert_same_bits(without, run(new_student(without_dropout(teacher_config)), lessons))
+    with_teachers = run(new_student(without_dropout(teacher_config)), lessons, replace(SCHEDULE, dropout=0.1))
+    assert_same_bits(with_teachers, whole)
+
+
+def test_students_are_judged_by_the_judge_and_learn_from_the_targets(
+    teacher_config: PretrainedConfig, teacher_folder: Path, lessons: Lessons, whole: Run
+) -> None:
+    judge = OnlineTargets(
+        RelationEncoder(load_encoder(teacher_folder), [2], METHOD_RELATIONS[Method.MINILMV2]), Precision.FP32
+    )
+    student = new_student(teacher_config)
+    judged = run(student, replace(lessons, judge=judge))
+    assert judged.losses == whole.losses
+    assert judged.held_out[-1] == held_out_loss(student, replace(lessons, targets=judge), SCHEDULE)
+    assert judged.held_out[-1] != whole.held_out[-1]
 
 
 def test_the_held_out_loss_is_measured_as_often_as_asked_and_at_the_end(whole: Run) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from minilm_core.distillation import DistillationProgress, Lessons, distil
+from minilm_core.distillation import DistillationProgress, distil
 from minilm_core.encoders import RelationEncoder
+from minilm_core.lessons import Lessons
 from minilm_core.schedules import DistillationSchedule, Precision
 from tests.minilm_core.distilling import (
     LEARNING_RATE,

@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PretrainedConfig
 
 from minilm_core.corpus import PackedCorpus
-from minilm_core.distillation import DistillationProgress, Lessons, distil
+from minilm_core.distillation import DistillationProgress, distil
 from minilm_core.encoders import load_encoder_config
+from minilm_core.lessons import Lessons
 from tests.minilm_core.distilling import (
     LEARNING_RATE,
     SCHEDULE,

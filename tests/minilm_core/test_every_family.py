@@ -11,10 +11,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.calibration import stopwatch
 from minilm_core.corpus import PackedCorpus
-from minilm_core.distillation import Lessons, distil
+from minilm_core.distillation import distil
 from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder, load_encoder_config
 from minilm_core.finetuning import EncodedSplit, TaskData, build_classifier, evaluate, finetune, save_classifier
 from minilm_core.latency import LatencyTarget
+from minilm_core.lessons import Lessons
 from minilm_core.onnx_export import export_onnx
 from minilm_core.packaging import PackageSource, package
 from minilm_core.records import Evaluation, Role, Status, TaskResult, TrialRecord

@@ -105,6 +105,8 @@ NAN = float("nan")
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_evaluations": 0}, "num_evaluations must be at least 1, got 0"),
         ({"micro_batch_size": 0}, "micro_batch_size must be at least 1, got 0"),
+        ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
         ({"warmup_fraction": -0.1}, "warmup_fraction must be at least 0 and below 1, got -0.1"),
         ({"warmup_fraction": 1.0}, "warmup_fraction must be at least 0 and below 1, got 1.0"),
         ({"max_gradient_norm": 0.0}, "max_gradient_norm must be positive, got 0.0"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,15 +15,22 @@ from safetensors.torch import load_file
 
 from minilm_core.adapters import LayerRelations
 from minilm_core.corpus import PackedCorpus
-from minilm_core.distillation import Lessons
 from minilm_core.encoders import RelationEncoder, load_encoder
 from minilm_core.errors import UserError
+from minilm_core.lessons import Lessons
 from minilm_core.schedules import Precision, Relation
-from minilm_core.target_storage import is_cached
+from minilm_core.target_storage import TargetsManifest, is_cached, make_room
 from minilm_core.targets import OnlineTargets
 from search.context import StudyContext
 from search.curriculum import Tutor, lessons_key
-from search.preparation import open_lessons, prepare, read_preparation
+from search.preparation import (
+    caching_stage,
+    held,
+    make_ready_beside,
+    open_lessons,
+    prepare,
+    read_preparation,
+)
 
 OpenStudy = Callable[..., StudyContext]
 
@@ -272,3 +280,26 @@ def test_finding_again_does_not_hide_what_making_cost(open_study: OpenStudy, tmp
     cost = read_preparation(context.study).seconds
     list(prepare(context.config, context.study, 1))
     assert all(read_preparation(context.study).seconds[stage] >= spent for stage, spent in cost.items())
+
+
+def test_several_processes_may_cache_the_targets_of_one_study(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    steps = prepare(context.config, context.study, 1)
+    while next(steps).stage != caching_stage(Tutor.TEACHER):
+        pass
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(list, make_ready_beside(context.config, context.study, Tutor.TEACHER, 1))
+        list(steps)
+    assert {step.stage for step in beside.result()} <= {caching_stage(Tutor.TEACHER)}
+    assert is_cached(targets_of(context))
+
+
+def test_a_study_holds_its_caches_against_eviction(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache")
+    targets = targets_of(context)
+    other, size = targets.with_name("other"), TargetsManifest.load(targets).num_bytes
+    with held(context.study), pytest.raises(UserError, match=r"storage\.max_cache_bytes"):
+        make_room(other, size, limit_bytes=size)
+    assert is_cached(targets)
+    make_room(other, size, limit_bytes=size)
+    assert not targets.exists()

@@ -26,7 +26,6 @@ def chosen(context: StudyContext, *, is_cached: bool = False, worker_bytes: int 
     return students_per_worker(
         context,
         context.config.space,
-        num_sequences=1000,
         is_cached=is_cached,
         worker_bytes=lambda: worker_bytes,
     )

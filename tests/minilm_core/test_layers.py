@@ -1,4 +1,4 @@
-"""Tests of the layers a CPU trains faster with: they are those they replace, and their dropout drops what it should."""
+"""Tests of dropout and attention in training: a CPU's are those they replace, and drop what they should."""
 
 import json
 import math
@@ -8,10 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model, PretrainedConfig
+from transformers import (
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    ModernBertConfig,
+    ModernBertModel,
+    PretrainedConfig,
+)
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
-from minilm_core.cpu_layers import ATTENTION, BitDropout, attention, train_fast_on_cpu
+from minilm_core.layers import ATTENTION, BitDropout, attention, set_dropout, train_fast_on_cpu
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NUMBER = 200_000
@@ -147,6 +155,19 @@ def test_what_is_saved_knows_nothing_of_it(teacher_config: PretrainedConfig, tmp
     assert ATTENTION not in (tmp_path / "config.json").read_text()
     assert "attn" not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
     assert BertModel.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+def test_dropout_is_set_everywhere(teacher_config: PretrainedConfig) -> None:
+    modern = ModernBertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, pad_token_id=0
+    )
+    for encoder in (bert(teacher_config).train(), ModernBertModel(modern).train()):
+        set_dropout(encoder, 0.5)
+        dropouts = [module for module in encoder.modules() if isinstance(module, nn.Dropout)]
+        assert {module.p for module in dropouts} == {0.5}
+        numbers = [module.attention_dropout for module in encoder.modules() if hasattr(module, "attention_dropout")]
+        assert len(numbers) == (1 if encoder.config.model_type == "modernbert" else 0)
+        assert set(numbers) <= {0.5}
 
 
 def test_a_family_with_an_attention_of_its_own_keeps_it() -> None:

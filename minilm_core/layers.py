@@ -1,9 +1,10 @@
-"""Attention and dropout that a CPU trains faster with; their mathematics are those of the layers they replace.
+"""Dropout and attention of a model in training: how much is dropped, and layers that a CPU trains faster with.
 
-PyTorch's attention computes in fp32 wherever there is dropout, whatever it is given, and draws its random numbers one
-by one; without dropout its bf16 backward pass is slow. Forward and backward in bf16 on one AVX512-bf16 core, there and
-here: 16 rows of 128 tokens with 6 heads of 32, with dropout 32 and 9 ms, without 30 and 6 ms; 8 rows of 512 tokens with
-12 heads, with dropout 670 and 190 ms. In fp32 without dropout there is nothing to gain.
+Their mathematics are those of the layers they replace. PyTorch's attention computes in fp32 wherever there is dropout,
+whatever it is given, and draws its random numbers one by one; without dropout its bf16 backward pass is slow. Forward
+and backward in bf16 on one AVX512-bf16 core, there and here: 16 rows of 128 tokens with 6 heads of 32, with dropout 32
+and 9 ms, without 30 and 6 ms; 8 rows of 512 tokens with 12 heads, with dropout 670 and 190 ms. In fp32 without dropout
+there is nothing to gain.
 """
 
 from typing import Any
@@ -23,6 +24,16 @@ _INTEGERS = {2: torch.int16, 4: torch.int32}
 """By the bytes of a floating-point number: the integers that its bits make."""
 
 HeadVectors = Float[Tensor, "batch heads seq head_size"]
+
+
+def set_dropout(module: nn.Module, probability: float) -> None:
+    """Makes every dropout inside a module drop this share of its input; the configuration that is saved stays."""
+    for child in module.modules():
+        if isinstance(child, nn.Dropout):
+            child.p = probability
+        # ModernBERT's attention keeps a number.
+        elif isinstance(getattr(child, "attention_dropout", None), float):
+            child.attention_dropout = probability  # type: ignore[assignment]  # torch takes attributes for tensors
 
 
 def train_fast_on_cpu(module: nn.Module) -> None:
@@ -96,7 +107,7 @@ def attention(
 ) -> tuple[Float[Tensor, "batch seq heads head_size"], None]:
     """Self-attention as transformers calls it; fp32 without dropout is left to PyTorch's kernel, the fastest there."""
     dropout: float = settings.get("dropout", 0.0)
-    if settings.get("position_bias") is not None or (query.dtype is torch.float32 and not dropout):
+    if query.dtype is torch.float32 and not dropout:
         of_torch: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         return of_torch
     scores = (query * (settings.get("scaling") or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)

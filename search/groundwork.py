@@ -1,0 +1,48 @@
+"""What the driver has done on the cluster before any trial: the shared text, and the targets by many hands at once."""
+
+import ray
+
+from search.cluster import Stream, cores_on_one_node
+from search.config import Resources
+from search.context import StudyContext
+from search.curriculum import Tutor
+from search.display import Display
+from search.environment import set_seconds
+from search.preparation import caching_stage, make_ready_beside, prepare, read_preparation
+
+WORK = "preparation"
+
+
+def lay_groundwork(context: StudyContext, display: Display) -> None:
+    """Makes what all trials share, and shows how far it is."""
+    config, study, resources = context.config, context.study, context.config.resources
+    # No trial runs yet, so the cores of all that will run at once are free.
+    num_cpus = cores_on_one_node(resources)
+    beside: dict[Tutor, list[Stream]] = {}
+    for progress in Stream(
+        prepare, config, study, num_cpus, num_cpus=num_cpus, num_gpus=resources.gpus_per_worker
+    ).rest():
+        display.progress(WORK, progress)
+        for tutor in Tutor:
+            if progress.stage == caching_stage(tutor) and tutor not in beside:
+                held = {"num_cpus": 0 if resources.gpus_per_worker else num_cpus, "num_gpus": resources.gpus_per_worker}
+                beside[tutor] = [
+                    Stream(make_ready_beside, config, study, tutor, num_cpus, **held)
+                    for _ in range(num_builders(resources, num_cpus) - 1)
+                ]
+    for stream in (stream for streams in beside.values() for stream in streams):
+        try:
+            for _ in stream.rest():
+                pass
+        except ray.exceptions.RayError as error:
+            # What it had not done, the others have.
+            display.message(f"a process that cached targets was lost: {type(error).__name__}")
+    display.ended(WORK)
+    set_seconds(study, read_preparation(study).seconds)
+
+
+def num_builders(resources: Resources, num_cpus: float) -> int:
+    """Returns how many processes cache targets: one a worker that has a GPU, else one for the cores of each node."""
+    if resources.gpus_per_worker:
+        return resources.max_concurrent_trials * resources.workers_per_trial
+    return max(1, int(resources.num_cpus // num_cpus))
