@@ -9,6 +9,7 @@ there is nothing to gain.
 
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from minilm_core.linear import multiply_with_onednn
 
 ATTENTION = "minilm_cpu"
 """What transformers calls the attention of this file."""
@@ -37,12 +40,13 @@ def set_dropout(module: nn.Module, probability: float) -> None:
 
 
 def train_fast_on_cpu(module: nn.Module) -> None:
-    """Replaces attention and dropout inside a module whose parameters are on the CPU; on another device does nothing.
+    """Replaces linear layers, attention and dropout inside a module that is on the CPU; elsewhere does nothing.
 
     Parameters and their names stay, and so does what is saved.
     """
     if next(module.parameters()).device.type != "cpu":
         return
+    multiply_with_onednn(module)
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
@@ -75,7 +79,9 @@ class _Drop(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, threshold: int) -> Tensor:
         integers = _INTEGERS[values.element_size()]
         num_words = -(-values.numel() * values.element_size() // 8)
-        bits = torch.empty(num_words, dtype=torch.int64).random_(-(2**63), None)
+        # NumPy's generator is three times as fast as PyTorch's, from which it takes its seed.
+        seed = int(torch.randint(2**63 - 1, ()))
+        bits = torch.from_numpy(np.random.SFC64(seed).random_raw(num_words).view(np.int64))
         # All ones where an element is kept and all zeros where not: no multiplication, no conversion.
         kept = bits.view(integers)[: values.numel()].view(values.shape).lt_(threshold).neg_()
         ctx.save_for_backward(kept)

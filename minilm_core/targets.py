@@ -17,6 +17,7 @@ from minilm_core.corpus import PackedCorpus
 from minilm_core.devices import autocast
 from minilm_core.encoders import RelationEncoder, load_heads
 from minilm_core.errors import UserError
+from minilm_core.linear import multiply_with_onednn
 from minilm_core.schedules import Precision, Relation
 from minilm_core.target_cache import cache_targets as cache_targets
 from minilm_core.target_storage import HEADS_FOLDER, STATES_FILE, TargetsManifest, hold
@@ -46,6 +47,7 @@ class OnlineTargets:
 
     def __init__(self, teacher: RelationEncoder, precision: Precision) -> None:
         self.teacher = teacher.eval().requires_grad_(False)
+        multiply_with_onednn(self.teacher)
         self.precision = precision
         self.num_heads = teacher.num_heads
         self.hidden_size = teacher.hidden_size
@@ -104,6 +106,7 @@ class CachedTargets:
         resources.callback(os.close, self._file)
         self._places = [self._manifest.layers.index(layer) for layer in layers]
         self._heads = load_heads(folder / HEADS_FOLDER, layers, relations).to(device)
+        multiply_with_onednn(self._heads)
         self._device = device
         self._precision = precision
         self.num_heads = self._manifest.num_heads

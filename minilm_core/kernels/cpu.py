@@ -4,16 +4,15 @@ One relation head of one sequence is done from its logits to its gradients befor
 the vectors are in. Numba brings its own compiler, so no machine needs another.
 """
 
-import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+import sys
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numba import njit
+from numba import njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -22,9 +21,12 @@ Floats = np.ndarray
 TokenVectors = Float[Tensor, "batch seq width"]
 TokenMask = Bool[Tensor, "batch seq"]
 
+if sys.platform == "linux":
+    # Torch's own threads: those of another pool would wait for theirs, which spin for a while after each operation.
+    numba.config.THREADING_LAYER = "omp"
+
 # Logits beyond this are not for the loops, which are compiled to expect finite numbers.
 LARGEST_LOGIT = 1e30
-PIECES_PER_THREAD = 4
 
 _LOG2_E = np.float32(math.log2(math.e))
 # exp2 on [-1/2, 1/2] by its Taylor series to the sixth order: (ln 2)^n / n!, relative error below 2e-7.
@@ -64,8 +66,7 @@ class _LoopedKL(torch.autograd.Function):
         by_right = by_left if is_gram else np.zeros(student_left.shape, np.float32)
         vectors = (*_as_arrays(*teacher), *_as_arrays(student_left, student_right))
         sums = np.zeros(len(lengths) * num_heads)
-        arguments = (*vectors, num_heads, np.float32(share), positions, lengths, by_left, by_right, is_gram)
-        _in_threads(arguments, sums)
+        _in_threads((*vectors, num_heads, np.float32(share), positions, lengths, by_left, by_right, is_gram, sums))
         ctx.save_for_backward(*(torch.from_numpy(part).to(student_left.dtype) for part in (by_left, by_right)))
         ctx.is_gram = is_gram
         return torch.tensor(sums.sum() * share, dtype=torch.float32)
@@ -108,24 +109,10 @@ def _real_positions(
     return np.argsort(~is_real, axis=1, kind="stable").astype(np.uint64), is_real.sum(axis=1)
 
 
-@cache
-def _pool(num_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="relation")
-
-
-def _in_threads(arguments: tuple[Any, ...], sums: Float[np.ndarray, " maps"]) -> None:
+def _in_threads(arguments: tuple[Any, ...]) -> None:
     """Shares the maps among as many threads as torch uses; what a map gives does not depend on who does it."""
-    num_threads, num_maps = torch.get_num_threads(), len(sums)
-    if num_threads == 1:
-        _add_maps(*arguments, 0, num_maps, sums)
-        return
-    edges = np.linspace(0, num_maps, num_threads * PIECES_PER_THREAD + 1).astype(int)
-    pieces = [
-        _pool(num_threads).submit(partial(_add_maps, *arguments, start, stop, sums))
-        for start, stop in itertools.pairwise(edges)
-    ]
-    for piece in pieces:
-        piece.result()
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    _add_maps(*arguments)
 
 
 @njit(fastmath=True, inline="always")
@@ -247,7 +234,7 @@ def _four_rows_of_gradients(
         by_left[first + 3, part], by_left[first + 3, part + 1] = sum_d0, sum_d1
 
 
-@njit(fastmath=True, nogil=True, error_model="numpy", cache=True)
+@njit(fastmath=True, parallel=True, error_model="numpy", cache=True)
 def _add_maps(
     teacher_left: Floats,
     teacher_right: Floats,
@@ -260,18 +247,16 @@ def _add_maps(
     by_left: Floats,
     by_right: Floats,
     is_gram: bool,
-    start: int,
-    stop: int,
     sums: np.ndarray,
 ) -> None:
-    """Writes the KL sums of the maps `start` to `stop`, in nats, and their gradients; map = row * heads + head."""
+    """Writes the KL sums of all maps, in nats, and their gradients; map = row * heads + head."""
     teacher_size, size = teacher_left.shape[2] // num_heads, left.shape[2] // num_heads
     # A multiple of 4 for the unrolled loops; what is added is 0 and stays so.
     padded_teacher, padded = (teacher_size + 3) // 4 * 4, (size + 3) // 4 * 4
     # Logits in units of log2 e: their exponentials are then powers of 2.
     teacher_scale = _LOG2_E / np.float32(np.sqrt(teacher_size))
     scale = np.float32(1 / np.sqrt(size))
-    for index in range(start, stop):
+    for index in prange(len(sums)):
         row, head = index // num_heads, index % num_heads
         num_tokens = lengths[row]
         num_rows = (num_tokens + 3) // 4 * 4

@@ -1,13 +1,19 @@
-"""How long steps take, variants in turns in one process, and what memory they take, each variant in its own process."""
+"""How long steps take, variants in turns, and what memory they take, each variant in a process of its own.
+
+The product's variants run in one process, set up as its workers are, and the peer's in another, as it comes.
+"""
 
 import multiprocessing
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
@@ -15,7 +21,7 @@ import psutil
 import torch
 from transformers.utils import logging as transformers_logging
 
-from minilm_core.devices import device_name
+from minilm_core.devices import device_name, keep_freed_memory
 from tests.benchmarks.cases import Case, Variant, size
 from tests.benchmarks.steps import (
     CPU,
@@ -98,7 +104,7 @@ class Row:
 def measure_case(case: Case, rounds: Rounds, cache: Path, *, with_memory: bool) -> list[Row]:
     """Returns a row for each variant."""
     in_new_process(fill_cache, case, cache)
-    seconds = in_new_process(time_case, case, rounds, cache)
+    seconds = time_case(case, rounds, cache)
     memory = {variant: in_new_process(memory_of_steps, case, variant, cache) for variant in Variant if with_memory}
     return rows_of(case, seconds, memory)
 
@@ -125,10 +131,42 @@ def losses(case: Case) -> tuple[float, float]:
 
 def time_case(case: Case, rounds: Rounds, cache: Path) -> dict[Variant, list[float]]:
     """Returns the seconds of every timed step of every variant."""
-    return time_in_turns({variant: begin(case, variant, cache) for variant in Variant}, rounds)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ExitStack() as stack:
+        steps: dict[Variant, Callable[[], float]] = {}
+        for is_peer in (True, False):
+            variants = [variant for variant in Variant if variant.is_peer is is_peer]
+            ours, theirs = context.Pipe()
+            process = context.Process(target=take_steps, args=(theirs, case, variants, cache), daemon=True)
+            process.start()
+            stack.callback(process.join)
+            # Ends the process: it has no more to wait for.
+            stack.callback(ours.send, None)
+            steps |= {variant: partial(asked_for_step, ours, variant) for variant in variants}
+        return time_in_turns(steps, rounds)
 
 
-def time_in_turns(steps: Mapping[Variant, Iterator[object]], rounds: Rounds) -> dict[Variant, list[float]]:
+def take_steps(connection: Connection, case: Case, variants: Sequence[Variant], cache: Path) -> None:
+    """Takes a step of whichever variant is asked for and answers with its seconds, until None is."""
+    transformers_logging.disable_progress_bar()
+    if not variants[0].is_peer:
+        keep_freed_memory()
+    steps = {variant: begin(case, variant, cache) for variant in variants}
+    for variant in iter(connection.recv, None):
+        begun = time.perf_counter()
+        next(steps[variant])
+        connection.send(time.perf_counter() - begun)
+
+
+def asked_for_step(connection: Connection, variant: Variant) -> float:
+    """Has another process take a step and returns its seconds."""
+    connection.send(variant)
+    seconds: float = connection.recv()
+    return seconds
+
+
+def time_in_turns(steps: Mapping[Variant, Callable[[], float]], rounds: Rounds) -> dict[Variant, list[float]]:
     """Returns the seconds of every timed step; each round takes one of each, so that all share the machine's noise."""
     seconds: dict[Variant, list[float]] = {variant: [] for variant in steps}
     started = time.perf_counter()
@@ -136,16 +174,17 @@ def time_in_turns(steps: Mapping[Variant, Iterator[object]], rounds: Rounds) -> 
         num_timed = number - NUM_WARMUP_ROUNDS
         if num_timed >= rounds.least and time.perf_counter() - started > rounds.budget_seconds:
             break
-        for variant, progress in steps.items():
-            begun = time.perf_counter()
-            next(progress)
+        for variant, take_step in steps.items():
+            spent = take_step()
             if num_timed >= 0:
-                seconds[variant].append(time.perf_counter() - begun)
+                seconds[variant].append(spent)
     return seconds
 
 
 def memory_of_steps(case: Case, variant: Variant, cache: Path) -> Memory:
     """Returns what memory this process takes, which must be a new one."""
+    if not variant.is_peer:
+        keep_freed_memory()
     steps = begin(case, variant, cache)
     resident = psutil.Process().memory_info().rss
     for _ in range(NUM_MEMORY_STEPS):

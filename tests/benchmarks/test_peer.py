@@ -9,9 +9,9 @@ import torch
 
 from minilm_core.architecture import StudentArchitecture
 from tests.benchmarks.cases import Batch, Case, Pair, Variant
-from tests.benchmarks.measure import Rounds, time_in_turns
+from tests.benchmarks.measure import Rounds, time_case
 from tests.benchmarks.peer import PEER_LOSS
-from tests.benchmarks.steps import begin, build_student, build_teacher, compared_losses, fill_cache
+from tests.benchmarks.steps import build_student, build_teacher, compared_losses, fill_cache
 
 pytestmark = pytest.mark.skipif(not PEER_LOSS.is_file(), reason="the peer is not in build/peer: make bench installs it")
 
@@ -51,5 +51,6 @@ def test_the_peers_gradient_is_the_products(losses):
 
 def test_every_variant_takes_steps(tmp_path):
     fill_cache(CASE, tmp_path)
-    seconds = time_in_turns({variant: begin(CASE, variant, tmp_path) for variant in Variant}, Rounds.exactly("1"))
+    seconds = time_case(CASE, Rounds.exactly("1"), tmp_path)
     assert set(seconds) == set(Variant)
+    assert all(len(runs) == 1 and runs[0] > 0 for runs in seconds.values())
