@@ -57,6 +57,7 @@ class Budget:
     max_device_hours: float | None = None
     """Over all trials: GPU-hours on a GPU, core-hours on a CPU."""
     trial_timeout_minutes: float | None = None
+    """Of a student's own time: what several students share is divided evenly among them."""
     max_identical_failures: int = 5
     """Failures of one kind and message in a row that stop the search."""
 

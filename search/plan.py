@@ -64,7 +64,7 @@ class Plan:
     students_bytes: Span | None
     """All students with their fine-tuned models."""
     checkpoints_bytes: int | None
-    """The checkpoints of the trials running at once, at most."""
+    """The checkpoints of the trials running at once, at most; of one student each where their number is automatic."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as plain JSON types."""
@@ -175,4 +175,5 @@ def _students_bytes(config: SearchConfig, size_bytes: Span) -> Span:
 
 
 def _checkpoints_bytes(config: SearchConfig, size_bytes: Span) -> int:
-    return int(config.resources.max_concurrent_trials * CHECKPOINT_COPIES * size_bytes.high)
+    num_students = config.resources.max_concurrent_trials * (config.resources.students_per_worker or 1)
+    return int(num_students * CHECKPOINT_COPIES * size_bytes.high)

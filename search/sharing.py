@@ -43,7 +43,7 @@ def students_per_worker(
     told = context.config.resources.students_per_worker
     if told is not None or is_cached:
         return told or 1
-    chosen = context.study.root / "students_per_worker.json"
+    chosen = context.study.students_per_worker
     if not chosen.exists():
         number = _as_many_as_pay(context, space, worker_bytes())
         write_text_atomically(chosen, json.dumps(number) + "\n")

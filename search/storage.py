@@ -54,6 +54,11 @@ class StudyPaths:
         return self.root / "preparation.json"
 
     @property
+    def students_per_worker(self) -> Path:
+        """How many students share a worker, where the study has chosen."""
+        return self.root / "students_per_worker.json"
+
+    @property
     def exhausted(self) -> Path:
         """There once the space was found to hold no other student."""
         return self.root / "exhausted"
