@@ -134,7 +134,8 @@ def test_heads_read_from_disk_give_the_encoders_own_relations(
         expected = encoder.heads["4"].eval()(states)
         for relation, operands in head(states).items():
             for ours, theirs in zip(operands, expected[relation], strict=True):
-                assert (ours is None and theirs is None) or torch.equal(ours, theirs)
+                # How a product rounds may depend on where in memory its weights lie.
+                assert (ours is None and theirs is None) or torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("architecture", SHAPES, ids=lambda architecture: architecture.label)
