@@ -111,8 +111,12 @@ def _real_positions(
 
 def _in_threads(arguments: tuple[Any, ...]) -> None:
     """Shares the maps among as many threads as torch uses; what a map gives does not depend on who does it."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    num_threads = torch.get_num_threads()
+    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
     _add_maps(*arguments)
+    if torch.get_num_threads() != num_threads:
+        # When Numba starts its threads it sets what OpenMP has, which is torch's, to all there are.
+        torch.set_num_threads(num_threads)
 
 
 @njit(fastmath=True, inline="always")

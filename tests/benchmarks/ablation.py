@@ -27,7 +27,15 @@ from minilm_core.finetuning import build_classifier, evaluate, finetune, load_ta
 from minilm_core.lessons import Lessons, held_out_loss
 from minilm_core.named_tasks import NAMED_TASKS, named_task
 from minilm_core.packing import pack
-from minilm_core.schedules import DistillationSchedule, FinetuningSchedule, LayerMapping, Method, Precision, Relation
+from minilm_core.schedules import (
+    DistillationSchedule,
+    FinetuningSchedule,
+    LayerMapping,
+    LayerPairs,
+    Method,
+    Precision,
+    Relation,
+)
 from minilm_core.sources import CorpusSource, TeacherSource, resolve
 from minilm_core.targets import OnlineTargets
 
@@ -125,6 +133,13 @@ class _Exam:
             self._pairs(schedule).student,
             tuple(schedule.weights),
             teacher_width=self._teacher.config.hidden_size,
+        )
+
+    def _pairs(self, schedule: DistillationSchedule) -> LayerPairs:
+        return schedule.layer_pairs(
+            num_student_layers=self._student.num_layers,
+            num_teacher_layers=self._teacher.config.num_hidden_layers,
+            teacher_layer=None,
         )
 
     def lessons(self, schedule: DistillationSchedule) -> Lessons:

@@ -1,6 +1,8 @@
 """Tests of the compiled loops against the blocks in double precision."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -99,3 +101,13 @@ def test_vectors_whose_logits_may_not_be_finite_do_not_fit(value: float) -> None
 def test_double_precision_does_not_fit() -> None:
     vectors = random_vectors(1, 4, 8, 0).double()
     assert not fits((vectors, vectors), (vectors, vectors))
+
+
+def test_torchs_threads_stay_as_many_as_they_were() -> None:
+    command = (
+        "import torch; torch.set_num_threads(1); from minilm_core.kernels.cpu import looped_kl; "
+        "vectors = torch.randn(1, 8, 8); looped_kl((vectors, vectors), (vectors, vectors), 2, None); "
+        "print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
