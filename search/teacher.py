@@ -15,7 +15,7 @@ from minilm_core.families import (
     encoder_architecture,
     max_sequence_length,
 )
-from minilm_core.schedules import Method
+from minilm_core.schedules import Method, Relation
 from search.config import LoadedConfig, SearchConfig
 from search.curriculum import Tutor, assistant_of, distilled_layer, layer_pairs, tutor_of
 from spaces.space import StudentSpace
@@ -102,6 +102,9 @@ def _check_assistant(config: SearchConfig, teacher: StudentArchitecture, config_
             f"assistant.num_heads must be the teacher's with method minilm, "
             f"got {assistant.num_heads} and {teacher.num_heads}"
         )
+    if Relation.VALUE_VECTORS in config.distillation.weights:
+        # A student's values are mapped to the width of one tutor, and its judge, the teacher, has another.
+        raise UserError("distillation.relations must leave value_vectors out with an assistant, got value_vectors")
     layer_pairs(config, teacher, assistant, Tutor.TEACHER)
     students = config.space.for_method(config.distillation.method, teacher.num_heads).architectures()
     if not any(learns_from_assistant(student, teacher) for student in students):

@@ -9,7 +9,7 @@ from minilm_core.assistant import Assistant
 from minilm_core.errors import UserError
 from minilm_core.families import MODEL_TYPES
 from minilm_core.initialisation import Initialisation
-from minilm_core.schedules import LayerMapping, Method
+from minilm_core.schedules import LayerMapping, Method, Relation
 from search.config import load_config
 from search.teacher import check_against_teacher
 
@@ -111,6 +111,14 @@ def test_minilm_refuses_an_assistant_with_other_heads(config):
     schedule = replace(config.distillation, method=Method.MINILM, relation_heads=None)
     changed = replace(config, distillation=schedule, assistant=Assistant(num_heads=6))
     with pytest.raises(UserError, match=r"assistant\.num_heads must be the teacher's with method minilm, got 6 and 12"):
+        check_against_teacher(changed, TEACHER)
+
+
+def test_value_vectors_are_refused_with_an_assistant(config):
+    relations = {Relation.ATTENTION: 1.0, Relation.VALUE_VECTORS: 1.0}
+    schedule = replace(config.distillation, method=Method.MINILM, relation_heads=None, relations=relations)
+    changed = replace(config, distillation=schedule, assistant=Assistant())
+    with pytest.raises(UserError, match="must leave value_vectors out with an assistant"):
         check_against_teacher(changed, TEACHER)
 
 
