@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from minilm_core.roofline import Rates
 from tests.benchmarks import gpu
 from tests.benchmarks.cases import BASE_TO_SMALL, Batch, Case
+from tests.benchmarks.roofline import Rates
 
 CASE = Case(pair=BASE_TO_SMALL, batch=Batch(num_rows=4, sequence_length=100))
 RATES = Rates(matrix_flops=1e12, memory_bytes=1e9, num_exponentials=1e9)

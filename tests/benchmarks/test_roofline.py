@@ -9,7 +9,8 @@ from transformers import BertConfig
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.encoders import RelationEncoder, build_encoder
-from minilm_core.roofline import (
+from minilm_core.schedules import METHOD_RELATIONS, Method
+from tests.benchmarks.roofline import (
     Rates,
     RelationCost,
     Work,
@@ -17,7 +18,6 @@ from minilm_core.roofline import (
     relation_encoder_flops,
     step_flops,
 )
-from minilm_core.schedules import METHOD_RELATIONS, Method
 
 COST = RelationCost(
     num_sequences=3,
