@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from minilm_core.adapters import LayerRelations, RelationOperands, adapter_of
 from minilm_core.architecture import StudentArchitecture
+from minilm_core.atomic import atomic_folder
 from minilm_core.families import check_model_type, student_settings
 from minilm_core.schedules import Relation
 
@@ -130,6 +131,13 @@ def load_encoder(folder: Path) -> PreTrainedModel:
 def load_encoder_config(folder: Path) -> PretrainedConfig:
     """Loads an encoder's configuration from a local folder."""
     return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def save_encoder(encoder: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
+    """Writes an encoder with its tokenizer, whole or not at all, as a folder that transformers loads."""
+    with atomic_folder(folder) as scratch:
+        encoder.save_pretrained(scratch)
+        AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True).save_pretrained(scratch)
 
 
 def student_config(architecture: StudentArchitecture, teacher_config: PretrainedConfig) -> PretrainedConfig:

@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from minilm_core.architecture import StudentArchitecture
-from minilm_core.atomic import atomic_folder
 from minilm_core.devices import training_device
 from minilm_core.distillation import distil
-from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder_config
+from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder_config, save_encoder
 from minilm_core.lessons import Lessons
 from search.config import SearchConfig
 from search.curriculum import Tutor, assistant_of, layer_pairs
-from search.job import Progress, is_event
+from search.job import Progress, distillation_event, is_due
 from search.storage import TrialPaths
 from spaces.space import LogRange
 
@@ -54,17 +51,9 @@ def teach_assistant(
         if time.monotonic() - last_saved >= schedule.checkpoint_every_seconds and not progress.is_finished:
             progress.save_checkpoint(paths.checkpoint)
             last_saved = time.monotonic()
-        if progress.held_out_loss is not None or is_event(progress.step, progress.num_steps):
-            yield Progress(
-                stage=STAGE,
-                step=progress.step,
-                num_steps=progress.num_steps,
-                loss=progress.loss,
-                held_out_loss=progress.held_out_loss,
-            )
-    with atomic_folder(paths.student) as scratch:
-        encoder.save_pretrained(scratch)
-        AutoTokenizer.from_pretrained(teacher_folder, local_files_only=True).save_pretrained(scratch)
+        if is_due(progress):
+            yield distillation_event(STAGE, progress)
+    save_encoder(encoder, teacher_folder, paths.student)
     shutil.rmtree(paths.checkpoint, ignore_errors=True)
 
 

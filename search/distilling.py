@@ -14,7 +14,7 @@ from minilm_core.lessons import Lessons
 from minilm_core.records import TrialRecord
 from search.context import failed_record
 from search.curriculum import LessonsKey, layer_pairs, lessons_key
-from search.job import Job, Progress, is_event
+from search.job import Job, Progress, distillation_event, is_due
 from search.preparation import open_lessons
 from search.process import Member, Worker, blamed_on, write_down
 
@@ -60,8 +60,8 @@ def _distilled_together(worker: Worker, key: LessonsKey, members: Sequence[Membe
             for member, progress in standing:
                 progress.save_checkpoint(member.job.paths.checkpoint)
             last_saved = time.monotonic()
-        if any(_is_due(progress) for _, progress in standing):
-            event = write_down(worker, [(member, _as_event(progress)) for member, progress in standing])
+        if any(is_due(progress) for _, progress in standing):
+            event = write_down(worker, [(member, distillation_event(STAGE, progress)) for member, progress in standing])
             yield event
             worker.check_time([member for member in members if not member.has_failed], event)
     yield from _saved(worker, members, encoders)
@@ -141,17 +141,3 @@ def _saved(worker: Worker, members: Sequence[Member], encoders: Sequence[PreTrai
             yield record
     if left := [member for member in members if not member.has_failed]:
         worker.share_time(left)
-
-
-def _is_due(progress: DistillationProgress) -> bool:
-    return progress.held_out_loss is not None or is_event(progress.step, progress.num_steps)
-
-
-def _as_event(progress: DistillationProgress) -> Progress:
-    return Progress(
-        stage=STAGE,
-        step=progress.step,
-        num_steps=progress.num_steps,
-        loss=progress.loss,
-        held_out_loss=progress.held_out_loss,
-    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minilm_core.architecture import FamilyShape
 from minilm_core.atomic import append_line
@@ -14,6 +14,9 @@ from minilm_core.records import Failure, Role, Status, TaskResult, TrialRecord
 from search.config import SearchConfig
 from search.storage import StudyPaths, TrialPaths
 from spaces.space import StudentChoice
+
+if TYPE_CHECKING:
+    from minilm_core.distillation import DistillationProgress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +126,22 @@ EVENTS_PER_STAGE = 20
 def is_event(step: int, num_steps: int) -> bool:
     """Returns whether a step of a long stage is reported."""
     return step * EVENTS_PER_STAGE // num_steps > (step - 1) * EVENTS_PER_STAGE // num_steps
+
+
+def distillation_event(stage: str, progress: "DistillationProgress") -> Progress:
+    """Returns a distillation's progress as an event of a stage."""
+    return Progress(
+        stage=stage,
+        step=progress.step,
+        num_steps=progress.num_steps,
+        loss=progress.loss,
+        held_out_loss=progress.held_out_loss,
+    )
+
+
+def is_due(progress: "DistillationProgress") -> bool:
+    """Returns whether a step of a distillation is reported: regularly, and whenever its held-out loss was measured."""
+    return progress.held_out_loss is not None or is_event(progress.step, progress.num_steps)
 
 
 class ProgressLog:

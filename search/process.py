@@ -10,10 +10,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
-from minilm_core.atomic import atomic_folder
 from minilm_core.devices import keep_freed_memory
+from minilm_core.encoders import save_encoder
 from minilm_core.inheritance import build_student
 from minilm_core.records import Role
 from search.curriculum import distilled_layer
@@ -143,9 +143,7 @@ class Worker:
 
     def save_encoder(self, encoder: PreTrainedModel, job: Job) -> None:
         """Saves a student as a folder that transformers loads."""
-        with atomic_folder(job.paths.student) as scratch:
-            encoder.save_pretrained(scratch)
-            AutoTokenizer.from_pretrained(self.room.teacher_folder, local_files_only=True).save_pretrained(scratch)
+        save_encoder(encoder, self.room.teacher_folder, job.paths.student)
 
     def student_folder(self, job: Job) -> Path:
         """Returns what fine-tuning starts from."""
