@@ -25,8 +25,13 @@ def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensor], state: di
 
 def load_checkpoint(root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Reads the latest whole checkpoint under `root`, its tensors on the CPU; None where there is none."""
-    folders = sorted(folder for folder in root.glob("step-*") if not is_scratch(folder))
-    if not folders:
+    name = latest_checkpoint(root)
+    if name is None:
         return None
-    state: dict[str, Any] = json.loads((folders[-1] / "state.json").read_text(encoding="utf-8"))
-    return load_file(folders[-1] / "tensors.safetensors"), state
+    state: dict[str, Any] = json.loads((root / name / "state.json").read_text(encoding="utf-8"))
+    return load_file(root / name / "tensors.safetensors"), state
+
+
+def latest_checkpoint(root: Path) -> str | None:
+    """Returns the name of the latest whole checkpoint's folder under `root`; None where there is none."""
+    return max((folder.name for folder in root.glob("step-*") if not is_scratch(folder)), default=None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from minilm_core.atomic import is_scratch
+from minilm_core.checkpoints import latest_checkpoint
 from minilm_core.distillation import DistillationFailure, DistillationProgress, Pupil, distil_together
 from minilm_core.encoders import RelationEncoder
 from minilm_core.lessons import Lessons
@@ -98,14 +98,12 @@ def _checkpoints(worker: Worker, job: Job) -> Path | None:
         OSError: if this worker does not see the checkpoint that the first one does.
     """
     root = job.paths.checkpoint
-    agreed = worker.agree(lambda: _latest(root))
-    if agreed is not None and _latest(root) != agreed:
-        raise OSError(f"every worker must see the first one's checkpoint {agreed}, got {_latest(root)} in {root}")
+    agreed = worker.agree(lambda: latest_checkpoint(root))
+    if agreed is not None and latest_checkpoint(root) != agreed:
+        raise OSError(
+            f"every worker must see the first one's checkpoint {agreed}, got {latest_checkpoint(root)} in {root}"
+        )
     return None if agreed is None else root
-
-
-def _latest(root: Path) -> str | None:
-    return max((folder.name for folder in root.glob("step-*") if not is_scratch(folder)), default=None)
 
 
 def _failures(
