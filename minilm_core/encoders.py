@@ -16,6 +16,7 @@ from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import atomic_folder
 from minilm_core.families import check_model_type, student_settings
 from minilm_core.schedules import Relation
+from minilm_core.student_family import StudentFamily, student_base
 
 HEADS_FILE = "heads.safetensors"
 """The projections of the distilled layers, beside the states that enter them."""
@@ -140,21 +141,37 @@ def save_encoder(encoder: PreTrainedModel, tokenizer_folder: Path, folder: Path)
         AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True).save_pretrained(scratch)
 
 
-def student_config(architecture: StudentArchitecture, teacher_config: PretrainedConfig) -> PretrainedConfig:
-    """Returns the teacher's configuration with a student's sizes: same family, tokenizer and dropout.
+def base_config(teacher_config: PretrainedConfig, family: StudentFamily) -> PretrainedConfig:
+    """Returns the configuration that the sizes of a student are put into: its teacher's, or one of BERT."""
+    teacher_json = teacher_config.to_dict()
+    base = student_base(teacher_json, family)
+    return teacher_config if base is teacher_json else AutoConfig.for_model(**base)
+
+
+def student_config(architecture: StudentArchitecture, base: PretrainedConfig) -> PretrainedConfig:
+    """Returns a configuration with a student's sizes: same family, vocabulary and dropout.
 
     Raises:
         UserError: if the family cannot have these sizes.
     """
-    config = copy.deepcopy(teacher_config)
-    config.update(student_settings(architecture, teacher_config.to_dict()))
+    config = copy.deepcopy(base)
+    config.update(student_settings(architecture, base.to_dict()))
     return config
 
 
-def build_encoder(architecture: StudentArchitecture, teacher_config: PretrainedConfig, *, seed: int) -> PreTrainedModel:
-    """Builds a randomly initialised encoder of the teacher's family; the same seed gives the same weights."""
-    check_model_type(teacher_config.to_dict())
+def build_encoder(architecture: StudentArchitecture, base: PretrainedConfig, *, seed: int) -> PreTrainedModel:
+    """Builds a randomly initialised encoder; the same seed gives the same weights.
+
+    Args:
+        architecture: Its sizes.
+        base: All else: its teacher's configuration, or for a student of another family what `base_config` returns.
+        seed: Of the weights.
+
+    Raises:
+        UserError: if the family does not work or cannot have these sizes.
+    """
+    check_model_type(base.to_dict())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # Whatever the teacher was stored in: parameters and optimiser state are fp32.
-        return AutoModel.from_config(student_config(architecture, teacher_config), dtype=torch.float32)
+        return AutoModel.from_config(student_config(architecture, base), dtype=torch.float32)

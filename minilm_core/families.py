@@ -1,7 +1,7 @@
 """Families of encoders as their config.json tells of them: which work, their sizes, what students inherit. No torch."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from minilm_core.architecture import DisentangledAttention, FamilyShape, StudentArchitecture
@@ -172,6 +172,24 @@ def student_layer_types(num_layers: int, config_json: Mapping[str, Any]) -> tupl
     """
     types = _layer_types(config_json)
     return (types * -(-num_layers // len(types)))[-num_layers:]
+
+
+def kind_of_calls(config_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the time of a call depends on beside an encoder's sizes, as JSON's types: what its layers do.
+
+    A call looks up a row a token, however long the tables are.
+    """
+    shape = replace(family_shape(config_json), vocabulary_size=0, num_positions=0)
+    activations = [
+        config_json[name] for name in ("hidden_act", "hidden_activation", "activation") if name in config_json
+    ]
+    is_modernbert = config_json["model_type"] == "modernbert"
+    return {
+        "model_type": config_json["model_type"],
+        "shape": asdict(shape),
+        "activation": activations[:1],
+        "layer_types": list(_layer_types(config_json)) if is_modernbert else [],
+    }
 
 
 def max_sequence_length(config_json: Mapping[str, Any]) -> int:

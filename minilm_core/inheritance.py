@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.coordinates import is_table, kept_coordinates, sliced
-from minilm_core.encoders import build_encoder, load_encoder, load_encoder_config
+from minilm_core.encoders import base_config, build_encoder, load_encoder, load_encoder_config
 from minilm_core.errors import UserError
-from minilm_core.families import encoder_architecture
+from minilm_core.families import encoder_architecture, max_sequence_length
 from minilm_core.initialisation import Initialisation
+from minilm_core.student_family import StudentFamily, check_inheritance
 
 ROWS_AT_ONCE = 16384
 """Rows of a table that are held in float64."""
@@ -26,6 +27,10 @@ _EMBEDDINGS = "embeddings"
 """What the name of every parameter of the embeddings begins with, and no other."""
 _TABLE_NORM = "embeddings.LayerNorm"
 _TABLE_PROJECTION = "embeddings_project.weight"
+_POSITIONS = "embeddings.position_embeddings.weight"
+_TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
+_MODERNBERT_NAMES = {"embeddings.tok_embeddings": "embeddings.word_embeddings", "embeddings.norm": _TABLE_NORM}
+"""What ModernBERT calls otherwise than BERT."""
 
 
 def build_student(
@@ -33,15 +38,16 @@ def build_student(
     teacher_folder: Path,
     initialisation: Initialisation,
     *,
+    family: StudentFamily = StudentFamily.TEACHER,
     distilled_layer: int,
     seed: int,
 ) -> PreTrainedModel:
-    """Builds a student of a teacher's family before it learns; what it does not take over is drawn from the seed.
+    """Builds a student before it learns; what it does not take over from its teacher is drawn from the seed.
 
     Raises:
-        UserError: if the student is larger than what it would take over.
+        UserError: if the student is larger than what it would take over, or of another family.
     """
-    student = build_encoder(architecture, load_encoder_config(teacher_folder), seed=seed)
+    student = build_encoder(architecture, base_config(load_encoder_config(teacher_folder), family), seed=seed)
     if initialisation is not Initialisation.RANDOM:
         with torch.random.fork_rng(devices=[]):
             # What a teacher's folder lacks, often the pooler, transformers draws.
@@ -57,9 +63,10 @@ def initialise(
     """Writes into a freshly drawn student what it takes over from its teacher; the rest stays as it is.
 
     Raises:
-        UserError: if the student is larger than what it would take over.
+        UserError: if the student is larger than what it would take over, or of another family.
     """
     initialisation.check(_sizes(student), _sizes(teacher), distilled_layer)
+    check_inheritance(initialisation, student_type=student.config.model_type, teacher_type=teacher.config.model_type)
     match initialisation:
         case Initialisation.RANDOM:
             pass
@@ -99,7 +106,7 @@ def slice_embeddings(student: PreTrainedModel, teacher: PreTrainedModel) -> None
     for name, parameter in student.named_parameters():
         if name.startswith(_EMBEDDINGS) and name in sources:
             parameter.copy_(sliced(sources[name], name, kept))
-    _scale_tables(student, drawn / _spread(student))
+    _scale_tables(student, sources, drawn / _spread(student))
 
 
 @torch.no_grad()
@@ -120,7 +127,7 @@ def project_embeddings(student: PreTrainedModel, teacher: PreTrainedModel) -> No
     for name, parameter in student.named_parameters():
         if name in tables:
             parameter.copy_(tables[name] @ directions)
-    _scale_tables(student, drawn / _spread(student))
+    _scale_tables(student, tables, drawn / _spread(student))
 
 
 def main_directions(tables: Collection[Table], num_directions: int) -> Float[Tensor, "width directions"]:
@@ -162,17 +169,35 @@ def _second_moment(table: Table) -> Float[Tensor, "width width"]:
 
 
 def _sources(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Tensor]:
-    """Returns the teacher's parameters by name; its tables projected, if its embeddings are and the student's are not.
+    """Returns the teacher's parameters by the student's names; its tables projected, if its embeddings are and the
+    student's are not.
 
     That is a narrow ELECTRA, with tables as wide as its hidden states. Its norm then stands where the teacher's
     projection did and stays as drawn; the weights of the teacher's are within the tables.
     """
     sources = dict(teacher.named_parameters())
+    if student.config.model_type != teacher.config.model_type:
+        sources = _as_bert(sources, student, teacher)
     if _TABLE_PROJECTION not in sources or _TABLE_PROJECTION in dict(student.named_parameters()):
         return sources
     projection = sources[f"{_TABLE_NORM}.weight"][:, None] * sources[_TABLE_PROJECTION].T
     sources = {name: source @ projection if is_table(name) else source for name, source in sources.items()}
     return {name: source for name, source in sources.items() if not name.startswith(_TABLE_NORM)}
+
+
+def _as_bert(sources: dict[str, Tensor], student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Tensor]:
+    """Returns the teacher's embeddings as BERT has them; what BERT does not have stays under a name that it has not."""
+    for theirs, ours in _MODERNBERT_NAMES.items():
+        sources = {name.replace(f"{theirs}.", f"{ours}."): source for name, source in sources.items()}
+    if _POSITIONS in sources:
+        # RoBERTa's kind and MPNet begin with rows for padding.
+        first = len(sources[_POSITIONS]) - max_sequence_length(teacher.config.to_dict())
+        sources[_POSITIONS] = sources[_POSITIONS][first:][: student.config.max_position_embeddings]
+    if _TOKEN_TYPES in sources:
+        # RoBERTa has one row, which all tokens get.
+        rows = torch.arange(student.config.type_vocab_size).clamp(max=len(sources[_TOKEN_TYPES]) - 1)
+        sources[_TOKEN_TYPES] = sources[_TOKEN_TYPES][rows]
+    return sources
 
 
 def _of_layer(name: str, layers: Sequence[int]) -> str:
@@ -187,11 +212,11 @@ def _spread(student: PreTrainedModel) -> Tensor:
     return spread
 
 
-def _scale_tables(student: PreTrainedModel, factor: Tensor) -> None:
+def _scale_tables(student: PreTrainedModel, taken: Collection[str], factor: Tensor) -> None:
     # The norm that follows undoes it. But the optimiser's steps do not grow with the weights: at a trained teacher's
     # scale they would move the embeddings less than drawn ones, and one learning rate could not suit both.
     for name, parameter in student.named_parameters():
-        if is_table(name):
+        if is_table(name) and name in taken:
             parameter.mul_(factor)
 
 

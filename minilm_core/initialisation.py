@@ -22,6 +22,11 @@ class Initialisation(StrEnum):
     LAST_LAYERS = "last_layers"
     """The embeddings and the last layers up to the distilled one, of which some coordinates."""
 
+    @property
+    def takes_layers(self) -> bool:
+        """Whether it takes over layers and not embeddings alone."""
+        return self in (Initialisation.SPACED_LAYERS, Initialisation.FIRST_LAYERS, Initialisation.LAST_LAYERS)
+
     def layers(self, num_student_layers: int, distilled_layer: int) -> tuple[int, ...]:
         """Returns the teacher's layer, counted from 1, for each layer of the student; empty where layers are drawn."""
         match self:
@@ -45,7 +50,7 @@ class Initialisation(StrEnum):
         if self is Initialisation.RANDOM:
             return
         sizes = {"hidden_size": (student.hidden_size, teacher.hidden_size)}
-        if self.layers(student.num_layers, distilled_layer):
+        if self.takes_layers:
             sizes["num_layers"] = (student.num_layers, distilled_layer)
             sizes["intermediate_size"] = (student.intermediate_size, teacher.intermediate_size)
         for name, (size, largest) in sizes.items():

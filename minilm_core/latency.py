@@ -98,10 +98,13 @@ def fingerprint(device: Device) -> DeviceFingerprint:
     return DeviceFingerprint(processor=processor, isa=isa, torch=version("torch"), python=platform.python_version())
 
 
-def fingerprint_key(target: LatencyTarget) -> str:
-    """Returns twelve hex digits that name this machine and the target: equal keys, comparable latencies."""
-    facts = [target.label, dataclasses.asdict(fingerprint(target.device))]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+def fingerprint_key(target: LatencyTarget, kind: Mapping[str, Any]) -> str:
+    """Returns twelve hex digits that name this machine, the target and the kind of encoder that `kind_of_calls` tells.
+
+    Equal keys, comparable latencies.
+    """
+    facts = [target.label, dataclasses.asdict(fingerprint(target.device)), dict(kind)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,34 +1,76 @@
-"""Where a study's latency table comes from: the cache, or a calibration in a process of its own."""
+"""Where a study's latency tables come from: the cache, or a calibration in a process of its own. No torch till then."""
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
+from minilm_core.families import encoder_architecture, kind_of_calls
 from minilm_core.latency import LatencyTable, fingerprint_key
+from minilm_core.student_family import StudentFamily, student_base
 from search.config import SearchConfig
 from spaces.space import StudentSpace
 
 
-def widths_needed(space: StudentSpace, teacher: StudentArchitecture) -> tuple[StudentArchitecture, ...]:
-    """Returns all that a study wants a latency of: every student, and the teacher they are compared with."""
-    return (*space.architectures(), teacher)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timed:
+    """Encoders of one family whose latency a study asks for."""
+
+    name: str
+    """Whose they are."""
+    family: StudentFamily
+    base: Mapping[str, Any]
+    """Their config.json but for their sizes."""
+    architectures: tuple[StudentArchitecture, ...]
+
+    def file(self, config: SearchConfig) -> Path:
+        """Returns where the cache keeps the table of this machine, the study's latency target and their family."""
+        key = fingerprint_key(config.latency, kind_of_calls(self.base))
+        return Path(config.storage.cache) / "latency" / f"{key}.json"
+
+    def find(self, config: SearchConfig) -> LatencyTable | None:
+        """Returns this machine's table; None where it was not calibrated, or not for all of their widths."""
+        file = self.file(config)
+        if not file.exists():
+            return None
+        table = LatencyTable.load(file)
+        return table if table.covers(self.architectures) else None
+
+    def measure(
+        self, config: SearchConfig, teacher_folder: Path, progress: Callable[[str, float], None]
+    ) -> LatencyTable:
+        """Calibrates this machine for them and keeps the table in the cache.
+
+        Raises:
+            UserError: if the machine lacks the device.
+        """
+        from minilm_core.calibration import calibrate
+        from minilm_core.encoders import base_config, load_encoder_config
+
+        base = base_config(load_encoder_config(teacher_folder), self.family)
+        table = calibrate(self.architectures, base, config.latency, seed=config.seed, progress=progress)
+        table.save(self.file(config))
+        return table
 
 
-def table_file(config: SearchConfig) -> Path:
-    """Returns where the cache keeps the table of this machine and the study's latency target."""
-    return Path(config.storage.cache) / "latency" / f"{fingerprint_key(config.latency)}.json"
+def timed(config: SearchConfig, space: StudentSpace, teacher_json: Mapping[str, Any]) -> tuple[Timed, ...]:
+    """Returns all that a study wants a latency of: its students, and the teacher they are compared with.
 
-
-def find_table(config: SearchConfig, architectures: Sequence[StudentArchitecture]) -> LatencyTable | None:
-    """Returns this machine's table; None where it was not calibrated, or not for all of these widths."""
-    file = table_file(config)
-    if not file.exists():
-        return None
-    table = LatencyTable.load(file)
-    return table if table.covers(architectures) else None
+    Both together where the teacher is of the students' family, else the students first.
+    """
+    students, teacher = tuple(space.architectures()), encoder_architecture(teacher_json)
+    base = student_base(teacher_json, config.student_family)
+    if base is teacher_json:
+        together = (*students, teacher)
+        return (Timed(name="students", family=StudentFamily.TEACHER, base=base, architectures=together),)
+    return (
+        Timed(name="students", family=config.student_family, base=base, architectures=students),
+        Timed(name="teacher", family=StudentFamily.TEACHER, base=teacher_json, architectures=(teacher,)),
+    )
 
 
 def calibrate_apart(search_yaml: Path) -> None:

@@ -13,6 +13,7 @@ from minilm_core.latency import LatencyTarget
 from minilm_core.objectives import Objective, objectives_named
 from minilm_core.schedules import DistillationSchedule, FinetuningSchedule
 from minilm_core.sources import TeacherSource
+from minilm_core.student_family import StudentFamily
 from minilm_core.tasks import Task
 from search.expansion import expanded
 from spaces.limits import Limits
@@ -182,6 +183,8 @@ class SearchConfig:
     corpus: CorpusSettings
     tasks: tuple[Task, ...]
     space: StudentSpace
+    student_family: StudentFamily = StudentFamily.TEACHER
+    """`bert`: students are BERT over their teacher's vocabulary, whatever the teacher is."""
     assistant: Assistant | None = None
     """Taught once a study, it teaches the small students; None: the teacher teaches all."""
     distillation: DistillationSchedule

@@ -21,10 +21,15 @@ class StudyContext:
     config: SearchConfig
     """Its paths are absolute."""
     study: StudyPaths
-    embeddings: FamilyShape
+    family: FamilyShape
+    """The students'."""
     teacher: StudentArchitecture
     """The teacher's own sizes."""
+    teacher_family: FamilyShape
     latency_table: LatencyTable | None
+    """Of the students' family."""
+    teacher_latency_table: LatencyTable | None = None
+    """None: the students', whose family is the teacher's."""
 
     def student(self, number: int, choice: StudentChoice) -> Job:
         """Returns the job of a trial."""
@@ -44,23 +49,24 @@ class StudyContext:
 
     def violation(self, architecture: StudentArchitecture) -> Violation | None:
         """Returns the limit that a student is farthest over, all of it known before training."""
-        return self.config.limits.violation(architecture, self.embeddings, self._latency_ms(architecture))
+        return self.config.limits.violation(architecture, self.family, _latency_ms(self.latency_table, architecture))
 
     def _job(self, role: Role, number: int, choice: StudentChoice) -> Job:
+        is_teacher = role is Role.TEACHER
+        table = self.teacher_latency_table if is_teacher else None
         return Job(
             role=role,
             number=number,
             choice=choice,
             config=self.config,
             study=self.study,
-            embeddings=self.embeddings,
-            latency_ms=self._latency_ms(choice.architecture),
+            family=self.teacher_family if is_teacher else self.family,
+            latency_ms=_latency_ms(table or self.latency_table, choice.architecture),
         )
 
-    def _latency_ms(self, architecture: StudentArchitecture) -> float | None:
-        if self.latency_table is None or not self.latency_table.covers([architecture]):
-            return None
-        return self.latency_table.predict_ms(architecture)
+
+def _latency_ms(table: LatencyTable | None, architecture: StudentArchitecture) -> float | None:
+    return table.predict_ms(architecture) if table is not None and table.covers([architecture]) else None
 
 
 def failed_record(job: Job, error: BaseException, kind: FailureKind | None = None) -> TrialRecord:

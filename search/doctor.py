@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
+from minilm_core.families import encoder_architecture
 from minilm_core.sources import CorpusSource, resolve
 from minilm_core.tasks import SplitRole, Task, load_split, load_test_split
 from search.config import LoadedConfig, Resources, load_config
@@ -86,8 +87,9 @@ def _teacher(loaded: LoadedConfig) -> str:
     folder = resolve(loaded.config.teacher, loaded.base)
     config_json = find_teacher_config(loaded) or {}
     space = check_against_teacher(loaded.config, config_json)
-    sizes = f"{config_json['num_hidden_layers']}x{config_json['hidden_size']}"
-    return f"{sizes} {config_json['model_type']}, fits {space.num_shapes} student shapes, {folder}"
+    sizes = encoder_architecture(config_json)
+    family = f"{sizes.num_layers}x{sizes.hidden_size} {config_json['model_type']}"
+    return f"{family}, fits {space.num_shapes} student shapes, {folder}"
 
 
 def _corpus(loaded: LoadedConfig, source: CorpusSource) -> str:

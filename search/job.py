@@ -31,7 +31,8 @@ class Job:
     config: SearchConfig
     """Its paths are absolute."""
     study: StudyPaths
-    embeddings: FamilyShape
+    family: FamilyShape
+    """What its model has whatever its sizes."""
     latency_ms: float | None
     """Predicted for the choice; None without a calibrated table."""
 
@@ -71,9 +72,9 @@ class Job:
         """Returns the objectives that follow from the choice alone, before any training."""
         architecture = self.choice.architecture
         figures: dict[str, float] = {
-            "size_bytes": architecture.size_bytes(self.embeddings),
-            "num_parameters": architecture.num_parameters(self.embeddings),
-            "flops": architecture.flops(self.config.latency.sequence_length, self.embeddings),
+            "size_bytes": architecture.size_bytes(self.family),
+            "num_parameters": architecture.num_parameters(self.family),
+            "flops": architecture.flops(self.config.latency.sequence_length, self.family),
         }
         return figures if self.latency_ms is None else {**figures, "latency_ms": self.latency_ms}
 
@@ -89,10 +90,10 @@ class Job:
             distillation_learning_rate=self.choice.distillation_learning_rate if distils else None,
             finetuning_learning_rate=self.choice.finetuning_learning_rate,
             initialisation=None if self.role is Role.TEACHER else self.choice.initialisation,
-            num_parameters=architecture.num_parameters(self.embeddings),
-            num_layer_parameters=architecture.num_layer_parameters(self.embeddings),
-            size_bytes=architecture.size_bytes(self.embeddings),
-            flops=architecture.flops(self.config.latency.sequence_length, self.embeddings),
+            num_parameters=architecture.num_parameters(self.family),
+            num_layer_parameters=architecture.num_layer_parameters(self.family),
+            size_bytes=architecture.size_bytes(self.family),
+            flops=architecture.flops(self.config.latency.sequence_length, self.family),
             latency_ms=self.latency_ms,
             num_workers=self.num_workers,
             seed=self.config.seed,

@@ -10,6 +10,7 @@ from typing import Any
 from minilm_core.architecture import FamilyShape, StudentArchitecture
 from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.latency import LatencyTable
+from minilm_core.student_family import student_base
 from minilm_core.target_storage import cache_bytes
 from search.config import LoadedConfig, SearchConfig
 from search.curriculum import Tutor, assistant_of, layers_taught
@@ -91,10 +92,10 @@ def make_plan(
     config = loaded.config
     teacher = teacher_config_json
     space = config.space if teacher is None else check_against_teacher(config, teacher)
-    embeddings = None if teacher is None else family_shape(teacher)
+    family = None if teacher is None else family_shape(student_base(teacher, config.student_family))
     architectures = tuple(space.architectures())
     table = latency_table if latency_table is not None and latency_table.covers(architectures) else None
-    shapes = _Shapes(config=config, all=architectures, embeddings=embeddings, table=table)
+    shapes = _Shapes(config=config, all=architectures, family=family, table=table)
     size_bytes = shapes.span(lambda a, e: a.size_bytes(e))
     tokens_per_trial = config.distillation.num_steps * config.distillation.batch_size * config.corpus.sequence_length
     most_tokens = num_corpus_tokens or config.corpus.max_tokens
@@ -127,7 +128,8 @@ class _Shapes:
 
     config: SearchConfig
     all: tuple[StudentArchitecture, ...]
-    embeddings: FamilyShape | None
+    family: FamilyShape | None
+    """None where the teacher is not at hand."""
     table: LatencyTable | None
 
     @property
@@ -136,15 +138,15 @@ class _Shapes:
         limits = self.config.limits
         if limits == Limits():
             return self.all
-        if self.embeddings is None or (limits.max_latency_ms is not None and self.table is None):
+        if self.family is None or (limits.max_latency_ms is not None and self.table is None):
             return None
-        return tuple(a for a in self.all if limits.violation(a, self.embeddings, self._latency_ms(a)) is None)
+        return tuple(a for a in self.all if limits.violation(a, self.family, self._latency_ms(a)) is None)
 
     def span(self, figure: Callable[[StudentArchitecture, FamilyShape], float]) -> Span | None:
         """Returns the smallest and the largest figure of the admitted shapes."""
-        if self.embeddings is None or not self.admitted:
+        if self.family is None or not self.admitted:
             return None
-        figures = [figure(architecture, self.embeddings) for architecture in self.admitted]
+        figures = [figure(architecture, self.family) for architecture in self.admitted]
         return Span(low=min(figures), high=max(figures))
 
     def _latency_ms(self, architecture: StudentArchitecture) -> float | None:

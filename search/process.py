@@ -137,6 +137,7 @@ class Worker:
             job.choice.architecture,
             self.room.teacher_folder,
             job.choice.initialisation,
+            family=self.room.config.student_family,
             distilled_layer=distilled_layer(self.room.config, self.room.teacher),
             seed=job.config.seed,
         )

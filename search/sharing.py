@@ -63,10 +63,10 @@ def worker_memory_bytes(resources: Resources) -> Iterator[int]:
 
 
 def _as_many_as_pay(context: StudyContext, space: StudentSpace, worker_bytes: int) -> int:
-    config, embeddings = context.config, context.embeddings
+    config = context.config
     students = [student for student in space.architectures() if context.violation(student) is None]
-    teacher_bytes = BYTES_PER_TEACHER_PARAMETER * context.teacher.num_parameters(embeddings)
-    largest = max(student.num_parameters(embeddings) for student in students)
+    teacher_bytes = BYTES_PER_TEACHER_PARAMETER * context.teacher.num_parameters(context.teacher_family)
+    largest = max(student.num_parameters(context.family) for student in students)
     return sharing.students_per_worker(
         _teacher_work(context, students),
         free_bytes=max(0, int(SHARE_FOR_WEIGHTS * worker_bytes) - teacher_bytes),
@@ -81,6 +81,6 @@ def _teacher_work(context: StudyContext, students: Sequence[StudentArchitecture]
     # Above the highest distilled layer nothing of the teacher runs.
     teacher = replace(context.teacher, num_layers=layers[-1])
     return sharing.TeacherWork(
-        teacher_flops=teacher.flops(length, context.embeddings),
-        student_flops=int(statistics.median(student.flops(length, context.embeddings) for student in students)),
+        teacher_flops=teacher.flops(length, context.teacher_family),
+        student_flops=int(statistics.median(student.flops(length, context.family) for student in students)),
     )

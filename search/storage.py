@@ -44,6 +44,11 @@ class StudyPaths:
         return self.root / "latency.json"
 
     @property
+    def teacher_latency(self) -> Path:
+        """Likewise, of the teacher, where its family is another than the students'."""
+        return self.root / "teacher_latency.json"
+
+    @property
     def importances(self) -> Path:
         """What mattered, by objective and parameter."""
         return self.root / "importances.json"

@@ -5,6 +5,7 @@ import logging
 import shutil
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -19,8 +20,9 @@ from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.latency import LatencyTable
 from minilm_core.records import Status, TrialRecord, most_accurate_first
 from minilm_core.sources import resolve
+from minilm_core.student_family import student_base
 from search.baseline import Baseline
-from search.calibrated import calibrate_apart, find_table, widths_needed
+from search.calibrated import Timed, calibrate_apart, timed
 from search.cluster import Stream, cluster
 from search.config import Executor, SearchConfig
 from search.context import StudyContext
@@ -94,26 +96,20 @@ def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Di
 
 
 def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, StudentSpace]:
-    """Checks the settings against the teacher and finds or makes the latency table."""
+    """Checks the settings against the teacher and finds or makes the latency tables."""
     teacher_folder = resolve(config.teacher, study.root)
     config_json = read_config(teacher_folder / "config.json")
     space = check_against_teacher(config, config_json)
-    teacher = encoder_architecture(config_json)
-    table = None
-    if config.needs_latency_table:
-        needed = widths_needed(space, teacher)
-        table = _study_table(study) or find_table(config, needed)
-        if table is None:
-            calibrate_apart(study.search_yaml)
-            table = find_table(config, needed)
-            assert table is not None, "a calibration that ended well covers the space it was asked for"
-        table.save(study.latency)
+    asked = timed(config, space, config_json) if config.needs_latency_table else ()
+    tables = [_table(config, study, *pair) for pair in zip(asked, (study.latency, study.teacher_latency), strict=False)]
     context = StudyContext(
         config=config,
         study=study,
-        embeddings=family_shape(config_json),
-        teacher=teacher,
-        latency_table=table,
+        family=family_shape(student_base(config_json, config.student_family)),
+        teacher=encoder_architecture(config_json),
+        teacher_family=family_shape(config_json),
+        latency_table=tables[0] if tables else None,
+        teacher_latency_table=tables[1] if len(tables) > 1 else None,
     )
     violations = [context.violation(architecture) for architecture in space.architectures()]
     if all(violations):
@@ -122,9 +118,17 @@ def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, Studen
     return context, space
 
 
-def _study_table(study: StudyPaths) -> LatencyTable | None:
-    """Returns the table that the study began with: one study never mixes two calibrations."""
-    return LatencyTable.load(study.latency) if study.latency.exists() else None
+def _table(config: SearchConfig, study: StudyPaths, asked: Timed, file: Path) -> LatencyTable:
+    """Returns the table that the study began with, for one study never mixes two calibrations; else this machine's."""
+    if file.exists():
+        return LatencyTable.load(file)
+    table = asked.find(config)
+    if table is None:
+        calibrate_apart(study.search_yaml)
+        table = asked.find(config)
+        assert table is not None, "a calibration that ended well covers the space it was asked for"
+    table.save(file)
+    return table
 
 
 def _teacher_job(context: StudyContext, ledger: Ledger) -> Job | None:

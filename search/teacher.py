@@ -1,5 +1,6 @@
 """What a search must agree on with its teacher, read off the teacher's config.json alone. No torch."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from minilm_core.families import (
     max_sequence_length,
 )
 from minilm_core.schedules import Method, Relation
+from minilm_core.student_family import check_inheritance, student_base
 from search.config import LoadedConfig, SearchConfig
 from search.curriculum import Tutor, assistant_of, distilled_layer, layer_pairs, tutor_of
 from spaces.space import StudentSpace
@@ -75,13 +77,16 @@ def check_against_teacher(config: SearchConfig, config_json: Mapping[str, Any]) 
             f"teacher.layer must be at most the teacher's {teacher.num_layers} layers, got {config.teacher.layer}"
         )
     _check_relation_heads(config.distillation.relation_heads, teacher.hidden_size, "the teacher's")
-    _check_lengths(config, config_json)
+    base = student_base(config_json, config.student_family)
+    _check_lengths(config, {"the teacher's": config_json, "the students'": base})
     if config.assistant is not None:
         _check_assistant(config, teacher, config_json)
     space = config.space.for_method(config.distillation.method, teacher.num_heads)
     for student in space.architectures():
-        _check_student(config, teacher, student, config_json)
+        _check_student(config, teacher, student, base)
     space.check_initialisations(teacher, distilled_layer(config, teacher))
+    for initialisation in space.initialisations:
+        check_inheritance(initialisation, student_type=base["model_type"], teacher_type=config_json["model_type"])
     return space
 
 
@@ -115,22 +120,23 @@ def _check_assistant(config: SearchConfig, teacher: StudentArchitecture, config_
 
 
 def _check_student(
-    config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture, config_json: Mapping[str, Any]
+    config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture, base: Mapping[str, Any]
 ) -> None:
     """Refuses sizes that the family cannot have and layers that cannot be compared."""
-    check_student(student, config_json)
+    check_student(student, base)
     layer_pairs(config, teacher, student, tutor_of(config, teacher, student))
     pairs = layer_pairs(config, teacher, student, Tutor.TEACHER)
-    check_layer_pairs(pairs, tuple(config.distillation.weights), student.num_layers, config_json)
+    check_layer_pairs(pairs, tuple(config.distillation.weights), student.num_layers, base)
 
 
-def _check_lengths(config: SearchConfig, config_json: Mapping[str, Any]) -> None:
-    most = max_sequence_length(config_json)
+def _check_lengths(config: SearchConfig, encoders: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses longer sequences than teacher and students have positions for; the encoders are keyed by whose."""
     lengths = {
         "corpus.sequence_length": config.corpus.sequence_length,
         "finetuning.max_length": config.finetuning.max_length,
         "latency.sequence_length": config.latency.sequence_length,
     }
-    for name, length in lengths.items():
+    for (whose, config_json), (name, length) in itertools.product(encoders.items(), lengths.items()):
+        most = max_sequence_length(config_json)
         if length > most:
-            raise UserError(f"{name} must be at most the teacher's {most} positions, got {length}")
+            raise UserError(f"{name} must be at most {whose} {most} positions, got {length}")

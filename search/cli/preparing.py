@@ -3,7 +3,7 @@
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,11 @@ from search.cli.terminal import (
     emit_table,
     say_next,
 )
+
+if TYPE_CHECKING:
+    from minilm_core.latency import LatencyTable
+    from search.calibrated import Timed
+    from search.config import LoadedConfig
 
 
 def init(
@@ -96,8 +101,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure on this machine what a layer of each width costs, so that a search can predict latency."""
-    from minilm_core.families import encoder_architecture
-    from search.calibrated import find_table, table_file, widths_needed
+    from search.calibrated import timed
     from search.config import load_config
     from search.teacher import check_against_teacher, find_teacher_config
 
@@ -106,49 +110,52 @@ def calibrate(
     teacher = find_teacher_config(loaded)
     if teacher is None:
         raise UserError(f"calibrate needs the teacher's config.json on this machine, got {config.teacher.model}")
-    needed = widths_needed(check_against_teacher(config, teacher), encoder_architecture(teacher))
-    table = None if force else find_table(config, needed)
-    if table is None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        from minilm_core.calibration import calibrate as measure
-        from minilm_core.encoders import load_encoder_config
-        from minilm_core.sources import resolve
-
-        with Progress(console=Console(stderr=True), transient=True) as bars:
-            bar = bars.add_task(f"calibrating {config.latency.label}", total=1.0)
-            table = measure(
-                needed,
-                load_encoder_config(resolve(config.teacher, loaded.base)),
-                config.latency,
-                seed=config.seed,
-                progress=lambda text, share: bars.update(bar, completed=share, description=text),
-            )
-        table.save(table_file(config))
+    asked = timed(config, check_against_teacher(config, teacher), teacher)
+    tables = [(None if force else one.find(config)) or _calibrated(one, loaded) for one in asked]
     if as_json:
-        emit_json(json.loads(table_file(config).read_text(encoding="utf-8")))
-    else:
-        rows = [
-            (
-                f"hidden {row.width.hidden_size}, {row.width.num_heads} heads",
-                f"{row.intercept_ms:.2f} ms",
-                f"{row.per_layer_ms:.2f} ms",
-            )
-            for row in table.rows
-        ]
-        title = f"{table.fingerprint.label}, {table.target.label}: median latency"
-        emit_table(title, ("width", "before the layers", "each layer"), rows)
-        typer.echo(f"held-out students were predicted within {table.held_out_error:.1%} on average")
-    if table.noise is not None:
-        complain(f"NOISY: {table.noise}")
+        # The students' table, and the teacher's within it where that is another.
+        of_students, *others = (json.loads(one.file(config).read_text(encoding="utf-8")) for one in asked)
+        emit_json(of_students | {one.name: other for one, other in zip(asked[1:], others, strict=True)})
+    for one, table in zip(asked, tables, strict=True):
+        if not as_json:
+            _show_table(table, f"{one.base['model_type']}, {table.fingerprint.label}, {table.target.label}")
+        if table.noise is not None:
+            complain(f"NOISY: {table.noise}")
     say_next("launch", search_yaml)
+
+
+def _calibrated(asked: "Timed", loaded: "LoadedConfig") -> "LatencyTable":
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from minilm_core.sources import resolve
+
+    folder = resolve(loaded.config.teacher, loaded.base)
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(f"calibrating {loaded.config.latency.label}", total=1.0)
+        return asked.measure(
+            loaded.config,
+            folder,
+            lambda text, share: bars.update(bar, completed=share, description=f"{asked.name}, {text}"),
+        )
+
+
+def _show_table(table: "LatencyTable", title: str) -> None:
+    rows = [
+        (
+            f"hidden {row.width.hidden_size}, {row.width.num_heads} heads",
+            f"{row.intercept_ms:.2f} ms",
+            f"{row.per_layer_ms:.2f} ms",
+        )
+        for row in table.rows
+    ]
+    emit_table(f"{title}: median latency", ("width", "before the layers", "each layer"), rows)
+    typer.echo(f"held-out encoders were predicted within {table.held_out_error:.1%} on average")
 
 
 def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a search would run, and start nothing."""
-    from minilm_core.families import encoder_architecture
-    from search.calibrated import find_table, widths_needed
+    from search.calibrated import timed
     from search.config import load_config
     from search.plan import make_plan
     from search.teacher import check_against_teacher, find_teacher_config
@@ -157,8 +164,10 @@ def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson =
     teacher = find_teacher_config(loaded)
     table = None
     if teacher is not None:
-        needed = widths_needed(check_against_teacher(loaded.config, teacher), encoder_architecture(teacher))
-        table = find_table(loaded.config, needed)
+        asked = timed(loaded.config, check_against_teacher(loaded.config, teacher), teacher)
+        tables = [one.find(loaded.config) for one in asked]
+        # Half a calibration is none: the search would begin with one.
+        table = None if None in tables else tables[0]
     made = make_plan(loaded, teacher, table)
     if as_json:
         emit_json(made.to_dict())

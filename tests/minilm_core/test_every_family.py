@@ -1,4 +1,7 @@
-"""The whole way of a student of every family: taught from a cache, fine-tuned, timed, packaged, verified, exported."""
+"""The whole way of a student of every family: taught from a cache, fine-tuned, timed, packaged, verified, exported.
+
+And that of BERT students of teachers of other families.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.calibration import stopwatch
 from minilm_core.corpus import PackedCorpus
 from minilm_core.distillation import distil
-from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder, load_encoder_config
+from minilm_core.encoders import RelationEncoder, base_config, build_encoder, load_encoder, load_encoder_config
 from minilm_core.finetuning import EncodedSplit, TaskData, build_classifier, evaluate, finetune, save_classifier
 from minilm_core.latency import LatencyTarget
 from minilm_core.lessons import Lessons
@@ -20,6 +23,7 @@ from minilm_core.onnx_export import export_onnx
 from minilm_core.packaging import PackageSource, package
 from minilm_core.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.schedules import METHOD_RELATIONS, DistillationSchedule, FinetuningSchedule, Method, Precision
+from minilm_core.student_family import StudentFamily
 from minilm_core.target_cache import cache_targets
 from minilm_core.target_storage import TargetsKey
 from minilm_core.targets import CachedTargets, OnlineTargets, Targets
@@ -30,6 +34,8 @@ from tests.minilm_core.encoder_families import CONFIGS, write_teacher
 
 ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=16, num_heads=4)
 FAMILIES = [name for name in CONFIGS if name not in ("deberta-one-term", "deberta-absolute", "modernbert-biased")]
+CROSSINGS = ["roberta", "electra", "distilbert", "mpnet", "deberta-v3", "modernbert"]
+"""Families of teachers with BERT students."""
 RELATIONS = METHOD_RELATIONS[Method.MINILM]
 SCHEDULE = DistillationSchedule(num_steps=2, batch_size=4, method=Method.MINILM, precision=Precision.FP32)
 FINETUNING = FinetuningSchedule(num_epochs=1, batch_size=8, max_length=16, precision=Precision.FP32)
@@ -41,16 +47,26 @@ class Taught:
     """A student after two steps, and all it was taught with."""
 
     teacher: Path
+    base: PretrainedConfig
+    """Of the student, but for its sizes."""
     student: Path
     corpus: PackedCorpus
     cached: Targets
     losses: list[float]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        *((name, StudentFamily.TEACHER) for name in FAMILIES),
+        *((name, StudentFamily.BERT) for name in CROSSINGS),
+    ],
+    ids="-".join,
+)
 def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Taught:
-    folder = tmp_path_factory.mktemp(request.param)
-    write_teacher(request.param, folder / "teacher")
+    family, student_family = request.param
+    folder = tmp_path_factory.mktemp(family)
+    write_teacher(family, folder / "teacher")
     corpus = make_corpus(folder, folder / "teacher")
     key = TargetsKey(
         weights_sha256="a" * 64, layers=(4,), corpus_fingerprint=corpus.fingerprint, precision=Precision.FP32
@@ -59,10 +75,11 @@ def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     for _ in cache_targets(teacher, corpus, key, folder / "targets"):
         pass
     cached = CachedTargets(folder / "targets" / key.folder_name, CPU, Precision.FP32, layers=[4], relations=RELATIONS)
-    encoder = build_encoder(ARCHITECTURE, load_encoder_config(folder / "teacher"), seed=0)
+    base = base_config(load_encoder_config(folder / "teacher"), student_family)
+    encoder = build_encoder(ARCHITECTURE, base, seed=0)
     losses = taught_losses(encoder, Lessons(corpus=corpus, targets=cached))
     encoder.save_pretrained(folder / "student")
-    return Taught(folder / "teacher", folder / "student", corpus, cached, losses)
+    return Taught(folder / "teacher", base, folder / "student", corpus, cached, losses)
 
 
 def taught_losses(encoder: PreTrainedModel, lessons: Lessons) -> list[float]:
@@ -96,7 +113,7 @@ def classifier_folder(taught: Taught, data: TaskData) -> Path:
 
 def test_a_cached_teacher_says_what_the_teacher_says(taught: Taught) -> None:
     online = OnlineTargets(RelationEncoder(load_encoder(taught.teacher), [4], RELATIONS), Precision.FP32)
-    encoder = build_encoder(ARCHITECTURE, load_encoder_config(taught.teacher), seed=0)
+    encoder = build_encoder(ARCHITECTURE, taught.base, seed=0)
     # The states are kept in bf16.
     losses = taught_losses(encoder, Lessons(corpus=taught.corpus, targets=online))
     assert taught.losses == pytest.approx(losses, rel=0.02)
@@ -115,7 +132,7 @@ def test_a_saved_classifier_predicts_as_before(taught: Taught, classifier_folder
     predictions = evaluate(again, data, FINETUNING).validation.predictions
     assert len(predictions) == 16
     encoder, info = AutoModel.from_pretrained(classifier_folder, output_loading_info=True)
-    assert encoder.config.model_type == load_encoder_config(taught.teacher).model_type
+    assert encoder.config.model_type == taught.base.model_type
     # A pooler is of the encoder alone where the family's classifier has a head of its own.
     assert all(name.startswith("pooler.") for name in info["missing_keys"])
 
@@ -152,7 +169,15 @@ def test_a_package_passes_every_check(classifier_folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("taught", ["distilbert", "mpnet", "deberta-v3", "modernbert"], indirect=True)
+@pytest.mark.parametrize(
+    "taught",
+    [
+        *((name, StudentFamily.TEACHER) for name in ("distilbert", "mpnet", "deberta-v3", "modernbert")),
+        ("deberta-v3", StudentFamily.BERT),
+    ],
+    ids="-".join,
+    indirect=True,
+)
 def test_a_package_with_onnx_passes_every_check(classifier_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     additions = [lambda folder: export_onnx(classifier_folder, folder)]

@@ -172,8 +172,14 @@ def test_threads_of_a_gpu_are_refused():
 
 
 def test_a_fingerprint_key_differs_between_targets_and_not_between_calls():
-    keys = [fingerprint_key(LatencyTarget(sequence_length=length)) for length in (128, 128, 64)]
+    keys = [fingerprint_key(LatencyTarget(sequence_length=length), {}) for length in (128, 128, 64)]
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_fingerprint_key_differs_between_kinds_of_encoders():
+    bert, deberta = ({"model_type": name, "layer_types": []} for name in ("bert", "deberta-v2"))
+    assert fingerprint_key(LatencyTarget(), bert) == fingerprint_key(LatencyTarget(), dict(reversed(bert.items())))
+    assert fingerprint_key(LatencyTarget(), bert) != fingerprint_key(LatencyTarget(), deberta)
 
 
 def test_the_fingerprint_of_a_cpu_names_it():

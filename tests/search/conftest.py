@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.sources import resolve
+from minilm_core.student_family import student_base
 from search.config import load_config
 from search.context import StudyContext
 from search.preparation import prepare
@@ -107,8 +108,9 @@ def open_study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
         context = StudyContext(
             config=config,
             study=StudyPaths(root=config.study_folder),
-            embeddings=family_shape(teacher),
+            family=family_shape(student_base(teacher, config.student_family)),
             teacher=encoder_architecture(teacher),
+            teacher_family=family_shape(teacher),
             latency_table=None,
         )
         if is_prepared:

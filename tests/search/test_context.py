@@ -10,28 +10,13 @@ import pytest
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import FailureKind, NonFiniteLossError, UserError
-from minilm_core.latency import Contention, DeviceFingerprint, LatencyTable, LatencyTarget, Measurement, Width
 from minilm_core.records import Role, Status, from_json, to_json
 from search.context import StudyContext, failed_record
 from search.job import Progress, ProgressLog
 from spaces.space import StudentChoice
+from tests.search.latency_tables import table_of
 
 OpenStudy = Callable[..., StudyContext]
-
-
-def table_of(architecture: StudentArchitecture, ms_per_layer: float) -> LatencyTable:
-    """A table whose latency is the number of layers times a constant."""
-    width = Width.of(architecture)
-    return LatencyTable(
-        target=LatencyTarget(sequence_length=16),
-        fingerprint=DeviceFingerprint(processor="some processor", isa=("avx2",), torch="2.13.0", python="3.11.7"),
-        measured_at="2026-11-22T12:00:00+00:00",
-        contention=Contention(num_cores=2, busy_cores=0.0),
-        fitted=tuple(
-            Measurement(architecture=width.with_layers(n), round_medians_ms=(n * ms_per_layer,)) for n in (1, 4)
-        ),
-        held_out=(),
-    )
 
 
 @pytest.fixture
@@ -52,7 +37,7 @@ def raised(error: BaseException) -> BaseException:
 
 def test_a_student_within_every_limit_breaks_none(open_study: OpenStudy, choice: StudentChoice) -> None:
     context = open_study("limits={max_size_bytes: 100MB, max_parameters: 1M, max_latency_ms: 5ms}", is_prepared=False)
-    within = replace(context, latency_table=table_of(choice.architecture, 1.0))
+    within = replace(context, latency_table=table_of(choice.architecture, ms_per_layer=1.0))
     assert within.violation(choice.architecture) is None
 
 
@@ -68,7 +53,9 @@ def test_a_student_over_a_limit_is_told_which(
     open_study: OpenStudy, choice: StudentChoice, limit: str, message: str
 ) -> None:
     context = open_study(f"limits={{{limit}}}", is_prepared=False)
-    violation = replace(context, latency_table=table_of(choice.architecture, 2.0)).violation(choice.architecture)
+    violation = replace(context, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).violation(
+        choice.architecture
+    )
     assert violation is not None
     assert violation.excess > 0
     with pytest.raises(UserError, match=message):
@@ -77,7 +64,9 @@ def test_a_student_over_a_limit_is_told_which(
 
 def test_of_two_broken_limits_the_farther_one_is_named(open_study: OpenStudy, choice: StudentChoice) -> None:
     context = open_study("limits={max_size_bytes: 30kB, max_latency_ms: 1ms}", is_prepared=False)
-    violation = replace(context, latency_table=table_of(choice.architecture, 2.0)).violation(choice.architecture)
+    violation = replace(context, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).violation(
+        choice.architecture
+    )
     assert violation is not None
     assert (violation.limit, violation.allowed, violation.value) == ("max_latency_ms", 1.0, 4.0)
 
@@ -86,18 +75,18 @@ def test_a_latency_that_nobody_can_predict_breaks_no_limit(open_study: OpenStudy
     context = open_study("limits.max_latency_ms=1ms", is_prepared=False)
     assert context.violation(choice.architecture) is None
     other = replace(choice.architecture, hidden_size=24)
-    assert replace(context, latency_table=table_of(other, 2.0)).violation(choice.architecture) is None
+    assert replace(context, latency_table=table_of(other, ms_per_layer=2.0)).violation(choice.architecture) is None
 
 
 # Jobs
 
 
 def test_a_job_knows_its_figures_before_any_training(context: StudyContext, choice: StudentChoice) -> None:
-    job = replace(context, latency_table=table_of(choice.architecture, 2.0)).student(4, choice)
+    job = replace(context, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).student(4, choice)
     architecture = choice.architecture
     assert job.known_figures() == {
-        "size_bytes": architecture.size_bytes(context.embeddings),
-        "num_parameters": architecture.num_parameters(context.embeddings),
+        "size_bytes": architecture.size_bytes(context.family),
+        "num_parameters": architecture.num_parameters(context.family),
         "flops": architecture.flops(context.config.latency.sequence_length),
         "latency_ms": pytest.approx(4.0),
     }

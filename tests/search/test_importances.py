@@ -15,9 +15,7 @@ def study_of(num_trials: int, context: StudyContext) -> optuna.Study:
     for _ in range(num_trials):
         trial = study.ask()
         choice = context.config.space.suggest(trial)
-        study.tell(
-            trial, [choice.finetuning_learning_rate, float(choice.architecture.num_parameters(context.embeddings))]
-        )
+        study.tell(trial, [choice.finetuning_learning_rate, float(choice.architecture.num_parameters(context.family))])
     return study
 
 

@@ -38,7 +38,7 @@ def make_job(config: SearchConfig, role: Role = Role.STUDENT, latency_ms: float 
         choice=CHOICE,
         config=config,
         study=StudyPaths(root=Path("s")),
-        embeddings=EMBEDDINGS,
+        family=EMBEDDINGS,
         latency_ms=latency_ms,
     )
 

@@ -60,8 +60,8 @@ def test_trials_that_run_at_once_share_the_sampler(open_study: OpenStudy) -> Non
 
 
 def test_no_more_students_are_trained_at_once_than_memory_holds(context: StudyContext) -> None:
-    largest = max(student.num_parameters(context.embeddings) for student in context.config.space.architectures())
-    teacher_bytes = 4 * TEACHER.num_parameters(context.embeddings)
+    largest = max(student.num_parameters(context.family) for student in context.config.space.architectures())
+    teacher_bytes = 4 * TEACHER.num_parameters(context.teacher_family)
     assert chosen(context, worker_bytes=2 * (teacher_bytes + 5 * 16 * largest)) == 5
     assert chosen(replace(context, study=replace(context.study, root=context.study.root / "x")), worker_bytes=0) == 1
 

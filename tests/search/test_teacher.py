@@ -10,6 +10,7 @@ from minilm_core.errors import UserError
 from minilm_core.families import MODEL_TYPES
 from minilm_core.initialisation import Initialisation
 from minilm_core.schedules import LayerMapping, Method, Relation
+from minilm_core.student_family import StudentFamily
 from search.config import load_config
 from search.teacher import check_against_teacher
 
@@ -136,6 +137,30 @@ def test_layers_that_cannot_be_mapped_evenly_are_refused(config):
         UserError, match="a student's layers must divide its teacher's with layer_mapping uniform, got 4 a"
     ):
         check_against_teacher(changed, TEACHER)
+
+
+def test_bert_students_may_have_sizes_that_the_teachers_family_cannot_have(config):
+    teacher = {**TEACHER, "model_type": "modernbert", "global_attn_every_n_layers": 3}
+    changed = replace(config, space=replace(config.space, hidden_sizes=(120,), head_sizes=(5,)))
+    assert check_against_teacher(replace(changed, student_family=StudentFamily.BERT), teacher) == changed.space
+
+
+def test_bert_students_are_refused_longer_sequences_than_bert_has_positions_for(config):
+    teacher = {**TEACHER, "model_type": "modernbert", "max_position_embeddings": 8192}
+    changed = replace(config, corpus=replace(config.corpus, sequence_length=1024))
+    assert check_against_teacher(changed, teacher)
+    with pytest.raises(
+        UserError, match=r"corpus\.sequence_length must be at most the students' 512 positions, got 1024"
+    ):
+        check_against_teacher(replace(changed, student_family=StudentFamily.BERT), teacher)
+
+
+def test_bert_students_are_refused_layers_that_are_not_berts(config):
+    teacher = {**TEACHER, "model_type": "mpnet", "relative_attention_num_buckets": 32}
+    changed = replace(config, space=replace(config.space, initialisations=(Initialisation.SPACED_LAYERS,)))
+    assert check_against_teacher(changed, teacher)
+    with pytest.raises(UserError, match="got initialisation spaced_layers and a mpnet teacher"):
+        check_against_teacher(replace(changed, student_family=StudentFamily.BERT), teacher)
 
 
 def test_sizes_that_the_teachers_family_cannot_have_are_refused(config):

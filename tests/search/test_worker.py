@@ -123,7 +123,7 @@ def test_the_objectives_of_a_record_are_those_declared(
 ) -> None:
     assert record.objectives == {
         "accuracy": record.tasks["mood"].validation.value,
-        "size_bytes": choice.architecture.size_bytes(context.embeddings),
+        "size_bytes": choice.architecture.size_bytes(context.family),
     }
     assert record.status is Status.COMPLETE
     assert record.is_complete_student

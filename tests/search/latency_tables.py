@@ -1,0 +1,20 @@
+"""A latency table of round figures, of which nothing was measured."""
+
+from minilm_core.architecture import StudentArchitecture
+from minilm_core.latency import Contention, DeviceFingerprint, LatencyTable, LatencyTarget, Measurement, Width
+
+
+def table_of(*architectures: StudentArchitecture, ms_per_layer: float) -> LatencyTable:
+    """A table of the architectures' widths, whose latency is the number of layers times a constant."""
+    return LatencyTable(
+        target=LatencyTarget(sequence_length=16),
+        fingerprint=DeviceFingerprint(processor="some processor", isa=("avx2",), torch="2.13.0", python="3.11.7"),
+        measured_at="2026-11-22T12:00:00+00:00",
+        contention=Contention(num_cores=2, busy_cores=0.0),
+        fitted=tuple(
+            Measurement(architecture=width.with_layers(n), round_medians_ms=(n * ms_per_layer, n * ms_per_layer))
+            for width in dict.fromkeys(map(Width.of, architectures))
+            for n in (1, 4)
+        ),
+        held_out=(Measurement(architecture=architectures[0], round_medians_ms=(1.0, 1.0)),),
+    )
