@@ -40,7 +40,7 @@ class DistillationProgress:
     """Steps taken."""
     num_steps: int
     loss: float
-    """Sum of the relation terms over this worker's share of the batch: nats."""
+    """Weighted sum of the relation terms over the batch, of all workers: nats."""
     learning_rate: float
     """Of the step taken."""
     num_tokens: int

@@ -91,16 +91,19 @@ class TrainingState:
     def take_step(self) -> float:
         """Follows the gradient gathered so far once, unless fp16 could not hold it, and returns its loss.
 
+        The loss is that of all workers' shares together, and so all of them go on or all of them stop.
+
         Raises:
             NonFiniteLossError: if the loss or its gradient is infinite or NaN, in fp16 with any scale; the parameters
                 are then untouched.
         """
         assert self._loss is not None, "a step follows a gradient"
+        mean_loss = _averaged_over_workers(self._loss.float(), self.wrapped)
         self.scaler.unscale_(self.optimiser)
         with_gradient = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
         total_norm = nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
         # Both at once: here a GPU's step waits for its numbers, and nowhere else.
-        loss, norm = map(float, torch.stack([self._loss.float(), total_norm.float()]).tolist())
+        loss, norm = map(float, torch.stack([mean_loss, total_norm.float()]).tolist())
         self._loss = None
         if math.isfinite(loss) and math.isfinite(norm):
             if norm > self.settings.max_gradient_norm:
@@ -188,6 +191,13 @@ def seed_step(seed: int, step: int, rank: int, micro_batch: int = 0) -> None:
     # torch's generator on the CPU reads 32 bits of a seed: they must depend on all of the four.
     (mixed,) = np.random.SeedSequence([seed, step, rank, micro_batch]).generate_state(1)
     torch.manual_seed(int(mixed))
+
+
+def _averaged_over_workers(loss: Tensor, module: nn.Module) -> Tensor:
+    if isinstance(module, DistributedDataParallel):
+        torch.distributed.all_reduce(loss, group=module.process_group)
+        loss /= torch.distributed.get_world_size(module.process_group)
+    return loss
 
 
 def _without_exchange(module: nn.Module) -> AbstractContextManager[object]:

@@ -1,11 +1,11 @@
 """Tests of distillation by two workers: they equal one worker on the joined batch, from and to any checkpoint."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,7 +16,9 @@ from transformers import PretrainedConfig
 from minilm_core.corpus import PackedCorpus
 from minilm_core.distillation import DistillationProgress, distil
 from minilm_core.encoders import load_encoder_config
+from minilm_core.errors import NonFiniteLossError
 from minilm_core.lessons import Lessons
+from minilm_core.optimisation import begin_training
 from tests.minilm_core.distilling import (
     LEARNING_RATE,
     SCHEDULE,
@@ -108,8 +110,8 @@ def test_two_workers_hold_the_same_student(of_two: OfTwo, kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "num_steps_before"), KINDS.items())
 def test_two_workers_equal_one_on_the_joined_batch(of_two: OfTwo, kind: str, num_steps_before: int) -> None:
-    joined = np.mean([of_two.figures[kind, rank]["losses"] for rank in range(2)], axis=0)
-    assert joined == pytest.approx(of_two.alone.losses[num_steps_before:], rel=1e-4)
+    for rank in range(2):
+        assert of_two.figures[kind, rank]["losses"] == pytest.approx(of_two.alone.losses[num_steps_before:], rel=1e-4)
     later = of_two.alone.progress[num_steps_before:]
     held_out = [step.held_out_loss for step in later if step.held_out_loss is not None]
     assert of_two.figures[kind, 0]["held_out"] == pytest.approx(held_out, rel=1e-4)
@@ -126,5 +128,28 @@ def test_one_worker_goes_on_from_the_checkpoint_of_two(
     assert_close(run_of(student, [*before, *after]), of_two.alone)
 
 
-def test_two_workers_read_different_rows(of_two: OfTwo) -> None:
-    assert of_two.figures["fresh", 0]["losses"] != of_two.figures["fresh", 1]["losses"]
+def _steps_as_one_of_two(rank: int, folder: Path) -> None:
+    """Takes steps of which the second has a loss, but no gradient, that is infinite for the second worker alone."""
+    with as_one_of_two(rank, folder):
+        wrapped = DistributedDataParallel(nn.Linear(2, 1))
+        state = begin_training(wrapped, SCHEDULE, learning_rate=0.1, num_steps=3)
+        lines = []
+        for step in range(3):
+            offset = math.inf if (step, rank) == (1, 1) else float(rank)
+            before = wrapped.module.weight.detach().clone()
+            state.add_gradient(lambda module, offset=offset: (0 * module(torch.ones(1, 2))).sum() + offset)
+            try:
+                lines.append(str(state.take_step()))
+            except NonFiniteLossError as error:
+                lines.append(f"{error}, {torch.equal(before, wrapped.module.weight)}")
+                break
+    (folder / f"steps-{rank}.txt").write_text("\n".join(lines))
+
+
+def test_a_loss_that_is_infinite_for_one_worker_stops_both_at_the_same_step(tmp_path: Path) -> None:
+    in_two_processes(_steps_as_one_of_two, tmp_path)
+    for rank in range(2):
+        first, second = (tmp_path / f"steps-{rank}.txt").read_text().splitlines()
+        # The mean of 0 and 1.
+        assert float(first) == 0.5
+        assert second == "the loss and the gradient must be finite, got loss inf in step 2, True"
