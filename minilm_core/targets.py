@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minilm_core.adapters import LayerRelations
 from minilm_core.corpus import PackedCorpus
-from minilm_core.devices import autocast
+from minilm_core.devices import autocast, resolve_precision
 from minilm_core.encoders import RelationEncoder, load_heads
 from minilm_core.errors import UserError
 from minilm_core.linear import multiply_with_onednn
@@ -45,10 +45,10 @@ class Targets(Protocol):
 class OnlineTargets:
     """Runs the teacher up to its highest distilled layer for every batch."""
 
-    def __init__(self, teacher: RelationEncoder, precision: Precision) -> None:
+    def __init__(self, teacher: RelationEncoder, precision: Precision = Precision.AUTO) -> None:
         self.teacher = teacher.eval().requires_grad_(False)
         multiply_with_onednn(self.teacher)
-        self.precision = precision
+        self.precision = resolve_precision(precision, next(teacher.parameters()).device)
         self.num_heads = teacher.num_heads
         self.hidden_size = teacher.hidden_size
 

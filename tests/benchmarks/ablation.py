@@ -3,13 +3,15 @@
     python -m tests.benchmarks.ablation OUT.json --text TEXT... --task TASK --task-path FOLDER
 
 Each student is judged by how far each of its relations is from the teacher's on text that none trained on, whichever of
-them its method compares, and by the accuracy on one task after fine-tuning.
+them its method compares, and by the accuracy on one task's validation split after fine-tuning: the mean of several
+seeds, with its standard error.
 
 Source: MiniLM (Wang et al., 2020), section 4.4; MiniLMv2 (Wang et al., 2021), section 4.3.
 """
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,12 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import write_text_atomically
 from minilm_core.corpus import CorpusSettings, PackedCorpus
 from minilm_core.distillation import distil
-from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder
+from minilm_core.encoders import RelationEncoder, base_config, build_encoder, load_encoder
 from minilm_core.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
 from minilm_core.lessons import Lessons, held_out_loss
 from minilm_core.named_tasks import NAMED_TASKS, named_task
@@ -37,6 +40,7 @@ from minilm_core.schedules import (
     Relation,
 )
 from minilm_core.sources import CorpusSource, TeacherSource, resolve
+from minilm_core.student_family import StudentFamily
 from minilm_core.targets import OnlineTargets
 
 NUM_RELATION_HEADS = 24
@@ -60,6 +64,8 @@ class Variant:
 def main() -> None:
     """Teaches and judges every student and writes a list of rows."""
     arguments = _arguments()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         rows = []
         for row in run(arguments, Path(scratch)):
@@ -94,10 +100,15 @@ def run(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, obje
     corpus = pack(settings, Path(), teacher_folder, scratch / "corpora")
     task = named_task(arguments.task, path=str(arguments.task_path.resolve()))
     task = replace(task, max_train_examples=arguments.max_train_examples)
-    exam = _Exam(teacher_folder, corpus, load_task_data(task, Path(), teacher_folder, 64), scratch)
+    data = load_task_data(task, Path(), teacher_folder, 64)
+    exam = _Exam(
+        teacher_folder, corpus, data, scratch, num_seeds=arguments.finetuning_seeds, family=arguments.student_family
+    )
     untaught = Variant(name="not distilled", schedule=variants(1, arguments.batch_size)[0].schedule)
     yield exam.row(untaught, exam.new_student(), num_steps=0, seconds=0.0)
     for variant in variants(arguments.num_steps, arguments.batch_size):
+        if arguments.methods and variant.name not in arguments.methods:
+            continue
         encoder, started = exam.new_student(), time.monotonic()
         for _ in distil(
             exam.apart(encoder, variant.schedule),
@@ -113,10 +124,21 @@ def run(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, obje
 class _Exam:
     """One teacher, one text, one task and one size of student."""
 
-    def __init__(self, teacher_folder: Path, corpus: PackedCorpus, data, scratch: Path) -> None:
+    def __init__(
+        self,
+        teacher_folder: Path,
+        corpus: PackedCorpus,
+        data,
+        scratch: Path,
+        *,
+        num_seeds: int,
+        family: StudentFamily,
+    ) -> None:
         self._teacher_folder, self._corpus, self._data, self._scratch = teacher_folder, corpus, data, scratch
+        self._seeds = range(num_seeds)
         self._teacher = load_encoder(teacher_folder)
         config = self._teacher.config
+        self._base = base_config(config, family)
         # As many heads as the teacher, which MiniLM's attention distribution needs.
         self._student = StudentArchitecture(
             num_layers=config.num_hidden_layers // 2,
@@ -125,7 +147,7 @@ class _Exam:
         )
 
     def new_student(self):
-        return build_encoder(self._student, self._teacher.config, seed=0)
+        return build_encoder(self._student, self._base, seed=0)
 
     def apart(self, encoder, schedule: DistillationSchedule) -> RelationEncoder:
         return RelationEncoder(
@@ -160,29 +182,37 @@ class _Exam:
                 precision=Precision.FP32,
             )
             held_out[name] = held_out_loss(self.apart(encoder, measure), self.lessons(measure), measure)
+        accuracies = self._accuracies(encoder)
         return {
             "method": variant.name,
             "teacher": f"{self._teacher.config.num_hidden_layers}x{self._teacher.config.hidden_size}",
             "student": self._student.label,
             "num_steps": num_steps,
             "held_out_nats": held_out,
-            "accuracy": self._accuracy(encoder),
+            "accuracy": statistics.fmean(accuracies),
+            "standard_error": statistics.stdev(accuracies) / len(accuracies) ** 0.5,
+            "accuracies": accuracies,
             "seconds": seconds,
         }
 
-    def _accuracy(self, encoder) -> float:
+    def _accuracies(self, encoder) -> list[float]:
+        """Returns the accuracy after fine-tuning with each seed, of head, order and dropout."""
         folder = self._scratch / "student"
         save_classifier(encoder, self._teacher_folder, folder)
-        classifier = build_classifier(folder, self._data, seed=0)
+        return [self._finetuned_accuracy(folder, seed) for seed in self._seeds]
+
+    def _finetuned_accuracy(self, folder: Path, seed: int) -> float:
+        classifier = build_classifier(folder, self._data, seed=seed)
         schedule = FinetuningSchedule(num_epochs=2, max_length=64)
-        for _ in finetune(classifier, self._data, schedule, learning_rate=3e-4, seed=0):
+        for _ in finetune(classifier, self._data, schedule, learning_rate=3e-4, seed=seed):
             pass
         return evaluate(classifier, self._data, schedule).validation.value
 
 
 def _line(row: dict[str, object]) -> str:
     held_out = "  ".join(f"{name} {value:.4f}" for name, value in row["held_out_nats"].items())
-    return f"{row['method']:<30} {row['student']:<10} held out: {held_out}  accuracy {row['accuracy']:.4f}"
+    accuracy = f"{row['accuracy']:.4f} ± {row['standard_error']:.4f}"
+    return f"{row['method']:<30} {row['student']:<10} held out: {held_out}  accuracy {accuracy}"
 
 
 def _arguments() -> argparse.Namespace:
@@ -192,11 +222,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="files or folders of text")
     parser.add_argument("--task", choices=sorted(NAMED_TASKS), required=True)
     parser.add_argument("--task-path", type=Path, required=True, help="the task's folder, in the Hub's layout")
+    names = [variant.name for variant in variants(1, 1)]
+    parser.add_argument("--methods", nargs="+", choices=names, help="only these; all are: " + ", ".join(names))
+    parser.add_argument("--student-family", type=StudentFamily, choices=list(StudentFamily), default="teacher")
     parser.add_argument("--num-steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--max-tokens", type=int, default=2_000_000)
     parser.add_argument("--max-train-examples", type=int, default=4000)
+    parser.add_argument("--finetuning-seeds", type=int, default=3, help="at least 2, for a standard error")
     return parser.parse_args()
 
 
