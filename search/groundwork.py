@@ -8,7 +8,7 @@ from search.context import StudyContext
 from search.curriculum import Tutor
 from search.display import Display
 from search.environment import set_seconds
-from search.preparation import caching_stage, make_ready_beside, prepare, read_preparation
+from search.preparation import Builder, caching_stage, make_ready_beside, prepare, read_preparation
 
 WORK = "preparation"
 
@@ -18,17 +18,17 @@ def lay_groundwork(context: StudyContext, display: Display) -> None:
     config, study, resources = context.config, context.study, context.config.resources
     # No trial runs yet, so the cores of all that will run at once are free.
     num_cpus = cores_on_one_node(resources)
+    first, *others = builders(resources, num_cpus)
     beside: dict[Tutor, list[Stream]] = {}
     for progress in Stream(
-        prepare, config, study, num_cpus, num_cpus=num_cpus, num_gpus=resources.gpus_per_worker
+        prepare, config, study, num_cpus, first, num_cpus=num_cpus, num_gpus=resources.gpus_per_worker
     ).rest():
         display.progress(WORK, progress)
         for tutor in Tutor:
             if progress.stage == caching_stage(tutor) and tutor not in beside:
                 held = {"num_cpus": 0 if resources.gpus_per_worker else num_cpus, "num_gpus": resources.gpus_per_worker}
                 beside[tutor] = [
-                    Stream(make_ready_beside, config, study, tutor, num_cpus, **held)
-                    for _ in range(num_builders(resources, num_cpus) - 1)
+                    Stream(make_ready_beside, config, study, tutor, num_cpus, builder, **held) for builder in others
                 ]
     for stream in (stream for streams in beside.values() for stream in streams):
         try:
@@ -41,8 +41,9 @@ def lay_groundwork(context: StudyContext, display: Display) -> None:
     set_seconds(study, read_preparation(study).seconds)
 
 
-def num_builders(resources: Resources, num_cpus: float) -> int:
-    """Returns how many processes cache targets: one a worker that has a GPU, else one for the cores of each node."""
-    if resources.gpus_per_worker:
-        return resources.max_concurrent_trials * resources.workers_per_trial
-    return max(1, int(resources.num_cpus // num_cpus))
+def builders(resources: Resources, num_cpus: float) -> list[Builder]:
+    """Returns the processes that cache targets: one a worker that has a GPU, else one for the cores of each node."""
+    number = resources.max_concurrent_trials * resources.workers_per_trial
+    if not resources.gpus_per_worker:
+        number = max(1, int(resources.num_cpus // num_cpus))
+    return [Builder(place, number) for place in range(number)]

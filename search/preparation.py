@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -42,6 +43,17 @@ class Preparation:
     """Likewise, of each tutor that is ready; None where it runs beside its students."""
     seconds: dict[str, float]
     """What each stage took; next to nothing where the cache had it."""
+
+
+class Builder(NamedTuple):
+    """One of the processes that cache a tutor's targets together."""
+
+    number: int
+    """From 0."""
+    num_builders: int
+
+
+ALONE = Builder(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,13 +100,14 @@ class Classroom:
         return self.folder(tutor).is_dir() if targets is None else is_cached(Path(targets))
 
 
-def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float) -> Iterator[Progress]:
+def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float, builder: Builder = ALONE) -> Iterator[Progress]:
     """Makes whatever the trials share and is not there, and yields how far it is.
 
     Args:
         config: Its paths are absolute.
         study: The study's folder.
         num_cpus: Processor cores that it may use.
+        builder: Its place among the processes that cache the targets; the others call `make_ready_beside`.
     """
     torch.set_num_threads(max(1, int(num_cpus)))
     # Once, with the hash of the weights where one is declared.
@@ -102,21 +115,21 @@ def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float) -> Iterato
     room = Classroom.open(config, study)
     yield from _timed(study, _pack(room))
     write_evaluation(config, study)
-    yield from _timed(study, make_ready(room, Tutor.TEACHER))
+    yield from _timed(study, make_ready(room, Tutor.TEACHER, builder))
     if Tutor.ASSISTANT in room.layers:
         lessons = open_lessons(config, study, _assistant_key(room), rank=0, num_workers=1)
         yield from _timed(study, teach_assistant(config, room.teacher, room.teacher_folder, lessons, study.assistant))
-        yield from _timed(study, make_ready(room, Tutor.ASSISTANT))
+        yield from _timed(study, make_ready(room, Tutor.ASSISTANT, builder))
 
 
-def make_ready(room: Classroom, tutor: Tutor) -> Iterator[Progress]:
+def make_ready(room: Classroom, tutor: Tutor, builder: Builder = ALONE) -> Iterator[Progress]:
     """Caches a tutor's targets if they fit, and writes down where they are."""
-    folder = yield from _cached(room, tutor)
+    folder = yield from _cached(room, tutor, builder)
     found = read_preparation(room.study)
     _write(room.study, replace(found, targets={**found.targets, tutor: None if folder is None else str(folder)}))
 
 
-def _cached(room: Classroom, tutor: Tutor) -> Generator[Progress, None, Path | None]:
+def _cached(room: Classroom, tutor: Tutor, builder: Builder) -> Generator[Progress, None, Path | None]:
     """Caches a tutor's targets; several processes may do it together. Returns their folder, None if they do not fit."""
     found = read_preparation(room.study)
     corpus = PackedCorpus.load(Path(found.corpus))
@@ -138,15 +151,19 @@ def _cached(room: Classroom, tutor: Tutor) -> Generator[Progress, None, Path | N
         return None
     make_room(folder, num_bytes, limit_bytes=limit, keep={other.name for other in kept})
     # With every relation: another method, or other weights, finds the same cache.
-    for num_rows in cache_targets(RelationEncoder(encoder, key.layers, tuple(Relation)), corpus, key, cache):
+    tutor_encoder = RelationEncoder(encoder, key.layers, tuple(Relation))
+    place = {"rank": builder.number, "num_workers": builder.num_builders}
+    for num_rows in cache_targets(tutor_encoder, corpus, key, cache, **place):
         yield Progress(stage=caching_stage(tutor), step=num_rows, num_steps=corpus.num_rows)
     return folder
 
 
-def make_ready_beside(config: SearchConfig, study: StudyPaths, tutor: Tutor, num_cpus: float) -> Iterator[Progress]:
+def make_ready_beside(
+    config: SearchConfig, study: StudyPaths, tutor: Tutor, num_cpus: float, builder: Builder
+) -> Iterator[Progress]:
     """Does part of what `prepare` is doing in another process, on another node or GPU."""
     torch.set_num_threads(max(1, int(num_cpus)))
-    yield from _cached(Classroom.open(config, study), tutor)
+    yield from _cached(Classroom.open(config, study), tutor, builder)
 
 
 def caching_stage(tutor: Tutor) -> str:

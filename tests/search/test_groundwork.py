@@ -3,7 +3,7 @@
 import pytest
 
 from search.config import Resources
-from search.groundwork import num_builders
+from search.groundwork import builders
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,6 @@ from search.groundwork import num_builders
     ],
 )
 def test_targets_are_cached_by_every_gpu_or_by_the_cores_of_every_node(resources, num_cpus, expected):
-    assert num_builders(resources, num_cpus) == expected
+    found = builders(resources, num_cpus)
+    assert [builder.number for builder in found] == list(range(expected))
+    assert {builder.num_builders for builder in found} == {expected}

@@ -24,6 +24,7 @@ from minilm_core.targets import OnlineTargets
 from search.context import StudyContext
 from search.curriculum import Tutor, lessons_key
 from search.preparation import (
+    Builder,
     caching_stage,
     held,
     make_ready_beside,
@@ -288,7 +289,7 @@ def test_several_processes_may_cache_the_targets_of_one_study(open_study: OpenSt
     while next(steps).stage != caching_stage(Tutor.TEACHER):
         pass
     with ThreadPoolExecutor(1) as pool:
-        beside = pool.submit(list, make_ready_beside(context.config, context.study, Tutor.TEACHER, 1))
+        beside = pool.submit(list, make_ready_beside(context.config, context.study, Tutor.TEACHER, 1, Builder(1, 2)))
         list(steps)
     assert {step.stage for step in beside.result()} <= {caching_stage(Tutor.TEACHER)}
     assert is_cached(targets_of(context))
