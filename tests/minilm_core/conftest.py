@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast, PretrainedConfig
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, BertTokenizerFast, PretrainedConfig
 
 from minilm_core.corpus import PackedCorpus
+from minilm_core.finetuning import TaskData, load_task_data
 from minilm_core.lessons import Lessons
 from tests.minilm_core.distilling import lessons_of, make_corpus, make_targets, teacher_of
+from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, VALUES, write_tasks
 
 SENTENCE = "the a student learns what its teacher knows about text and a search finds which one to ship today"
 
@@ -59,3 +61,33 @@ def targets(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, corp
 def lessons(corpus: PackedCorpus, targets: Path) -> Lessons:
     """What the tiny teacher says of its words."""
     return lessons_of(corpus, targets)
+
+
+@pytest.fixture(scope="session")
+def sober_folder(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Path:
+    """The teacher, without dropout."""
+    folder = tmp_path_factory.mktemp("sober")
+    config = AutoConfig.from_pretrained(teacher_folder)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    AutoModel.from_pretrained(teacher_folder, config=config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of the tasks to fine-tune on."""
+    folder = tmp_path_factory.mktemp("tasks")
+    write_tasks(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def who(tasks_folder: Path, teacher_folder: Path) -> TaskData:
+    """The task to tell who is named."""
+    return load_task_data(CLASSES, tasks_folder, teacher_folder, SCHEDULE.max_length)
+
+
+@pytest.fixture(scope="session")
+def often(tasks_folder: Path, teacher_folder: Path) -> TaskData:
+    """The task to tell how often a word comes."""
+    return load_task_data(VALUES, tasks_folder, teacher_folder, SCHEDULE.max_length)

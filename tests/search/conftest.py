@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -14,13 +15,16 @@ from transformers.utils import logging as transformers_logging
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.families import encoder_architecture, family_shape
+from minilm_core.records import TrialRecord
 from minilm_core.sources import resolve
 from minilm_core.student_family import student_base
 from search.config import load_config
 from search.context import StudyContext
+from search.job import Job
 from search.preparation import prepare
 from search.storage import StudyPaths
 from spaces.space import StudentChoice
+from tests.search.running import Event, OpenStudy, run_job
 
 WHO = ("the teacher", "my sister", "a careful student", "the old captain", "our neighbour")
 DOES = {
@@ -120,10 +124,40 @@ def open_study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
     return open_one
 
 
+@pytest.fixture(scope="session")
+def context(open_study: OpenStudy) -> StudyContext:
+    """An open study."""
+    return open_study()
+
+
+@pytest.fixture(scope="session")
+def job(context: StudyContext, choice: StudentChoice) -> Job:
+    """A student of it."""
+    return context.student(7, choice)
+
+
+@pytest.fixture(scope="session")
+def events(job: Job) -> list[Event]:
+    """What the student's trial yields, which nothing interrupts."""
+    return list(run_job(job))
+
+
+@pytest.fixture(scope="session")
+def record(events: list[Event]) -> TrialRecord:
+    """The record that the student's trial ends with."""
+    assert isinstance(events[-1], TrialRecord)
+    return events[-1]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     # Bit-for-bit claims hold for a fixed number of threads, and tiny models are fastest on one.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _sentences() -> list[tuple[str, int, str, str]]:

@@ -1,15 +1,13 @@
 """Tests of students that share a trial: what each ends with, what they share, what one failure costs. No Ray."""
 
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from jaxtyping import Int
-from safetensors.torch import load_file
 from torch import Tensor
 
 from minilm_core.adapters import LayerRelations
@@ -21,10 +19,8 @@ from search.job import Job, Progress
 from search.trial import guarded
 from search.worker import run_group
 from spaces.space import StudentChoice
+from tests.search.running import CHECKPOINT_EVERY_STEP, OpenStudy, assert_same_bits, figures_of, interrupt
 
-OpenStudy = Callable[..., StudyContext]
-
-CHECKPOINT_EVERY_STEP = "distillation.checkpoint_every_seconds=0"
 ONLINE = "storage.max_cache_bytes=0"
 """No targets fit: the teacher runs beside its students."""
 NUM_STEPS = 6
@@ -46,30 +42,9 @@ def records_of(jobs: Sequence[Job]) -> dict[int, TrialRecord]:
     return {event.number: event for event in run_group(jobs) if isinstance(event, TrialRecord)}
 
 
-def interrupt(jobs: Sequence[Job], after: int) -> None:
-    """Runs students up to some event and no further."""
-    events = run_group(jobs)
-    for _ in range(after):
-        next(events)
-    assert isinstance(events, Generator)
-    events.close()
-
-
-def figures_of(record: TrialRecord) -> TrialRecord:
-    """The record without its times, which differ from run to run."""
-    return replace(record, seconds={}, device_hours=0.0, started_at="", finished_at="")
-
-
-def weights_in(folder: Path) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = load_file(folder / "model.safetensors")
-    return weights
-
-
 def assert_same_students(jobs: Sequence[Job], others: Sequence[Job]) -> None:
     for job, other in zip(jobs, others, strict=True):
-        theirs = weights_in(other.paths.student)
-        for name, weight in weights_in(job.paths.student).items():
-            assert torch.equal(weight, theirs[name]), (job.number, name)
+        assert_same_bits(job.paths.student, other.paths.student)
 
 
 def rows_of(jobs: Sequence[Job]) -> tuple[list[Progress], list[list[TrialRecord]]]:

@@ -1,0 +1,43 @@
+"""What the tests of inheritance share: students drawn and initialised, and the coordinates that they keep."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from minilm_core.architecture import StudentArchitecture
+from minilm_core.encoders import build_encoder
+from minilm_core.families import encoder_architecture
+from minilm_core.inheritance import initialise
+from minilm_core.initialisation import Initialisation
+from tests.minilm_core.encoder_families import CONFIGS
+
+# Teachers are 4x24 A4 with feed-forward 96 (ModernBERT's first: 36). 8 of 24 coordinates, 2 of 4 heads.
+NARROW = StudentArchitecture(num_layers=2, hidden_size=8, num_heads=2, intermediate_ratio=3)
+
+
+def drawn(architecture: StudentArchitecture, family: str, seed: int = 0) -> PreTrainedModel:
+    return build_encoder(architecture, CONFIGS[family], seed=seed).eval()
+
+
+def initialised(
+    architecture: StudentArchitecture, teacher: PreTrainedModel, family: str, initialisation: Initialisation
+) -> PreTrainedModel:
+    student = drawn(architecture, family)
+    initialise(student, teacher, initialisation, distilled_layer=4)
+    return student
+
+
+def kept_hidden(teacher: PreTrainedModel, number: int) -> Tensor:
+    """The hidden coordinates whose norm weights have the largest sum of squares, one by one."""
+    totals = [0.0] * 24
+    for name, parameter in teacher.named_parameters():
+        if "norm" in name.lower() and name.endswith("weight") and parameter.shape == (24,):
+            for coordinate, weight in enumerate(parameter.tolist()):
+                totals[coordinate] += weight**2
+    order = sorted(range(24), key=lambda coordinate: -totals[coordinate])
+    return torch.tensor(sorted(order[:number]))
+
+
+def changed(student: PreTrainedModel, family: str) -> set[str]:
+    before = dict(drawn(encoder_architecture(student.config.to_dict()), family).named_parameters())
+    return {name for name, parameter in student.named_parameters() if not torch.equal(parameter, before[name])}

@@ -1,0 +1,63 @@
+"""What the tests of a worker share: how its students are run and interrupted, and what is left of them."""
+
+import shutil
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from minilm_core.records import TrialRecord
+from search.context import StudyContext
+from search.job import Job, Progress
+from search.worker import run_group
+from spaces.space import StudentChoice
+
+OpenStudy = Callable[..., StudyContext]
+Event = Progress | TrialRecord
+
+CHECKPOINT_EVERY_STEP = "distillation.checkpoint_every_seconds=0"
+
+
+def run_job(job: Job) -> Iterator[Event]:
+    return run_group([job])
+
+
+def record_of(job: Job) -> TrialRecord:
+    *_, record = run_job(job)
+    assert isinstance(record, TrialRecord)
+    return record
+
+
+def interrupt(jobs: Sequence[Job], after: int) -> None:
+    """Runs students up to some event and no further."""
+    events = run_group(jobs)
+    for _ in range(after):
+        next(events)
+    assert isinstance(events, Generator)
+    events.close()
+
+
+def figures_of(record: TrialRecord) -> TrialRecord:
+    """The record without its times, which differ from run to run."""
+    return replace(record, seconds={}, device_hours=0.0, started_at="", finished_at="")
+
+
+def weights_in(folder: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = load_file(folder / "model.safetensors")
+    return weights
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    theirs = weights_in(other)
+    for name, weight in weights_in(one).items():
+        assert torch.equal(weight, theirs[name]), (one, name)
+
+
+def copied(job: Job, choice: StudentChoice, open_study: OpenStudy) -> Job:
+    """The trial's files in another study."""
+    copy = open_study().student(7, choice)
+    shutil.copytree(job.folder, copy.folder)
+    return copy

@@ -1,0 +1,118 @@
+"""What the tests of a searcher share: two spaces, a driver that trains nothing, and what a searcher draws for it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial
+
+from minilm_core.objectives import objectives_named
+from minilm_core.records import Role, Status, TrialRecord
+from search.config import Sampler, SamplerName
+from search.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
+from spaces.limits import Violation
+from spaces.space import LogRange, StudentChoice, StudentSpace
+
+OBJECTIVES = objectives_named(["latency_ms", "accuracy"])
+FIGURES = {"accuracy": 0.9, "latency_ms": 5.0, "size_bytes": 4e6}
+FINISHED = "FINISHED"
+
+ALONE = Quota(num_students=100, max_concurrent_trials=4)
+"""One student a trial."""
+THREE_A_TRIAL = Quota(num_students=7, students_per_trial=3)
+
+WIDE = StudentSpace(
+    num_layers=(1, 2, 3),
+    hidden_sizes=(96, 192),
+    head_sizes=(16, 32),
+    distillation_learning_rate=LogRange(low=1e-4, high=1e-3),
+    finetuning_learning_rate=(1e-5, 3e-5),
+)
+TWO_STUDENTS = StudentSpace(
+    num_layers=(1, 2),
+    hidden_sizes=(96,),
+    head_sizes=(16,),
+    distillation_learning_rate=(1e-4,),
+    finetuning_learning_rate=(1e-5,),
+)
+
+
+def make_record(
+    number: int, choice: StudentChoice, status: Status = Status.COMPLETE, role: Role = Role.STUDENT
+) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        role=role,
+        status=status,
+        architecture=choice.architecture,
+        distillation_learning_rate=choice.distillation_learning_rate,
+        finetuning_learning_rate=choice.finetuning_learning_rate,
+        objectives=FIGURES if status is Status.COMPLETE else {},
+    )
+
+
+class Driver:
+    """A driver that trains nothing: every trial ends at once, as it is told to. A row names the students it ends."""
+
+    def __init__(self, max_layers: float = 99, status: Status = Status.COMPLETE) -> None:
+        self.max_layers = max_layers
+        self.status = status
+        self.has_ended = False
+        self.refusals: list[tuple[int, StudentChoice, str]] = []
+        self.records: list[TrialRecord] = []
+        self.rows: list[Mapping[str, Any] | None] = []
+
+    def violation(self, choice: StudentChoice) -> Violation | None:
+        num_layers = choice.architecture.num_layers
+        if num_layers <= self.max_layers:
+            return None
+        return Violation(limit="max_layers", allowed=self.max_layers, value=num_layers)
+
+    def is_over(self) -> bool:
+        return self.has_ended
+
+    def refused(self, number: int, choice: StudentChoice, reason: str) -> None:
+        self.refusals.append((number, choice, reason))
+
+    def ended(self, students: Mapping[int, StudentChoice], row: Mapping[str, Any] | None) -> list[TrialRecord]:
+        self.rows.append(row)
+        numbers = students.keys() if row is None else students.keys() & row["records"]
+        ended = [make_record(number, students[number], self.status) for number in numbers]
+        self.records += ended
+        return ended
+
+
+def make_study(
+    storage: optuna.storages.BaseStorage | None = None, sampler: SamplerName = SamplerName.RANDOM
+) -> optuna.Study:
+    return open_study(storage or InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(name=sampler), seed=0))
+
+
+def make_searcher(
+    study: optuna.Study,
+    driver: Driver | None = None,
+    space: StudentSpace = WIDE,
+    records: tuple[TrialRecord, ...] = (),
+    quota: Quota = ALONE,
+) -> StudySearcher:
+    """Begins, or goes on with, the search of a study as a driver does."""
+    interrupted = reconcile(study, space, records, OBJECTIVES)
+    return StudySearcher(
+        study, space, objectives=OBJECTIVES, interrupted=interrupted, quota=quota, events=driver or Driver()
+    )
+
+
+def drawn_together(searcher: StudySearcher, trial_id: str = "a") -> dict[int, StudentChoice]:
+    suggestion = searcher.suggest(trial_id)
+    assert isinstance(suggestion, dict)
+    return {student["number"]: StudentChoice.from_dict(student["choice"]) for student in suggestion["students"]}
+
+
+def drawn(searcher: StudySearcher, trial_id: str = "a") -> tuple[int, StudentChoice]:
+    (student,) = drawn_together(searcher, trial_id).items()
+    return student
+
+
+def trials(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False)
