@@ -14,7 +14,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import write_text_atomically
 from minilm_core.corpus import CorpusSettings, PackedCorpus
+from minilm_core.devices import keep_freed_memory, resolve_precision
 from minilm_core.distillation import distil
 from minilm_core.encoders import RelationEncoder, base_config, build_encoder, load_encoder
 from minilm_core.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
@@ -39,10 +40,13 @@ from minilm_core.schedules import (
     Precision,
     Relation,
 )
-from minilm_core.sources import CorpusSource, TeacherSource, resolve
+from minilm_core.sources import CorpusSource, TeacherSource, resolve, weights_sha256
 from minilm_core.student_family import StudentFamily
-from minilm_core.targets import OnlineTargets
+from minilm_core.target_cache import cache_targets
+from minilm_core.target_storage import TargetsKey
+from minilm_core.targets import CachedTargets
 
+CPU = torch.device("cpu")
 NUM_RELATION_HEADS = 24
 MEASURES = {
     "attention": (Method.MINILM, Relation.ATTENTION),
@@ -64,6 +68,7 @@ class Variant:
 def main() -> None:
     """Teaches and judges every student and writes a list of rows."""
     arguments = _arguments()
+    keep_freed_memory()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
@@ -104,11 +109,15 @@ def run(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, obje
     exam = _Exam(
         teacher_folder, corpus, data, scratch, num_seeds=arguments.finetuning_seeds, family=arguments.student_family
     )
+    asked = [
+        variant
+        for variant in variants(arguments.num_steps, arguments.batch_size)
+        if not arguments.methods or variant.name in arguments.methods
+    ]
+    exam.ask_teacher(asked)
     untaught = Variant(name="not distilled", schedule=variants(1, arguments.batch_size)[0].schedule)
     yield exam.row(untaught, exam.new_student(), num_steps=0, seconds=0.0)
-    for variant in variants(arguments.num_steps, arguments.batch_size):
-        if arguments.methods and variant.name not in arguments.methods:
-            continue
+    for variant in asked:
         encoder, started = exam.new_student(), time.monotonic()
         for _ in distil(
             exam.apart(encoder, variant.schedule),
@@ -164,9 +173,28 @@ class _Exam:
             teacher_layer=None,
         )
 
+    def ask_teacher(self, asked: Sequence[Variant]) -> None:
+        """Caches what the teacher says to all of them, once."""
+        layers = {layer for variant in asked for layer in self._pairs(variant.schedule).teacher}
+        self._key = TargetsKey(
+            weights_sha256=weights_sha256(self._teacher_folder),
+            layers=tuple(sorted(layers | {self._teacher.config.num_hidden_layers})),
+            corpus_fingerprint=self._corpus.fingerprint,
+            precision=resolve_precision(Precision.AUTO, CPU),
+        )
+        teacher = RelationEncoder(self._teacher, self._key.layers, tuple(Relation))
+        for _ in cache_targets(teacher, self._corpus, self._key, self._scratch):
+            pass
+
     def lessons(self, schedule: DistillationSchedule) -> Lessons:
-        teacher = RelationEncoder(self._teacher, self._pairs(schedule).teacher, tuple(schedule.weights))
-        return Lessons(corpus=self._corpus, targets=OnlineTargets(teacher, Precision.BF16))
+        targets = CachedTargets(
+            self._scratch / self._key.folder_name,
+            CPU,
+            resolve_precision(schedule.precision, CPU),
+            layers=self._pairs(schedule).teacher,
+            relations=tuple(schedule.weights),
+        )
+        return Lessons(corpus=self._corpus, targets=targets)
 
     def row(self, variant: Variant, encoder, *, num_steps: int, seconds: float) -> dict[str, object]:
         """Judges a student."""
