@@ -19,6 +19,9 @@ from minilm_core.lessons import Lesson, Lessons, held_out_losses, relation_loss
 from minilm_core.optimisation import MicroBatch, TrainingState, begin_training, micro_batches, seed_step, unwrapped
 from minilm_core.schedules import DistillationSchedule
 
+RECOMPILE_LIMIT = 256
+"""Graphs that a process may compile: two a student, and one for each other size of a micro-batch."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pupil:
@@ -164,6 +167,8 @@ def _begin(pupil: Pupil, schedule: DistillationSchedule) -> TrainingState:
         train_fast_on_cpu(encoder)
     else:
         check_can_compile(next(encoder.parameters()).device)
+        # Students of a process share the code that is compiled, for each its own: PyTorch would stop at eight.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
         # In place: its parameters keep their names.
         encoder.trunk.compile()
     return state

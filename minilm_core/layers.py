@@ -31,12 +31,14 @@ HeadVectors = Float[Tensor, "batch heads seq head_size"]
 
 def set_dropout(module: nn.Module, probability: float) -> None:
     """Makes every dropout inside a module drop this share of its input; the configuration that is saved stays."""
-    for child in module.modules():
+    for child in list(module.modules()):
         if isinstance(child, nn.Dropout):
             child.p = probability
-        # ModernBERT's attention keeps a number.
-        elif isinstance(getattr(child, "attention_dropout", None), float):
+        # ModernBERT's attention keeps a number, and no dropout where its configuration says zero.
+        elif isinstance(getattr(child, "attention_dropout", None), int | float):
             child.attention_dropout = probability  # type: ignore[assignment]  # torch takes attributes for tensors
+            if isinstance(getattr(child, "out_drop", None), nn.Identity):
+                child.out_drop = nn.Dropout(probability)
 
 
 def train_fast_on_cpu(module: nn.Module) -> None:
@@ -66,7 +68,8 @@ class BitDropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Sets elements to zero at random and scales the others, while training."""
-        if not self.training or not 0 < self.p < 1 or input.element_size() not in _INTEGERS:
+        is_ours = input.element_size() in _INTEGERS and input.numel() > 0
+        if not self.training or not 0 < self.p < 1 or not is_ours:
             return super().forward(input)
         dropped, scale = _drop(input, self.p)
         return dropped * scale
@@ -97,7 +100,8 @@ class _Drop(torch.autograd.Function):
 def _drop(values: Tensor, probability: float) -> tuple[Tensor, float]:
     """Returns the values with some set to zero, and what to multiply them with."""
     num_choices = 2 ** (8 * values.element_size())
-    num_kept = round((1 - probability) * num_choices)
+    # Neither none nor all, which the integers could not tell apart.
+    num_kept = min(max(round((1 - probability) * num_choices), 1), num_choices - 1)
     # Random integers begin at minus half their number.
     dropped: Tensor = _Drop.apply(values, num_kept - num_choices // 2)  # type: ignore[no-untyped-call]  # as torch has it
     return dropped, num_choices / num_kept

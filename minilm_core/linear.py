@@ -32,7 +32,8 @@ class OneDnnLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Multiplies by the weight and adds the bias."""
         is_fp32 = input.dtype == self.weight.dtype == torch.float32
-        if not is_fp32 or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        has_rows = input.ndim > 1 and input.numel() > 0
+        if not is_fp32 or not has_rows or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         product: Tensor = _Linear.apply(input.flatten(0, -2), self.weight, self.bias)  # type: ignore[no-untyped-call]  # as torch has it
         return product.view(*input.shape[:-1], self.out_features)

@@ -120,6 +120,8 @@ class TrainingState:
         else:
             self.num_skipped_steps += 1
             self.scaler.update(self.scaler.get_scale() * self.scaler.get_backoff_factor())
+            # Steps before this one do not count towards a larger scale.
+            self.scaler.load_state_dict({**self.scaler.state_dict(), "_growth_tracker": 0})
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         return loss

@@ -93,7 +93,8 @@ def _read_file(path: Path, column: str) -> Iterator[Any]:
             return
         # Decompresses by the file's name, and notices a file that was cut short.
         with pyarrow.input_stream(str(path), compression="detect") as file:
-            lines = io.TextIOWrapper(file, encoding="utf-8")
+            # Some editors begin a file with a byte-order mark.
+            lines = io.TextIOWrapper(file, encoding="utf-8-sig")
             is_plain = file_format(path) == ".txt"
             yield from _read_paragraphs(lines) if is_plain else _read_json_lines(lines, path, column)
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minilm_core.adapters import LayerRelations, RelationOperands
+from minilm_core.errors import UserError
 from minilm_core.kernels import gpu
 from minilm_core.kernels.blockwise import Side, blockwise_kl
 from minilm_core.schedules import Relation
@@ -45,9 +46,15 @@ def relation_kl(
     No map of a whole batch is ever in memory. Which kernel computes it depends on device and precision; all compute
     the same.
 
+    Raises:
+        UserError: if no token is real.
+
     Source: MiniLM (Wang et al., 2020), equations 6 and 9; with rows of one length the average over the batch's
     positions is their average over sequences.
     """
+    # Where a GPU has the mask, asking would make the host wait for it.
+    if mask is not None and mask.device.type == "cpu" and not mask.any():
+        raise UserError("a relation must have at least 1 real token, got 0")
     if teacher.bias is None and student.bias is None:
         pairs = (teacher.left, teacher.right), (student.left, student.right)
         if gpu.fits(*pairs, num_heads):

@@ -40,8 +40,10 @@ class Side(NamedTuple):
 
         Source: MiniLM (Wang et al., 2020), equations 3 and 7.
         """
-        logits = (self.left / math.sqrt(self.left.shape[-1])) @ self.right.transpose(-1, -2)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        wide = _wide(self.left)
+        # Half-precision logits would be off by more than teacher and student differ; autocast would make them such.
+        with torch.autocast(self.left.device.type, enabled=False):
+            logits = (self.left.to(wide) / math.sqrt(self.left.shape[-1])) @ self.right.to(wide).transpose(-1, -2)
         if self.bias is not None:
             logits = logits + self.bias
         if mask is not None:
@@ -72,16 +74,16 @@ class _BlockwiseKL(torch.autograd.Function):
         ctx: Any, left: Vectors, right: Vectors, bias: Bias | None, teacher: Side, mask: TokenMask | None
     ) -> Float[Tensor, ""]:
         batch, num_heads, seq, _ = left.shape
-        wide = torch.promote_types(left.dtype, torch.float32)
+        wide = _wide(left)
         num_queries = batch * seq if mask is None else mask.sum(dtype=wide)
         share = 1.0 / (num_heads * num_queries)
         student = Side(left, right, bias)
         needs = ctx.needs_input_grad[:3]
         gradients = Gradients(
-            *(
-                torch.zeros_like(part) if part is not None and needed else None
-                for part, needed in zip(student, needs, strict=True)
-            )
+            left=torch.zeros_like(left) if needs[0] else None,
+            right=torch.zeros_like(right) if needs[1] else None,
+            # Many rows add to what they share.
+            bias=torch.zeros_like(bias, dtype=wide) if bias is not None and needs[2] else None,
         )
         total = left.new_zeros((), dtype=wide)
         for rows, heads in _blocks(left):
@@ -93,15 +95,25 @@ class _BlockwiseKL(torch.autograd.Function):
                 slope = slope.masked_fill(~real[:, None, :, None], 0.0)
             total += divergence.sum() * share
             if any(needs):
-                _add_gradients(gradients, block, slope.mul_(share), rows, heads)
+                _add_gradients(gradients, block, slope, rows, heads)
         ctx.save_for_backward(*gradients)
+        ctx.share, ctx.dtypes = share, [None if part is None else part.dtype for part in student]
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        parts = (None if part is None else (part * gradient).to(part.dtype) for part in ctx.saved_tensors)
+        # The share of the mean is too small for fp16, and the loss's scale too large: together they are neither.
+        factor = gradient * ctx.share
+        parts = (
+            None if part is None else (part.to(factor.dtype) * factor).to(dtype)
+            for part, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
         return (*parts, None, None)
+
+
+def _wide(vectors: Vectors) -> torch.dtype:
+    return torch.promote_types(vectors.dtype, torch.float32)
 
 
 def _blocks(vectors: Vectors) -> Iterator[tuple[slice, slice]]:
@@ -138,10 +150,10 @@ def _log_partition(
 def _add_gradients(
     gradients: Gradients, student: Side, slope: Float[Tensor, "batch heads queries keys"], rows: slice, heads: slice
 ) -> None:
-    """Adds what a block contributes."""
+    """Adds what a block contributes, but for its share of the mean."""
     if gradients.bias is not None:
         of_bias = slope if gradients.bias.shape[0] > 1 else slope.sum(dim=0, keepdim=True)
-        gradients.bias[rows if gradients.bias.shape[0] > 1 else slice(None), heads] += of_bias.to(gradients.bias.dtype)
+        gradients.bias[rows if gradients.bias.shape[0] > 1 else slice(None), heads] += of_bias
     slope = (slope / math.sqrt(student.left.shape[-1])).to(student.left.dtype)
     if gradients.left is not None:
         gradients.left[rows, heads] += slope @ student.right

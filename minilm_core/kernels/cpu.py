@@ -67,15 +67,17 @@ class _LoopedKL(torch.autograd.Function):
         vectors = (*_as_arrays(*teacher), *_as_arrays(student_left, student_right))
         sums = np.zeros(len(lengths) * num_heads)
         _in_threads((*vectors, num_heads, np.float32(share), positions, lengths, by_left, by_right, is_gram, sums))
-        ctx.save_for_backward(*(torch.from_numpy(part).to(student_left.dtype) for part in (by_left, by_right)))
-        ctx.is_gram = is_gram
+        # In fp32 still: fp16 cannot hold a map's share of the mean, before the loss's scale comes to it.
+        ctx.save_for_backward(torch.from_numpy(by_left), torch.from_numpy(by_right))
+        ctx.is_gram, ctx.dtype = is_gram, student_left.dtype
         return torch.tensor(sums.sum() * share, dtype=torch.float32)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         by_left, by_right = ctx.saved_tensors
-        return gradient * by_left, None if ctx.is_gram else gradient * by_right, None, None, None
+        of_right = None if ctx.is_gram else (gradient * by_right).to(ctx.dtype)
+        return (gradient * by_left).to(ctx.dtype), of_right, None, None, None
 
 
 def fits(teacher: tuple[TokenVectors, TokenVectors], student: tuple[TokenVectors, TokenVectors]) -> bool:

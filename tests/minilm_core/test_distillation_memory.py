@@ -80,6 +80,8 @@ def test_fp16_learns_what_fp32_learns_up_to_its_precision(teacher_config: Pretra
     whole = run(new_student(without_dropout(teacher_config)), lessons)
     assert half.losses != whole.losses
     assert half.losses == pytest.approx(whole.losses, rel=1e-2)
+    # What a scaler begins with is not too much for the first step.
+    assert half.progress[-1].state.num_skipped_steps == 0
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
 
 

@@ -30,7 +30,7 @@ from tests.minilm_core.distilling import (
     run_of,
     without_dropout,
 )
-from tests.minilm_core.two_workers import as_one_of_two, in_two_processes
+from tests.minilm_core.two_workers import in_two_processes
 
 NUM_STEPS_BEFORE = 3
 IN_PARTS = replace(SCHEDULE, micro_batch_size=3)
@@ -42,17 +42,16 @@ KINDS = {"fresh": 0, "resumed": NUM_STEPS_BEFORE, "in parts": 0}
 def _distil_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets: Path) -> None:
     config = without_dropout(load_encoder_config(folder / "teacher"))
     share = lessons_of(PackedCorpus.load(corpus_folder), targets, rank=rank, num_workers=2)
-    with as_one_of_two(rank, folder):
-        # Every worker builds its own student; here the second one's is another, which the first one's must replace.
-        fresh = new_student(config, seed=rank)
-        # Only the first worker saves, as in a trial.
-        progress = saving(DistributedDataParallel(fresh), share, folder / "of-two" if rank == 0 else None)
-        _save(folder / f"fresh-{rank}", fresh, run_of(fresh, list(progress)))
-        resumed = new_student(config, seed=50 + rank)
-        of_resumed = run(DistributedDataParallel(resumed), share, resume_from=folder / "of-one")
-        _save(folder / f"resumed-{rank}", resumed, of_resumed)
-        in_parts = new_student(config, seed=rank)
-        _save(folder / f"in parts-{rank}", in_parts, run(DistributedDataParallel(in_parts), share, IN_PARTS))
+    # Every worker builds its own student; here the second one's is another, which the first one's must replace.
+    fresh = new_student(config, seed=rank)
+    # Only the first worker saves, as in a trial.
+    progress = saving(DistributedDataParallel(fresh), share, folder / "of-two" if rank == 0 else None)
+    _save(folder / f"fresh-{rank}", fresh, run_of(fresh, list(progress)))
+    resumed = new_student(config, seed=50 + rank)
+    of_resumed = run(DistributedDataParallel(resumed), share, resume_from=folder / "of-one")
+    _save(folder / f"resumed-{rank}", resumed, of_resumed)
+    in_parts = new_student(config, seed=rank)
+    _save(folder / f"in parts-{rank}", in_parts, run(DistributedDataParallel(in_parts), share, IN_PARTS))
 
 
 def saving(student: nn.Module, lessons: Lessons, root: Path | None) -> Iterator[DistillationProgress]:
@@ -128,21 +127,39 @@ def test_one_worker_goes_on_from_the_checkpoint_of_two(
     assert_close(run_of(student, [*before, *after]), of_two.alone)
 
 
+def _dropout_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets: Path) -> None:
+    """Notes where the random numbers of the dropout of the first step begin."""
+    student = new_student(load_encoder_config(folder / "teacher"))
+    drawn = []
+    student.trunk.register_forward_pre_hook(lambda *_: drawn.append(torch.random.get_rng_state()))
+    share = lessons_of(PackedCorpus.load(corpus_folder), targets, rank=rank, num_workers=2)
+    next(distil(DistributedDataParallel(student), share, SCHEDULE, learning_rate=LEARNING_RATE, seed=0))
+    save_file({"drawn": drawn[0]}, folder / f"drawn-{rank}.safetensors")
+
+
+def test_two_workers_draw_different_dropout(
+    tmp_path: Path, teacher_folder: Path, lessons: Lessons, targets: Path
+) -> None:
+    (tmp_path / "teacher").symlink_to(teacher_folder)
+    in_two_processes(_dropout_as_one_of_two, tmp_path, lessons.corpus.folder, targets)
+    first, second = (load_file(tmp_path / f"drawn-{rank}.safetensors")["drawn"] for rank in range(2))
+    assert not torch.equal(first, second)
+
+
 def _steps_as_one_of_two(rank: int, folder: Path) -> None:
     """Takes steps of which the second has a loss, but no gradient, that is infinite for the second worker alone."""
-    with as_one_of_two(rank, folder):
-        wrapped = DistributedDataParallel(nn.Linear(2, 1))
-        state = begin_training(wrapped, SCHEDULE, learning_rate=0.1, num_steps=3)
-        lines = []
-        for step in range(3):
-            offset = math.inf if (step, rank) == (1, 1) else float(rank)
-            before = wrapped.module.weight.detach().clone()
-            state.add_gradient(lambda module, offset=offset: (0 * module(torch.ones(1, 2))).sum() + offset)
-            try:
-                lines.append(str(state.take_step()))
-            except NonFiniteLossError as error:
-                lines.append(f"{error}, {torch.equal(before, wrapped.module.weight)}")
-                break
+    wrapped = DistributedDataParallel(nn.Linear(2, 1))
+    state = begin_training(wrapped, SCHEDULE, learning_rate=0.1, num_steps=3)
+    lines = []
+    for step in range(3):
+        offset = math.inf if (step, rank) == (1, 1) else float(rank)
+        before = wrapped.module.weight.detach().clone()
+        state.add_gradient(lambda module, offset=offset: (0 * module(torch.ones(1, 2))).sum() + offset)
+        try:
+            lines.append(str(state.take_step()))
+        except NonFiniteLossError as error:
+            lines.append(f"{error}, {torch.equal(before, wrapped.module.weight)}")
+            break
     (folder / f"steps-{rank}.txt").write_text("\n".join(lines))
 
 

@@ -13,23 +13,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from minilm_core.finetuning import TaskData, build_classifier, evaluate, load_task_data
 from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, VALUES, train, weights_of
-from tests.minilm_core.two_workers import as_one_of_two, in_two_processes
+from tests.minilm_core.two_workers import in_two_processes
 
 
 def _finetune_as_one_of_two(
     rank: int, folder: Path, tasks_folder: Path, encoder_folder: Path, tokenizer_folder: Path
 ) -> None:
-    with as_one_of_two(rank, folder):
-        for task in (CLASSES, VALUES):
-            data = load_task_data(task, tasks_folder, tokenizer_folder, SCHEDULE.max_length)
-            classifier = DistributedDataParallel(build_classifier(encoder_folder, data, seed=0))
-            losses = train(classifier, data, share=(rank, 2))
-            save_file(weights_of(classifier.module), folder / f"{task.name}-{rank}.safetensors")
-            # Only the first worker evaluates: its forward pass must not wait for the other.
-            predictions = evaluate(classifier, data, SCHEDULE).validation.predictions if rank == 0 else ()
-            figures = json.dumps({"losses": losses, "predictions": predictions})
-            (folder / f"{task.name}-{rank}.json").write_text(figures)
-        torch.distributed.barrier()
+    for task in (CLASSES, VALUES):
+        data = load_task_data(task, tasks_folder, tokenizer_folder, SCHEDULE.max_length)
+        classifier = DistributedDataParallel(build_classifier(encoder_folder, data, seed=0))
+        losses = train(classifier, data, share=(rank, 2))
+        save_file(weights_of(classifier.module), folder / f"{task.name}-{rank}.safetensors")
+        # Only the first worker evaluates: its forward pass must not wait for the other.
+        predictions = evaluate(classifier, data, SCHEDULE).validation.predictions if rank == 0 else ()
+        figures = json.dumps({"losses": losses, "predictions": predictions})
+        (folder / f"{task.name}-{rank}.json").write_text(figures)
+    torch.distributed.barrier()
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,18 @@ def test_without_training_or_probability_nothing_is_dropped(probability: float, 
     assert torch.equal(BitDropout(probability).train(is_training)(values), values)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_probabilities_too_near_to_none_or_all_to_tell_apart_drop_next_to_none_or_all(dtype: torch.dtype) -> None:
+    kept = dropped(1e-12, dtype, number=1000)
+    assert (kept == 1).sum() >= 999
+    nearly_all = dropped(1 - 1e-12, dtype, number=1000)
+    assert (nearly_all == 0).sum() >= 999
+
+
+def test_nothing_can_be_dropped_of_nothing() -> None:
+    assert BitDropout(0.5)(torch.ones(2, 0)).shape == (2, 0)
+
+
 def test_a_probability_of_one_drops_all() -> None:
     assert not BitDropout(1.0)(torch.ones(100)).any()
 
@@ -157,14 +169,23 @@ def test_what_is_saved_knows_nothing_of_it(teacher_config: PretrainedConfig, tmp
     assert BertModel.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
 
 
-def test_dropout_is_set_everywhere(teacher_config: PretrainedConfig) -> None:
+@pytest.mark.parametrize("attention_dropout", [0.0, 0, 0.1])
+def test_dropout_is_set_everywhere(teacher_config: PretrainedConfig, attention_dropout: float) -> None:
     modern = ModernBertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, pad_token_id=0
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        pad_token_id=0,
+        attention_dropout=attention_dropout,
     )
     for encoder in (bert(teacher_config).train(), ModernBertModel(modern).train()):
         set_dropout(encoder, 0.5)
         dropouts = [module for module in encoder.modules() if isinstance(module, nn.Dropout)]
         assert {module.p for module in dropouts} == {0.5}
+        if encoder.config.model_type == "modernbert":
+            assert isinstance(encoder.layers[0].attn.out_drop, nn.Dropout)
         numbers = [module.attention_dropout for module in encoder.modules() if hasattr(module, "attention_dropout")]
         assert len(numbers) == (1 if encoder.config.model_type == "modernbert" else 0)
         assert set(numbers) <= {0.5}

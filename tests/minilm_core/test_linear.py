@@ -29,7 +29,7 @@ def value_and_gradients(layer: nn.Linear, rows: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("shape", [(7, 24), (2, 5, 24), (1, 24)])
+@pytest.mark.parametrize("shape", [(7, 24), (2, 5, 24), (1, 24), (24,), (0, 24), (2, 0, 24)])
 def test_value_and_gradients_are_those_of_torch_but_for_rounding(has_bias: bool, shape: tuple[int, ...]) -> None:
     rows = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     plain, ours = layers(has_bias)
@@ -42,6 +42,18 @@ def test_a_strided_input_is_no_other_input() -> None:
     rows = torch.randn(6, 48, generator=torch.Generator().manual_seed(1))[:, ::2]
     plain, ours = layers(has_bias=True)
     torch.testing.assert_close(ours(rows), plain(rows), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_add_up_and_follow_a_weight_that_has_changed() -> None:
+    pairs = [torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    for layer in (plain_and_ours := layers(has_bias=True)):
+        for rows in pairs:
+            layer(rows).square().sum().backward()
+            with torch.no_grad():
+                layer.weight.mul_(0.5)
+    plain, ours = plain_and_ours
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(ours.bias.grad, plain.bias.grad, rtol=1e-5, atol=1e-4)
 
 
 def test_names_and_weights_stay() -> None:

@@ -18,6 +18,7 @@ LINES = b'{"text": "one"}\n\n{"text": 2}\n{"text": null}\n'
     [
         ("a.jsonl", LINES),
         ("a.json", LINES),
+        ("a.jsonl", b"\xef\xbb\xbf" + LINES),
         ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("a.jsonl.zst", zstandard.ZstdCompressor().compress(LINES)),
         ("a.jsonl.zst", b"".join(map(zstandard.ZstdCompressor().compress, (LINES[:16], LINES[16:])))),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minilm_core.adapters import LayerRelations, RelationOperands
+from minilm_core.errors import UserError
 from minilm_core.relations import relation_losses
 from minilm_core.schedules import METHOD_RELATIONS, Method, Relation
 
@@ -213,6 +214,22 @@ def test_value_vectors_are_compared_by_their_mean_squared_error_over_real_tokens
     assert whole == pytest.approx((teacher - student).square().mean().item())
     real = torch.cat([(teacher - student)[0], (teacher - student)[1, :1]])
     assert masked == pytest.approx(real.square().mean().item())
+
+
+def test_value_vectors_teach_the_student_only() -> None:
+    teacher, student = (torch.randn(2, 4, 6, requires_grad=True) for _ in range(2))
+    of_teacher, of_student = ({Relation.VALUE_VECTORS: RelationOperands(part, part)} for part in (teacher, student))
+    relation_losses(of_teacher, of_student, 3)[Relation.VALUE_VECTORS].backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, 2 * (student - teacher).detach() / student.numel())
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_tokens_of_which_none_is_real_are_refused(dtype: torch.dtype) -> None:
+    teacher, student = (random_relations(Method.MINILM, 2, 4, 8, seed, dtype) for seed in (6, 7))
+    with pytest.raises(UserError, match="a relation must have at least 1 real token, got 0"):
+        relation_losses(teacher, student, 2, mask_of([0, 0], 4))
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

@@ -12,13 +12,12 @@ from minilm_core.records import Status, TrialRecord, from_json, to_json
 from search.job import Job
 from search.worker import run_group
 from spaces.space import StudentChoice
-from tests.minilm_core.two_workers import as_one_of_two, in_two_processes
+from tests.minilm_core.two_workers import in_two_processes
 from tests.search.running import CHECKPOINT_EVERY_STEP, OpenStudy, copied, figures_of, interrupt
 
 
 def _work_as_one_of_two(rank: int, folder: Path, jobs_of_ranks: Sequence[Sequence[Job]]) -> None:
-    with as_one_of_two(rank, folder):
-        events = list(run_group(jobs_of_ranks[rank]))
+    events = list(run_group(jobs_of_ranks[rank]))
     kinds = [type(event).__name__ if isinstance(event, TrialRecord) else event.stage for event in events]
     (folder / f"{rank}.json").write_text(json.dumps(kinds))
     records = [to_json(event) for event in events if isinstance(event, TrialRecord)]
