@@ -45,6 +45,11 @@ class CorpusSettings:
             raise UserError(f"sequence_length must be at least 8, got {self.sequence_length}")
         if self.held_out_sequences < 1:
             raise UserError(f"held_out_sequences must be at least 1, got {self.held_out_sequences}")
+        if not all(share > 1e-9 for share in self.shares):
+            raise UserError(
+                f"a corpus source's weight must be more than a billionth of all weights, "
+                f"got {', '.join(f'{source.weight:g}' for source in self.sources)}"
+            )
         least = (self.held_out_sequences + 1) * self.sequence_length
         if self.max_tokens is not None and self.max_tokens < least:
             raise UserError(
@@ -103,14 +108,20 @@ class PackedCorpus:
             content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(f"a packed corpus must hold {MANIFEST_FILE}, got {folder}") from error
+        except ValueError as error:
+            raise UserError(
+                f"{MANIFEST_FILE} must be JSON, got a damaged one in {folder}; remove it to have it made again"
+            ) from error
         if content["format_version"] != FORMAT_VERSION:
             raise UserError(f"a packed corpus must have format {FORMAT_VERSION}, got {content['format_version']}")
         manifest = CorpusManifest(**{**content, "sources": tuple(content["sources"])})
         shape, dtype = (manifest.num_rows, manifest.sequence_length), np.dtype(manifest.dtype)
-        size = (folder / TOKENS_FILE).stat().st_size
+        tokens = folder / TOKENS_FILE
+        size = tokens.stat().st_size if tokens.exists() else 0
         if size != shape[0] * shape[1] * dtype.itemsize:
             raise UserError(
-                f"{TOKENS_FILE} must have the {shape[0]} rows of its manifest, got {size} bytes in {folder}"
+                f"{TOKENS_FILE} must have the {shape[0]} rows of its manifest, got {size} bytes in {folder}; "
+                f"remove it to have it made again"
             )
         return cls(folder, manifest, np.memmap(folder / TOKENS_FILE, dtype=dtype, mode="r", shape=shape))
 

@@ -1,5 +1,6 @@
 """The one loop that teaches students their teacher's relations, as a generator of its own progress."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +15,11 @@ from minilm_core.corpus import BatchOrder
 from minilm_core.devices import check_can_compile
 from minilm_core.encoders import RelationEncoder
 from minilm_core.errors import NonFiniteLossError, UserError
+from minilm_core.families import max_sequence_length
 from minilm_core.layers import set_dropout, train_fast_on_cpu
 from minilm_core.lessons import Lesson, Lessons, held_out_losses, relation_loss
 from minilm_core.optimisation import MicroBatch, TrainingState, begin_training, micro_batches, seed_step, unwrapped
-from minilm_core.schedules import DistillationSchedule
+from minilm_core.schedules import DistillationSchedule, Method
 
 RECOMPILE_LIMIT = 256
 """Graphs that a process may compile: two a student, and one for each other size of a micro-batch."""
@@ -94,7 +96,7 @@ def distil(
 
     Raises:
         NonFiniteLossError: if the loss becomes infinite or NaN.
-        UserError: if the device lacks what the schedule asks for.
+        UserError: if the device lacks what the schedule asks for, or the student cannot learn so from this teacher.
     """
     pupil = Pupil(student=student, learning_rate=learning_rate, resume_from=resume_from)
     for outcomes in distil_together([pupil], lessons, schedule, seed=seed):
@@ -121,10 +123,12 @@ def distil_together(
         seed: of the order of the rows and of dropout; with it and the students the results are fixed.
 
     Raises:
-        UserError: if the students compare different layers of the teacher, or the device lacks what the schedule asks
-            for.
+        UserError: if the students compare different layers of the teacher, cannot learn so from it, or the device lacks
+            what the schedule asks for.
     """
     _check_same_layers(pupils)
+    for pupil in pupils:
+        _check_pupil(pupil, lessons, schedule)
     learning = {place: _begin(pupil, schedule) for place, pupil in enumerate(pupils)}
     first_step = min(state.step for state in learning.values())
     device = next(pupils[0].student.parameters()).device
@@ -153,6 +157,20 @@ def _check_same_layers(pupils: Sequence[Pupil]) -> None:
         )
 
 
+def _check_pupil(pupil: Pupil, lessons: Lessons, schedule: DistillationSchedule) -> None:
+    encoder, length = _encoder_of(pupil), lessons.corpus.manifest.sequence_length
+    if schedule.method is Method.MINILM and encoder.num_heads != lessons.targets.num_heads:
+        raise UserError(
+            f"with method minilm a student must have its teacher's {lessons.targets.num_heads} attention heads, "
+            f"got {encoder.num_heads}"
+        )
+    most = max_sequence_length(encoder.config.to_dict())
+    if length > most:
+        raise UserError(f"rows must be at most the student's {most} positions long, got {length}")
+    if not 0 < pupil.learning_rate < math.inf:
+        raise UserError(f"learning_rate must be positive and finite, got {pupil.learning_rate}")
+
+
 def _begin(pupil: Pupil, schedule: DistillationSchedule) -> TrainingState:
     state = begin_training(pupil.student, schedule, learning_rate=pupil.learning_rate, num_steps=schedule.num_steps)
     checkpoint = load_checkpoint(pupil.resume_from) if pupil.resume_from is not None else None
@@ -176,7 +194,8 @@ def _begin(pupil: Pupil, schedule: DistillationSchedule) -> TrainingState:
 
 def _encoder_of(pupil: Pupil) -> RelationEncoder:
     encoder = unwrapped(pupil.student)
-    assert isinstance(encoder, RelationEncoder), "relations are a RelationEncoder's"
+    if not isinstance(encoder, RelationEncoder):
+        raise UserError(f"a student must be a RelationEncoder, got {type(encoder).__name__}")
     return encoder
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
@@ -14,8 +15,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig,
 from minilm_core.adapters import LayerRelations, RelationOperands, adapter_of
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import atomic_folder
+from minilm_core.errors import UserError
 from minilm_core.families import check_model_type, student_settings
 from minilm_core.schedules import Relation
+from minilm_core.sources import first_line
 from minilm_core.student_family import StudentFamily, student_base
 
 HEADS_FILE = "heads.safetensors"
@@ -98,12 +101,21 @@ def save_heads(encoder: RelationEncoder, folder: Path) -> None:
 
 
 def load_heads(folder: Path, layers: Sequence[int], relations: Collection[Relation]) -> nn.ModuleDict:
-    """Reads what `save_heads` wrote of some layers, only what the relations need, in evaluation mode and fp32."""
+    """Reads what `save_heads` wrote of some layers, only what the relations need, in evaluation mode and fp32.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
     with torch.device("meta"):
         skeleton = AutoModel.from_config(load_encoder_config(folder), dtype=torch.float32)
     adapter = adapter_of(skeleton)
     heads = nn.ModuleDict({str(layer): adapter.head(skeleton, layer, relations) for layer in layers})
-    tensors = load_file(folder / HEADS_FILE)
+    try:
+        tensors = load_file(folder / HEADS_FILE)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(
+            f"cached targets must be whole, got {folder.parent} ({first_line(error)}); remove it to have it made again"
+        ) from error
     heads.load_state_dict({name: tensors[name] for name in heads.state_dict()}, assign=True)
     # What a module computes from its configuration, such as angles of rotation, is no part of its state.
     for name, _ in list(heads.named_buffers(remove_duplicate=False)):
@@ -122,11 +134,24 @@ def load_encoder(folder: Path) -> PreTrainedModel:
     """Loads an encoder with its weights, in fp32 and evaluation mode, from a local folder.
 
     Raises:
-        UserError: if its family is not supported.
+        UserError: if its family is not supported, or its weights are damaged or not those of its config.json.
     """
     check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    encoder = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, use_safetensors=True)
-    return encoder.eval()
+    try:
+        encoder, info = AutoModel.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    # transformers tells of weights of other sizes by a RuntimeError, and of a broken index by a KeyError.
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"weights must be whole and of config.json's sizes, got {folder} ({first_line(error)})"
+        ) from error
+    # transformers draws what is missing at random. A pooler often is, and nothing distilled depends on it.
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise UserError(f"weights must hold every parameter of config.json's layers, got {folder} without {missing[0]}")
+    loaded: PreTrainedModel = encoder.eval()
+    return loaded
 
 
 def load_encoder_config(folder: Path) -> PretrainedConfig:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from minilm_core.adapters import LayerRelations
 from minilm_core.corpus import PackedCorpus
 from minilm_core.devices import autocast, resolve_precision
+from minilm_core.errors import UserError
 from minilm_core.optimisation import unwrapped
 from minilm_core.relations import relation_losses
 from minilm_core.schedules import DistillationSchedule
@@ -58,10 +59,14 @@ def relation_loss(student: nn.Module, lesson: Lesson, schedule: DistillationSche
     """Returns the weighted sum of the relation terms over a lesson, in nats, averaged over layer pairs.
 
     Packed rows are full, so there is nothing to mask.
+
+    Raises:
+        UserError: if teacher and student cannot be compared as the schedule says.
     """
     device = lesson.input_ids.device
     with autocast(resolve_precision(schedule.precision, device), device):
         of_student: list[LayerRelations] = student(lesson.input_ids, None)
+        _check_alike(lesson.of_teacher, of_student, schedule)
         terms = [
             weight * losses[relation]
             for of_layers in zip(lesson.of_teacher, of_student, strict=True)
@@ -69,6 +74,21 @@ def relation_loss(student: nn.Module, lesson: Lesson, schedule: DistillationSche
             for relation, weight in schedule.weights.items()
         ]
     return torch.stack(terms).sum() / len(of_student)
+
+
+def _check_alike(
+    of_teacher: Sequence[LayerRelations], of_student: Sequence[LayerRelations], schedule: DistillationSchedule
+) -> None:
+    if len(of_teacher) != len(of_student):
+        raise UserError(
+            f"teacher and student must have equally many distilled layers, got {len(of_teacher)} and {len(of_student)}"
+        )
+    for relations in of_student:
+        if relations.keys() != schedule.weights.keys():
+            raise UserError(
+                f"a student must tell the relations of its schedule, {', '.join(schedule.weights)}, "
+                f"got {', '.join(relations)}"
+            )
 
 
 @torch.no_grad()

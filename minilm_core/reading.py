@@ -116,7 +116,7 @@ def _read_json_lines(lines: Iterable[str], path: Path, column: str) -> Iterator[
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"every line must be a JSON object, got line {number} of {path} ({error})") from error
         if not isinstance(record, dict):
             raise UserError(f"every line must be a JSON object, got line {number} of {path}: {line.strip():.40}")

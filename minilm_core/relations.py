@@ -28,14 +28,37 @@ def relation_losses(
         num_heads: The relation heads; with MiniLM the attention heads, of which both models have the same number.
         mask: True where a token is real.
 
+    Raises:
+        UserError: if the teacher lacks a relation, the heads do not divide a width, value vectors are not equally wide,
+            or no token is real.
+
     Source: MiniLM (Wang et al., 2020), equations 6, 9 and 10; MiniLMv2 (Wang et al., 2021), equations 1 to 5.
     """
+    for relation, operands in student.items():
+        _check_comparable(relation, teacher, operands, num_heads)
     return {
         relation: vector_mse(teacher[relation].left, operands.left, mask)
         if relation is Relation.VALUE_VECTORS
         else relation_kl(teacher[relation], operands, num_heads, mask)
         for relation, operands in student.items()
     }
+
+
+def _check_comparable(relation: Relation, teacher: LayerRelations, student: RelationOperands, num_heads: int) -> None:
+    if relation not in teacher:
+        raise UserError(f"a teacher must tell every relation of its student, got {', '.join(teacher)} and {relation}")
+    widths = [operands.left.shape[-1] for operands in (teacher[relation], student)]
+    if relation is Relation.VALUE_VECTORS:
+        if widths[0] != widths[1]:
+            raise UserError(
+                f"value vectors must be as wide as the teacher's, got {widths[1]} and {widths[0]}: give the student's "
+                f"RelationEncoder its teacher_width"
+            )
+    elif any(width % num_heads for width in widths):
+        raise UserError(
+            f"relation heads must divide the widths of teacher and student, "
+            f"got {num_heads}, {widths[0]} and {widths[1]}"
+        )
 
 
 def relation_kl(

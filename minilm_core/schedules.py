@@ -111,6 +111,7 @@ class DistillationSchedule:
     checkpoint_every_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        _make_members(self, method=Method, layer_mapping=LayerMapping, precision=Precision)
         _at_least_one(num_steps=self.num_steps, batch_size=self.batch_size, num_evaluations=self.num_evaluations)
         _at_least_one(micro_batch_size=self.micro_batch_size)
         _fraction(warmup_fraction=self.warmup_fraction, dropout=self.dropout)
@@ -203,6 +204,7 @@ class FinetuningSchedule:
     """Peak learning rate of the fine-tuned teacher that students are compared with."""
 
     def __post_init__(self) -> None:
+        _make_members(self, precision=Precision)
         _at_least_one(num_epochs=self.num_epochs, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
         if self.max_length < 3:
             raise UserError(f"max_length must be at least 3, got {self.max_length}")
@@ -227,6 +229,15 @@ def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> f
     if position < num_warmup:
         return position / num_warmup
     return (num_steps - position) / max(1, num_steps - num_warmup)
+
+
+def _make_members(settings: object, **kinds: type[StrEnum]) -> None:
+    """Takes names for members; what is compared by identity must be one."""
+    for name, kind in kinds.items():
+        value = getattr(settings, name)
+        if value not in list(kind):
+            raise UserError(f"{name} must be one of {', '.join(kind)}, got {value}")
+        object.__setattr__(settings, name, kind(value))
 
 
 def _at_least_one(**counts: int | None) -> None:

@@ -39,7 +39,7 @@ def student_base(teacher_json: Mapping[str, Any], family: StudentFamily) -> Mapp
     A BERT student has its teacher's vocabulary and padding token, and dropout, activation and the norms' epsilon where
     the teacher names them as BERT does; all else that its sizes leave open is BERT's.
     """
-    if family is StudentFamily.TEACHER or teacher_json["model_type"] == BERT:
+    if StudentFamily(family) is StudentFamily.TEACHER or teacher_json["model_type"] == BERT:
         return teacher_json
     sizes = encoder_architecture(teacher_json)
     return {

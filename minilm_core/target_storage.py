@@ -88,11 +88,16 @@ class TargetsManifest:
             content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(f"cached targets must be finished, that is have {MANIFEST_FILE}, got {folder}") from error
+        except ValueError as error:
+            raise UserError(
+                f"{MANIFEST_FILE} must be JSON, got a damaged one in {folder}; remove it to have it made again"
+            ) from error
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise UserError(f"cached targets must have format {FORMAT_VERSION}, got {version} in {folder}")
         manifest = cls(**{**content, "layers": tuple(content["layers"]), "precision": Precision(content["precision"])})
-        num_bytes = (folder / STATES_FILE).stat().st_size
+        states = folder / STATES_FILE
+        num_bytes = states.stat().st_size if states.exists() else 0
         if num_bytes != manifest.num_bytes:
             raise UserError(
                 f"{STATES_FILE} must have the {manifest.num_bytes} bytes of its manifest, got {num_bytes}; "

@@ -20,6 +20,12 @@ from minilm_core.sources import first_line
 # Being tokenised or waiting to be drawn from, for one stream of documents.
 BATCHES_AHEAD = 3
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json"),
+    *("sentencepiece.bpe.model", "spm.model", "spiece.model", "tokenizer.model"),
+)
+"""What a vocabulary is kept in, whatever the family."""
+
 Item = TypeVar("Item")
 Tokens = Integer[np.ndarray, " tokens"]
 
@@ -43,6 +49,11 @@ class CorpusTokenizer:
         """
         from transformers import AutoTokenizer
 
+        # Of nothing, transformers makes a tokenizer that knows no word.
+        if not any((folder / name).exists() for name in TOKENIZER_FILES):
+            raise UserError(
+                f"a teacher folder must hold a tokenizer, one of {', '.join(TOKENIZER_FILES)}, got {folder}"
+            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:

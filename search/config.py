@@ -121,7 +121,7 @@ class Storage:
     """Where a search keeps what it makes.
 
     Raises:
-        UserError: if a path is empty.
+        UserError: if a path is empty, or one that must be a folder is a URL.
     """
 
     path: str = "studies"
@@ -138,6 +138,12 @@ class Storage:
         for name in ("path", "cache", "mirror"):
             if getattr(self, name) == "":
                 raise UserError(f"{name} must not be empty, got ''")
+        for name in ("path", "cache"):
+            if "://" in getattr(self, name):
+                raise UserError(
+                    f"{name} must be a folder, for files in it are appended to and locked, got {getattr(self, name)}; "
+                    f"records can be copied to a URL with storage.mirror"
+                )
         if self.max_cache_bytes is not None:
             _check_at_least(0, max_cache_bytes=self.max_cache_bytes)
 

@@ -14,7 +14,7 @@ from minilm_core.architecture import StudentArchitecture
 from minilm_core.corpus import CorpusSettings, PackedCorpus
 from minilm_core.distillation import distil
 from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder, load_encoder_config
-from minilm_core.errors import NonFiniteLossError
+from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.lessons import Lessons, held_out_loss, relation_loss
 from minilm_core.packing import pack
 from minilm_core.relations import relation_losses
@@ -315,3 +315,49 @@ def test_fifteen_steps_on_real_text_bring_a_student_nearer_to_a_real_teacher(tmp
     after = list(distil(student, lessons, schedule, learning_rate=2e-3, seed=0))[-1].held_out_loss
     assert after is not None
     assert after < 0.9 * before
+
+
+def first_step(student: object, lessons: Lessons, **changes: Any) -> None:
+    settings = {"learning_rate": LEARNING_RATE, "seed": 0, "schedule": SCHEDULE, **changes}
+    next(distil(student, lessons, settings.pop("schedule"), **settings))
+
+
+def test_with_minilm_a_student_of_other_heads_is_refused(
+    teacher_config: PretrainedConfig, corpus: PackedCorpus, targets: Path
+) -> None:
+    schedule = replace(SCHEDULE, method=Method.MINILM, relation_heads=None)
+    sizes = StudentArchitecture(num_layers=1, hidden_size=16, num_heads=2)
+    student = new_student(teacher_config, method=Method.MINILM, architecture=sizes)
+    with pytest.raises(
+        UserError, match="with method minilm a student must have its teacher's 4 attention heads, got 2"
+    ):
+        first_step(student, lessons_of(corpus, targets, Method.MINILM), schedule=schedule)
+
+
+def test_relation_heads_that_do_not_divide_are_refused(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+    with pytest.raises(
+        UserError, match="relation heads must divide the widths of teacher and student, got 5, 24 and 16"
+    ):
+        first_step(new_student(teacher_config), lessons, schedule=replace(SCHEDULE, relation_heads=5))
+
+
+def test_an_encoder_that_is_not_taken_apart_is_refused(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+    encoder = build_encoder(StudentArchitecture(num_layers=1, hidden_size=16, num_heads=4), teacher_config, seed=0)
+    with pytest.raises(UserError, match="a student must be a RelationEncoder, got BertModel"):
+        first_step(encoder, lessons)
+
+
+def test_rows_longer_than_the_students_positions_are_refused(
+    teacher_config: PretrainedConfig, lessons: Lessons
+) -> None:
+    short = type(teacher_config)(**{**teacher_config.to_dict(), "max_position_embeddings": 8})
+    with pytest.raises(UserError, match="rows must be at most the student's 8 positions long, got 16"):
+        first_step(new_student(short), lessons)
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_learning_rate_that_teaches_nothing_is_refused(
+    teacher_config: PretrainedConfig, lessons: Lessons, learning_rate: float
+) -> None:
+    with pytest.raises(UserError, match="learning_rate must be positive and finite, got "):
+        first_step(new_student(teacher_config), lessons, learning_rate=learning_rate)

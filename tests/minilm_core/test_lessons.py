@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from minilm_core.adapters import LayerRelations, RelationOperands
+from minilm_core.errors import UserError
 from minilm_core.lessons import Lesson, relation_loss
 from minilm_core.relations import relation_losses
 from minilm_core.schedules import DistillationSchedule, Precision, Relation
@@ -71,3 +72,18 @@ def test_the_loss_is_the_mean_over_the_pairs_of_layers_in_their_order(
     loss = loss_of(of_teacher, of_student, relations=weights)
     assert loss == pytest.approx(sum(pairs) / 2, rel=1e-6)
     assert loss_of(of_teacher[::-1], of_student, relations=weights) != pytest.approx(loss, rel=1e-2)
+
+
+def test_a_student_of_other_layers_than_its_teachers_is_refused(
+    of_teacher: list[LayerRelations], of_student: list[LayerRelations]
+) -> None:
+    with pytest.raises(UserError, match="must have equally many distilled layers, got 2 and 1"):
+        loss_of(of_teacher, of_student[:1], relations=dict.fromkeys(RELATIONS, 1.0))
+
+
+def test_a_student_that_tells_other_relations_than_its_schedule_is_refused(
+    of_teacher: list[LayerRelations], of_student: list[LayerRelations]
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        loss_of(of_teacher, of_student, relations={Relation.QUERY: 1.0})
+    assert str(refusal.value) == "a student must tell the relations of its schedule, query, got query, value"

@@ -225,6 +225,30 @@ def test_value_vectors_teach_the_student_only() -> None:
     torch.testing.assert_close(student.grad, 2 * (student - teacher).detach() / student.numel())
 
 
+@pytest.mark.parametrize(("width", "num_heads"), [(8, 3), (12, 8), (8, 16)])
+def test_heads_that_do_not_divide_are_refused_and_not_cut_short(width: int, num_heads: int) -> None:
+    teacher, student = (random_relations(Method.MINILM, 2, 4, w, w, torch.float32) for w in (24, width))
+    with pytest.raises(UserError) as refusal:
+        relation_losses(teacher, student, num_heads)
+    assert str(refusal.value) == (
+        f"relation heads must divide the widths of teacher and student, got {num_heads}, 24 and {width}"
+    )
+
+
+def test_value_vectors_of_another_width_are_refused() -> None:
+    teacher, student = (
+        {Relation.VALUE_VECTORS: RelationOperands(v, v)} for v in (torch.ones(1, 2, 8), torch.ones(1, 2, 4))
+    )
+    with pytest.raises(UserError, match="value vectors must be as wide as the teacher's, got 4 and 8"):
+        relation_losses(teacher, student, 2)
+
+
+def test_a_teacher_that_does_not_tell_a_relation_is_refused() -> None:
+    teacher, student = (random_relations(method, 1, 4, 8, 0) for method in (Method.MINILM, Method.MINILMV2))
+    with pytest.raises(UserError, match="a teacher must tell every relation of its student, got attention, value and"):
+        relation_losses(teacher, student, 2)
+
+
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_tokens_of_which_none_is_real_are_refused(dtype: torch.dtype) -> None:
     teacher, student = (random_relations(Method.MINILM, 2, 4, 8, seed, dtype) for seed in (6, 7))

@@ -8,7 +8,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minilm_core.errors import UserError
-from minilm_core.schedules import DistillationSchedule, FinetuningSchedule, Method, learning_rate_factor
+from minilm_core.schedules import (
+    DistillationSchedule,
+    FinetuningSchedule,
+    LayerMapping,
+    Method,
+    Precision,
+    learning_rate_factor,
+)
 
 fixed = settings(deadline=None, derandomize=True)
 steps = st.integers(1, 500)
@@ -151,3 +158,34 @@ def test_a_fine_tuning_out_of_range_is_refused(changes: dict[str, Any], message:
 
 def test_a_schedule_of_minilm_needs_no_relation_heads() -> None:
     assert make_distillation(method=Method.MINILM, relation_heads=None).relation_heads is None
+
+
+def test_names_stand_for_members() -> None:
+    schedule = DistillationSchedule(
+        num_steps=1,
+        batch_size=1,
+        method="minilm",
+        layer_mapping="last",
+        precision="bf16",  # type: ignore[arg-type]
+    )
+    assert (schedule.method, schedule.layer_mapping, schedule.precision) == (
+        Method.MINILM,
+        LayerMapping.LAST,
+        Precision.BF16,
+    )
+    assert schedule.layer_mapping is LayerMapping.LAST
+    assert schedule.layer_pairs(num_student_layers=3, num_teacher_layers=6, teacher_layer=None).student == (3,)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("method", "method must be one of minilm, minilmv2, got x"),
+        ("layer_mapping", "layer_mapping must be one of last, uniform, got x"),
+        ("precision", "precision must be one of auto, fp32, bf16, fp16, got x"),
+    ],
+)
+def test_names_of_no_member_are_refused(name: str, message: str) -> None:
+    settings: dict[str, Any] = {"num_steps": 1, "batch_size": 1, "relation_heads": 4, name: "x"}
+    with pytest.raises(UserError, match=f"^{message}$"):
+        DistillationSchedule(**settings)

@@ -138,3 +138,8 @@ def test_a_bert_student_of_a_published_mpnet_reads_its_embeddings():
     )
     assert student.config.model_type == "bert"
     assert student.embeddings.position_embeddings.weight.shape == (512, 768)
+
+
+def test_a_family_may_be_given_by_name():
+    assert base_config(CONFIGS["mpnet"], "teacher") is CONFIGS["mpnet"]
+    assert base_config(CONFIGS["mpnet"], "bert").model_type == "bert"

@@ -247,6 +247,11 @@ def test_the_sha256_changes_with_a_setting(write):
             "gpus_per_worker must be 0 or 1 with several workers, got 0.5",
         ),
         (lambda: Storage(path=""), "path must not be empty, got ''"),
+        (
+            lambda: Storage(cache="s3://bucket/cache"),
+            "cache must be a folder, for files in it are appended to and locked, got s3://bucket/cache; "
+            "records can be copied to a URL with storage.mirror",
+        ),
         (lambda: Storage(mirror=""), "mirror must not be empty, got ''"),
         (lambda: Sampler(num_startup_trials=0), "num_startup_trials must be at least 1, got 0"),
         (
