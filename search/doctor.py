@@ -13,6 +13,7 @@ from typing import Any
 
 from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture
+from minilm_core.reading import read_documents
 from minilm_core.sources import CorpusSource, resolve
 from minilm_core.tasks import SplitRole, Task, load_split, load_test_split
 from search.config import LoadedConfig, Resources, load_config
@@ -84,9 +85,19 @@ def _tried(subject: str, look: Callable[[], str]) -> Finding:
 
 
 def _teacher(loaded: LoadedConfig) -> str:
+    from transformers.utils import logging as transformers_logging
+
+    from minilm_core.encoders import load_encoder
+    from minilm_core.tokenisation import CorpusTokenizer
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     folder = resolve(loaded.config.teacher, loaded.base)
     config_json = find_teacher_config(loaded) or {}
     space = check_against_teacher(loaded.config, config_json)
+    # As the search will: damaged weights and a missing vocabulary are found now and not after the calibration.
+    load_encoder(folder)
+    CorpusTokenizer.load(folder)
     sizes = encoder_architecture(config_json)
     family = f"{sizes.num_layers}x{sizes.hidden_size} {config_json['model_type']}"
     return f"{family}, fits {space.num_shapes} student shapes, {folder}"
@@ -94,6 +105,8 @@ def _teacher(loaded: LoadedConfig) -> str:
 
 def _corpus(loaded: LoadedConfig, source: CorpusSource) -> str:
     files = source.find_files(loaded.base)
+    if files and next(read_documents(source, loaded.base), None) is None:
+        raise UserError(f"a corpus must begin with a document, got none in {source.path}")
     return f"{source.dataset} on the Hub" if source.path is None else f"{len(files)} files, {source.path}"
 
 
