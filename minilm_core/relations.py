@@ -1,20 +1,16 @@
 """The losses of MiniLM and MiniLMv2: how far a student's self-attention relations are from its teacher's."""
 
-import importlib.util
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minilm_core.adapters import LayerRelations, RelationOperands
 from minilm_core.errors import UserError
-from minilm_core.kernels import gpu
+from minilm_core.kernels import HAS_NUMBA, gpu
 from minilm_core.kernels.blockwise import Side, blockwise_kl
 from minilm_core.schedules import Relation
 
 TokenMask = Bool[Tensor, "batch seq"]
-
-HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
 def relation_losses(

@@ -5,10 +5,8 @@ the vectors are in. Numba brings its own compiler, so no machine needs another.
 """
 
 import math
-import sys
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,14 +14,12 @@ from numba import njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from minilm_core.kernels.cpu_threads import in_threads
+
 Floats = np.ndarray
 """Of two or three axes, in fp32: Numba compiles a loop for what it is called with."""
 TokenVectors = Float[Tensor, "batch seq width"]
 TokenMask = Bool[Tensor, "batch seq"]
-
-if sys.platform == "linux":
-    # Torch's own threads: those of another pool would wait for theirs, which spin for a while after each operation.
-    numba.config.THREADING_LAYER = "omp"
 
 # Logits beyond this are not for the loops, which are compiled to expect finite numbers.
 LARGEST_LOGIT = 1e30
@@ -66,7 +62,10 @@ class _LoopedKL(torch.autograd.Function):
         by_right = by_left if is_gram else np.zeros(student_left.shape, np.float32)
         vectors = (*_as_arrays(*teacher), *_as_arrays(student_left, student_right))
         sums = np.zeros(len(lengths) * num_heads)
-        _in_threads((*vectors, num_heads, np.float32(share), positions, lengths, by_left, by_right, is_gram, sums))
+        # What a map gives does not depend on which thread does it.
+        in_threads(
+            _add_maps, *vectors, num_heads, np.float32(share), positions, lengths, by_left, by_right, is_gram, sums
+        )
         # In fp32 still: fp16 cannot hold a map's share of the mean, before the loss's scale comes to it.
         ctx.save_for_backward(torch.from_numpy(by_left), torch.from_numpy(by_right))
         ctx.is_gram, ctx.dtype = is_gram, student_left.dtype
@@ -109,16 +108,6 @@ def _real_positions(
         return np.broadcast_to(np.arange(seq, dtype=np.uint64), (batch, seq)).copy(), np.full(batch, seq)
     is_real = mask.numpy()
     return np.argsort(~is_real, axis=1, kind="stable").astype(np.uint64), is_real.sum(axis=1)
-
-
-def _in_threads(arguments: tuple[Any, ...]) -> None:
-    """Shares the maps among as many threads as torch uses; what a map gives does not depend on who does it."""
-    num_threads = torch.get_num_threads()
-    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
-    _add_maps(*arguments)
-    if torch.get_num_threads() != num_threads:
-        # When Numba starts its threads it sets what OpenMP has, which is torch's, to all there are.
-        torch.set_num_threads(num_threads)
 
 
 @njit(fastmath=True, inline="always")

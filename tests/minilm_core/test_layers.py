@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
-from minilm_core.layers import ATTENTION, BitDropout, attention, set_dropout, train_fast_on_cpu
+from minilm_core.layers import ATTENTION, FastDropout, attention, set_dropout, train_fast_on_cpu
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NUMBER = 200_000
@@ -29,7 +29,7 @@ LAYER = BertSelfAttention(BertConfig())
 
 def dropped(probability: float, dtype: torch.dtype = torch.float32, seed: int = 0, number: int = NUMBER) -> Tensor:
     torch.manual_seed(seed)
-    output: Tensor = BitDropout(probability)(torch.ones(number, dtype=dtype))
+    output: Tensor = FastDropout(probability)(torch.ones(number, dtype=dtype))
     return output
 
 
@@ -64,7 +64,7 @@ def test_a_gradient_flows_where_an_element_was_kept_and_nowhere_else(
 ) -> None:
     values = torch.ones(shape, dtype=dtype, requires_grad=True)
     torch.manual_seed(0)
-    output = BitDropout(0.5)(values)
+    output = FastDropout(0.5)(values)
     output.sum().backward()
     assert values.grad is not None
     assert torch.equal(values.grad, output.detach())
@@ -73,7 +73,7 @@ def test_a_gradient_flows_where_an_element_was_kept_and_nowhere_else(
 @pytest.mark.parametrize(("probability", "is_training"), [(0.3, False), (0.0, True)])
 def test_without_training_or_probability_nothing_is_dropped(probability: float, is_training: bool) -> None:
     values = torch.randn(100)
-    assert torch.equal(BitDropout(probability).train(is_training)(values), values)
+    assert torch.equal(FastDropout(probability).train(is_training)(values), values)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -85,15 +85,15 @@ def test_probabilities_too_near_to_none_or_all_to_tell_apart_drop_next_to_none_o
 
 
 def test_nothing_can_be_dropped_of_nothing() -> None:
-    assert BitDropout(0.5)(torch.ones(2, 0)).shape == (2, 0)
+    assert FastDropout(0.5)(torch.ones(2, 0)).shape == (2, 0)
 
 
 def test_a_probability_of_one_drops_all() -> None:
-    assert not BitDropout(1.0)(torch.ones(100)).any()
+    assert not FastDropout(1.0)(torch.ones(100)).any()
 
 
 def test_a_double_is_dropped_too() -> None:
-    assert 0 < (BitDropout(0.5)(torch.ones(100, dtype=torch.float64)) == 0).sum() < 100
+    assert 0 < (FastDropout(0.5)(torch.ones(100, dtype=torch.float64)) == 0).sum() < 100
 
 
 def operands(dtype: torch.dtype, seq: int = 7) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,7 +155,7 @@ def test_every_dropout_of_an_encoder_is_replaced_and_no_parameter_renamed(teache
     train_fast_on_cpu(encoder)
     replaced = [module for module in encoder.modules() if isinstance(module, nn.Dropout)]
     assert len(replaced) == num_dropouts > 0
-    assert {type(module) for module in replaced} == {BitDropout}
+    assert {type(module) for module in replaced} == {FastDropout}
     assert {module.p for module in replaced} == {0.1}
     assert list(encoder.state_dict()) == names
 

@@ -1,0 +1,88 @@
+"""Tests of the dropout that hashes places: independent from place to place and seed to seed, with no mask kept."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from minilm_core.kernels.cpu_dropout import drop, fits
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+NUMBER = 1 << 16
+FIVE_DEVIATIONS = 5 / NUMBER**0.5
+"""Of the correlation of as many independent pairs."""
+
+
+def signs(seed: int, dtype: torch.dtype) -> Tensor:
+    """Returns 1 where an element is kept and -1 where not, with a probability of one half."""
+    torch.manual_seed(seed)
+    kept, _ = drop(torch.ones(NUMBER, dtype=dtype), 0.5)
+    return kept.double() * 2 - 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_masks_of_neighbouring_seeds_say_nothing_of_each_other_at_any_distance(dtype: torch.dtype) -> None:
+    spectra = [torch.fft.rfft(signs(seed, dtype)) for seed in range(6)]
+    for one, other in itertools.combinations(spectra, 2):
+        correlations = torch.fft.irfft(one * other.conj()) / NUMBER
+        # The largest of so many correlations is further out than one alone.
+        assert correlations.abs().max() < 1.5 * FIVE_DEVIATIONS
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_mask_says_nothing_of_itself_at_any_distance(dtype: torch.dtype) -> None:
+    spectrum = torch.fft.rfft(signs(0, dtype))
+    correlations = torch.fft.irfft(spectrum.abs().square()) / NUMBER
+    assert correlations[1:].abs().max() < 1.5 * FIVE_DEVIATIONS
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_part_of_a_large_tensor_loses_its_share(dtype: torch.dtype) -> None:
+    kept, _ = drop(torch.ones(64 * NUMBER, dtype=dtype), 0.1)
+    shares = (kept.view(64, NUMBER) != 0).double().mean(dim=1)
+    assert (shares - 0.9).abs().max() < 0.3 * FIVE_DEVIATIONS + 2**-16
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_views_that_are_not_contiguous_or_not_aligned_give_what_copies_give(dtype: torch.dtype) -> None:
+    whole = torch.randn(41, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for view in (whole[1:34], whole[:36].view(4, 9).t(), whole[::3]):
+        results = []
+        for values in (view, view.clone(memory_format=torch.contiguous_format)):
+            torch.manual_seed(0)
+            results.append(drop(values, 0.5)[0])
+        assert torch.equal(*results)
+        assert results[0].shape == view.shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            torch.manual_seed(0)
+            results.append(drop(torch.ones(3, 33_333, dtype=dtype), 0.3)[0])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_nothing_is_kept_for_the_gradient() -> None:
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda tensor: tensor):
+        drop(torch.ones(100, requires_grad=True), 0.5)
+    assert not saved
+
+
+@pytest.mark.parametrize(
+    ("values", "probability"),
+    [(torch.ones(3).double(), 0.1), (torch.ones(0), 0.1), (torch.ones(3), 0.0), (torch.ones(3), 1.0)],
+)
+def test_what_the_loops_cannot_do_does_not_fit(values: Tensor, probability: float) -> None:
+    assert not fits(values, probability)
+    assert fits(torch.ones(3), 0.1)
