@@ -1,10 +1,10 @@
 """Dropout and attention of a model in training: how much is dropped, and layers that a CPU trains faster with.
 
 Their mathematics are those of the layers they replace. PyTorch's attention computes in fp32 wherever there is dropout,
-whatever it is given, and draws its random numbers one by one; without dropout its bf16 backward pass may be slow. Forward
-and backward in bf16 on one AVX512-bf16 core, there and here: 16 rows of 128 tokens with 6 heads of 32, with dropout 29
-and 12 ms, without 32 and 7 ms; 8 rows of 512 tokens with 12 heads, with dropout 720 and 230 ms. In fp32 without dropout
-there is nothing to gain.
+whatever it is given, and draws its random numbers one by one; without dropout its bf16 backward pass may be slow.
+Forward and backward in bf16 on one AVX512-bf16 core, there and here: 16 rows of 128 tokens with 6 heads of 32, with
+dropout 29 and 12 ms, without 32 and 7 ms; 8 rows of 512 tokens with 12 heads, with dropout 720 and 230 ms. In fp32
+without dropout there is nothing to gain.
 """
 
 from typing import Any

@@ -64,7 +64,8 @@ def test_the_number_of_threads_changes_no_bit(num_threads: int) -> None:
 def test_bf16_vectors_are_compared_in_fp32() -> None:
     teacher, student = random_vectors(2, 9, 24, 0).bfloat16(), random_vectors(2, 9, 12, 1).bfloat16()
     rounded = looped_kl((teacher, teacher), (student, student), 6, None)
-    exact = looped_kl((teacher.float(), teacher.float()), (student.float(), student.float()), 6, None)
+    wide_teacher, wide = teacher.float(), student.float()
+    exact = looped_kl((wide_teacher, wide_teacher), (wide, wide), 6, None)
     assert rounded.dtype == torch.float32
     assert torch.equal(rounded, exact)
 
