@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numba import njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minilm_core.kernels.cpu_gram import add_gram_map
-from minilm_core.kernels.cpu_rows import Floats, add_map
+from minilm_core.kernels.cpu_loops import Floats, add_maps
 from minilm_core.kernels.cpu_threads import in_threads
 
 TokenVectors = Float[Tensor, "batch seq width"]
@@ -60,7 +58,7 @@ class _LoopedKL(torch.autograd.Function):
         sums = np.zeros(len(lengths) * num_heads)
         # What a map gives does not depend on which thread does it.
         in_threads(
-            _add_maps,
+            add_maps,
             *vectors,
             num_heads,
             np.float32(share),
@@ -114,41 +112,3 @@ def _real_positions(
         return np.broadcast_to(np.arange(seq, dtype=np.uint64), (batch, seq)).copy(), np.full(batch, seq)
     is_real = mask.numpy()
     return np.argsort(~is_real, axis=1, kind="stable").astype(np.uint64), is_real.sum(axis=1)
-
-
-@njit(fastmath=True, parallel=True, error_model="numpy", cache=True)
-def _add_maps(
-    teacher_left: Floats,
-    teacher_right: Floats,
-    left: Floats,
-    right: Floats,
-    num_heads: int,
-    share: np.float32,
-    positions: np.ndarray,
-    lengths: np.ndarray,
-    by_left: Floats,
-    by_right: Floats,
-    is_gram: bool,
-    is_symmetric: bool,
-    sums: np.ndarray,
-) -> None:
-    """Writes the KL sums of all maps, in nats, and their gradients; map = row * heads + head."""
-    for index in prange(len(sums)):
-        if not is_symmetric or not add_gram_map(
-            index, teacher_left, left, num_heads, share, positions, lengths, by_left, sums
-        ):
-            add_map(
-                index,
-                teacher_left,
-                teacher_right,
-                left,
-                right,
-                num_heads,
-                share,
-                positions,
-                lengths,
-                by_left,
-                by_right,
-                is_gram,
-                sums,
-            )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from minilm_core.kernels.blockwise import Side, blockwise_kl
 from minilm_core.kernels.cpu import looped_kl
-from minilm_core.kernels.cpu_gram import MOST_TOKENS, add_gram_map
+from minilm_core.kernels.cpu_loops import MOST_TOKENS, add_gram_map
 
 
 def random_vectors(seq: int, width: int, seed: int) -> Tensor:
