@@ -1,5 +1,6 @@
 """Names of things on disk: a study's folder, a trial's folder, the copy of the records far away. No torch, no Ray."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,19 @@ class StudyPaths:
     def assistant(self) -> "TrialPaths":
         """The folder of the teacher's assistant."""
         return TrialPaths(root=self.root / "assistant")
+
+    def forget_groundwork(self) -> None:
+        """Removes what is made before the first trial, all of which depends on the search's settings."""
+        for folder in (self.assistant.root, self.teacher_folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (
+            self.preparation,
+            self.evaluation,
+            self.latency,
+            self.teacher_latency,
+            self.students_per_worker,
+        ):
+            file.unlink(missing_ok=True)
 
     def trial_folder(self, number: int) -> Path:
         """Returns the folder of a student."""

@@ -49,9 +49,8 @@ def launch(
     if config.storage.mirror is not None:
         check_mirror(config.storage.mirror)
     with only_driver(study):
-        # A study in which nothing ran yet binds nobody: its settings may have been what kept it from running.
-        if study.search_yaml.exists() and (study.records.exists() or study.journal.exists()):
-            _check_same_search(config, load_config(study.search_yaml).config, study)
+        if study.search_yaml.exists():
+            _take_up(study, config)
         _run(config, study, address, as_json)
 
 
@@ -88,13 +87,29 @@ def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
     _say_what_follows(found, study_folder)
 
 
-def _check_same_search(config: "SearchConfig", earlier: "SearchConfig", study: StudyPaths) -> None:
-    """Refuses to go on with other settings than a study began with; only its budget may change."""
-    if replace(config, budget=earlier.budget) != earlier:
+def _take_up(study: StudyPaths, config: "SearchConfig") -> None:
+    """Goes on with a study that has a search.yaml; only its budget may have changed since.
+
+    A study in which no trial ran binds nobody, for its settings may have been what kept it from running: what was made
+    for other settings, such as an assistant, is then made anew.
+    """
+    from search.config import load_config
+
+    is_bound = study.records.exists() or study.journal.exists()
+    try:
+        earlier = load_config(study.search_yaml).config
+    except UserError:
+        if is_bound:
+            raise
+    else:
+        if replace(config, budget=earlier.budget) == earlier:
+            return
+    if is_bound:
         raise UserError(
             f"a study's settings must not change but for its budget, and {shown_path(study.root)} was launched with "
             f"others; go on with `minilm-search resume {shown_path(study.root)}`, or choose another name"
         )
+    study.forget_groundwork()
 
 
 def _run(config: "SearchConfig", study: StudyPaths, address: str | None, as_json: bool) -> None:

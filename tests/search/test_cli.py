@@ -10,6 +10,7 @@ import pytest
 
 from minilm_core.records import append_record, read_records
 from search.config import load_config, resolved_yaml
+from search.storage import StudyPaths
 from tests.reports.example_studies import student, write_full_study
 
 TEMPLATE = Path(__file__).parents[2] / "search" / "templates" / "quickstart.yaml"
@@ -188,6 +189,35 @@ def test_launch_refuses_a_study_of_other_settings(search_yaml: Path) -> None:
     done = run("launch", search_yaml)
     assert done.returncode == 2
     assert "a study's settings must not change but for its budget" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("earlier", "is_kept"),
+    [(["budget.num_trials=3"], True), (["distillation.num_steps=81"], False), (["seed=1"], False)],
+)
+def test_launching_with_other_settings_before_any_trial_ran_forgets_what_was_made_for_the_first(
+    search_yaml: Path, earlier: list[str], is_kept: bool
+) -> None:
+    study = StudyPaths(root=search_yaml.parent / "studies" / "quickstart")
+    study.assistant.student.mkdir(parents=True)
+    study.search_yaml.write_text(resolved_yaml(load_config(search_yaml, earlier).config), encoding="utf-8")
+    study.latency.write_text("{}", encoding="utf-8")
+    done = run("launch", search_yaml)
+    # The teacher of this search is no more than its sizes.
+    assert "a teacher folder must hold config.json and model.safetensors" in done.stderr
+    assert (study.assistant.student.exists(), study.latency.exists()) == (is_kept, is_kept)
+
+
+def test_an_unreadable_earlier_search_yaml_binds_only_once_a_trial_ran(search_yaml: Path) -> None:
+    folder = search_yaml.parent / "studies" / "quickstart"
+    folder.mkdir(parents=True)
+    (folder / "search.yaml").write_text("of: another version\n", encoding="utf-8")
+    assert "a teacher folder must hold" in run("launch", search_yaml).stderr
+    (folder / "search.yaml").write_text("of: another version\n", encoding="utf-8")
+    append_record(folder / "records.jsonl", student(0, 0.7))
+    done = run("launch", search_yaml)
+    assert done.returncode == 2
+    assert "unknown key 'of'" in done.stderr
 
 
 def test_resume_refuses_to_take_trials_away(interrupted: Path) -> None:
