@@ -53,6 +53,26 @@ class Facts:
     config_text: str
     caveats: tuple[str, ...]
 
+    @property
+    def preparation(self) -> str:
+        """What was spent before any trial, as a sentence; empty where nothing is known."""
+        if not self.preparation_seconds:
+            return ""
+        stages = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in self.preparation_seconds.items())
+        return f"Preparation, which the device-hours above leave out: {stages}."
+
+    @property
+    def volume(self) -> str:
+        """Where the hypervolume begins, as a sentence; empty where there is none."""
+        if not self.reference_point:
+            return ""
+        values = self.reference_point.items()
+        corner = ", ".join(f"{name} {value:,.0f}" if value >= 1000 else f"{name} {value:.4g}" for name, value in values)
+        return (
+            f"Hypervolume from the reference point {corner} "
+            "(an objective without a declared worst value takes that of the worst student)."
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Returns the figures as plain values; the trials' own stand in the records."""
         return {

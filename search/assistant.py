@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from minilm_core.architecture import StudentArchitecture
+from minilm_core.assistant import Assistant
 from minilm_core.devices import training_device
 from minilm_core.distillation import distil
 from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder_config, save_encoder
+from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.lessons import Lessons
+from minilm_core.schedules import DistillationSchedule
 from search.config import SearchConfig
 from search.curriculum import Tutor, assistant_of, layer_pairs
 from search.job import Progress, distillation_event, is_due
@@ -38,23 +41,38 @@ def teach_assistant(
     student = RelationEncoder(
         encoder, pairs.student, tuple(config.distillation.weights), teacher_width=lessons.targets.hidden_size
     ).to(training_device(config.resources.gpus_per_worker > 0))
-    schedule = replace(config.distillation, num_steps=config.assistant.num_steps or config.distillation.num_steps)
+    schedule = assistant_schedule(config, config.assistant)
+    learning_rate = config.assistant.learning_rate or middle_learning_rate(config)
     last_saved = time.monotonic()
-    for progress in distil(
-        student,
-        lessons,
-        schedule,
-        learning_rate=config.assistant.learning_rate or middle_learning_rate(config),
-        seed=config.seed,
-        resume_from=paths.checkpoint,
-    ):
-        if time.monotonic() - last_saved >= schedule.checkpoint_every_seconds and not progress.is_finished:
-            progress.save_checkpoint(paths.checkpoint)
-            last_saved = time.monotonic()
-        if is_due(progress):
-            yield distillation_event(STAGE, progress)
+    try:
+        for progress in distil(
+            student, lessons, schedule, learning_rate=learning_rate, seed=config.seed, resume_from=paths.checkpoint
+        ):
+            if time.monotonic() - last_saved >= schedule.checkpoint_every_seconds and not progress.is_finished:
+                progress.save_checkpoint(paths.checkpoint)
+                last_saved = time.monotonic()
+            if is_due(progress):
+                yield distillation_event(STAGE, progress)
+    except NonFiniteLossError as error:
+        raise UserError(
+            f"assistant.learning_rate must keep the assistant's loss finite, got {learning_rate:g} ({error})"
+        ) from error
     save_encoder(encoder, teacher_folder, paths.student)
     shutil.rmtree(paths.checkpoint, ignore_errors=True)
+
+
+def assistant_schedule(config: SearchConfig, assistant: Assistant) -> DistillationSchedule:
+    """Returns how the assistant learns: as a student, but alone, with what the workers of a trial share between them.
+
+    It takes as many rows at once as each of them would.
+    """
+    schedule = config.distillation
+    return replace(
+        schedule,
+        num_steps=assistant.num_steps or schedule.num_steps,
+        micro_batch_size=schedule.micro_batch_size
+        or math.ceil(schedule.batch_size / config.resources.workers_per_trial),
+    )
 
 
 def middle_learning_rate(config: SearchConfig) -> float:

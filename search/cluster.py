@@ -90,6 +90,8 @@ class Stream:
             yield ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             self._generator = None
+            # Where it happened, for who writes the whole of it down.
+            error.cause.add_note(str(error))
             raise error.cause from None
 
 

@@ -1,20 +1,44 @@
 """What the driver has done on the cluster before any trial: the shared text, and the targets by many hands at once."""
 
-import ray
+import traceback
 
+from minilm_core.errors import UserError, classify_failure
+from minilm_core.sources import first_line
 from search.cluster import Stream, cores_on_one_node
 from search.config import Resources
 from search.context import StudyContext
 from search.curriculum import Tutor
 from search.display import Display
 from search.environment import set_seconds
+from search.errors import GroundworkError
 from search.preparation import Builder, caching_stage, make_ready_beside, prepare, read_preparation
 
 WORK = "preparation"
 
 
 def lay_groundwork(context: StudyContext, display: Display) -> None:
-    """Makes what all trials share, and shows how far it is."""
+    """Makes what all trials share, and shows how far it is.
+
+    Raises:
+        UserError: if a setting does not allow it.
+        GroundworkError: if it fails for another reason, such as too little memory.
+    """
+    study = context.study
+    try:
+        _lay(context, display)
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        study.preparation_log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        raise GroundworkError(
+            f"what all trials share could not be made: {classify_failure(error)}: {first_line(error)}; "
+            f"{study.preparation_log} says where, and what was made so far stays"
+        ) from error
+    display.ended(WORK)
+    set_seconds(study, read_preparation(study).seconds)
+
+
+def _lay(context: StudyContext, display: Display) -> None:
     config, study, resources = context.config, context.study, context.config.resources
     # No trial runs yet, so the cores of all that will run at once are free.
     num_cpus = cores_on_one_node(resources)
@@ -34,11 +58,9 @@ def lay_groundwork(context: StudyContext, display: Display) -> None:
         try:
             for _ in stream.rest():
                 pass
-        except ray.exceptions.RayError as error:
-            # What it had not done, the others have.
-            display.message(f"a process that cached targets was lost: {type(error).__name__}")
-    display.ended(WORK)
-    set_seconds(study, read_preparation(study).seconds)
+        # Whatever it was: what this process had not done, the others have.
+        except Exception as error:
+            display.message(f"a process that cached targets was lost: {type(error).__name__}: {first_line(error)}")
 
 
 def builders(resources: Resources, num_cpus: float) -> list[Builder]:

@@ -32,6 +32,9 @@ from search.job import Progress
 from search.storage import StudyPaths
 from search.teacher import read_config
 
+SECONDS_BETWEEN_ENTRIES = 10.0
+"""What the account of a killed preparation lacks at most."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preparation:
@@ -42,7 +45,7 @@ class Preparation:
     targets: dict[Tutor, str | None]
     """Likewise, of each tutor that is ready; None where it runs beside its students."""
     seconds: dict[str, float]
-    """What each stage took; next to nothing where the cache had it."""
+    """What each stage took, over all runs; nothing where it was found made."""
 
 
 class Builder(NamedTuple):
@@ -182,11 +185,7 @@ def held(study: StudyPaths) -> Iterator[None]:
 
 
 def open_lessons(config: SearchConfig, study: StudyPaths, key: LessonsKey, *, rank: int, num_workers: int) -> Lessons:
-    """Opens the shared text and what a student's tutor says of it; what is not on this node is made first.
-
-    Raises:
-        UserError: if a study's assistant is not on this node: its folder must be on a disk that all nodes share.
-    """
+    """Opens the shared text and what a student's tutor says of it; what is not on this node is made first."""
     room = Classroom.open(config, study)
     found = read_preparation(study)
     if not Path(found.corpus).is_dir() or not all(room.is_there(found, tutor) for tutor in {Tutor.TEACHER, key.tutor}):
@@ -233,18 +232,30 @@ def _assistant_key(room: Classroom) -> LessonsKey:
 
 
 def _timed(study: StudyPaths, stage: Iterator[Progress]) -> Iterator[Progress]:
-    """Passes a stage's progress on and adds the time that it took to the study's account.
+    """Passes a stage's progress on and adds the time that it took to the study's account, also if it is given up.
 
     What it cost is what it took to make, and not to find again.
     """
-    started, name = time.monotonic(), None
-    for progress in stage:
-        name = progress.stage
-        yield progress
-    if name is not None:
+    since, name = time.monotonic(), None
+    try:
+        for progress in stage:
+            name = progress.stage
+            if time.monotonic() - since >= SECONDS_BETWEEN_ENTRIES:
+                since = _enter(study, name, since)
+            yield progress
+    finally:
+        if name is not None:
+            _enter(study, name, since)
+
+
+def _enter(study: StudyPaths, stage: str, since: float) -> float:
+    """Adds the time since then to a stage's and returns the present; a corpus half packed has no account yet."""
+    present = time.monotonic()
+    if study.preparation.exists():
         found = read_preparation(study)
-        spent = found.seconds.get(name, 0.0) + time.monotonic() - started
-        _write(study, replace(found, seconds={**found.seconds, name: spent}))
+        spent = found.seconds.get(stage, 0.0) + present - since
+        _write(study, replace(found, seconds={**found.seconds, stage: spent}))
+    return present
 
 
 def _write(study: StudyPaths, found: Preparation) -> None:

@@ -60,6 +60,11 @@ class StudyPaths:
         return self.root / "preparation.json"
 
     @property
+    def preparation_log(self) -> Path:
+        """Why making them failed, where it did."""
+        return self.root / "preparation.log"
+
+    @property
     def students_per_worker(self) -> Path:
         """How many students share a worker, where the study has chosen."""
         return self.root / "students_per_worker.json"
@@ -105,6 +110,7 @@ class StudyPaths:
             shutil.rmtree(folder, ignore_errors=True)
         for file in (
             self.preparation,
+            self.preparation_log,
             self.evaluation,
             self.latency,
             self.teacher_latency,

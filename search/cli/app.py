@@ -9,6 +9,7 @@ import typer
 from minilm_core.errors import UserError
 from search.cli import preparing, results, running
 from search.cli.terminal import ExitCode, complain
+from search.errors import GroundworkError
 
 app = typer.Typer(
     help="Distil MiniLM students, search for the ones worth deploying, ship one.",
@@ -49,6 +50,9 @@ def main() -> NoReturn:
     except UserError as error:
         complain(str(error))
         code = ExitCode.USAGE
+    except GroundworkError as error:
+        complain(str(error))
+        code = ExitCode.FAILED
     except OSError as error:
         complain(f"{error.strerror or error}{'' if error.filename is None else f': {error.filename}'}")
         code = ExitCode.FAILED

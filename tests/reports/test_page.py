@@ -50,6 +50,17 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "altair", None)
 
 
+def test_page_and_markdown_say_what_was_spent_before_any_trial(drawn: Report, drawn_page: str) -> None:
+    sentence = "Preparation, which the device-hours above leave out: targets 12 s."
+    assert sentence in drawn_page
+    assert sentence in (drawn.folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_corner_of_the_hypervolume_is_written_in_plain_figures(drawn_page: str) -> None:
+    (corner,) = re.findall(r"Hypervolume from the reference point (.*) \(an objective", drawn_page)
+    assert re.fullmatch(r"accuracy 0, latency_ms [\d.]+, size_bytes \d{1,3}(,\d{3})+", corner)
+
+
 def test_every_promised_file_is_written(drawn: Report) -> None:
     written = {path.name for path in drawn.folder.iterdir()}
     assert written == {"report.html", "report.md", "report.json", "trials.csv", "frontier.csv", "figures"}

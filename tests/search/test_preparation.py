@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 from minilm_core.adapters import LayerRelations
 from minilm_core.corpus import PackedCorpus
 from minilm_core.encoders import RelationEncoder, load_encoder
-from minilm_core.errors import UserError
+from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.lessons import Lessons
 from minilm_core.schedules import Precision, Relation
 from minilm_core.target_storage import TargetsManifest, is_cached, make_room
 from minilm_core.targets import OnlineTargets
+from search import assistant
+from search.assistant import assistant_schedule
 from search.context import StudyContext
 from search.curriculum import Tutor, lessons_key
 from search.preparation import (
@@ -166,13 +168,13 @@ def test_an_assistant_is_taught_once_and_teaches_the_small_students(open_study: 
     assert stages[-2:] == ["teaching the assistant", "caching the assistant's targets"]
     assert {"teaching the assistant", "caching the assistant's targets"} <= set(read_preparation(context.study).seconds)
     assert list(prepare(context.config, context.study, 1)) == []
-    assistant = load_encoder(context.study.assistant.student)
-    assert (assistant.config.num_hidden_layers, assistant.config.hidden_size) == (2, 12)
+    encoder = load_encoder(context.study.assistant.student)
+    assert (encoder.config.num_hidden_layers, encoder.config.hidden_size) == (2, 12)
     lessons = lessons_of(context)
     rows = np.array([2, 0, 5])
     input_ids = torch.from_numpy(lessons.corpus.rows(rows))
     relations = tuple(context.config.distillation.weights)
-    online = OnlineTargets(RelationEncoder(assistant, (2,), relations), Precision.FP32)
+    online = OnlineTargets(RelationEncoder(encoder, (2,), relations), Precision.FP32)
     check_alike(lessons.targets.relations(rows, input_ids), online.relations(rows, input_ids))
 
 
@@ -200,6 +202,39 @@ def test_an_assistant_interrupted_while_it_learns_goes_on_from_its_checkpoint(op
         pass
     weights = [load_file(context.study.assistant.student / "model.safetensors") for context in (whole, cut)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_what_an_interrupted_assistant_took_is_counted(open_study: OpenStudy) -> None:
+    context = open_study(*ASSISTED, is_prepared=False)
+    steps = prepare(context.config, context.study, 1)
+    while next(steps).stage != "teaching the assistant":
+        pass
+    assert isinstance(steps, Generator)
+    steps.close()
+    before = read_preparation(context.study).seconds["teaching the assistant"]
+    list(prepare(context.config, context.study, 1))
+    assert 0 < before < read_preparation(context.study).seconds["teaching the assistant"]
+
+
+def test_an_assistant_takes_as_many_rows_at_once_as_a_worker_of_its_students(open_study: OpenStudy) -> None:
+    config = open_study(*ASSISTED, "resources.workers_per_trial=2", is_prepared=False).config
+    assert config.assistant is not None
+    schedule = assistant_schedule(config, config.assistant)
+    assert (schedule.num_steps, schedule.batch_size, schedule.micro_batch_size) == (4, 4, 2)
+
+
+def test_an_assistant_that_cannot_learn_names_its_learning_rate(
+    open_study: OpenStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = open_study(*ASSISTED, is_prepared=False)
+
+    def diverging(*arguments: object, **settings: object) -> Generator[object]:
+        raise NonFiniteLossError("the loss and the gradient must be finite, got loss nan in step 3")
+        yield
+
+    monkeypatch.setattr(assistant, "distil", diverging)
+    with pytest.raises(UserError, match=r"assistant\.learning_rate must keep .* finite, got 0\.001 \(.* step 3\)"):
+        list(prepare(context.config, context.study, 1))
 
 
 def test_a_worker_knows_its_share(open_study: OpenStudy) -> None:
