@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minilm_core.atomic import atomic_folder, is_scratch
+from minilm_core.errors import UserError
+from minilm_core.sources import first_line
 
 
 def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -24,12 +27,22 @@ def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensor], state: di
 
 
 def load_checkpoint(root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Reads the latest whole checkpoint under `root`, its tensors on the CPU; None where there is none."""
+    """Reads the latest whole checkpoint under `root`, its tensors on the CPU; None where there is none.
+
+    Raises:
+        UserError: if its files were damaged after they were written.
+    """
     name = latest_checkpoint(root)
     if name is None:
         return None
-    state: dict[str, Any] = json.loads((root / name / "state.json").read_text(encoding="utf-8"))
-    return load_file(root / name / "tensors.safetensors"), state
+    folder = root / name
+    try:
+        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return load_file(folder / "tensors.safetensors"), state
+    except (SafetensorError, ValueError, FileNotFoundError) as error:
+        raise UserError(
+            f"a checkpoint must be whole, got {folder} ({first_line(error)}); remove it to begin anew"
+        ) from error
 
 
 def latest_checkpoint(root: Path) -> str | None:

@@ -96,7 +96,8 @@ def distil(
 
     Raises:
         NonFiniteLossError: if the loss becomes infinite or NaN.
-        UserError: if the device lacks what the schedule asks for, or the student cannot learn so from this teacher.
+        UserError: if the device lacks what the schedule asks for, the student cannot learn so from this teacher, or the
+            checkpoint is damaged or of another training.
     """
     pupil = Pupil(student=student, learning_rate=learning_rate, resume_from=resume_from)
     for outcomes in distil_together([pupil], lessons, schedule, seed=seed):
@@ -123,13 +124,13 @@ def distil_together(
         seed: of the order of the rows and of dropout; with it and the students the results are fixed.
 
     Raises:
-        UserError: if the students compare different layers of the teacher, cannot learn so from it, or the device lacks
-            what the schedule asks for.
+        UserError: if the students compare different layers of the teacher, cannot learn so from it, the device lacks
+            what the schedule asks for, or a checkpoint is damaged or of another training.
     """
     _check_same_layers(pupils)
     for pupil in pupils:
         _check_pupil(pupil, lessons, schedule)
-    learning = {place: _begin(pupil, schedule) for place, pupil in enumerate(pupils)}
+    learning = {place: _begin(pupil, schedule, seed) for place, pupil in enumerate(pupils)}
     first_step = min(state.step for state in learning.values())
     device = next(pupils[0].student.parameters()).device
     turns = _turns(lessons, schedule, seed, first_step, device)
@@ -164,6 +165,12 @@ def _check_pupil(pupil: Pupil, lessons: Lessons, schedule: DistillationSchedule)
             f"with method minilm a student must have its teacher's {lessons.targets.num_heads} attention heads, "
             f"got {encoder.num_heads}"
         )
+    if schedule.relation_heads is not None:
+        for whose, width in (("its teacher's", lessons.targets.hidden_size), ("a student's", encoder.hidden_size)):
+            if width % schedule.relation_heads:
+                raise UserError(
+                    f"relation_heads must divide {whose} hidden size, got {schedule.relation_heads} and {width}"
+                )
     most = max_sequence_length(encoder.config.to_dict())
     if length > most:
         raise UserError(f"rows must be at most the student's {most} positions long, got {length}")
@@ -171,8 +178,10 @@ def _check_pupil(pupil: Pupil, lessons: Lessons, schedule: DistillationSchedule)
         raise UserError(f"learning_rate must be positive and finite, got {pupil.learning_rate}")
 
 
-def _begin(pupil: Pupil, schedule: DistillationSchedule) -> TrainingState:
-    state = begin_training(pupil.student, schedule, learning_rate=pupil.learning_rate, num_steps=schedule.num_steps)
+def _begin(pupil: Pupil, schedule: DistillationSchedule, seed: int) -> TrainingState:
+    state = begin_training(
+        pupil.student, schedule, learning_rate=pupil.learning_rate, num_steps=schedule.num_steps, seed=seed
+    )
     checkpoint = load_checkpoint(pupil.resume_from) if pupil.resume_from is not None else None
     if checkpoint is not None:
         state.restore(*checkpoint)

@@ -46,6 +46,10 @@ def check_model_type(config_json: Mapping[str, Any]) -> None:
         raise UserError(f"a teacher's model_type must be one of {', '.join(MODEL_TYPES)}, got {model_type}")
     if config_json.get("is_decoder"):
         raise UserError("a teacher must be an encoder, got is_decoder true")
+    # transformers 5 has no other any more: it would leave the weights of such distances out, without a word.
+    positions = config_json.get("position_embedding_type", "absolute")
+    if positions != "absolute":
+        raise UserError(f"a teacher's position_embedding_type must be absolute, got {positions}")
     if model_type == "deberta-v2":
         _check_deberta(config_json)
     biases = {config_json.get(f"{part}_bias", False) for part in ("attention", "mlp", "norm")}
@@ -66,18 +70,31 @@ def check_student(architecture: StudentArchitecture, config_json: Mapping[str, A
 
 
 def check_layer_pairs(
-    pairs: LayerPairs, relations: Collection[Relation], num_student_layers: int, config_json: Mapping[str, Any]
+    pairs: LayerPairs,
+    relations: Collection[Relation],
+    config_json: Mapping[str, Any],
+    *,
+    num_student_layers: int,
+    num_teacher_layers: int,
 ) -> None:
     """Refuses to compare the attention of a student's local layer with that of a teacher's global one.
 
     Their divergence is infinite: what the teacher attends to outside the window, the student cannot.
+
+    Args:
+        pairs: What is compared.
+        relations: Likewise.
+        config_json: Of the teacher, from which the students and an assistant, too, have which layers are local.
+        num_student_layers: All layers of the student.
+        num_teacher_layers: Of the teacher, or of the assistant where that teaches.
 
     Raises:
         UserError: naming the layers.
     """
     if config_json["model_type"] != "modernbert" or Relation.ATTENTION not in relations:
         return
-    of_student, of_teacher = student_layer_types(num_student_layers, config_json), _layer_types(config_json)
+    of_student = student_layer_types(num_student_layers, config_json)
+    of_teacher = student_layer_types(num_teacher_layers, config_json)
     for student, teacher in zip(pairs.student, pairs.teacher, strict=True):
         if (of_student[student - 1], of_teacher[teacher - 1]) == (_LOCAL, _GLOBAL):
             raise UserError(

@@ -142,7 +142,7 @@ def finetune(
             f"a training split must have an example for each worker, got {len(data.train.examples)} and {num_workers}"
         )
     train_fast_on_cpu(unwrapped(classifier))
-    state = begin_training(classifier, schedule, learning_rate=learning_rate, num_steps=len(batches))
+    state = begin_training(classifier, schedule, learning_rate=learning_rate, num_steps=len(batches), seed=seed)
     classifier.train()
     for batch in batches:
         mine = batch[rank::num_workers]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from minilm_core.devices import resolve_precision
-from minilm_core.errors import NonFiniteLossError
+from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.schedules import DistillationSchedule, FinetuningSchedule, Precision, learning_rate_factor
 
 OptimiserSettings = DistillationSchedule | FinetuningSchedule
@@ -56,6 +56,8 @@ class TrainingState:
     settings: OptimiserSettings
     peak_learning_rate: float
     num_steps: int
+    seed: int
+    """Of the data's order and of dropout."""
     step: int = 0
     """Steps taken, those skipped included."""
     num_skipped_steps: int = 0
@@ -137,13 +139,42 @@ class TrainingState:
     def plain(self) -> dict[str, Any]:
         """Returns the rest of what a checkpoint holds, as JSON's types."""
         return {
+            "run": self._run,
             "step": self.step,
             "num_skipped_steps": self.num_skipped_steps,
             "loss_scale": self.scaler.state_dict(),
         }
 
+    @property
+    def _run(self) -> dict[str, float]:
+        """What the steps to come depend on beside the module: other values are another training."""
+        return {
+            "num_steps": self.num_steps,
+            "batch_size": self.settings.batch_size,
+            "learning_rate": self.peak_learning_rate,
+            "seed": self.seed,
+        }
+
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Takes up what `tensors` and `plain` of a checkpoint hold."""
+        """Takes up what `tensors` and `plain` of a checkpoint hold.
+
+        Raises:
+            UserError: if they are of another training or another module; nothing is changed then.
+        """
+        for name, ours in self._run.items():
+            if plain["run"][name] != ours:
+                raise UserError(
+                    f"a checkpoint must be of the training that resumes it, with {name} {ours}, "
+                    f"got {plain['run'][name]}"
+                )
+        sizes = {f"module.{name}": parameter.shape for name, parameter in self.module.named_parameters()}
+        found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("module.")}
+        for name in sorted(sizes.keys() | found.keys()):
+            if sizes.get(name) != found.get(name):
+                raise UserError(
+                    f"a checkpoint must hold the module that resumes it, where {name.removeprefix('module.')} is "
+                    f"{_shape(sizes.get(name))}, got {_shape(found.get(name))}"
+                )
         self.step = plain["step"]
         self.num_skipped_steps = plain["num_skipped_steps"]
         if self.scaler.is_enabled():
@@ -157,8 +188,12 @@ class TrainingState:
                     self.optimiser.state[parameter][key] = value.to(parameter.device, copy=True)
 
 
+def _shape(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "a scalar"
+
+
 def begin_training(
-    module: nn.Module, settings: OptimiserSettings, *, learning_rate: float, num_steps: int
+    module: nn.Module, settings: OptimiserSettings, *, learning_rate: float, num_steps: int, seed: int
 ) -> TrainingState:
     """Sets up AdamW for a module, which may be wrapped for data parallelism; biases and LayerNorms are not decayed."""
     parameters = list(unwrapped(module).parameters())
@@ -180,6 +215,7 @@ def begin_training(
         settings=settings,
         peak_learning_rate=learning_rate,
         num_steps=num_steps,
+        seed=seed,
     )
 
 

@@ -8,6 +8,8 @@ import importlib.util
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,12 @@ PICKLED_WEIGHTS_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 # Other runtimes' copies of the same weights, which some repositories carry in these folders.
 HUB_FILES_LEFT = ("onnx/*", "openvino/*", "coreml/*")
+
+CONFIG_BOOKKEEPING = (
+    *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
+    *("id2label", "label2id", "num_labels", "problem_type"),
+)
+"""What config.json says of a model's past and of heads that are not distilled."""
 
 TEXT_FORMATS = (".txt", ".jsonl", ".json", ".parquet")
 COMPRESSIONS = (".zst", ".gz", ".bz2", ".lz4")
@@ -154,6 +162,23 @@ def resolve(source: TeacherSource, base: Path) -> Path:
     return folder
 
 
+def resolve_config(source: TeacherSource, base: Path) -> Path:
+    """Returns the teacher's config.json, from the Hub if need be; no weights are fetched.
+
+    Raises:
+        UserError: if the teacher cannot be found.
+    """
+    folder = source.find_locally(base)
+    if folder is None:
+        from huggingface_hub import hf_hub_download
+
+        with _reached(source):
+            return Path(hf_hub_download(source.model, "config.json", revision=source.revision))
+    if not (folder / "config.json").is_file():
+        raise UserError(f"a teacher folder must hold config.json and {WEIGHTS_FILE}, got {folder}")
+    return folder / "config.json"
+
+
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """Returns the safetensors files of a model folder in order of name.
 
@@ -177,6 +202,21 @@ def weights_sha256(folder: Path) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+def config_sha256(folder: Path) -> str:
+    """Returns the sha256 of what a model's config.json says of its mathematics, as hex digits: the same weights with
+    other heads or another activation are another model.
+
+    Raises:
+        UserError: if it is no JSON.
+    """
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"a teacher's config.json must be JSON, got {folder} ({error})") from error
+    told = {name: value for name, value in content.items() if name not in CONFIG_BOOKKEEPING}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def file_format(path: Path) -> str:
@@ -220,9 +260,8 @@ def _folder_in_package(inside: str) -> Path:
 
 def _fetch(source: TeacherSource) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    try:
+    with _reached(source):
         return Path(
             snapshot_download(
                 source.model,
@@ -231,6 +270,15 @@ def _fetch(source: TeacherSource) -> Path:
                 ignore_patterns=list(HUB_FILES_LEFT),
             )
         )
+
+
+@contextmanager
+def _reached(source: TeacherSource) -> Iterator[None]:
+    """Says in one line that the Hub, or the model on it, could not be reached."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        yield
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
             "a teacher must be a folder that exists or a Hub id that can be reached, "

@@ -21,7 +21,7 @@ from typing import Self
 from minilm_core.errors import UserError
 from minilm_core.schedules import Precision
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 STATES_FILE = "states.bf16"
 MANIFEST_FILE = "manifest.json"
 HEADS_FOLDER = "heads"
@@ -47,6 +47,8 @@ class TargetsKey:
 
     weights_sha256: str
     """Of the teacher's safetensors."""
+    config_sha256: str
+    """Of what its config.json says of its mathematics."""
     layers: tuple[int, ...]
     """The distilled layers, counted from 1."""
     corpus_fingerprint: str
@@ -66,6 +68,7 @@ class TargetsManifest:
     """What a cache holds. Its states are one array [num_rows, layers, sequence_length, hidden_size] of bf16."""
 
     weights_sha256: str
+    config_sha256: str
     layers: tuple[int, ...]
     corpus_fingerprint: str
     precision: Precision

@@ -20,7 +20,7 @@ from minilm_core.families import encoder_architecture
 from minilm_core.lessons import Lessons
 from minilm_core.packing import Packing
 from minilm_core.schedules import Precision, Relation
-from minilm_core.sources import resolve, weights_sha256
+from minilm_core.sources import config_sha256, resolve, weights_sha256
 from minilm_core.target_cache import cache_targets
 from minilm_core.target_storage import TargetsKey, TargetsManifest, cache_bytes, hold, is_cached, make_room
 from minilm_core.targets import CachedTargets, OnlineTargets, Targets
@@ -139,6 +139,7 @@ def _cached(room: Classroom, tutor: Tutor, builder: Builder) -> Generator[Progre
     encoder = load_encoder(room.folder(tutor)).to(room.device)
     key = TargetsKey(
         weights_sha256=weights_sha256(room.folder(tutor)),
+        config_sha256=config_sha256(room.folder(tutor)),
         layers=room.layers[tutor],
         corpus_fingerprint=corpus.fingerprint,
         precision=room.precision,

@@ -19,7 +19,7 @@ from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.latency import LatencyTable
 from minilm_core.records import Status, TrialRecord, most_accurate_first
-from minilm_core.sources import resolve
+from minilm_core.sources import resolve, resolve_config
 from minilm_core.student_family import student_base
 from search.baseline import Baseline
 from search.calibrated import Timed, calibrate_apart, timed
@@ -97,9 +97,10 @@ def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Di
 
 def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, StudentSpace]:
     """Checks the settings against the teacher and finds or makes the latency tables."""
-    teacher_folder = resolve(config.teacher, study.root)
-    config_json = read_config(teacher_folder / "config.json")
+    config_json = read_config(resolve_config(config.teacher, study.root))
     space = check_against_teacher(config, config_json)
+    # Only now: of a teacher that does not fit no weights are fetched.
+    resolve(config.teacher, study.root)
     asked = timed(config, space, config_json) if config.needs_latency_table else ()
     tables = [_table(config, study, *pair) for pair in zip(asked, (study.latency, study.teacher_latency), strict=False)]
     context = StudyContext(

@@ -110,7 +110,13 @@ def _check_assistant(config: SearchConfig, teacher: StudentArchitecture, config_
     if Relation.VALUE_VECTORS in config.distillation.weights:
         # A student's values are mapped to the width of one tutor, and its judge, the teacher, has another.
         raise UserError("distillation.relations must leave value_vectors out with an assistant, got value_vectors")
-    layer_pairs(config, teacher, assistant, Tutor.TEACHER)
+    check_layer_pairs(
+        layer_pairs(config, teacher, assistant, Tutor.TEACHER),
+        tuple(config.distillation.weights),
+        config_json,
+        num_student_layers=assistant.num_layers,
+        num_teacher_layers=teacher.num_layers,
+    )
     students = config.space.for_method(config.distillation.method, teacher.num_heads).architectures()
     if not any(learns_from_assistant(student, teacher) for student in students):
         raise UserError(
@@ -124,9 +130,15 @@ def _check_student(
 ) -> None:
     """Refuses sizes that the family cannot have and layers that cannot be compared."""
     check_student(student, base)
-    layer_pairs(config, teacher, student, tutor_of(config, teacher, student))
-    pairs = layer_pairs(config, teacher, student, Tutor.TEACHER)
-    check_layer_pairs(pairs, tuple(config.distillation.weights), student.num_layers, base)
+    # By its teacher it is judged, whoever teaches it.
+    for tutor in {Tutor.TEACHER, tutor_of(config, teacher, student)}:
+        check_layer_pairs(
+            layer_pairs(config, teacher, student, tutor),
+            tuple(config.distillation.weights),
+            base,
+            num_student_layers=student.num_layers,
+            num_teacher_layers=(teacher if tutor is Tutor.TEACHER else assistant_of(config, teacher)).num_layers,
+        )
 
 
 def _check_lengths(config: SearchConfig, encoders: Mapping[str, Mapping[str, Any]]) -> None:

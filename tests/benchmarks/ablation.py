@@ -40,7 +40,7 @@ from minilm_core.schedules import (
     Precision,
     Relation,
 )
-from minilm_core.sources import CorpusSource, TeacherSource, resolve, weights_sha256
+from minilm_core.sources import CorpusSource, TeacherSource, config_sha256, resolve, weights_sha256
 from minilm_core.student_family import StudentFamily
 from minilm_core.target_cache import cache_targets
 from minilm_core.target_storage import TargetsKey
@@ -178,6 +178,7 @@ class _Exam:
         layers = {layer for variant in asked for layer in self._pairs(variant.schedule).teacher}
         self._key = TargetsKey(
             weights_sha256=weights_sha256(self._teacher_folder),
+            config_sha256=config_sha256(self._teacher_folder),
             layers=tuple(sorted(layers | {self._teacher.config.num_hidden_layers})),
             corpus_fingerprint=self._corpus.fingerprint,
             precision=resolve_precision(Precision.AUTO, CPU),

@@ -136,6 +136,7 @@ def targets_key(case: Case, precision: Precision) -> TargetsKey:
     """Returns the name of a case's cached states."""
     return TargetsKey(
         weights_sha256=size(case.pair.teacher),
+        config_sha256="",
         layers=(case.pair.teacher.num_layers,),
         corpus_fingerprint=random_corpus(case.batch).fingerprint,
         precision=precision,

@@ -65,7 +65,11 @@ def teacher_of(folder: Path) -> RelationEncoder:
 def make_targets(cache: Path, teacher: RelationEncoder, corpus: PackedCorpus) -> Path:
     """Caches the targets of the teacher's last layer."""
     key = TargetsKey(
-        weights_sha256="a" * 64, layers=(3,), corpus_fingerprint=corpus.fingerprint, precision=Precision.FP32
+        weights_sha256="a" * 64,
+        config_sha256="c" * 64,
+        layers=(3,),
+        corpus_fingerprint=corpus.fingerprint,
+        precision=Precision.FP32,
     )
     for _ in cache_targets(teacher, corpus, key, cache):
         pass

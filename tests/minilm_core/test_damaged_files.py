@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from minilm_core.checkpoints import load_checkpoint, save_checkpoint
 from minilm_core.corpus import CorpusSettings, PackedCorpus
 from minilm_core.encoders import load_encoder, load_heads
 from minilm_core.errors import UserError
@@ -130,3 +132,12 @@ def test_weights_of_which_one_is_next_to_nothing_are_refused() -> None:
     sources = tuple(CorpusSource(path=name, weight=weight) for name, weight in (("a.txt", 1e308), ("b.txt", 1.0)))
     with pytest.raises(UserError, match=r"weight must be more than a billionth of all weights, got 1e\+308, 1"):
         CorpusSettings(sources=sources)
+
+
+@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
+@pytest.mark.parametrize("damage", [cut_short, emptied, Path.unlink])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, name: str, damage: Callable[[Path], None]) -> None:
+    save_checkpoint(tmp_path, 7, {"weight": torch.ones(200)}, {"step": 7, "name": "x" * 200})
+    damage(tmp_path / "step-00000007" / name)
+    with pytest.raises(UserError, match=r"^a checkpoint must be whole, got .*step-00000007 \(.*; remove it to begin"):
+        load_checkpoint(tmp_path)

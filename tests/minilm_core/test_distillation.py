@@ -22,6 +22,7 @@ from minilm_core.schedules import METHOD_RELATIONS, DistillationSchedule, Method
 from minilm_core.sources import CorpusSource
 from minilm_core.targets import OnlineTargets
 from tests.minilm_core.distilling import (
+    ARCHITECTURE,
     CPU,
     LEARNING_RATE,
     SCHEDULE,
@@ -322,6 +323,41 @@ def first_step(student: object, lessons: Lessons, **changes: Any) -> None:
     next(distil(student, lessons, settings.pop("schedule"), **settings))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "with seed 1, got 0"),
+        ({"learning_rate": 0.5}, f"with learning_rate 0.5, got {LEARNING_RATE}"),
+        ({"schedule": replace(SCHEDULE, num_steps=99)}, f"with num_steps 99, got {SCHEDULE.num_steps}"),
+        ({"schedule": replace(SCHEDULE, batch_size=2)}, f"with batch_size 2, got {SCHEDULE.batch_size}"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(
+    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    whole.progress[-1].save_checkpoint(tmp_path)
+    with pytest.raises(UserError, match=f"^a checkpoint must be of the training that resumes it, {message}$"):
+        first_step(new_student(teacher_config), lessons, resume_from=tmp_path, **change)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"hidden_size": 8}, r"heads\.2\.vectors\.key\.bias is 8, got 16"),
+        ({"num_layers": 3}, r"heads\.2\.vectors\.key\.bias is absent, got 16"),
+    ],
+)
+def test_a_checkpoint_of_another_student_is_refused(
+    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path, sizes: dict[str, int], message: str
+) -> None:
+    whole.progress[-1].save_checkpoint(tmp_path)
+    student = new_student(teacher_config, architecture=replace(ARCHITECTURE, **sizes))
+    before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    with pytest.raises(UserError, match=f"^a checkpoint must hold the module that resumes it, where {message}$"):
+        first_step(student, lessons, resume_from=tmp_path)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
+
+
 def test_with_minilm_a_student_of_other_heads_is_refused(
     teacher_config: PretrainedConfig, corpus: PackedCorpus, targets: Path
 ) -> None:
@@ -335,9 +371,7 @@ def test_with_minilm_a_student_of_other_heads_is_refused(
 
 
 def test_relation_heads_that_do_not_divide_are_refused(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
-    with pytest.raises(
-        UserError, match="relation heads must divide the widths of teacher and student, got 5, 24 and 16"
-    ):
+    with pytest.raises(UserError, match="relation_heads must divide its teacher's hidden size, got 5 and 24"):
         first_step(new_student(teacher_config), lessons, schedule=replace(SCHEDULE, relation_heads=5))
 
 

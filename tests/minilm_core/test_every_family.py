@@ -69,7 +69,11 @@ def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     write_teacher(family, folder / "teacher")
     corpus = make_corpus(folder, folder / "teacher")
     key = TargetsKey(
-        weights_sha256="a" * 64, layers=(4,), corpus_fingerprint=corpus.fingerprint, precision=Precision.FP32
+        weights_sha256="a" * 64,
+        config_sha256="c" * 64,
+        layers=(4,),
+        corpus_fingerprint=corpus.fingerprint,
+        precision=Precision.FP32,
     )
     teacher = RelationEncoder(load_encoder(folder / "teacher"), [4], RELATIONS)
     for _ in cache_targets(teacher, corpus, key, folder / "targets"):

@@ -200,11 +200,28 @@ def test_a_student_with_more_layers_than_its_teacher_repeats_its_pattern() -> No
 
 def test_the_attention_of_a_local_layer_is_not_compared_with_that_of_a_global_one() -> None:
     v1, v2 = METHOD_RELATIONS[Method.MINILM], METHOD_RELATIONS[Method.MINILMV2]
+    layers = {"num_student_layers": 6, "num_teacher_layers": 22}
     # Of 22 layers 1, 4, ..., 22 are global, of a student's 6 the third and the last.
-    check_layer_pairs(LayerPairs(student=(6,), teacher=(22,)), v1, 6, MODERNBERT)
-    check_layer_pairs(LayerPairs(student=(3, 6), teacher=(11, 20)), v1, 6, MODERNBERT)
+    check_layer_pairs(LayerPairs(student=(6,), teacher=(22,)), v1, MODERNBERT, **layers)
+    check_layer_pairs(LayerPairs(student=(3, 6), teacher=(11, 20)), v1, MODERNBERT, **layers)
     local = LayerPairs(student=(3, 5), teacher=(11, 19))
-    check_layer_pairs(local, v2, 6, MODERNBERT)
-    check_layer_pairs(local, v1, 6, BERT)
+    check_layer_pairs(local, v2, MODERNBERT, **layers)
+    check_layer_pairs(local, v1, BERT, **layers)
     with pytest.raises(UserError, match="must attend as far as its teacher's, got local layer 5 and global layer 19"):
-        check_layer_pairs(local, v1, 6, MODERNBERT)
+        check_layer_pairs(local, v1, MODERNBERT, **layers)
+
+
+def test_an_assistant_has_other_global_layers_than_its_teacher() -> None:
+    v1 = METHOD_RELATIONS[Method.MINILM]
+    # Of an assistant's 12 layers the third is global, of the teacher's 22 it is local.
+    pairs = LayerPairs(student=(1,), teacher=(3,))
+    check_layer_pairs(pairs, v1, MODERNBERT, num_student_layers=2, num_teacher_layers=22)
+    with pytest.raises(UserError, match="got local layer 1 and global layer 3"):
+        check_layer_pairs(pairs, v1, MODERNBERT, num_student_layers=2, num_teacher_layers=12)
+
+
+@pytest.mark.parametrize("positions", ["relative_key", "relative_key_query"])
+def test_positions_that_transformers_no_longer_has_are_refused(positions: str) -> None:
+    check_model_type({**BERT, "position_embedding_type": "absolute"})
+    with pytest.raises(UserError, match=f"position_embedding_type must be absolute, got {positions}"):
+        check_model_type({**BERT, "position_embedding_type": positions})

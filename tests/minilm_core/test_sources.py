@@ -10,8 +10,10 @@ from minilm_core.errors import UserError
 from minilm_core.sources import (
     CorpusSource,
     TeacherSource,
+    config_sha256,
     file_format,
     resolve,
+    resolve_config,
     weight_files,
     weights_sha256,
 )
@@ -57,6 +59,38 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path: Path, model: str) -> No
 def test_a_hub_id_out_of_reach_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"or a Hub id that can be reached, got not an id!"):
         resolve(TeacherSource(model="not an id!"), tmp_path)
+
+
+def test_of_a_hub_id_the_configuration_alone_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(*arguments: str, **settings: str | None) -> str:
+        asked.append((*arguments, settings))
+        return str(tmp_path / "config.json")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    found = resolve_config(TeacherSource(model="microsoft/some-teacher", revision="v2"), tmp_path)
+    assert found == tmp_path / "config.json"
+    assert asked == [("microsoft/some-teacher", "config.json", {"revision": "v2"})]
+
+
+def test_a_configuration_out_of_reach_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"or a Hub id that can be reached, got not an id!"):
+        resolve_config(TeacherSource(model="not an id!"), tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"must hold config\.json and model\.safetensors, got .*empty"):
+        resolve_config(TeacherSource(model="./empty"), tmp_path)
+
+
+def test_the_hash_of_a_configuration_is_of_its_mathematics(tmp_path: Path) -> None:
+    def hash_of(**content: object) -> str:
+        (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+        return config_sha256(tmp_path)
+
+    plain = hash_of(num_attention_heads=12, hidden_act="gelu", transformers_version="4.1")
+    assert plain == hash_of(hidden_act="gelu", num_attention_heads=12, transformers_version="5.0", id2label={"0": "no"})
+    assert plain != hash_of(hidden_act="gelu", num_attention_heads=6)
+    assert plain != hash_of(hidden_act="relu", num_attention_heads=12)
 
 
 def test_a_packaged_teacher_is_found_in_its_package(tmp_path: Path) -> None:

@@ -24,7 +24,13 @@ from minilm_core.target_cache import cache_targets
 from minilm_core.target_storage import TargetsKey, TargetsManifest, is_cached, make_room
 
 LAYERS = (2, 3)
-KEY = TargetsKey(weights_sha256="a" * 64, layers=LAYERS, corpus_fingerprint="b" * 64, precision=Precision.FP32)
+KEY = TargetsKey(
+    weights_sha256="a" * 64,
+    config_sha256="c" * 64,
+    layers=LAYERS,
+    corpus_fingerprint="b" * 64,
+    precision=Precision.FP32,
+)
 FORK = multiprocessing.get_context("fork")
 SEQUENCE_LENGTH = 16
 ROW_BYTES = len(LAYERS) * SEQUENCE_LENGTH * 24 * 2

@@ -30,7 +30,13 @@ from minilm_core.target_storage import (
     make_room,
 )
 
-KEY = TargetsKey(weights_sha256="a" * 64, layers=(3,), corpus_fingerprint="b" * 64, precision=Precision.FP32)
+KEY = TargetsKey(
+    weights_sha256="a" * 64,
+    config_sha256="c" * 64,
+    layers=(3,),
+    corpus_fingerprint="b" * 64,
+    precision=Precision.FP32,
+)
 MANIFEST = TargetsManifest(**asdict(KEY), num_rows=50, sequence_length=10, hidden_size=10, num_heads=2)
 SIZE = MANIFEST.num_bytes
 LIMIT = 3 * SIZE + 5_000
@@ -138,14 +144,14 @@ def test_an_unfinished_cache_is_refused(cache: Path) -> None:
 @pytest.mark.parametrize(("change", "got"), [({"format_version": 1}, "1"), ({"format_version": None}, "None")])
 def test_a_cache_of_another_format_is_refused(cache: Path, change: dict[str, Any], got: str) -> None:
     (cache / "a" / "manifest.json").write_text(json.dumps({**asdict(MANIFEST), **change}))
-    with pytest.raises(UserError, match=rf"cached targets must have format 2, got {got} in .*/a$"):
+    with pytest.raises(UserError, match=rf"cached targets must have format 3, got {got} in .*/a$"):
         TargetsManifest.load(cache / "a")
 
 
 def test_a_cache_that_says_no_format_is_refused(cache: Path) -> None:
     earlier = {name: value for name, value in asdict(MANIFEST).items() if name != "format_version"}
     (cache / "a" / "manifest.json").write_text(json.dumps(earlier))
-    with pytest.raises(UserError, match="cached targets must have format 2, got None"):
+    with pytest.raises(UserError, match="cached targets must have format 3, got None"):
         TargetsManifest.load(cache / "a")
 
 

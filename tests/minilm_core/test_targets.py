@@ -38,7 +38,13 @@ SIDES = {
     Relation.VALUE_VECTORS: ("value", "value"),
 }
 ROWS = np.array([40, 3, 3, 17])
-KEY = TargetsKey(weights_sha256="a" * 64, layers=LAYERS, corpus_fingerprint="b" * 64, precision=Precision.FP32)
+KEY = TargetsKey(
+    weights_sha256="a" * 64,
+    config_sha256="c" * 64,
+    layers=LAYERS,
+    corpus_fingerprint="b" * 64,
+    precision=Precision.FP32,
+)
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,17 @@ def test_a_teacher_with_other_weights_has_targets_of_its_own(
     assert read_preparation(plain.study).corpus == read_preparation(changed.study).corpus
 
 
+def test_a_teacher_with_other_heads_over_the_same_weights_has_targets_of_its_own(
+    open_study: OpenStudy, material: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(material / "teacher", tmp_path / "other")
+    config = tmp_path / "other" / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**content, "num_attention_heads": 2}), encoding="utf-8")
+    plain, changed = open_study(), open_study(f"teacher.model={tmp_path}/other")
+    assert read_preparation(plain.study).targets != read_preparation(changed.study).targets
+
+
 def test_a_preparation_given_up_half_way_leaves_no_word_of_its_targets_and_goes_on(
     open_study: OpenStudy, tmp_path: Path
 ) -> None:
