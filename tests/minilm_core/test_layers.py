@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
+from minilm_core import layers
 from minilm_core.layers import ATTENTION, FastDropout, attention, set_dropout, train_fast_on_cpu
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -199,3 +200,18 @@ def test_a_family_with_an_attention_of_its_own_keeps_it() -> None:
     before = encoder.config._attn_implementation
     train_fast_on_cpu(encoder)
     assert encoder.config._attn_implementation == before != ATTENTION
+
+
+def test_without_numba_torch_does_the_dropout(
+    teacher_config: PretrainedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "HAS_NUMBA", False)
+    encoder = bert(teacher_config).train()
+    train_fast_on_cpu(encoder)
+    assert {type(module) for module in encoder.modules() if isinstance(module, nn.Dropout)} == {nn.Dropout}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        states = encoder(torch.arange(12).reshape(2, 6)).last_hidden_state
+    states.float().square().mean().backward()
+    gradient = encoder.embeddings.word_embeddings.weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from minilm_core import relations
 from minilm_core.adapters import LayerRelations, RelationOperands
 from minilm_core.errors import UserError
 from minilm_core.relations import relation_losses
@@ -275,3 +276,26 @@ def test_vectors_that_are_not_finite_give_a_loss_that_is_not(value: float) -> No
 
     for loss in relation_losses(teacher, changed(student, spoilt), 2).values():
         assert not torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("method", Method)
+def test_without_numba_the_losses_are_the_same(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses_and_gradients() -> list[Tensor]:
+        torch.manual_seed(0)
+        teacher = {name: torch.randn(2, 9, 24) for name in ("query", "key", "value")}
+        student = {name: torch.randn(2, 9, 12, requires_grad=True) for name in teacher}
+        pairs = [
+            {
+                relation: RelationOperands(*(vectors[name] for name in VECTORS[relation]), None)
+                for relation in METHOD_RELATIONS[method]
+            }
+            for vectors in (teacher, student)
+        ]
+        losses = relation_losses(*pairs, 6)
+        torch.stack(list(losses.values())).sum().backward()
+        return [*losses.values(), *(part.grad for part in student.values() if part.grad is not None)]
+
+    with_numba = losses_and_gradients()
+    monkeypatch.setattr(relations, "HAS_NUMBA", False)
+    for ours, theirs in zip(losses_and_gradients(), with_numba, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-7)
