@@ -3,11 +3,12 @@
 What cannot be known before the run is None, never a guess.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from minilm_core.architecture import FamilyShape, StudentArchitecture
+from minilm_core.assistant import learns_from_assistant
 from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.latency import LatencyTable
 from minilm_core.student_family import student_base
@@ -40,6 +41,10 @@ class Plan:
     """Different architectures in the space."""
     num_shapes_refused: int | None
     """Of these, how many are over a limit."""
+    assistant: str | None
+    """Layers, width and heads of the teacher's assistant; None: there is none, or the teacher's sizes are unknown."""
+    num_shapes_assisted: int | None
+    """How many of the shapes it teaches."""
     num_parameters: Span | None
     """This figure and the three below are those of the shapes within the limits; None also if there is none."""
     size_bytes: Span | None
@@ -97,6 +102,7 @@ def make_plan(
     table = latency_table if latency_table is not None and latency_table.covers(architectures) else None
     shapes = _Shapes(config=config, all=architectures, family=family, table=table)
     size_bytes = shapes.span(lambda a, e: a.size_bytes(e))
+    assistant = None if teacher is None or config.assistant is None else _assistant(config, teacher, architectures)
     tokens_per_trial = config.distillation.num_steps * config.distillation.batch_size * config.corpus.sequence_length
     most_tokens = num_corpus_tokens or config.corpus.max_tokens
     return Plan(
@@ -104,6 +110,8 @@ def make_plan(
         sha256=loaded.sha256,
         num_shapes=space.num_shapes,
         num_shapes_refused=None if shapes.admitted is None else space.num_shapes - len(shapes.admitted),
+        assistant=None if assistant is None else assistant[0],
+        num_shapes_assisted=None if assistant is None else assistant[1],
         num_parameters=shapes.span(lambda a, e: a.num_parameters(e)),
         size_bytes=size_bytes,
         flops=shapes.span(lambda a, e: a.flops(config.latency.sequence_length, e)),
@@ -151,6 +159,15 @@ class _Shapes:
 
     def _latency_ms(self, architecture: StudentArchitecture) -> float | None:
         return None if self.table is None else self.table.predict_ms(architecture)
+
+
+def _assistant(
+    config: SearchConfig, teacher: Mapping[str, Any], students: Sequence[StudentArchitecture]
+) -> tuple[str, int]:
+    """Returns the assistant's label and how many students it teaches."""
+    architecture = encoder_architecture(teacher)
+    num_taught = sum(learns_from_assistant(student, architecture) for student in students)
+    return assistant_of(config, architecture).label, num_taught
 
 
 def _targets_bytes(config: SearchConfig, teacher: Mapping[str, Any] | None, num_tokens: int | None) -> int | None:

@@ -190,8 +190,10 @@ def _plan_rows(made: Any) -> list[tuple[str, str]]:
         return f"{value / scale:,.{digits}f}{unit}"
 
     refused = "unknown" if made.num_shapes_refused is None else f"{made.num_shapes_refused} over a limit"
+    helped = f"{made.assistant}, taught once, teaches {made.num_shapes_assisted} of the shapes"
     return [
         ("student shapes", f"{made.num_shapes}, {refused}"),
+        *([("assistant", helped)] if made.assistant is not None else []),
         ("parameters", shown(made.num_parameters, 1e6, " M")),
         ("size in fp32", shown(made.size_bytes, 1e6, " MB")),
         ("FLOPs a sequence", shown(made.flops, 1e9, " GFLOP", 2)),

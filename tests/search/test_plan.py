@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minilm_core.assistant import Assistant
 from minilm_core.latency import (
     Contention,
     DeviceFingerprint,
@@ -90,6 +91,17 @@ def test_tokens_and_storage_follow_from_the_settings(loaded):
     assert plan.epochs_per_trial == plan.tokens_per_trial / 100_000
     assert plan.students_bytes.high == 12 * 2 * plan.size_bytes.high
     assert plan.checkpoints_bytes == 2 * 3 * plan.size_bytes.high
+
+
+def test_an_assistant_is_planned_with_the_shapes_that_it_teaches(loaded):
+    assert (make_plan(loaded, TEACHER, None).assistant, make_plan(loaded, TEACHER, None).num_shapes_assisted) == (
+        None,
+    ) * 2
+    assisted = make_plan(with_config(loaded, assistant=Assistant()), TEACHER, None)
+    assert assisted.assistant == "6x192 A12"
+    # Of one to three layers and a width of 96 or 192, with heads of two sizes.
+    assert assisted.num_shapes_assisted == 3 * 2 * 2
+    assert make_plan(with_config(loaded, assistant=Assistant()), None, None).assistant is None
 
 
 def test_a_packed_corpus_counts_more_than_its_limit(loaded):
