@@ -72,7 +72,8 @@ class DistillationProgress:
 class DistillationFailure:
     """Why a student left the others."""
 
-    error: NonFiniteLossError
+    error: NonFiniteLossError | UserError
+    """Its loss, or a checkpoint that is damaged or of another training."""
 
 
 def distil(
@@ -113,8 +114,8 @@ def distil_together(
     """Teaches several students in step, each batch put to the teacher once; every student ends as it would alone.
 
     Yields after every optimiser step what came of it, by the students' places in `pupils`. A student whose loss becomes
-    infinite or NaN fails and leaves; the others go on. Those whose checkpoints lie behind learn first, until they have
-    caught up.
+    infinite or NaN fails and leaves, as does, before the first step, one whose checkpoint is damaged or of another
+    training; the others go on. Those whose checkpoints lie behind learn first, until they have caught up.
 
     Args:
         pupils: the students, all on one device; of equally many distilled layers, so that all compare the same of the
@@ -124,13 +125,24 @@ def distil_together(
         seed: of the order of the rows and of dropout; with it and the students the results are fixed.
 
     Raises:
-        UserError: if the students compare different layers of the teacher, cannot learn so from it, the device lacks
-            what the schedule asks for, or a checkpoint is damaged or of another training.
+        UserError: if the students compare different layers of the teacher, cannot learn so from it, or the device lacks
+            what the schedule asks for.
     """
     _check_same_layers(pupils)
     for pupil in pupils:
         _check_pupil(pupil, lessons, schedule)
     learning = {place: _begin(pupil, schedule, seed) for place, pupil in enumerate(pupils)}
+    unfit: dict[int, DistillationProgress | DistillationFailure] = {}
+    for place, pupil in enumerate(pupils):
+        try:
+            _take_up(learning[place], pupil.resume_from)
+        except UserError as error:
+            unfit[place] = DistillationFailure(error=error)
+            del learning[place]
+    if unfit:
+        yield unfit
+    if not learning:
+        return
     first_step = min(state.step for state in learning.values())
     device = next(pupils[0].student.parameters()).device
     turns = _turns(lessons, schedule, seed, first_step, device)
@@ -166,7 +178,7 @@ def _check_pupil(pupil: Pupil, lessons: Lessons, schedule: DistillationSchedule)
             f"got {encoder.num_heads}"
         )
     if schedule.relation_heads is not None:
-        for whose, width in (("its teacher's", lessons.targets.hidden_size), ("a student's", encoder.hidden_size)):
+        for whose, width in (("the teacher's", lessons.targets.hidden_size), ("the student's", encoder.hidden_size)):
             if width % schedule.relation_heads:
                 raise UserError(
                     f"relation_heads must divide {whose} hidden size, got {schedule.relation_heads} and {width}"
@@ -182,9 +194,6 @@ def _begin(pupil: Pupil, schedule: DistillationSchedule, seed: int) -> TrainingS
     state = begin_training(
         pupil.student, schedule, learning_rate=pupil.learning_rate, num_steps=schedule.num_steps, seed=seed
     )
-    checkpoint = load_checkpoint(pupil.resume_from) if pupil.resume_from is not None else None
-    if checkpoint is not None:
-        state.restore(*checkpoint)
     encoder = _encoder_of(pupil)
     if schedule.dropout is not None:
         set_dropout(encoder, schedule.dropout)
@@ -199,6 +208,16 @@ def _begin(pupil: Pupil, schedule: DistillationSchedule, seed: int) -> TrainingS
         # In place: its parameters keep their names.
         encoder.trunk.compile()
     return state
+
+
+def _take_up(state: TrainingState, root: Path | None) -> None:
+    """Goes on from the latest checkpoint under a folder, if there is one."""
+    checkpoint = None if root is None else load_checkpoint(root)
+    if checkpoint is not None:
+        try:
+            state.restore(*checkpoint)
+        except UserError as error:
+            raise UserError(f"{error}; remove {root} to begin anew") from error
 
 
 def _encoder_of(pupil: Pupil) -> RelationEncoder:

@@ -46,9 +46,9 @@ def check_model_type(config_json: Mapping[str, Any]) -> None:
         raise UserError(f"a teacher's model_type must be one of {', '.join(MODEL_TYPES)}, got {model_type}")
     if config_json.get("is_decoder"):
         raise UserError("a teacher must be an encoder, got is_decoder true")
-    # transformers 5 has no other any more: it would leave the weights of such distances out, without a word.
-    positions = config_json.get("position_embedding_type", "absolute")
-    if positions != "absolute":
+    # transformers 5 has none of these any more: it would leave the weights of such distances out, without a word.
+    positions = str(config_json.get("position_embedding_type"))
+    if positions.startswith("relative_key"):
         raise UserError(f"a teacher's position_embedding_type must be absolute, got {positions}")
     if model_type == "deberta-v2":
         _check_deberta(config_json)

@@ -161,11 +161,11 @@ class TrainingState:
         Raises:
             UserError: if they are of another training or another module; nothing is changed then.
         """
+        run = plain.get("run", {})
         for name, ours in self._run.items():
-            if plain["run"][name] != ours:
+            if run.get(name) != ours:
                 raise UserError(
-                    f"a checkpoint must be of the training that resumes it, with {name} {ours}, "
-                    f"got {plain['run'][name]}"
+                    f"a checkpoint must be of the training that resumes it, with {name} {ours}, got {run.get(name)}"
                 )
         sizes = {f"module.{name}": parameter.shape for name, parameter in self.module.named_parameters()}
         found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("module.")}

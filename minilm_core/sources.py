@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minilm_core.errors import UserError
 
@@ -204,6 +205,19 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def read_config(file: Path) -> dict[str, Any]:
+    """Reads an encoder's config.json.
+
+    Raises:
+        UserError: if it is no JSON.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"a teacher's config.json must be JSON, got {file} ({error})") from error
+    return content
+
+
 def config_sha256(folder: Path) -> str:
     """Returns the sha256 of what a model's config.json says of its mathematics, as hex digits: the same weights with
     other heads or another activation are another model.
@@ -211,10 +225,7 @@ def config_sha256(folder: Path) -> str:
     Raises:
         UserError: if it is no JSON.
     """
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"a teacher's config.json must be JSON, got {folder} ({error})") from error
+    content = read_config(folder / "config.json")
     told = {name: value for name, value in content.items() if name not in CONFIG_BOOKKEEPING}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 

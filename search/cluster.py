@@ -1,6 +1,7 @@
 """Ray, started here or joined: the one place that knows how."""
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ _SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 SECONDS_TO_ANSWER = 10.0
 """What a cluster's address is given to accept a connection."""
@@ -91,7 +94,7 @@ class Stream:
         except ray.exceptions.RayTaskError as error:
             self._generator = None
             # Where it happened, for who writes the whole of it down.
-            error.cause.add_note(str(error))
+            error.cause.add_note(_COLOUR.sub("", str(error)))
             raise error.cause from None
 
 

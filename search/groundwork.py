@@ -2,7 +2,9 @@
 
 import traceback
 
-from minilm_core.errors import UserError, classify_failure
+import ray
+
+from minilm_core.errors import FailureKind, UserError, classify_failure
 from minilm_core.sources import first_line
 from search.cluster import Stream, cores_on_one_node
 from search.config import Resources
@@ -29,11 +31,13 @@ def lay_groundwork(context: StudyContext, display: Display) -> None:
     except (UserError, OSError):
         raise
     except Exception as error:
+        kind = FailureKind.NODE_LOST if isinstance(error, ray.exceptions.RayError) else classify_failure(error)
         study.preparation_log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         raise GroundworkError(
-            f"what all trials share could not be made: {classify_failure(error)}: {first_line(error)}; "
+            f"what all trials share could not be made: {kind}: {first_line(error)}; "
             f"{study.preparation_log} says where, and what was made so far stays"
         ) from error
+    study.preparation_log.unlink(missing_ok=True)
     display.ended(WORK)
     set_seconds(study, read_preparation(study).seconds)
 

@@ -20,7 +20,7 @@ from minilm_core.families import encoder_architecture
 from minilm_core.lessons import Lessons
 from minilm_core.packing import Packing
 from minilm_core.schedules import Precision, Relation
-from minilm_core.sources import config_sha256, resolve, weights_sha256
+from minilm_core.sources import config_sha256, read_config, resolve, weights_sha256
 from minilm_core.target_cache import cache_targets
 from minilm_core.target_storage import TargetsKey, TargetsManifest, cache_bytes, hold, is_cached, make_room
 from minilm_core.targets import CachedTargets, OnlineTargets, Targets
@@ -30,10 +30,9 @@ from search.config import SearchConfig
 from search.curriculum import LessonsKey, Tutor, assistant_of, layer_pairs, layers_taught
 from search.job import Progress
 from search.storage import StudyPaths
-from search.teacher import read_config
 
 SECONDS_BETWEEN_ENTRIES = 10.0
-"""What the account of a killed preparation lacks at most."""
+"""In the account of a preparation, at least: one that is killed lacks what came since."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,8 +147,8 @@ def _cached(room: Classroom, tutor: Tutor, builder: Builder) -> Generator[Progre
     num_bytes = cache_bytes(num_tokens, encoder.config.hidden_size, len(key.layers))
     limit, cache = room.config.storage.max_cache_bytes, Path(room.config.storage.cache) / "targets"
     folder = cache / key.folder_name
-    # The study's other caches stay.
-    kept = {Path(targets) for targets in found.targets.values() if targets is not None} - {folder}
+    # The other tutors' caches stay; this one's own, if it was of another key, need not.
+    kept = {Path(targets) for other, targets in found.targets.items() if other is not tutor and targets is not None}
     num_kept_bytes = sum(TargetsManifest.load(other).num_bytes for other in kept if is_cached(other))
     if limit is not None and num_kept_bytes + num_bytes > limit:
         return None
@@ -221,8 +220,10 @@ def _pack(room: Classroom) -> Iterator[Progress]:
         # How much text there is nobody knows before it is read; a limit is all that can be said.
         limit = max(num_tokens, corpus.max_tokens or 0)
         yield Progress(stage="packing the corpus", step=num_tokens, num_steps=limit)
-    if not room.study.preparation.exists():
-        _write(room.study, Preparation(corpus=str(packing.folder), targets={}, seconds={}))
+    seconds = read_preparation(room.study).seconds if room.study.preparation.exists() else {}
+    if not room.study.preparation.exists() or read_preparation(room.study).corpus != str(packing.folder):
+        # Also where the cache lies elsewhere now.
+        _write(room.study, Preparation(corpus=str(packing.folder), targets={}, seconds=seconds))
 
 
 def _assistant_key(room: Classroom) -> LessonsKey:
@@ -250,12 +251,14 @@ def _timed(study: StudyPaths, stage: Iterator[Progress]) -> Iterator[Progress]:
 
 
 def _enter(study: StudyPaths, stage: str, since: float) -> float:
-    """Adds the time since then to a stage's and returns the present; a corpus half packed has no account yet."""
-    present = time.monotonic()
-    if study.preparation.exists():
-        found = read_preparation(study)
-        spent = found.seconds.get(stage, 0.0) + present - since
-        _write(study, replace(found, seconds={**found.seconds, stage: spent}))
+    """Adds the time since then to a stage's and returns until when it is counted: not at all while a study's first
+    corpus is packed, which begins the account.
+    """
+    if not study.preparation.exists():
+        return since
+    present, found = time.monotonic(), read_preparation(study)
+    spent = found.seconds.get(stage, 0.0) + present - since
+    _write(study, replace(found, seconds={**found.seconds, stage: spent}))
     return present
 
 

@@ -19,7 +19,7 @@ from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.latency import LatencyTable
 from minilm_core.records import Status, TrialRecord, most_accurate_first
-from minilm_core.sources import resolve, resolve_config
+from minilm_core.sources import read_config, resolve, resolve_config
 from minilm_core.student_family import student_base
 from search.baseline import Baseline
 from search.calibrated import Timed, calibrate_apart, timed
@@ -35,7 +35,7 @@ from search.preparation import held, read_preparation
 from search.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
 from search.sharing import students_per_worker, worker_memory_bytes
 from search.storage import StudyPaths
-from search.teacher import check_against_teacher, read_config
+from search.teacher import check_against_teacher
 from search.trial import make_trainable
 from spaces.space import StudentChoice, StudentSpace
 

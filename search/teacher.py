@@ -1,7 +1,6 @@
 """What a search must agree on with its teacher, read off the teacher's config.json alone. No torch."""
 
 import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from minilm_core.families import (
     max_sequence_length,
 )
 from minilm_core.schedules import Method, Relation
+from minilm_core.sources import read_config
 from minilm_core.student_family import check_inheritance, student_base
 from search.config import LoadedConfig, SearchConfig
 from search.curriculum import Tutor, assistant_of, distilled_layer, layer_pairs, tutor_of
@@ -49,19 +49,6 @@ def find_teacher_config(loaded: LoadedConfig) -> Mapping[str, Any] | None:
     if not file.is_file():
         raise UserError(f"a teacher folder must hold config.json and model.safetensors, got {file.parent}")
     return read_config(file)
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """Reads an encoder's config.json.
-
-    Raises:
-        UserError: if it is no JSON.
-    """
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"a teacher's config.json must be JSON, got {file} ({error})") from error
-    return content
 
 
 def check_against_teacher(config: SearchConfig, config_json: Mapping[str, Any]) -> StudentSpace:
@@ -131,7 +118,7 @@ def _check_student(
     """Refuses sizes that the family cannot have and layers that cannot be compared."""
     check_student(student, base)
     # By its teacher it is judged, whoever teaches it.
-    for tutor in {Tutor.TEACHER, tutor_of(config, teacher, student)}:
+    for tutor in dict.fromkeys((Tutor.TEACHER, tutor_of(config, teacher, student))):
         check_layer_pairs(
             layer_pairs(config, teacher, student, tutor),
             tuple(config.distillation.weights),

@@ -91,11 +91,12 @@ def _take_up(study: StudyPaths, config: "SearchConfig") -> None:
     """Goes on with a study that has a search.yaml; only its budget may have changed since.
 
     A study in which no trial ran binds nobody, for its settings may have been what kept it from running: what was made
-    for other settings, such as an assistant, is then made anew.
+    for other settings is then made anew, the assistant only where it would be another.
     """
     from search.config import load_config
 
     is_bound = study.records.exists() or study.journal.exists()
+    earlier = None
     try:
         earlier = load_config(study.search_yaml).config
     except UserError:
@@ -109,7 +110,15 @@ def _take_up(study: StudyPaths, config: "SearchConfig") -> None:
             f"a study's settings must not change but for its budget, and {shown_path(study.root)} was launched with "
             f"others; go on with `minilm-search resume {shown_path(study.root)}`, or choose another name"
         )
-    study.forget_groundwork()
+    keeps_assistant = earlier is not None and _makes_of_assistant(earlier) == _makes_of_assistant(config)
+    if study.forget_groundwork(keeps_assistant=keeps_assistant):
+        complain(f"the assistant in {shown_path(study.root)} was that of other settings and is taught anew")
+
+
+def _makes_of_assistant(config: "SearchConfig") -> tuple[object, ...]:
+    """Returns the settings that make an assistant what it is."""
+    learning = config.space.distillation_learning_rate
+    return config.teacher, config.corpus, config.distillation, config.assistant, config.seed, learning
 
 
 def _run(config: "SearchConfig", study: StudyPaths, address: str | None, as_json: bool) -> None:

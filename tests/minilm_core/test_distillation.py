@@ -1,5 +1,6 @@
 """Tests of the loop that teaches a student: what it is a function of, and that it teaches."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -336,7 +337,9 @@ def test_a_checkpoint_of_another_training_is_refused(
     teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     whole.progress[-1].save_checkpoint(tmp_path)
-    with pytest.raises(UserError, match=f"^a checkpoint must be of the training that resumes it, {message}$"):
+    with pytest.raises(
+        UserError, match=f"^a checkpoint must be of the training that resumes it, {message}; remove .* to begin anew$"
+    ):
         first_step(new_student(teacher_config), lessons, resume_from=tmp_path, **change)
 
 
@@ -353,9 +356,24 @@ def test_a_checkpoint_of_another_student_is_refused(
     whole.progress[-1].save_checkpoint(tmp_path)
     student = new_student(teacher_config, architecture=replace(ARCHITECTURE, **sizes))
     before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    with pytest.raises(UserError, match=f"^a checkpoint must hold the module that resumes it, where {message}$"):
+    with pytest.raises(
+        UserError,
+        match=f"^a checkpoint must hold the module that resumes it, where {message}; remove .* to begin anew$",
+    ):
         first_step(student, lessons, resume_from=tmp_path)
     assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
+
+
+def test_a_checkpoint_that_does_not_say_of_what_training_it_is_is_refused(
+    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path
+) -> None:
+    whole.progress[-1].save_checkpoint(tmp_path)
+    (state,) = tmp_path.glob("*/state.json")
+    content = json.loads(state.read_text(encoding="utf-8"))
+    del content["run"]
+    state.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"with num_steps {SCHEDULE.num_steps}, got None; remove {tmp_path} to begin"):
+        first_step(new_student(teacher_config), lessons, resume_from=tmp_path)
 
 
 def test_with_minilm_a_student_of_other_heads_is_refused(
@@ -371,7 +389,7 @@ def test_with_minilm_a_student_of_other_heads_is_refused(
 
 
 def test_relation_heads_that_do_not_divide_are_refused(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
-    with pytest.raises(UserError, match="relation_heads must divide its teacher's hidden size, got 5 and 24"):
+    with pytest.raises(UserError, match="relation_heads must divide the teacher's hidden size, got 5 and 24"):
         first_step(new_student(teacher_config), lessons, schedule=replace(SCHEDULE, relation_heads=5))
 
 

@@ -190,6 +190,24 @@ def test_those_whose_checkpoints_lie_behind_catch_up_first(
         assert_same_bits(run_of(students[place], [*before, *resumed.progress]), alone[place])
 
 
+def test_a_checkpoint_of_another_training_costs_only_its_own_student(
+    teacher_config: PretrainedConfig, lessons: Lessons, alone: list[Run], tmp_path: Path
+) -> None:
+    students = students_of(teacher_config)
+    next(distil(students[1], lessons, SCHEDULE, learning_rate=RATES[1], seed=7)).save_checkpoint(tmp_path)
+    students = students_of(teacher_config)
+    pupils = pupils_of(students)
+    pupils[1] = replace(pupils[1], resume_from=tmp_path)
+    first, *outcomes = distil_together(pupils, lessons, SCHEDULE, seed=0)
+    (failure,) = first.values()
+    assert isinstance(failure, DistillationFailure)
+    assert "must be of the training that resumes it, with seed 0, got 7" in str(failure.error)
+    assert all(sorted(step) == [0, 2] for step in outcomes)
+    runs = runs_of(students, outcomes)
+    for place in (0, 2):
+        assert_same_bits(runs[place], alone[place])
+
+
 def test_students_that_compare_different_layers_of_the_teacher_are_refused(
     teacher_config: PretrainedConfig, lessons: Lessons
 ) -> None:

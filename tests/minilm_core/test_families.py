@@ -223,5 +223,7 @@ def test_an_assistant_has_other_global_layers_than_its_teacher() -> None:
 @pytest.mark.parametrize("positions", ["relative_key", "relative_key_query"])
 def test_positions_that_transformers_no_longer_has_are_refused(positions: str) -> None:
     check_model_type({**BERT, "position_embedding_type": "absolute"})
+    # As published ModernBERTs have it, which nothing reads.
+    check_model_type({**MODERNBERT, "position_embedding_type": "sans_pos"})
     with pytest.raises(UserError, match=f"position_embedding_type must be absolute, got {positions}"):
         check_model_type({**BERT, "position_embedding_type": positions})

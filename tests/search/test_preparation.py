@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -21,7 +23,7 @@ from minilm_core.lessons import Lessons
 from minilm_core.schedules import Precision, Relation
 from minilm_core.target_storage import TargetsManifest, is_cached, make_room
 from minilm_core.targets import OnlineTargets
-from search import assistant
+from search import assistant, preparation
 from search.assistant import assistant_schedule
 from search.context import StudyContext
 from search.curriculum import Tutor, lessons_key
@@ -246,6 +248,43 @@ def test_an_assistant_that_cannot_learn_names_its_learning_rate(
     monkeypatch.setattr(assistant, "distil", diverging)
     with pytest.raises(UserError, match=r"assistant\.learning_rate must keep .* finite, got 0\.001 \(.* step 3\)"):
         list(prepare(context.config, context.study, 1))
+
+
+def test_however_often_time_is_entered_none_is_lost(
+    open_study: OpenStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "SECONDS_BETWEEN_ENTRIES", 0.0)
+    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    least = Counter()
+    for progress in prepare(context.config, context.study, 1):
+        time.sleep(0.2)
+        least[progress.stage] += 0.2
+    counted = read_preparation(context.study).seconds
+    assert counted.keys() == least.keys()
+    # Packing begins the account only at its end.
+    assert all(counted[stage] >= seconds for stage, seconds in least.items())
+
+
+def test_targets_of_an_earlier_format_are_made_again(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache")
+    old = targets_of(context).rename(tmp_path / "cache" / "targets" / "of-format-2")
+    manifest = old / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text(encoding="utf-8")), "format_version": 2}))
+    found = read_preparation(context.study)
+    context.study.preparation.write_text(json.dumps(asdict(replace(found, targets={Tutor.TEACHER: str(old)}))))
+    list(prepare(context.config, context.study, 1))
+    assert targets_of(context) != old
+    assert is_cached(targets_of(context))
+
+
+def test_a_study_whose_cache_lies_elsewhere_now_finds_it(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache")
+    before = read_preparation(context.study).seconds
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    storage = replace(context.config.storage, cache=str(tmp_path / "moved"))
+    assert list(prepare(replace(context.config, storage=storage), context.study, 1)) == []
+    assert targets_of(context).is_relative_to(tmp_path / "moved")
+    assert read_preparation(context.study).seconds == before
 
 
 def test_a_worker_knows_its_share(open_study: OpenStudy) -> None:
