@@ -169,15 +169,25 @@ def resolve_config(source: TeacherSource, base: Path) -> Path:
     Raises:
         UserError: if the teacher cannot be found.
     """
-    folder = source.find_locally(base)
-    if folder is None:
-        from huggingface_hub import hf_hub_download
+    local = local_config(source, base)
+    if local is not None:
+        return local
+    from huggingface_hub import hf_hub_download
 
-        with _reached(source):
-            return Path(hf_hub_download(source.model, "config.json", revision=source.revision))
-    if not (folder / "config.json").is_file():
+    with _reached(source):
+        return Path(hf_hub_download(source.model, "config.json", revision=source.revision))
+
+
+def local_config(source: TeacherSource, base: Path) -> Path | None:
+    """Returns the config.json of a teacher on this machine, or None for a Hub id.
+
+    Raises:
+        UserError: if the package, the folder or the file is missing.
+    """
+    folder = source.find_locally(base)
+    if folder is not None and not (folder / "config.json").is_file():
         raise UserError(f"a teacher folder must hold config.json and {WEIGHTS_FILE}, got {folder}")
-    return folder / "config.json"
+    return None if folder is None else folder / "config.json"
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

@@ -35,7 +35,7 @@ def lay_groundwork(context: StudyContext, display: Display) -> None:
         study.preparation_log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         raise GroundworkError(
             f"what all trials share could not be made: {kind}: {first_line(error)}; "
-            f"{study.preparation_log} says where, and what was made so far stays"
+            f"{study.preparation_log} says where; the same command goes on from what is made"
         ) from error
     study.preparation_log.unlink(missing_ok=True)
     display.ended(WORK)

@@ -220,9 +220,10 @@ def _pack(room: Classroom) -> Iterator[Progress]:
         # How much text there is nobody knows before it is read; a limit is all that can be said.
         limit = max(num_tokens, corpus.max_tokens or 0)
         yield Progress(stage="packing the corpus", step=num_tokens, num_steps=limit)
-    seconds = read_preparation(room.study).seconds if room.study.preparation.exists() else {}
-    if not room.study.preparation.exists() or read_preparation(room.study).corpus != str(packing.folder):
-        # Also where the cache lies elsewhere now.
+    found = read_preparation(room.study) if room.study.preparation.exists() else None
+    # The cache may lie elsewhere now.
+    if found is None or found.corpus != str(packing.folder):
+        seconds = {} if found is None else found.seconds
         _write(room.study, Preparation(corpus=str(packing.folder), targets={}, seconds=seconds))
 
 

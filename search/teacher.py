@@ -16,7 +16,7 @@ from minilm_core.families import (
     max_sequence_length,
 )
 from minilm_core.schedules import Method, Relation
-from minilm_core.sources import read_config
+from minilm_core.sources import local_config, read_config
 from minilm_core.student_family import check_inheritance, student_base
 from search.config import LoadedConfig, SearchConfig
 from search.curriculum import Tutor, assistant_of, distilled_layer, layer_pairs, tutor_of
@@ -30,25 +30,17 @@ def find_teacher_config(loaded: LoadedConfig) -> Mapping[str, Any] | None:
         UserError: if the teacher's folder or package is missing.
     """
     source = loaded.config.teacher
-    folder = source.find_locally(loaded.base)
-    if folder is not None:
-        file = folder / "config.json"
-    else:
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
+    file = local_config(source, loaded.base)
+    if file is not None:
+        return read_config(file)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-        try:
-            cached = try_to_load_from_cache(source.model, "config.json", revision=source.revision)
-        except HFValidationError as error:
-            raise UserError(
-                f"teacher.model must be a folder, a Hub id or package:MODULE, got {source.model}"
-            ) from error
-        if not isinstance(cached, str):
-            return None
-        file = Path(cached)
-    if not file.is_file():
-        raise UserError(f"a teacher folder must hold config.json and model.safetensors, got {file.parent}")
-    return read_config(file)
+    try:
+        cached = try_to_load_from_cache(source.model, "config.json", revision=source.revision)
+    except HFValidationError as error:
+        raise UserError(f"teacher.model must be a folder, a Hub id or package:MODULE, got {source.model}") from error
+    return read_config(Path(cached)) if isinstance(cached, str) else None
 
 
 def check_against_teacher(config: SearchConfig, config_json: Mapping[str, Any]) -> StudentSpace:

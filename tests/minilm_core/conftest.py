@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, BertModel, BertToken
 from minilm_core.corpus import PackedCorpus
 from minilm_core.finetuning import TaskData, load_task_data
 from minilm_core.lessons import Lessons
-from tests.minilm_core.distilling import lessons_of, make_corpus, make_targets, teacher_of
+from tests.minilm_core.distilling import Run, lessons_of, make_corpus, make_targets, new_student, run, teacher_of
 from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, VALUES, write_tasks
 
 SENTENCE = "the a student learns what its teacher knows about text and a search finds which one to ship today"
@@ -91,3 +91,9 @@ def who(tasks_folder: Path, teacher_folder: Path) -> TaskData:
 def often(tasks_folder: Path, teacher_folder: Path) -> TaskData:
     """The task to tell how often a word comes."""
     return load_task_data(VALUES, tasks_folder, teacher_folder, SCHEDULE.max_length)
+
+
+@pytest.fixture(scope="session")
+def whole(teacher_config: PretrainedConfig, lessons: Lessons) -> Run:
+    """A distillation that nothing interrupted."""
+    return run(new_student(teacher_config), lessons)

@@ -62,15 +62,20 @@ def teacher_of(folder: Path) -> RelationEncoder:
     return teacher
 
 
-def make_targets(cache: Path, teacher: RelationEncoder, corpus: PackedCorpus) -> Path:
-    """Caches the targets of the teacher's last layer."""
-    key = TargetsKey(
+def key_of(layers: tuple[int, ...], corpus_fingerprint: str = "b" * 64) -> TargetsKey:
+    """Returns the key of some teacher's states in fp32."""
+    return TargetsKey(
         weights_sha256="a" * 64,
         config_sha256="c" * 64,
-        layers=(3,),
-        corpus_fingerprint=corpus.fingerprint,
+        layers=layers,
+        corpus_fingerprint=corpus_fingerprint,
         precision=Precision.FP32,
     )
+
+
+def make_targets(cache: Path, teacher: RelationEncoder, corpus: PackedCorpus) -> Path:
+    """Caches the targets of the teacher's last layer."""
+    key = key_of((3,), corpus.fingerprint)
     for _ in cache_targets(teacher, corpus, key, cache):
         pass
     return cache / key.folder_name
@@ -132,3 +137,8 @@ def assert_close(one: Run, other: Run, rtol: float = 1e-4) -> None:
     assert one.parameters.keys() == other.parameters.keys()
     for name, parameter in one.parameters.items():
         torch.testing.assert_close(parameter, other.parameters[name], rtol=rtol, atol=1e-5, msg=name)
+
+
+def first_step(student: object, lessons: Lessons, **changes: Any) -> None:
+    settings = {"learning_rate": LEARNING_RATE, "seed": 0, "schedule": SCHEDULE, **changes}
+    next(distil(student, lessons, settings.pop("schedule"), **settings))

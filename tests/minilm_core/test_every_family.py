@@ -25,11 +25,10 @@ from minilm_core.records import Evaluation, Role, Status, TaskResult, TrialRecor
 from minilm_core.schedules import METHOD_RELATIONS, DistillationSchedule, FinetuningSchedule, Method, Precision
 from minilm_core.student_family import StudentFamily
 from minilm_core.target_cache import cache_targets
-from minilm_core.target_storage import TargetsKey
 from minilm_core.targets import CachedTargets, OnlineTargets, Targets
 from minilm_core.tasks import Task
 from minilm_core.verification import run_checks
-from tests.minilm_core.distilling import CPU, make_corpus
+from tests.minilm_core.distilling import CPU, key_of, make_corpus
 from tests.minilm_core.encoder_families import CONFIGS, write_teacher
 
 ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=16, num_heads=4)
@@ -68,13 +67,7 @@ def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(family)
     write_teacher(family, folder / "teacher")
     corpus = make_corpus(folder, folder / "teacher")
-    key = TargetsKey(
-        weights_sha256="a" * 64,
-        config_sha256="c" * 64,
-        layers=(4,),
-        corpus_fingerprint=corpus.fingerprint,
-        precision=Precision.FP32,
-    )
+    key = key_of((4,), corpus.fingerprint)
     teacher = RelationEncoder(load_encoder(folder / "teacher"), [4], RELATIONS)
     for _ in cache_targets(teacher, corpus, key, folder / "targets"):
         pass

@@ -18,19 +18,14 @@ from minilm_core.corpus import CorpusSettings, PackedCorpus
 from minilm_core.encoders import RelationEncoder, load_encoder
 from minilm_core.errors import UserError
 from minilm_core.packing import pack
-from minilm_core.schedules import Precision, Relation
+from minilm_core.schedules import Relation
 from minilm_core.sources import CorpusSource
 from minilm_core.target_cache import cache_targets
-from minilm_core.target_storage import TargetsKey, TargetsManifest, is_cached, make_room
+from minilm_core.target_storage import TargetsManifest, is_cached, make_room
+from tests.minilm_core.distilling import key_of
 
 LAYERS = (2, 3)
-KEY = TargetsKey(
-    weights_sha256="a" * 64,
-    config_sha256="c" * 64,
-    layers=LAYERS,
-    corpus_fingerprint="b" * 64,
-    precision=Precision.FP32,
-)
+KEY = key_of(LAYERS)
 FORK = multiprocessing.get_context("fork")
 SEQUENCE_LENGTH = 16
 ROW_BYTES = len(LAYERS) * SEQUENCE_LENGTH * 24 * 2

@@ -22,21 +22,15 @@ from minilm_core.errors import UserError
 from minilm_core.schedules import Precision
 from minilm_core.target_storage import (
     PART_BYTES,
-    TargetsKey,
     TargetsManifest,
     cache_bytes,
     hold,
     is_cached,
     make_room,
 )
+from tests.minilm_core.distilling import key_of
 
-KEY = TargetsKey(
-    weights_sha256="a" * 64,
-    config_sha256="c" * 64,
-    layers=(3,),
-    corpus_fingerprint="b" * 64,
-    precision=Precision.FP32,
-)
+KEY = key_of((3,))
 MANIFEST = TargetsManifest(**asdict(KEY), num_rows=50, sequence_length=10, hidden_size=10, num_heads=2)
 SIZE = MANIFEST.num_bytes
 LIMIT = 3 * SIZE + 5_000

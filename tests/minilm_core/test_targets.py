@@ -26,6 +26,7 @@ from minilm_core.sources import CorpusSource
 from minilm_core.target_cache import cache_targets
 from minilm_core.target_storage import TargetsKey, TargetsManifest, make_room
 from minilm_core.targets import CachedTargets, OnlineTargets, Targets
+from tests.minilm_core.distilling import key_of
 
 CPU = torch.device("cpu")
 LAYERS = (2, 3)
@@ -38,13 +39,7 @@ SIDES = {
     Relation.VALUE_VECTORS: ("value", "value"),
 }
 ROWS = np.array([40, 3, 3, 17])
-KEY = TargetsKey(
-    weights_sha256="a" * 64,
-    config_sha256="c" * 64,
-    layers=LAYERS,
-    corpus_fingerprint="b" * 64,
-    precision=Precision.FP32,
-)
+KEY = key_of(LAYERS)
 
 
 @pytest.fixture(scope="module")

@@ -94,9 +94,8 @@ def test_tokens_and_storage_follow_from_the_settings(loaded):
 
 
 def test_an_assistant_is_planned_with_the_shapes_that_it_teaches(loaded):
-    assert (make_plan(loaded, TEACHER, None).assistant, make_plan(loaded, TEACHER, None).num_shapes_assisted) == (
-        None,
-    ) * 2
+    alone = make_plan(loaded, TEACHER, None)
+    assert (alone.assistant, alone.num_shapes_assisted) == (None, None)
     assisted = make_plan(with_config(loaded, assistant=Assistant()), TEACHER, None)
     assert assisted.assistant == "6x192 A12"
     # Of one to three layers and a width of 96 or 192, with heads of two sizes.

@@ -20,6 +20,7 @@ from minilm_core.corpus import PackedCorpus
 from minilm_core.encoders import RelationEncoder, load_encoder
 from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.lessons import Lessons
+from minilm_core.packing import Packing
 from minilm_core.schedules import Precision, Relation
 from minilm_core.target_storage import TargetsManifest, is_cached, make_room
 from minilm_core.targets import OnlineTargets
@@ -254,6 +255,13 @@ def test_however_often_time_is_entered_none_is_lost(
     open_study: OpenStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preparation, "SECONDS_BETWEEN_ENTRIES", 0.0)
+    plain = Packing.steps
+
+    def in_many_steps(packing: Packing) -> Generator[int]:
+        yield from (0, 0, 0)
+        yield from plain(packing)
+
+    monkeypatch.setattr(Packing, "steps", in_many_steps)
     context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
     least = Counter()
     for progress in prepare(context.config, context.study, 1):
