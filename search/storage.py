@@ -1,6 +1,5 @@
 """Names of things on disk: a study's folder, a trial's folder, the copy of the records far away. No torch, no Ray."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,27 +103,6 @@ class StudyPaths:
         """The folder of the teacher's assistant."""
         return TrialPaths(root=self.root / "assistant")
 
-    def forget_groundwork(self, *, keeps_assistant: bool) -> bool:
-        """Removes what is made before the first trial, all of which depends on the search's settings.
-
-        Args:
-            keeps_assistant: Whether the assistant stays, with the account of what it took.
-
-        Returns:
-            Whether there was an assistant and is none any more.
-        """
-        files = [self.preparation_log, self.evaluation, self.latency, self.teacher_latency, self.students_per_worker]
-        folders = [self.teacher_folder]
-        if not keeps_assistant:
-            files.append(self.preparation)
-            folders.append(self.assistant.root)
-        had_assistant = self.assistant.root.exists()
-        for file in files:
-            file.unlink(missing_ok=True)
-        for folder in folders:
-            _remove(folder)
-        return had_assistant and not keeps_assistant
-
     def trial_folder(self, number: int) -> Path:
         """Returns the folder of a student."""
         return self.root / "trials" / f"{number:04d}"
@@ -167,15 +145,6 @@ class TrialPaths:
     def result(self, task: str) -> Path:
         """Returns the file of what the fine-tuned student predicted on a task."""
         return self.root / "finetuned" / f"{task}.json"
-
-
-def _remove(folder: Path) -> None:
-    """Removes a folder; a half removed one is never seen under its name."""
-    gone = folder.with_name(f"{folder.name}.removed")
-    shutil.rmtree(gone, ignore_errors=True)
-    if folder.exists():
-        folder.rename(gone)
-        shutil.rmtree(gone)
 
 
 def check_mirror(mirror: str) -> None:

@@ -38,6 +38,7 @@ def launch(
 ) -> None:
     """Run a search; a study of the same settings goes on from where it stands."""
     from search.config import load_config
+    from search.relaunching import take_up
     from search.teacher import check_against_teacher, find_teacher_config
 
     loaded = load_config(search_yaml, overrides or ())
@@ -49,8 +50,8 @@ def launch(
     if config.storage.mirror is not None:
         check_mirror(config.storage.mirror)
     with only_driver(study):
-        if study.search_yaml.exists():
-            _take_up(study, config)
+        if study.search_yaml.exists() and take_up(study, config):
+            complain(f"the assistant in {shown_path(study.root)} was that of other settings and is taught anew")
         _run(config, study, address, as_json)
 
 
@@ -85,40 +86,6 @@ def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
             rows = [(work, f"{p['stage']} {p['step']}/{p['num_steps']}", str(p["time"])) for work, p in found.running]
             emit_table("", ("under way", "stage", "last heard of"), rows)
     _say_what_follows(found, study_folder)
-
-
-def _take_up(study: StudyPaths, config: "SearchConfig") -> None:
-    """Goes on with a study that has a search.yaml; only its budget may have changed since.
-
-    A study in which no trial ran binds nobody, for its settings may have been what kept it from running: what was made
-    for other settings is then made anew, the assistant only where it would be another.
-    """
-    from search.config import load_config
-
-    is_bound = study.records.exists() or study.journal.exists()
-    earlier = None
-    try:
-        earlier = load_config(study.search_yaml).config
-    except UserError:
-        if is_bound:
-            raise
-    else:
-        if replace(config, budget=earlier.budget) == earlier:
-            return
-    if is_bound:
-        raise UserError(
-            f"a study's settings must not change but for its budget, and {shown_path(study.root)} was launched with "
-            f"others; go on with `minilm-search resume {shown_path(study.root)}`, or choose another name"
-        )
-    keeps_assistant = earlier is not None and _makes_of_assistant(earlier) == _makes_of_assistant(config)
-    if study.forget_groundwork(keeps_assistant=keeps_assistant):
-        complain(f"the assistant in {shown_path(study.root)} was that of other settings and is taught anew")
-
-
-def _makes_of_assistant(config: "SearchConfig") -> tuple[object, ...]:
-    """Returns the settings that make an assistant what it is."""
-    learning = config.space.distillation_learning_rate
-    return config.teacher, config.corpus, config.distillation, config.assistant, config.seed, learning
 
 
 def _run(config: "SearchConfig", study: StudyPaths, address: str | None, as_json: bool) -> None:
