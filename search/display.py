@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,6 +20,27 @@ SECONDS_BETWEEN_LINES = 20.0
 """A long stage says so this often where there is no terminal."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageClock:
+    """Estimates how long a stage of a piece of work still takes, from the progress that was seen of it."""
+
+    first: Progress
+    began: float
+    """When `first` was seen, in seconds on a monotonic clock."""
+    latest: Progress
+    updated: float
+    """When `latest` was seen, on the same clock."""
+
+    def seconds_left(self, now: float) -> float | None:
+        """Returns an estimate of the rest of the stage; None before two of its steps were seen, and after its end."""
+        num_steps_seen = self.latest.step - self.first.step
+        if num_steps_seen <= 0 or self.latest.is_finished:
+            return None
+        seconds_per_step = (self.updated - self.began) / num_steps_seen
+        num_steps_left = self.latest.num_steps - self.latest.step
+        return max(0.0, seconds_per_step * num_steps_left - (now - self.updated))
+
+
 class Display:
     """Follows a search. A context manager: the live picture stands while it is entered."""
 
@@ -29,7 +51,7 @@ class Display:
         self._max_concurrent = max_concurrent
         self._console = Console(stderr=True)
         self._started = time.monotonic()
-        self._running: dict[str, tuple[Progress, float]] = {}
+        self._running: dict[str, StageClock] = {}
         self._records: list[TrialRecord] = []
         self._last_line: dict[str, float] = {}
         self._live = Live(console=self._console, get_renderable=self._picture, refresh_per_second=2, transient=True)
@@ -54,16 +76,21 @@ class Display:
 
     def progress(self, work: str, progress: Progress) -> None:
         """Shows where a piece of work stands."""
-        is_new_stage = work not in self._running or self._running[work][0].stage != progress.stage
-        began = time.monotonic() if is_new_stage else self._running[work][1]
-        self._running[work] = (progress, began)
+        now = time.monotonic()
+        is_new_stage = work not in self._running or self._running[work].latest.stage != progress.stage
+        if is_new_stage:
+            self._running[work] = StageClock(first=progress, began=now, latest=progress, updated=now)
+        else:
+            self._running[work] = replace(self._running[work], latest=progress, updated=now)
         if self._console.is_terminal:
             return
-        is_due = time.monotonic() - self._last_line.get(work, 0.0) >= SECONDS_BETWEEN_LINES
+        is_due = now - self._last_line.get(work, 0.0) >= SECONDS_BETWEEN_LINES
         if is_due or (is_new_stage and not progress.students):
-            self._last_line[work] = time.monotonic()
+            self._last_line[work] = now
             loss = "" if progress.loss is None else f"  loss {progress.loss:.3f}"
-            self.message(f"{work}: {progress.stage} {progress.step}/{progress.num_steps}{loss}")
+            left = self._running[work].seconds_left(now)
+            remaining = "" if left is None else f"  about {_duration(left)} left of this stage"
+            self.message(f"{work}: {progress.stage} {progress.step}/{progress.num_steps}{loss}{remaining}")
 
     def ended(self, work: str) -> None:
         """Takes a piece of work off the picture."""
@@ -89,7 +116,7 @@ class Display:
             return None
         each = sum(spent) / len(spent)
         under_way = sum(
-            min(len(progress.students) * each, time.monotonic() - began) for progress, began in self._running.values()
+            min(len(stage.latest.students) * each, time.monotonic() - stage.began) for stage in self._running.values()
         )
         return max(0.0, (self._num_trials - done) * each - under_way) / self._max_concurrent
 
@@ -104,10 +131,13 @@ class Display:
 
     def _running_table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for work, (progress, _) in sorted(self._running.items()):
+        for work, stage in sorted(self._running.items()):
+            progress = stage.latest
             loss = "" if progress.loss is None else f"loss {progress.loss:.3f}"
             bar = ProgressBar(total=progress.num_steps, completed=progress.step, width=24)
-            table.add_row(work, progress.stage, bar, f"{progress.step}/{progress.num_steps}", loss)
+            left = stage.seconds_left(time.monotonic())
+            remaining = "" if left is None else f"{_duration(left)} left"
+            table.add_row(work, progress.stage, bar, f"{progress.step}/{progress.num_steps}", loss, remaining)
         return table
 
     def _record_table(self) -> Table:

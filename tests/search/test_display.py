@@ -2,7 +2,7 @@ import pytest
 
 from minilm_core.errors import FailureKind
 from minilm_core.objectives import objectives_named
-from search.display import Display, describe, students_label
+from search.display import Display, StageClock, describe, students_label
 from search.job import Progress
 from tests.reports.example_studies import failed, student
 
@@ -52,6 +52,27 @@ def test_a_new_stage_of_the_preparation_is_announced_and_its_steps_are_not(
     for step in range(1, 5):
         display.progress("preparation", Progress(stage="packing", step=step, num_steps=4))
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def stage_clock(first: int, latest: int, num_steps: int) -> StageClock:
+    """A stage of which two steps were seen, ten seconds apart."""
+    first_progress = Progress(stage="fine-tuning", step=first, num_steps=num_steps)
+    latest_progress = Progress(stage="fine-tuning", step=latest, num_steps=num_steps)
+    return StageClock(first=first_progress, began=100.0, latest=latest_progress, updated=110.0)
+
+
+def test_the_rest_of_a_stage_is_estimated_from_the_steps_that_were_seen() -> None:
+    # Ten seconds for five steps, five steps are left, and four of their ten seconds have passed.
+    assert stage_clock(first=10, latest=15, num_steps=20).seconds_left(now=114.0) == 6.0
+
+
+def test_the_estimate_of_an_overdue_stage_is_zero() -> None:
+    assert stage_clock(first=10, latest=15, num_steps=20).seconds_left(now=200.0) == 0.0
+
+
+@pytest.mark.parametrize(("first", "latest"), [(10, 10), (10, 20)])
+def test_a_stage_is_not_estimated_from_one_step_or_after_its_end(first: int, latest: int) -> None:
+    assert stage_clock(first=first, latest=latest, num_steps=20).seconds_left(now=114.0) is None
 
 
 def test_work_is_named_after_the_students_that_share_it() -> None:
