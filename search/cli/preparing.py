@@ -18,6 +18,7 @@ from search.cli.terminal import (
     emit_json,
     emit_table,
     say_next,
+    step_shown,
 )
 
 if TYPE_CHECKING:
@@ -125,19 +126,11 @@ def calibrate(
 
 
 def _calibrated(asked: "Timed", loaded: "LoadedConfig") -> "LatencyTable":
-    from rich.console import Console
-    from rich.progress import Progress
-
     from minilm_core.sources import resolve
 
     folder = resolve(loaded.config.teacher, loaded.base)
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task(f"calibrating {loaded.config.latency.label}", total=1.0)
-        return asked.measure(
-            loaded.config,
-            folder,
-            lambda text, share: bars.update(bar, completed=share, description=f"{asked.name}, {text}"),
-        )
+    with step_shown(f"calibrating {loaded.config.latency.label}") as show:
+        return asked.measure(loaded.config, folder, lambda text, share: show(f"{asked.name}, {text}", share))
 
 
 def _show_table(table: "LatencyTable", title: str) -> None:
