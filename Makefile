@@ -14,7 +14,12 @@ MINILM := $(BIN)/minilm-search
 STUDY := $(QUICKSTART)/studies/quickstart
 PEER := build/peer
 
-.PHONY: install quickstart test test-fast check format bench bench-gpu clean
+# Processes that run tests: as many as there are processors, and at most four, for each may start a Ray of its own.
+TEST_ARGS ?= -n logical --maxprocesses 4
+# The threads of one process must not spin while those of another have work.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+.PHONY: install quickstart test test-fast test-long check format bench bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -36,11 +41,16 @@ quickstart: install $(QUICKSTART)/search.yaml
 	$(MINILM) package $(STUDY) --picked -o $(QUICKSTART)/student --overwrite
 	$(MINILM) verify $(QUICKSTART)/student
 
+# A file's tests stay in one process: they share what is slow to make.
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not long' $(TEST_ARGS) --dist loadfile --durations 20
 
 test-fast: install
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow and not long' $(TEST_ARGS) --dist loadfile --durations 20
+
+# Hundreds of trials, thousands of cases: run by hand, before a change of theirs is called done.
+test-long: install
+	$(PYTEST) -m long --durations 20
 
 check: install
 	$(BIN)/ruff format --check .
