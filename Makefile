@@ -36,8 +36,8 @@ $(QUICKSTART)/search.yaml: | install
 quickstart: install $(QUICKSTART)/search.yaml
 	$(MINILM) calibrate $(QUICKSTART)/search.yaml
 	$(MINILM) launch $(QUICKSTART)/search.yaml
-	$(MINILM) report $(STUDY)
 	$(MINILM) pick $(STUDY) --prefer best
+	$(MINILM) report $(STUDY)
 	$(MINILM) package $(STUDY) --picked -o $(QUICKSTART)/student --overwrite
 	$(MINILM) verify $(QUICKSTART)/student
 

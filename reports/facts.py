@@ -1,28 +1,18 @@
 """Everything a report says, gathered before anything is drawn or written."""
 
-import json
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from minilm_core.records import TrialRecord
 from reports import tables, wording
+from reports.answer import Answer, answer, command_line
 from reports.comparison import Comparison, comparisons, name_of, verdict
 from reports.statistics import Resamples, Split, accuracy_interval, resample
-from reports.study import CONFIG_FILE, DECISION_FILE, Study, accuracy_of
+from reports.study import CONFIG_FILE, Study, accuracy_of
 from reports.tables import Row
 
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What the report says first: the student to take, and the command that follows."""
-
-    headline: str
-    details: tuple[str, ...]
-    command: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +70,7 @@ class Facts:
             "study": self.name,
             "objectives": list(self.objectives),
             "answer": self.answer.headline,
+            "next": self.answer.command,
             "verdict": self.verdict,
             "warnings": list(self.warnings),
             "comparisons": [_comparison_row(comparison) for comparison in self.comparisons],
@@ -100,10 +91,11 @@ def gather(study: Study) -> Facts:
     rows = tables.rows(study, validation)
     by_trial = {row["trial"]: row for row in rows}
     found = comparisons(study, validation, test)
+    first = answer(study, validation)
     return Facts(
         name=study.name,
         objectives=tuple(objective.name for objective in study.objectives),
-        answer=_answer(study),
+        answer=first,
         verdict=verdict(study, validation, test),
         warnings=tuple(_warnings(study)),
         comparisons=found,
@@ -120,45 +112,21 @@ def gather(study: Study) -> Facts:
         importances=tuple(_importance_rows(study)),
         measurement=tuple(_measurement(study)),
         environment=tuple(_flattened({key: value for key, value in study.environment.items() if key != "seconds"})),
-        commands=_commands(study),
+        commands=_commands(study, first),
         config_text=(study.path / CONFIG_FILE).read_text(encoding="utf-8"),
         caveats=tuple(_caveats(study)),
     )
 
 
-def _answer(study: Study) -> Answer:
-    """Takes the answer from the decision on file, as long as the records are those it was made from."""
-    path = study.path / DECISION_FILE
-    decision = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    folder = shlex.quote(str(study.path))
-    if decision is not None and decision.get("records_sha256") == study.records_sha256:
-        follow_up = f"minilm-search package {folder} --picked -o student"
-        command = follow_up if decision["winner"] is not None else _pick_command(study)
-        mentions = [(kind, m) for kind in ("alternatives", "near_misses") for m in decision[kind]]
-        names = {"alternatives": "Alternative", "near_misses": "Missed"}
-        details = tuple(f"{names[kind]}: trial {m['trial']}: {m['reason']}" for kind, m in mentions)
-        return Answer(headline=f"Chosen: {decision['reason']}.", details=details, command=command)
-    stale = ("The decision on file was made from other records than these: pick again.",) if decision else ()
-    if not study.students():
-        headline = "Nothing to choose from: no student is complete."
-        return Answer(headline=headline, details=stale, command=f"minilm-search resume {folder}")
-    headline = f"Not chosen yet; without limits, {study.pick().reason}."
-    return Answer(headline=headline, details=stale, command=_pick_command(study))
-
-
-def _pick_command(study: Study) -> str:
-    limit = "--prefer knee" if study.teacher is None else "--within 1%"
-    return f"minilm-search pick {shlex.quote(str(study.path))} {limit}"
-
-
-def _commands(study: Study) -> tuple[str, ...]:
-    folder = shlex.quote(str(study.path))
-    return (
-        f"minilm-search launch {shlex.quote(str(study.path / CONFIG_FILE))}",
-        f"minilm-search report {folder}",
-        _pick_command(study),
-        f"minilm-search package {folder} --picked -o student",
+def _commands(study: Study, first: Answer) -> tuple[str, ...]:
+    folder = str(study.path)
+    commands = (
+        ("launch", str(study.path / CONFIG_FILE)),
+        first.pick_words,
+        ("report", folder),
+        ("package", folder, "--picked", "-o", "student"),
     )
+    return tuple(command_line(words) for words in commands)
 
 
 def _warnings(study: Study) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from typing import Self
 
@@ -49,6 +50,17 @@ class LatencyConditions:
         return ", ".join(part for part in parts if part) or "conditions unknown"
 
     @property
+    def qualifier(self) -> str:
+        """What is named, as the command line takes it after the @."""
+        parts = [
+            None if self.device is None else f"{self.device}{self.num_threads or ''}",
+            None if self.batch_size is None else f"b{self.batch_size}",
+            None if self.sequence_length is None else f"s{self.sequence_length}",
+            None if self.percentile is None else f"p{self.percentile}",
+        ]
+        return ",".join(part for part in parts if part)
+
+    @property
     def is_unset(self) -> bool:
         """Whether nothing is named."""
         return self == LatencyConditions()
@@ -86,6 +98,33 @@ class Limits:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} must be positive, got {value:g}")
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether an accuracy is asked for."""
+        return self.within is not None or self.min_accuracy is not None
+
+    @property
+    def has_cost(self) -> bool:
+        """Whether latency, size or parameters are limited."""
+        return any(cost is not None for cost in (self.max_latency_ms, self.max_size_bytes, self.max_parameters))
+
+    def options(self) -> tuple[str, ...]:
+        """Returns the limits as the command line takes them, so that `parse` reads the same again."""
+        conditions = self.latency_conditions.qualifier
+        written = (
+            ("--within", self.within, 100, "%"),
+            ("--min-accuracy", self.min_accuracy, 1, ""),
+            ("--max-latency", self.max_latency_ms, 1, f"ms{conditions and '@'}{conditions}"),
+            ("--max-size", self.max_size_bytes, Decimal("1e-6"), "MB"),
+            ("--max-parameters", self.max_parameters, Decimal("1e-6"), "M"),
+        )
+        return tuple(
+            word
+            for option, value, scale, unit in written
+            if value is not None
+            for word in (option, f"{(Decimal(str(value)) * scale).normalize():f}{unit}")
+        )
 
     @classmethod
     def parse(

@@ -81,6 +81,8 @@ class Report:
     """SVG and PNG; none where nothing is complete or the `report` extra is not installed."""
     verdict: str
     """One paragraph: the best student, its twin and the teacher, and whether they can be told apart."""
+    next_words: tuple[str, ...]
+    """The command that follows, as the command line takes it after its name."""
     note: str | None
     """What to install for figures, where they are missing."""
 
@@ -107,6 +109,7 @@ def write_report(study: Study, out: Path | None = None) -> Report:
         markdown=markdown,
         figures=figures.save_figures(folder / "figures", drawn),
         verdict=facts.verdict,
+        next_words=facts.answer.next_words,
         note=note,
     )
 

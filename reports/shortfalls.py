@@ -52,7 +52,7 @@ class Judge:
         needed = 1 - self.limits.within
         if share + ROUNDING >= needed:
             return None
-        admitted = _round_up(100 * (1 - share - ROUNDING), "0.1")
+        admitted = admitting_percentage(share, "0.1")
         return Shortfall(
             reason=f"{words}, below the {wording.percentage(needed)} asked for (--within {admitted}% would admit it)",
             excess=(needed - share) / needed,
@@ -66,9 +66,9 @@ class Judge:
             low = self.resamples.ratio(student, self.teacher).low
             return low, f"accuracy may be as little as {wording.percentage(low)} of the teacher's (95% paired interval)"
         of_student, of_teacher = accuracy_of(student), accuracy_of(self.teacher)
-        if of_student is None or of_teacher is None:
+        share = share_of(of_student, of_teacher)
+        if share is None:
             return None, "its accuracy was not measured"
-        share = of_student / of_teacher if of_teacher > 0 else 1.0
         words = f"accuracy {wording.accuracy(of_student)} is {wording.percentage(share)} of the teacher's "
         return share, words + wording.accuracy(of_teacher)
 
@@ -115,6 +115,18 @@ class Judge:
             _over("size", "--max-size", student.size_bytes, self.limits.max_size_bytes, " MB"),
             _over("parameters", "--max-parameters", student.num_parameters, self.limits.max_parameters, "M"),
         )
+
+
+def share_of(accuracy: float | None, of_teacher: float | None) -> float | None:
+    """Returns an accuracy as a share of the teacher's, 1 where that is 0; None where either was not measured."""
+    if accuracy is None or of_teacher is None:
+        return None
+    return accuracy / of_teacher if of_teacher > 0 else 1.0
+
+
+def admitting_percentage(share: float, step: str) -> Decimal:
+    """Returns the least `--within`, in whole steps of a percent, that admits this share of the teacher's accuracy."""
+    return max(Decimal(0), _round_up(100 * (1 - share - ROUNDING), step))
 
 
 def judge_for(study: Study, limits: Limits, certainty: Certainty) -> Judge:

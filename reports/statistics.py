@@ -56,15 +56,18 @@ class Resamples:
         return _interval(float(value[0]), _ratio(self.resampled[key], self.resampled[other_key]))
 
 
-def resample(study: Study, split: Split) -> Resamples:
-    """Draws the resamples for every record that was evaluated on that split of every task; labels must be there too.
+def resample(study: Study, split: Split, wanted: Sequence[TrialRecord] | None = None) -> Resamples:
+    """Draws the resamples for every record whose predictions on that split of every task were kept, with the labels.
+
+    Only the `wanted` records are resampled where they are given; each one's figures are the same either way.
 
     Raises:
         UserError: if a task's labels and a record's predictions differ in number.
     """
     tasks = sorted({task for record in study.records() for task in record.tasks})
     labels = {task: _labels(study, task, split) for task in tasks}
-    records = [r for r in study.records() if tasks and all(_evaluation(r, task, split) is not None for task in tasks)]
+    among = study.records() if wanted is None else wanted
+    records = [r for r in among if tasks and all(_has_predictions(r, task, split) for task in tasks)]
     if not records or any(of_task is None for of_task in labels.values()):
         return Resamples(split=split, values={}, resampled={})
     values, resampled = np.zeros(len(records)), np.zeros((len(records), NUM_RESAMPLES))
@@ -151,6 +154,11 @@ def _evaluation(record: TrialRecord, task: str, split: Split) -> Evaluation | No
     if task not in record.tasks:
         return None
     return record.tasks[task].validation if split is Split.VALIDATION else record.tasks[task].test
+
+
+def _has_predictions(record: TrialRecord, task: str, split: Split) -> bool:
+    evaluation = _evaluation(record, task, split)
+    return evaluation is not None and len(evaluation.predictions) > 0
 
 
 def _predictions(record: TrialRecord, task: str, split: Split, num_labels: int) -> Float[np.ndarray, " examples"]:

@@ -18,7 +18,8 @@ from minilm_core.records import Role, Status, TrialRecord, most_accurate_first, 
 from reports.limits import Certainty, LatencyConditions, Limits
 
 if TYPE_CHECKING:
-    from reports.choice import Decision, Prefer
+    from reports.choice import Decision
+    from reports.preference import Prefer
 
 RECORDS_FILE = "records.jsonl"
 CONFIG_FILE = "search.yaml"
@@ -216,10 +217,10 @@ def load_study(path: Path | str) -> Study:
         objectives=objectives,
         all_records=records,
         records_sha256=sha256,
-        evaluation=_read_json(path / "evaluation.json"),
-        environment=_read_json(path / "environment.json"),
-        latency=_latency_facts(_read_json(path / "latency.json"), config),
-        importances=_read_json(path / "importances.json"),
+        evaluation=read_json(path / "evaluation.json"),
+        environment=read_json(path / "environment.json"),
+        latency=_latency_facts(read_json(path / "latency.json"), config),
+        importances=read_json(path / "importances.json"),
     )
 
 
@@ -233,12 +234,17 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file, empty where there is no file.
+
+    Raises:
+        UserError: if the file holds anything else.
+    """
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise UserError(f"{path} must be JSON, got {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a JSON object, got a {type(content).__name__}")

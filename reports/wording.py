@@ -1,5 +1,7 @@
 """Figures in words: how a number, its unit and its interval are written in every sentence and table."""
 
+from collections.abc import Sequence
+
 from minilm_core.metrics import Interval
 
 NOT_MEASURED = "not measured"
@@ -43,6 +45,32 @@ def interval(value: Interval) -> str:
 def points_interval(value: Interval) -> str:
     """Writes a difference of accuracies with its 95 % interval, in percentage points."""
     return f"{points(value.value)} points [{points(value.low)}, {points(value.high)}]"
+
+
+def amount(difference: float, digits: int, unit: str) -> str:
+    """Writes how large a difference is, without its sign."""
+    smallest = 10.0**-digits
+    written = f"{abs(difference):.{digits}f}"
+    return f"less than {smallest:.{digits}f} {unit}" if float(written) == 0 else f"{written} {unit}"
+
+
+def unsigned_points(difference: float) -> str:
+    """Writes how large a difference of accuracies is, in percentage points."""
+    return amount(100 * difference, 1, "points")
+
+
+def paired_interval(lead: Interval | None) -> str:
+    """Writes the 95 % interval of how far one model is ahead of another on the same examples, in percentage points."""
+    if lead is None:
+        return "paired interval not measured"
+    verdict = ": they cannot be told apart" if lead.low <= 0 else ""
+    low, high = (round(100 * end, 1) + 0.0 for end in (lead.low, lead.high))  # + 0.0 takes the sign from a zero
+    return f"95% paired interval {low:.1f} to {high:.1f}{verdict}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Joins parts with commas, and with `and` before the last."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -39,6 +39,13 @@ def test_every_make_target_named_is_in_the_makefile() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+def test_the_quickstart_picks_before_it_reports_so_that_the_report_shows_the_decision() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"^quickstart:.*\n((?:\t.*\n)+)", makefile, flags=re.MULTILINE)
+    verbs = re.findall(r"\$\(MINILM\) (\w+)", recipe)
+    assert verbs.index("launch") < verbs.index("pick") < verbs.index("report") < verbs.index("package")
+
+
 def test_the_readme_shows_the_whole_way() -> None:
     shown = {command.split()[1] for command in commands()}
     assert {"init", "validate", "plan", "launch", "report", "pick", "package", "verify"} <= shown

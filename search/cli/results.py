@@ -9,6 +9,11 @@ import typer
 from minilm_core.errors import UserError
 from search.cli.terminal import AsJson, ExitCode, StudyFolder, emit_json, existing_study, say_next, shown_path
 
+PREFER_HELP = (
+    "fastest, smallest, best, knee, or tied: the cheapest that cannot be told apart from the best. "
+    "Default: best where costs are limited, fastest where accuracy is, knee where both are, else tied."
+)
+
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -29,7 +34,7 @@ def report(
         typer.echo(str(written.html))
     if written.note is not None:
         typer.echo(written.note, err=True)
-    say_next("pick", study_folder, "--within", "1%")
+    say_next(*written.next_words)
 
 
 def pick(
@@ -39,7 +44,7 @@ def pick(
     max_latency: Annotated[str | None, typer.Option(help="Median, as in 20ms, or 20ms@cpu1,b1,s128,p90.")] = None,
     max_size: Annotated[str | None, typer.Option(help="Of the weights in fp32, as in 25MB.")] = None,
     max_parameters: Annotated[str | None, typer.Option(help="As in 30M.")] = None,
-    prefer: Annotated[str | None, typer.Option(help="fastest, smallest, best or knee.")] = None,
+    prefer: Annotated[str | None, typer.Option(help=PREFER_HELP)] = None,
     certainty: Annotated[str, typer.Option(help="likely: the value qualifies. sure: its interval does.")] = "likely",
     as_json: AsJson = False,
 ) -> None:

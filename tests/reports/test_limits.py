@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minilm_core.errors import UserError
 from reports.limits import (
@@ -90,3 +92,52 @@ def test_conditions_are_covered_where_all_that_is_named_was_measured() -> None:
     assert LatencyConditions(device="cpu", percentile=50).is_covered_by(measured)
     assert not LatencyConditions(device="cpu", percentile=90).is_covered_by(measured)
     assert not LatencyConditions(batch_size=1).is_covered_by(LatencyConditions(device="cpu"))
+
+
+written = st.builds(
+    Limits.parse,
+    within=st.none() | st.integers(0, 1000).map(lambda tenths: f"{tenths / 10}%"),
+    min_accuracy=st.none() | st.floats(0, 1).map(lambda value: f"{value:.4f}"),
+    max_latency=st.none()
+    | st.tuples(st.integers(1, 10**6), st.sampled_from(["", "@cpu1,b1,s128,p90", "@cuda,s64", "@p50"])).map(
+        lambda parts: f"{parts[0] / 1000:.3f}ms{parts[1]}"
+    ),
+    max_size=st.none() | st.integers(1, 10**12).map(lambda size: f"{size}B"),
+    max_parameters=st.none() | st.integers(1, 10**10).map(str),
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(written)
+def test_limits_written_as_options_are_read_as_the_same_limits(limits: Limits) -> None:
+    options = limits.options()
+    named = {
+        option.removeprefix("--").replace("-", "_"): value for option, value in zip(*[iter(options)] * 2, strict=True)
+    }
+    assert Limits.parse(**named) == limits
+
+
+def test_limits_are_written_as_a_user_would_write_them() -> None:
+    limits = Limits(
+        within=0.05, min_accuracy=0.9, max_latency_ms=6.0, max_size_bytes=25_000_000, max_parameters=30_000_000
+    )
+    assert limits.options() == (
+        *("--within", "5%", "--min-accuracy", "0.9", "--max-latency", "6ms"),
+        *("--max-size", "25MB", "--max-parameters", "30M"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "has_accuracy", "has_cost"),
+    [
+        (Limits(), False, False),
+        (Limits(within=0.0), True, False),
+        (Limits(min_accuracy=0.0), True, False),
+        (Limits(max_latency_ms=1.0), False, True),
+        (Limits(max_size_bytes=1), False, True),
+        (Limits(max_parameters=1), False, True),
+        (Limits(within=0.0, max_parameters=1), True, True),
+    ],
+)
+def test_limits_know_what_they_are_on(limits: Limits, has_accuracy: bool, has_cost: bool) -> None:
+    assert (limits.has_accuracy, limits.has_cost) == (has_accuracy, has_cost)

@@ -124,10 +124,10 @@ def test_every_figure_of_a_tooltip_stands_in_a_table(full_study: Study, drawn_pa
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_without_a_decision_the_page_offers_the_knee_and_the_command(full_study: Study) -> None:
+def test_without_a_decision_the_page_offers_the_pick_without_limits_and_a_command(full_study: Study) -> None:
     text = page_of(full_study)
     assert "Not chosen yet; without limits, trial" in text
-    assert f"minilm-search pick {full_study.path} --within 1%" in text
+    assert f"Next: <code>minilm-search pick {full_study.path} --within 3%</code>" in text
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -77,6 +77,22 @@ def test_a_model_without_a_test_part_is_left_out_of_the_test_split(make_study: C
     assert without not in resamples
 
 
+def test_a_record_that_kept_no_predictions_is_left_out(make_study: Callable[..., Study]) -> None:
+    kept = student(0, 0.8)
+    without = Evaluation(value=0.9, low=0.8, high=1.0, predictions=())
+    forgotten = student(1, 0.9, tasks={TASK: TaskResult(metric="accuracy", validation=without)})
+    resamples = resample(make_study(kept, forgotten, evaluation=kept_labels(TASK)), Split.VALIDATION)
+    assert kept in resamples
+    assert forgotten not in resamples
+
+
+def test_the_resamples_of_some_records_are_those_of_all(full_study: Study) -> None:
+    first, second, *_ = full_study.students()
+    some, every = (resample(full_study, Split.VALIDATION, wanted) for wanted in ([second, first], None))
+    assert some.difference(first, second) == every.difference(first, second)
+    assert full_study.students()[2] not in some
+
+
 def test_labels_that_do_not_match_the_predictions_are_refused(make_study: Callable[..., Study]) -> None:
     short = {TASK: {"validation": [0, 1], "test": None, "label_names": None}}
     study = make_study(student(0, 0.8), evaluation=short)

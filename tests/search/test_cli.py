@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -252,10 +253,25 @@ def test_pick_exits_with_4_when_no_student_qualifies(study: Path) -> None:
     assert "missed:" in done.stdout
 
 
+def test_pick_exits_with_4_in_json_too(study: Path) -> None:
+    done = run("pick", study, "--max-size", "1kB", "--json")
+    assert done.returncode == 4
+    assert json.loads(done.stdout)["winner"] is None
+    assert json.loads(done.stdout)["limits"]["max_size_bytes"] == 1000
+
+
+def test_the_command_that_report_proposes_is_met_and_is_the_package_once_it_was_run(study: Path) -> None:
+    (proposed,) = (line for line in run("report", study).stderr.splitlines() if line.startswith("next: "))
+    words = shlex.split(proposed)[2:]
+    assert words[0] == "pick"
+    assert run(*words).returncode == 0
+    assert f"next: minilm-search package {study} --picked -o student" in run("report", study).stderr
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--prefer", "cheapest", "--prefer must be one of fastest, smallest, best, knee, got cheapest"),
+        ("--prefer", "cheapest", "--prefer must be one of fastest, smallest, best, knee, tied, got cheapest"),
         ("--certainty", "maybe", "--certainty must be one of likely, sure, got maybe"),
         ("--within", "1", "a percentage must be written like 1%, got 1"),
         ("--max-size", "25", "a size must have a unit, as in 25MB, got 25"),
