@@ -6,7 +6,7 @@ from math import inf
 
 from minilm_core.records import TrialRecord
 from reports import wording
-from reports.preference import Prefer, cost_of, first_by
+from reports.preference import Prefer, cost_of, first_by, is_comparable
 from reports.statistics import Resamples
 from reports.study import accuracy_of
 
@@ -54,10 +54,7 @@ def _trade(student: TrialRecord, winner: TrialRecord, validation: Resamples) -> 
     """Says what a student gains, saves, costs and loses against the winner."""
     gained = (accuracy_of(student) or 0.0) - (accuracy_of(winner) or 0.0)
     better, worse = (student, winner) if gained > 0 else (winner, student)
-    interval = wording.paired_interval(
-        validation.difference(better, worse) if better in validation and worse in validation else None
-    )
-    accuracy = f"{wording.unsigned_points(gained)} of accuracy ({interval})"
+    accuracy = f"{wording.unsigned_points(gained)} of accuracy ({_certainty(better, worse, validation)})"
     costs = [*_latency_difference(student, winner), *_size_difference(student, winner)]
     clauses = (
         ("gains", [accuracy] if gained > 0 else []),
@@ -66,6 +63,13 @@ def _trade(student: TrialRecord, winner: TrialRecord, validation: Resamples) -> 
         ("loses", [accuracy] if gained < 0 else []),
     )
     return wording.listed([f"{verb} {' and '.join(what)}" for verb, what in clauses if what])
+
+
+def _certainty(better: TrialRecord, worse: TrialRecord, validation: Resamples) -> str:
+    if not is_comparable(better, worse, validation):
+        return "paired interval not measured"
+    lead = validation.difference(better, worse)
+    return f"{wording.paired_interval(lead)}{': they cannot be told apart' if lead.low <= 0 else ''}"
 
 
 def _latency_difference(student: TrialRecord, winner: TrialRecord) -> list[tuple[float, str]]:

@@ -59,13 +59,10 @@ def unsigned_points(difference: float) -> str:
     return amount(100 * difference, 1, "points")
 
 
-def paired_interval(lead: Interval | None) -> str:
+def paired_interval(lead: Interval) -> str:
     """Writes the 95 % interval of how far one model is ahead of another on the same examples, in percentage points."""
-    if lead is None:
-        return "paired interval not measured"
-    verdict = ": they cannot be told apart" if lead.low <= 0 else ""
     low, high = (round(100 * end, 1) + 0.0 for end in (lead.low, lead.high))  # + 0.0 takes the sign from a zero
-    return f"95% paired interval {low:.1f} to {high:.1f}{verdict}"
+    return f"95% paired interval {low:.1f} to {high:.1f}"
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -58,6 +58,7 @@ def test_the_limit_proposed_is_the_tightest_whole_percentage_that_admits_the_hea
     )
     found = answer_of(study)
     assert "trial 1 (4x64 A2)" in found.headline
+    assert found.command == f"minilm-search pick {study.path} --within 12%"
     assert found.next_words == ("pick", str(study.path), "--within", "12%")
     assert study.pick(Limits(within=0.11)).winner is None
 
