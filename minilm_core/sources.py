@@ -80,7 +80,7 @@ class TeacherSource:
         """
         if self.is_in_package:
             return _folder_in_package(self._inside_package)
-        folder = base / Path(self.model).expanduser()
+        folder = located(self.model, base)
         if folder.exists():
             return folder
         if _must_be_local(self.model):
@@ -132,7 +132,7 @@ class CorpusSource:
         """
         if self.path is None:
             return ()
-        path = base / Path(self.path).expanduser()
+        path = located(self.path, base)
         if not path.exists():
             raise UserError(f"a corpus path must exist, got {path}")
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -243,6 +243,18 @@ def config_sha256(folder: Path) -> str:
 def file_format(path: Path) -> str:
     """Returns a file's ending, with its dot, without that of a compression."""
     return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
+
+
+def located(path: str, base: Path) -> Path:
+    """Returns where a path of the settings leads: from `base` unless it is absolute, and ~ is a home folder.
+
+    Raises:
+        UserError: if it begins with the home folder of nobody.
+    """
+    try:
+        return base / Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"a path with ~ must begin with the home folder of a user, got {path}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Num
 
 from minilm_core.errors import UserError
 from minilm_core.metrics import metric_named
-from minilm_core.sources import first_line
+from minilm_core.sources import first_line, located
 
 if TYPE_CHECKING:
     import pyarrow
@@ -123,7 +123,7 @@ class Task:
         """
         if self.path is None:
             return ()
-        folder = base / Path(self.path).expanduser()
+        folder = located(self.path, base)
         if not folder.is_dir():
             raise UserError(f"the folder of task {self.name} must exist, got {folder}")
         if self.files is not None and role in self.files:

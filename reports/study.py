@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float
 
 from minilm_core import frontier
 from minilm_core.errors import UserError
 from minilm_core.objectives import Objective, as_costs, objectives_named
 from minilm_core.records import Role, Status, TrialRecord, most_accurate_first, read_records
+from minilm_core.yaml_source import read_yaml
 from reports.limits import Certainty, LatencyConditions, Limits
 
 if TYPE_CHECKING:
@@ -225,11 +225,9 @@ def load_study(path: Path | str) -> Study:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} must be YAML, got {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("objectives"), list):
+    # With the reader of the search that wrote it: in another version of YAML the name 007 is a number.
+    config = read_yaml(path).content
+    if not isinstance(config.get("objectives"), list):
         raise UserError(f"{path} must be a resolved search with a list of objectives, got none")
     return config
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from minilm_core.schedules import DistillationSchedule, FinetuningSchedule
 from minilm_core.sources import TeacherSource
 from minilm_core.student_family import StudentFamily
 from minilm_core.tasks import Task
+from minilm_core.yaml_source import dump_yaml, read_yaml, with_overrides
 from search.expansion import expanded
+from search.rooting import rooted
 from spaces.limits import Limits
 from spaces.schema import build, plain
 from spaces.space import StudentSpace
-from spaces.yaml_source import dump_yaml, read_yaml, with_overrides
 
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
 
@@ -273,40 +274,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     Raises:
         UserError: with one line a mistake: FILE:LINE: KEY RULE, got VALUE.
     """
+    source = with_overrides(read_yaml(path), overrides)
     base = path.parent.resolve()
-    config = _rooted(build(expanded(with_overrides(read_yaml(path), overrides), base), SearchConfig), base)
+    config = rooted(build(expanded(source, base), SearchConfig), base, source)
     return LoadedConfig(config=config, base=base, sha256=hashlib.sha256(resolved_yaml(config).encode()).hexdigest())
 
 
 def resolved_yaml(config: SearchConfig) -> str:
     """Writes the whole configuration, defaults and presets written out; it loads back to an equal one anywhere."""
     return dump_yaml(plain(config))
-
-
-def _rooted(config: SearchConfig, base: Path) -> SearchConfig:
-    """Makes every relative path absolute, so that the resolved copy in the study's folder means the same files."""
-
-    def rooted(path: str) -> str:
-        return path if "://" in path else str((base / Path(path).expanduser()).resolve())
-
-    storage, teacher = config.storage, config.teacher
-    # Whether it really is there is asked when it is needed: a study is read on machines that lack its teacher.
-    is_folder = teacher.model.startswith(("./", "../", "/", "~")) or (base / teacher.model).exists()
-    return replace(
-        config,
-        teacher=replace(teacher, model=rooted(teacher.model)) if is_folder and not teacher.is_in_package else teacher,
-        corpus=replace(
-            config.corpus,
-            sources=tuple(s if s.path is None else replace(s, path=rooted(s.path)) for s in config.corpus.sources),
-        ),
-        tasks=tuple(t if t.path is None else replace(t, path=rooted(t.path)) for t in config.tasks),
-        storage=replace(
-            storage,
-            path=rooted(storage.path),
-            cache=rooted(storage.cache),
-            mirror=None if storage.mirror is None else rooted(storage.mirror),
-        ),
-    )
 
 
 def _check_at_least(least: int, **numbers: float) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from minilm_core.errors import UserError
 from minilm_core.named_tasks import NAMED_TASKS, named_task
 from minilm_core.quantities import parse_count, parse_milliseconds, parse_size_bytes
+from minilm_core.yaml_source import KeyPath, YamlSource
 from spaces.presets import load_space
 from spaces.schema import plain
-from spaces.yaml_source import KeyPath, YamlSource
 
 _QUANTITIES: Mapping[KeyPath, Callable[[str], float]] = {
     ("corpus", "max_tokens"): parse_count,

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from minilm_core.errors import UserError
+from minilm_core.sources import located
+from minilm_core.yaml_source import read_yaml
 from spaces.schema import build
 from spaces.space import StudentSpace
-from spaces.yaml_source import read_yaml
 
 _FOLDER = Path(__file__).parent
 
@@ -22,7 +23,7 @@ def load_space(name_or_path: str, base: Path) -> StudentSpace:
         UserError: if there is no such preset or file, or the file breaks a rule.
     """
     if "/" in name_or_path or Path(name_or_path).suffix in (".yaml", ".yml"):
-        return build(read_yaml(base / Path(name_or_path).expanduser()), StudentSpace)
+        return build(read_yaml(located(name_or_path, base)), StudentSpace)
     if name_or_path not in preset_names():
         raise UserError(
             f"a space must be one of {', '.join(preset_names())} or the path of a YAML file, got {name_or_path!r}"

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from minilm_core.errors import UserError
-from spaces.yaml_source import KeyPath, YamlSource, shown
+from minilm_core.yaml_source import KeyPath, YamlSource, shown
 
 Settings = TypeVar("Settings")
 

@@ -99,10 +99,10 @@ def existing_study(folder: Path) -> StudyPaths:
     """
     from minilm_core.errors import UserError
 
-    study = StudyPaths(root=folder.resolve())
-    if not study.search_yaml.is_file():
+    # Looked at before the path is resolved, which fails on a loop of symbolic links.
+    if not StudyPaths(root=folder).search_yaml.is_file():
         raise UserError(f"a study must be a folder that launch made, with search.yaml in it, got {folder}")
-    return study
+    return StudyPaths(root=folder.resolve())
 
 
 def shown_path(path: Path) -> Path:

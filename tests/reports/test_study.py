@@ -96,8 +96,15 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
 def test_a_configuration_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
     write_study(tmp_path, [])
     (tmp_path / "search.yaml").write_text("objectives: [accuracy\nname: x\n")
-    with pytest.raises(UserError, match=r"must be YAML, got [^\n]*$"):
+    with pytest.raises(UserError, match=r"search\.yaml:2: must be valid YAML, got: [^\n]*$"):
         load_study(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["007", "0x1f", "on", "2026_01_15", "2026-01-15", "1_0"])
+def test_a_study_keeps_the_name_that_another_yaml_reads_as_a_value(tmp_path: Path, name: str) -> None:
+    write_study(tmp_path, [])
+    (tmp_path / "search.yaml").write_text(f"name: {name}\nobjectives: [accuracy]\n")
+    assert load_study(tmp_path).name == name
 
 
 def test_a_configuration_without_objectives_is_refused(tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from minilm_core.assistant import Assistant
+from minilm_core.corpus import CorpusSource
 from minilm_core.errors import UserError
 from minilm_core.schedules import Method
 from search.config import (
@@ -334,3 +337,58 @@ def test_an_assistant_may_be_left_to_the_papers_rule(write):
 def test_the_cache_may_be_limited_in_gigabytes(write):
     text = SEARCH.replace("budget:\n", "storage: {max_cache_bytes: 20GB}\nbudget:\n")
     assert load_config(write(text)).config.storage.max_cache_bytes == 20_000_000_000
+
+
+OTHERWISE_IN_YAML_1_1 = ("007", "0x1f", "on", "y", "2026_01_15", "2026-01-15", "1:30", "1e5", "null", "~", "=", "<<")
+"""Text that some version of YAML reads as a number, a truth, a date or nothing."""
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    name=st.sampled_from([name for name in OTHERWISE_IN_YAML_1_1 if name.isalnum() or name.startswith("2026")]),
+    columns=st.lists(st.sampled_from(OTHERWISE_IN_YAML_1_1), min_size=1, max_size=2, unique=True),
+    label_column=st.sampled_from(OTHERWISE_IN_YAML_1_1),
+    corpus_column=st.sampled_from(OTHERWISE_IN_YAML_1_1),
+    revision=st.sampled_from(OTHERWISE_IN_YAML_1_1),
+)
+def test_text_that_looks_like_another_value_survives_the_round_trip(
+    tmp_path_factory, name, columns, label_column, corpus_column, revision
+):
+    folder = tmp_path_factory.mktemp("round")
+    (folder / "search.yaml").write_text(SEARCH, encoding="utf-8")
+    config = load_config(folder / "search.yaml").config
+    assume(label_column not in columns)
+    task = replace(config.tasks[1], text_columns=tuple(columns), label_column=label_column)
+    corpus = replace(config.corpus, sources=(CorpusSource(dataset="a/b", column=corpus_column, revision=revision),))
+    config = replace(config, name=name, tasks=(task,), corpus=corpus)
+    text = resolved_yaml(config)
+    (folder / "copy.yaml").write_text(text, encoding="utf-8")
+    assert load_config(folder / "copy.yaml").config == config
+    assert yaml.safe_load(text)["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("storage.path", "storage.path"),
+        ("storage.cache", "storage.cache"),
+        ("storage.mirror", "storage.mirror"),
+        ("teacher.model", "teacher.model"),
+        ("corpus.sources.0.path", "corpus.sources.0.path"),
+        ("tasks.1.path", "tasks.1.path"),
+        ("space", "space"),
+    ],
+)
+def test_the_home_of_a_user_that_is_not_there_is_refused_with_its_key(write, key, place):
+    with pytest.raises(UserError) as refusal:
+        load_config(write(), [f"{key}=~no-such-user/x"])
+    rule = "a path with ~ must begin with the home folder of a user, got ~no-such-user/x"
+    assert str(refusal.value) == f"--set {key}=~no-such-user/x: {place}: {rule}"
+
+
+def test_a_path_into_a_loop_of_links_is_refused(write, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(
+        UserError, match=r"storage\.cache: a path must not lead into a loop of symbolic links, got loop/x"
+    ):
+        load_config(write(), ["storage.cache=loop/x"])

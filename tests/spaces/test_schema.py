@@ -7,9 +7,9 @@ from enum import StrEnum
 import pytest
 
 from minilm_core.errors import UserError
+from minilm_core.yaml_source import read_yaml
 from spaces.schema import build, plain
 from spaces.space import LogRange
-from spaces.yaml_source import read_yaml
 
 
 class Colour(StrEnum):

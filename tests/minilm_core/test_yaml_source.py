@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm_core.errors import UserError
-from spaces.yaml_source import dump_yaml, read_yaml, shown, with_overrides
+from minilm_core.yaml_source import dump_yaml, read_yaml, shown, with_overrides
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Loader.yaml_implicit_resolvers = {}
-_Dumper.yaml_implicit_resolvers = {}
+# The dumper keeps the scalars of YAML 1.1 too: text that either version reads as something else is quoted.
 for _tag, _pattern, _first_characters in _SCALARS:
     _Loader.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first_characters)
     _Dumper.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first_characters)
