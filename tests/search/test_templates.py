@@ -5,8 +5,19 @@ from pathlib import Path
 import pytest
 
 from search.config import Executor, load_config, resolved_yaml
+from search.plan import make_plan
 
 FOLDER = Path(__file__).parents[2] / "search" / "templates"
+BERT_BASE = {
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
 EXPECTED = ("cluster", "gpu", "multilingual", "paper", "quickstart")
 
 
@@ -57,6 +68,15 @@ def test_the_paper_template_is_the_papers_recipe(load):
     assert config.distillation.num_steps * config.distillation.warmup_fraction == 4000
     assert config.corpus.sequence_length == 512
     assert (6, 768, 12) in {(a.num_layers, a.hidden_size, a.num_heads) for a in config.space.architectures()}
+
+
+def test_the_paper_template_takes_the_papers_text_whole_and_caches_none_of_its_states(tmp_path):
+    (tmp_path / "search.yaml").write_text(template_text("paper"), encoding="utf-8")
+    loaded = load_config(tmp_path / "search.yaml")
+    planned = make_plan(loaded, BERT_BASE, None)
+    assert planned.max_corpus_tokens == 4_000_000_000
+    assert planned.targets_bytes == 0
+    assert planned.epochs_per_trial == pytest.approx(13.1, abs=0.1)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
