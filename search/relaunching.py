@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from minilm_core.errors import UserError
+from minilm_core.records import read_records
 from search.config import SearchConfig, load_config
 from search.storage import StudyPaths
 
@@ -40,6 +41,18 @@ def take_up(study: StudyPaths, config: SearchConfig) -> bool:
     had_assistant = study.assistant.root.exists()
     _forget(study, keeps_assistant=keeps_assistant)
     return had_assistant and not keeps_assistant
+
+
+def extended(study: StudyPaths, config: SearchConfig, num_more: int) -> SearchConfig:
+    """Returns a study's configuration that asks for more trials, or for no more while some asked for have not ended.
+
+    Until then nobody can tell a second request from the first one, interrupted and made again.
+    """
+    budget = config.budget
+    num_ended = sum(record.counts_for_budget for record in read_records(study.records))
+    if num_ended < budget.num_trials:
+        return config
+    return replace(config, budget=replace(budget, num_trials=budget.num_trials + num_more))
 
 
 def _what_makes_the_assistant(config: SearchConfig) -> tuple[object, ...]:

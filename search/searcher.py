@@ -59,40 +59,70 @@ def open_study(
 
 
 def reconcile(
-    study: optuna.Study, space: StudentSpace, records: Iterable[TrialRecord], objectives: Sequence[Objective]
+    study: optuna.Study,
+    space: StudentSpace,
+    records: Iterable[TrialRecord],
+    objectives: Sequence[Objective],
+    begun: Iterable[int] = (),
 ) -> list[int]:
-    """Makes Optuna agree with the records after a lost driver.
+    """Makes Optuna agree with the records after a lost driver, or one whose journal lost its last lines.
 
     A trial that Optuna believes to be running is told how it ended if there is a record of it, and that it failed if
     it was never wholly drawn. The numbers of the others are returned: they were interrupted and go on from their
     checkpoints.
+
+    Args:
+        study: Optuna's.
+        space: What its trials choose from.
+        records: All that the study has.
+        objectives: Of the study.
+        begun: Numbers of the trials that have a folder: no other student may go on from what is in it.
     """
     by_number = {record.number: record for record in records if record.role is Role.STUDENT}
-    _retell_lost(study, space, by_number, objectives)
+    _draw_waiting(study)
+    _retell_lost(study, space, by_number, objectives, num_used=max((-1, *by_number, *begun)) + 1)
     interrupted = []
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        if trial.number in by_number:
+        is_drawn = trial.params.keys() == space.parameters.keys()
+        if is_drawn and trial.number in by_number:
             tell_outcome(study, trial.number, by_number[trial.number], objectives)
-        elif trial.params.keys() != space.parameters.keys():
-            study.tell(trial.number, state=TrialState.FAIL)
-        else:
+        elif is_drawn:
             interrupted.append(trial.number)
+        else:
+            study.tell(trial.number, state=TrialState.FAIL)
+            if trial.number in by_number:
+                # The journal lost what was drawn. Samplers hear of the student under a number that no student has.
+                _retell(study, space, by_number[trial.number], objectives)
     return interrupted
 
 
+def _draw_waiting(study: optuna.Study) -> None:
+    """Begins the trials that a driver was lost about to retell, so that no student gets their numbers."""
+    for _ in study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        study.ask()
+
+
 def _retell_lost(
-    study: optuna.Study, space: StudentSpace, by_number: Mapping[int, TrialRecord], objectives: Sequence[Objective]
+    study: optuna.Study,
+    space: StudentSpace,
+    by_number: Mapping[int, TrialRecord],
+    objectives: Sequence[Objective],
+    num_used: int,
 ) -> None:
-    """Tells Optuna anew what its journal lost, so that no recorded trial's number and folder go to another student."""
-    num_known = len(study.get_trials(deepcopy=False))
-    for number in range(num_known, max(by_number, default=-1) + 1):
-        record = by_number.get(number)
-        if record is None:
-            study.tell(study.ask(), state=TrialState.FAIL)
+    """Tells Optuna anew what its journal lost, so that no used number and folder go to another student."""
+    for number in range(len(study.get_trials(deepcopy=False)), num_used):
+        if number in by_number:
+            _retell(study, space, by_number[number], objectives)
         else:
-            study.enqueue_trial(space.encode(StudentChoice.from_record(record)))
-            space.suggest(study.ask())
-            tell_outcome(study, number, record, objectives)
+            study.tell(study.ask(), state=TrialState.FAIL)
+
+
+def _retell(study: optuna.Study, space: StudentSpace, record: TrialRecord, objectives: Sequence[Objective]) -> None:
+    """Tells Optuna of a student under the next number."""
+    study.enqueue_trial(space.encode(StudentChoice.from_record(record)))
+    trial = study.ask()
+    space.suggest(trial)
+    tell_outcome(study, trial.number, record, objectives)
 
 
 def tell_outcome(study: optuna.Study, number: int, record: TrialRecord, objectives: Sequence[Objective]) -> None:

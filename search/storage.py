@@ -29,6 +29,11 @@ class StudyPaths:
         return self.root / "study.journal"
 
     @property
+    def damaged_journal(self) -> Path:
+        """The journal as it was before broken lines were dropped from it; there only if some were."""
+        return self.root / "study.journal.damaged"
+
+    @property
     def environment(self) -> Path:
         """Versions, machine, git, seeds."""
         return self.root / "environment.json"
@@ -102,6 +107,11 @@ class StudyPaths:
     def assistant(self) -> "TrialPaths":
         """The folder of the teacher's assistant."""
         return TrialPaths(root=self.root / "assistant")
+
+    def begun_trials(self) -> set[int]:
+        """Returns the numbers of the students whose trials have begun, whether or not they have ended."""
+        logs = (TrialPaths(root=folder).log for folder in (self.root / "trials").glob("[0-9]*"))
+        return {int(log.parent.name) for log in logs if log.exists()}
 
     def trial_folder(self, number: int) -> Path:
         """Returns the folder of a student."""

@@ -30,6 +30,7 @@ from search.display import Display, students_label
 from search.events import StudyEvents
 from search.groundwork import lay_groundwork
 from search.job import Job, Progress
+from search.journal import mend_journal
 from search.ledger import Ending, Ledger
 from search.preparation import held, read_preparation
 from search.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
@@ -85,6 +86,7 @@ def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Di
     lay_groundwork(context, display)
     teacher_job = _teacher_job(context, ledger)
     teacher = None if teacher_job is None else Baseline(teacher_job, ledger, display)
+    mend_journal(context.study, display.message)
     with held(context.study):
         ending = _search(context, space, ledger, _Watcher(display, teacher))
     if teacher is not None:
@@ -157,7 +159,7 @@ def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher:
     storage = JournalStorage(JournalFileBackend(str(context.study.journal)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = open_study(storage, objectives, make_sampler(config.sampler, config.seed))
-    interrupted = reconcile(study, space, ledger.records, objectives)
+    interrupted = reconcile(study, space, ledger.records, objectives, context.study.begun_trials())
     if ledger.ending is None:
         searcher = StudySearcher(
             study,

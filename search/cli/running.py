@@ -1,7 +1,7 @@
 """The verbs of a running search: launch, status, resume."""
 
 import hashlib
-from dataclasses import replace
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,20 +57,35 @@ def launch(
 
 def resume(
     study_folder: StudyFolder,
-    add_trials: Annotated[int, typer.Option(help="Ask for this many trials more than before.")] = 0,
+    add_trials: Annotated[
+        int,
+        typer.Option(help="Ask for more trials once all those asked for before have ended; until then it adds none."),
+    ] = 0,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a search that was interrupted, or ask it for more trials."""
     from search.config import load_config
+    from search.relaunching import extended
 
     if add_trials < 0:
         raise UserError(f"--add-trials must be at least 0, got {add_trials}")
     study = existing_study(study_folder)
-    with only_driver(study):
-        config = load_config(study.search_yaml).config
-        num_trials = config.budget.num_trials + add_trials
-        _run(replace(config, budget=replace(config.budget, num_trials=num_trials)), study, address, as_json)
+    try:
+        with only_driver(study):
+            asked_before = load_config(study.search_yaml).config
+            config = extended(study, asked_before, add_trials)
+            if add_trials and config == asked_before:
+                complain(
+                    f"--add-trials adds none until all {config.budget.num_trials} trials asked for before have ended; "
+                    f"the search goes on with those"
+                )
+            _run(config, study, address, as_json)
+    except KeyboardInterrupt:
+        # The same command might ask for more trials again.
+        words = shlex.join(["minilm-search", "resume", str(study_folder)])
+        complain(f"interrupted; nothing recorded is lost. `{words}` goes on from here.")
+        raise SystemExit(ExitCode.INTERRUPTED) from None
 
 
 def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:

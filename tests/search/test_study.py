@@ -254,9 +254,24 @@ def test_settings_that_kept_a_study_from_running_may_be_mended(material: Path, t
     assert "Traceback" not in wrong.stderr
     mended = launch(material, tmp_path, "budget.num_trials=1", *NO_BASELINES)
     assert mended.returncode == 0, mended.stderr
-    more = run("resume", tmp_path / "tiny", "--add-trials", "1")
-    assert more.returncode == 0, more.stderr
-    assert "tiny: done, 2 of 2 trials ended" in more.stdout
+
+
+def test_a_request_for_more_trials_is_kept_and_not_repeated_when_it_is_made_again(
+    material: Path, tmp_path: Path
+) -> None:
+    study = StudyPaths(root=tmp_path / "tiny")
+    assert launch(material, tmp_path, "budget.num_trials=1", *NO_BASELINES).returncode == 0
+    more = ("resume", study.root, "--add-trials", "6")
+    driver = subprocess.Popen(command(*more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len([record for record in students(study) if record.counts_for_budget]) >= 2)
+    driver.send_signal(signal.SIGTERM)
+    _, stderr = driver.communicate(timeout=120)
+    assert driver.returncode == 130
+    assert f"`minilm-search resume {study.root}` goes on from here." in stderr
+    again = run(*more)
+    assert again.returncode == 0, again.stderr
+    assert "--add-trials adds none until all 7 trials asked for before have ended" in again.stderr
+    assert "tiny: done, 7 of 7 trials ended" in again.stdout
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float = 180) -> None:
