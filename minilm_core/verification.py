@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture
+from minilm_core.fresh_process import import_path, module_command
 
 if TYPE_CHECKING:
     from minilm_core.packaging import PackagedModel
@@ -57,9 +58,8 @@ def verify(folder: Path, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Verific
     """
     if not folder.is_dir():
         raise UserError(f"a package to verify must be a folder, got {folder}")
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "minilm_core.verification", str(folder.resolve())]
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONPATH": import_path()}
+    command = module_command("minilm_core.verification", str(folder.resolve()))
     try:
         child = subprocess.run(
             command, env={**os.environ, **offline}, capture_output=True, text=True, timeout=timeout_seconds

@@ -1,7 +1,7 @@
 """Where a study's latency tables come from: the cache, or a calibration in a process of its own. No torch till then."""
 
+import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture, kind_of_calls
+from minilm_core.fresh_process import import_path, module_command
 from minilm_core.latency import LatencyTable, fingerprint_key
 from minilm_core.student_family import StudentFamily, student_base
 from search.config import SearchConfig
@@ -79,8 +80,8 @@ def calibrate_apart(search_yaml: Path) -> None:
     Raises:
         UserError: if it fails; what it wrote to stderr has been shown.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "search.cli", "calibrate", str(search_yaml)], stdout=subprocess.DEVNULL, check=False
-    )
+    command = module_command("search.cli", "calibrate", str(search_yaml))
+    environment = {**os.environ, "PYTHONPATH": import_path()}
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise UserError(f"the calibration of latency must end with exit code 0, got {done.returncode}")

@@ -4,8 +4,10 @@ import os
 import re
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,6 +16,7 @@ import minilm_core
 import search
 import spaces
 from minilm_core.errors import UserError
+from minilm_core.fresh_process import import_path
 from search.config import Executor, Resources
 
 # Ray reads these when it starts; what the user set in the environment stays.
@@ -48,18 +51,37 @@ def cluster(resources: Resources, address: str | None) -> Iterator[None]:
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    previous = signal.getsignal(signal.SIGTERM)
-    if address is None:
-        _start(resources)
-    else:
-        _join(address)
-    # Ray has taken the signal over; a search that is told to end says how to go on.
-    signal.signal(signal.SIGTERM, previous)
+    with tempfile.TemporaryDirectory(prefix="minilm-search-") as empty_folder:
+        try:
+            with _started_from(Path(empty_folder)):
+                if address is None:
+                    _start(resources)
+                else:
+                    _join(address)
+            _check_capacity(resources)
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _started_from(folder: Path) -> Iterator[None]:
+    """Lets Ray start in a folder, with our import path.
+
+    Ray's workers import from its driver's current folder before all others, where any file may lie.
+    """
+    previous, given = signal.getsignal(signal.SIGTERM), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = import_path()
     try:
-        _check_capacity(resources)
-        yield
+        with chdir(folder):
+            yield
     finally:
-        ray.shutdown()
+        # Ray has taken the signal over; a search that is told to end says how to go on.
+        signal.signal(signal.SIGTERM, previous)
+        if given is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = given
 
 
 class Stream:

@@ -128,7 +128,8 @@ class Storage:
     path: str = "studies"
     """Studies lie here, each in a folder of its name."""
     cache: str = "cache"
-    """Packed corpora, teacher targets and latency tables; shared by studies."""
+    """Packed corpora, teacher targets and latency tables; shared by studies. Also what Numba compiles, where
+    it can write neither beside this package nor in the home folder."""
     max_cache_bytes: int | None = None
     """What the cached targets of all teachers may take: others, the least recently used first, make room for a study's.
     A teacher whose targets alone take more runs beside its students instead. None: as much as the disk has."""

@@ -17,6 +17,7 @@ from minilm_core.devices import resolve_precision, training_device
 from minilm_core.encoders import RelationEncoder, load_encoder
 from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture
+from minilm_core.kernels import keep_compiled_loops_in
 from minilm_core.lessons import Lessons
 from minilm_core.packing import Packing
 from minilm_core.schedules import Precision, Relation
@@ -69,7 +70,8 @@ class Classroom:
 
     @classmethod
     def open(cls, config: SearchConfig, study: StudyPaths) -> "Classroom":
-        """Finds the teacher on this node."""
+        """Finds the teacher on this node, and the folder for compiled loops if it has no other."""
+        keep_compiled_loops_in(Path(config.storage.cache) / "loops")
         # Whoever prepared the study has checked the weights' hash; no trial reads them all again.
         folder = resolve(replace(config.teacher, sha256=None), study.root)
         teacher = encoder_architecture(read_config(folder / "config.json"))

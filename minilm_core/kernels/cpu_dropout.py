@@ -77,7 +77,7 @@ def _hash(place: np.uint32, first: np.uint32, second: np.uint32) -> np.uint32:
     return np.uint32(bits ^ (bits >> np.uint32(16)))
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True)
 def _keep_words(words: Words, kept: Words, first: np.uint32, second: np.uint32, num_kept: np.uint32) -> None:
     """Copies the numbers of 32 bits whose hash is below a threshold, and zeros for the others."""
     for chunk in prange((len(words) + _CHUNK - 1) // _CHUNK):
@@ -88,7 +88,7 @@ def _keep_words(words: Words, kept: Words, first: np.uint32, second: np.uint32, 
             target[index] = source[index] if bits < num_kept else np.uint32(0)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True)
 def _keep_half_words(words: Words, kept: Words, first: np.uint32, second: np.uint32, num_kept: np.uint32) -> None:
     """Does it for two numbers of 16 bits at a time, each with half of a hash."""
     for chunk in prange((len(words) + _CHUNK - 1) // _CHUNK):

@@ -335,7 +335,7 @@ def _sum_of_four(values: Floats, first: int, key: int) -> np.float32:
     return total
 
 
-@njit(fastmath=True, parallel=True, error_model="numpy", cache=True)
+@njit(fastmath=True, parallel=True, error_model="numpy")
 def add_maps(
     teacher_left: Floats,
     teacher_right: Floats,
