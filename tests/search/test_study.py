@@ -30,12 +30,16 @@ ROOT = Path(__file__).parents[2]
 NO_BASELINES = ("baselines.teacher=false", "baselines.twin=false")
 
 
+# As the installed script: the current folder is not among those that are imported from.
+COMMAND = f"import sys; sys.path[:] = [{str(ROOT)!r}, *filter(None, sys.path)]; from search.cli import main; main()"
+
+
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "search.cli", *map(str, arguments)]
+    return [sys.executable, "-c", COMMAND, *map(str, arguments)]
 
 
-def run(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False)
+def run(*arguments: object, timeout: float = 300, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, check=False)
 
 
 def launch_words(material: Path, studies: Path, overrides: Sequence[str]) -> list[object]:
@@ -43,8 +47,8 @@ def launch_words(material: Path, studies: Path, overrides: Sequence[str]) -> lis
     return ["launch", material / "search.yaml", *(word for setting in settings for word in ("--set", setting))]
 
 
-def launch(material: Path, studies: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return run(*launch_words(material, studies, overrides))
+def launch(material: Path, studies: Path, *overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return run(*launch_words(material, studies, overrides), cwd=cwd)
 
 
 def students(study: StudyPaths) -> list[TrialRecord]:
@@ -58,8 +62,18 @@ def optuna_states(study: StudyPaths) -> Counter[TrialState]:
 
 
 @pytest.fixture(scope="module")
-def finished(material: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
-    """A study of three trials over three objectives with both baselines, and its report, pick and package."""
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A current folder whose files have the names of modules that a search imports; none may be run."""
+    folder = tmp_path_factory.mktemp("strangers")
+    for module in ("search", "minilm_core", "spaces", "tokenizers", "json", "torch", "ray", "numba", "optuna"):
+        text = f"from pathlib import Path\nPath({str(folder / 'run')!r}).touch()\nraise ImportError('a stranger')\n"
+        (folder / f"{module}.py").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(material: Path, strangers: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
+    """A study of three trials over three objectives with both baselines, run in a folder of strangers' files."""
     studies = tmp_path_factory.mktemp("studies")
     overrides = (
         "budget.num_trials=3",
@@ -67,9 +81,10 @@ def finished(material: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyP
         "objectives=[accuracy, latency_ms, size_bytes]",
         f"storage.mirror={studies / 'mirror'}",
     )
-    done = launch(material, studies, *overrides)
+    done = launch(material, studies, *overrides, cwd=strangers)
     assert done.returncode == 0, done.stderr
     assert "next: minilm-search report" in done.stderr
+    assert not (strangers / "run").exists()
     return StudyPaths(root=studies / "tiny")
 
 
@@ -116,16 +131,17 @@ def test_launching_a_finished_study_again_changes_nothing(finished: StudyPaths) 
     assert finished.records.read_bytes() == before
 
 
-def test_the_path_goes_on_to_a_verified_package(finished: StudyPaths, tmp_path: Path) -> None:
-    reported = run("report", finished.root)
+def test_the_path_goes_on_to_a_verified_package(finished: StudyPaths, strangers: Path, tmp_path: Path) -> None:
+    reported = run("report", finished.root, cwd=strangers)
     assert reported.returncode == 0, reported.stderr
     assert (finished.report / "report.html").stat().st_size > 100_000
-    assert run("pick", finished.root, "--prefer", "best").returncode == 0
-    packaged = run("package", finished.root, "--picked", "-o", tmp_path / "student")
+    assert run("pick", finished.root, "--prefer", "best", cwd=strangers).returncode == 0
+    packaged = run("package", finished.root, "--picked", "-o", tmp_path / "student", cwd=strangers)
     assert packaged.returncode == 0, packaged.stderr
-    verified = run("verify", tmp_path / "student", "--json")
+    verified = run("verify", tmp_path / "student", "--json", cwd=strangers)
     assert verified.returncode == 0, verified.stdout
     assert json.loads(verified.stdout)["is_ok"]
+    assert not (strangers / "run").exists()
 
 
 @pytest.mark.parametrize("students_per_worker", [1, 2])
