@@ -110,8 +110,8 @@ class StudyPaths:
 
     def begun_trials(self) -> set[int]:
         """Returns the numbers of the students whose trials have begun, whether or not they have ended."""
-        logs = (TrialPaths(root=folder).log for folder in (self.root / "trials").glob("[0-9]*"))
-        return {int(log.parent.name) for log in logs if log.exists()}
+        folders = (folder for folder in (self.root / "trials").glob("[0-9]*") if folder.name.isdecimal())
+        return {int(folder.name) for folder in folders if TrialPaths(root=folder).log.exists()}
 
     def trial_folder(self, number: int) -> Path:
         """Returns the folder of a student."""
