@@ -55,13 +55,13 @@ def resumed(
 ) -> tuple[optuna.Study, StudySearcher]:
     """Goes on as the driver does; the student under way, number 3, had begun."""
     mend_journal(study, on_trouble=lambda _: None)
-    optunas = opened(study, sampler)
+    optuna_study = opened(study, sampler)
     begun = {record.number for record in records} | {3}
-    interrupted = reconcile(optunas, WIDE, records, OBJECTIVES, begun)
+    interrupted = reconcile(optuna_study, WIDE, records, OBJECTIVES, begun)
     searcher = StudySearcher(
-        optunas, WIDE, objectives=OBJECTIVES, interrupted=interrupted, quota=TWO_AT_ONCE, events=Driver()
+        optuna_study, WIDE, objectives=OBJECTIVES, interrupted=interrupted, quota=TWO_AT_ONCE, events=Driver()
     )
-    return optunas, searcher
+    return optuna_study, searcher
 
 
 def known(study: optuna.Study) -> list[StudentChoice]:
@@ -85,8 +85,8 @@ def test_wherever_a_journal_is_cut_off_the_search_goes_on_with_all_it_has_record
     recorded = [StudentChoice.from_record(record) for record in records]
     for offset in offsets(content):
         study.journal.write_bytes(content[:offset])
-        optunas, searcher = resumed(study, records)
-        assert sorted(known(optunas), key=str) == sorted(recorded, key=str), offset
+        optuna_study, searcher = resumed(study, records)
+        assert sorted(known(optuna_study), key=str) == sorted(recorded, key=str), offset
         number, choice = drawn(searcher)
         assert number >= 3, offset
         assert choice not in recorded, offset
@@ -120,8 +120,8 @@ def test_a_broken_journal_is_mended_with_one_line_and_kept_beside(
     assert len(lines) == 1
     assert lines[0].startswith("study.journal is broken from line ")
     assert study.damaged_journal.read_bytes() == broken
-    optunas, searcher = resumed(study, whole[1], sampler)
-    assert len(known(optunas)) == 3
+    optuna_study, searcher = resumed(study, whole[1], sampler)
+    assert len(known(optuna_study)) == 3
     assert drawn(searcher)[0] >= 3
 
 
@@ -152,9 +152,9 @@ def test_a_student_that_had_begun_and_whom_the_journal_forgot_gives_its_folder_t
     folder = study.trial_folder(0)
     folder.mkdir(parents=True)
     (folder / "log.txt").touch()
-    optunas = opened(study)
-    assert reconcile(optunas, WIDE, [], OBJECTIVES, study.begun_trials()) == []
-    assert drawn(make_searcher(optunas))[0] == 1
+    optuna_study = opened(study)
+    assert reconcile(optuna_study, WIDE, [], OBJECTIVES, study.begun_trials()) == []
+    assert drawn(make_searcher(optuna_study))[0] == 1
 
 
 def test_a_student_that_a_driver_was_lost_retelling_is_not_run_again(study: StudyPaths) -> None:
@@ -162,9 +162,9 @@ def test_a_student_that_a_driver_was_lost_retelling_is_not_run_again(study: Stud
     before = make_searcher(make_study(), driver)
     _, choice = drawn(before)
     before.on_trial_complete("a", {})
-    optunas = opened(study)
-    optunas.enqueue_trial(WIDE.encode(choice))
-    assert reconcile(optunas, WIDE, driver.records, OBJECTIVES) == []
-    number, other = drawn(make_searcher(optunas, records=tuple(driver.records)))
+    optuna_study = opened(study)
+    optuna_study.enqueue_trial(WIDE.encode(choice))
+    assert reconcile(optuna_study, WIDE, driver.records, OBJECTIVES) == []
+    number, other = drawn(make_searcher(optuna_study, records=tuple(driver.records)))
     assert number > 0
     assert other != choice
