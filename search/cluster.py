@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import signal
 import socket
 import tempfile
@@ -120,7 +121,23 @@ class Stream:
             raise error.cause from None
 
 
+def give_token() -> None:
+    """Gives a Ray that is started here a token of its own where it cannot keep one in the home folder."""
+    if any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+        can_keep_one = (folder / "auth_token").exists() or os.access(folder, os.W_OK)
+    # A user may have no home folder at all.
+    except (OSError, RuntimeError):
+        can_keep_one = False
+    if not can_keep_one:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
 def _start(resources: Resources) -> None:
+    give_token()
     ray.init(
         address="local",
         # Ray frees the place of a Train run that lost its trial only where the dashboard runs.
