@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from minilm_core.adapters import LayerRelations, RelationOperands, adapter_of
 from minilm_core.architecture import StudentArchitecture
@@ -20,6 +20,7 @@ from minilm_core.families import check_model_type, student_settings
 from minilm_core.schedules import Relation
 from minilm_core.sources import first_line
 from minilm_core.student_family import StudentFamily, student_base
+from minilm_core.tokenisation import save_tokenizer
 
 HEADS_FILE = "heads.safetensors"
 """The projections of the distilled layers, beside the states that enter them."""
@@ -163,7 +164,7 @@ def save_encoder(encoder: PreTrainedModel, tokenizer_folder: Path, folder: Path)
     """Writes an encoder with its tokenizer, whole or not at all, as a folder that transformers loads."""
     with atomic_folder(folder) as scratch:
         encoder.save_pretrained(scratch)
-        AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True).save_pretrained(scratch)
+        save_tokenizer(tokenizer_folder, encoder.config.to_dict(), scratch)
 
 
 def base_config(teacher_config: PretrainedConfig, family: StudentFamily) -> PretrainedConfig:

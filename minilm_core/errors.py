@@ -20,7 +20,7 @@ class FailureKind(StrEnum):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The training loss or its gradient became infinite or NaN."""
+    """The training loss, its gradient or a prediction became infinite or NaN."""
 
 
 def classify_failure(error: BaseException) -> FailureKind:

@@ -4,23 +4,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Int, Num
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from minilm_core.devices import autocast, resolve_precision
-from minilm_core.errors import UserError
+from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.layers import train_fast_on_cpu
 from minilm_core.metrics import bootstrap_interval, metric_named
 from minilm_core.optimisation import begin_training, micro_batches, seed_step, unwrapped
 from minilm_core.records import Evaluation, TaskResult
 from minilm_core.schedules import FinetuningSchedule, Precision
-from minilm_core.tasks import Split, SplitRole, Task, load_split, load_test_split, tokenise
+from minilm_core.tasks import Split, Task, load_splits, tokenise
+from minilm_core.tokenisation import load_padding_tokenizer, save_tokenizer
 
 BATCHES_PER_BUCKET = 32
 """Examples are sorted by length within this many batches, so that little of a batch is padding."""
@@ -67,22 +68,21 @@ def load_task_data(task: Task, base: Path, tokenizer_folder: Path, max_length: i
     """Reads and tokenises a task; `base` is what the task's relative path starts from.
 
     Raises:
-        UserError: if a file or column is missing.
+        UserError: if a file or column is missing, a label is none of the task's, or the tokenizer cannot be read.
     """
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    tokenizer = load_padding_tokenizer(tokenizer_folder)
 
     def encoded(split: Split) -> EncodedSplit:
         return EncodedSplit(examples=tuple(tokenise(split, tokenizer, max_length)), labels=split.labels)
 
-    train = load_split(task, base, SplitRole.TRAIN)
-    test = load_test_split(task, base)
+    splits = load_splits(task, base)
     return TaskData(
         task=task,
-        num_labels=train.num_labels,
-        label_names=train.label_names,
-        train=encoded(train),
-        validation=encoded(load_split(task, base, SplitRole.VALIDATION)),
-        test=encoded(test) if test is not None else None,
+        num_labels=splits.train.num_labels,
+        label_names=splits.train.label_names,
+        train=encoded(splits.train),
+        validation=encoded(splits.validation),
+        test=encoded(splits.test) if splits.test is not None else None,
         pad_token_id=tokenizer.pad_token_id,
     )
 
@@ -171,7 +171,11 @@ def batches_of_epoch(split: EncodedSplit, batch_size: int, *, seed: int, epoch: 
 
 
 def evaluate(classifier: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> TaskResult:
-    """Returns the model's predictions on validation and, where there is one, test, with the task's metric."""
+    """Returns the model's predictions on validation and, where there is one, test, with the task's metric.
+
+    Raises:
+        NonFiniteLossError: if the model delivers infinite or NaN for an example.
+    """
     model = unwrapped(classifier)
     return TaskResult(
         metric=data.task.metric,
@@ -182,8 +186,9 @@ def evaluate(classifier: nn.Module, data: TaskData, schedule: FinetuningSchedule
 
 def save_classifier(classifier: nn.Module, tokenizer_folder: Path, folder: Path) -> None:
     """Writes a folder that `AutoModelForSequenceClassification` and `AutoTokenizer` load."""
-    unwrapped(classifier).save_pretrained(folder)  # type: ignore[operator]  # a transformers model
-    AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True).save_pretrained(folder)
+    model = cast(PreTrainedModel, unwrapped(classifier))
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer_folder, model.config.to_dict(), folder)
 
 
 @torch.no_grad()
@@ -197,6 +202,9 @@ def _evaluation(model: nn.Module, data: TaskData, split: EncodedSplit, schedule:
         examples = by_length[start : start + schedule.batch_size]
         with autocast(precision, device):
             logits = model(**_padded(data, split, examples, device)).logits.float()
+        # The argmax of NaN is a class, and the rank of NaN a rank: they would be scored as if they were answers.
+        if not logits.isfinite().all():
+            raise NonFiniteLossError(f"predictions on task {data.task.name} must be finite, got {_first_bad(logits)}")
         values = logits.squeeze(-1) if data.task.is_regression else logits.argmax(dim=-1)
         predictions[examples] = values.cpu().numpy()
     rounded = predictions.round(4)
@@ -207,6 +215,10 @@ def _evaluation(model: nn.Module, data: TaskData, split: EncodedSplit, schedule:
         high=interval.high,
         predictions=tuple(rounded.tolist() if data.task.is_regression else rounded.astype(int).tolist()),
     )
+
+
+def _first_bad(logits: Tensor) -> float:
+    return float(logits[~logits.isfinite()][0])
 
 
 def _task_loss(

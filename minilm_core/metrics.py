@@ -41,6 +41,15 @@ def f1(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarra
     return _ratio(2 * hits, weights @ (labels == 1) + weights @ (predictions == 1))
 
 
+def macro_f1(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
+    """Returns the mean F1 of all classes that a resample has or is predicted to have, in [0, 1]."""
+    classes = np.union1d(labels, predictions)
+    hits = np.stack([weights @ ((labels == c) & (predictions == c)) for c in classes])
+    sizes = np.stack([weights @ (labels == c) + weights @ (predictions == c) for c in classes])
+    each = np.divide(2 * hits, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    return _ratio(each.sum(axis=0), (sizes > 0).sum(axis=0).astype(np.float64))
+
+
 def matthews(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
     """Returns Matthews' correlation of any number of classes, in [-1, 1]; 0 where either side is constant."""
     total = weights.sum(axis=1)
@@ -75,10 +84,15 @@ def spearman(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.
 METRICS: Mapping[str, Metric] = {
     "accuracy": accuracy,
     "f1": f1,
+    "macro_f1": macro_f1,
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,
 }
+
+
+BINARY_METRICS = ("f1",)
+"""Metrics that take two classes and no more."""
 
 
 def metric_named(name: str) -> Metric:
@@ -93,7 +107,12 @@ def metric_named(name: str) -> Metric:
 
 
 def score(metric: Metric, labels: Labels, predictions: Labels) -> float:
-    """Returns the plain metric of one set of predictions."""
+    """Returns the plain metric of one set of predictions.
+
+    Raises:
+        UserError: if a prediction is NaN or infinite.
+    """
+    _check_finite(predictions)
     return float(metric(labels, predictions, np.ones((1, len(labels))))[0])
 
 
@@ -114,12 +133,26 @@ def paired_difference(
 def resampled_scores(
     metric: Metric, labels: Labels, predictions: Sequence[Labels], seed: int = 0
 ) -> Float[np.ndarray, "models resamples"]:
-    """Returns the metric of several models over the same bootstrap resamples of the examples, for joint statements."""
+    """Returns the metric of several models over the same bootstrap resamples of the examples, for joint statements.
+
+    Raises:
+        UserError: if a prediction is NaN or infinite.
+    """
+    for of_model in predictions:
+        _check_finite(of_model)
     chunks = [
         np.stack([metric(labels, of_model, weights) for of_model in predictions])
         for weights in _resample_weights(len(labels), seed)
     ]
     return np.concatenate(chunks, axis=1)
+
+
+def _check_finite(predictions: Labels) -> None:
+    # A rank or an argmax of NaN is a number, so that a metric would come out.
+    is_finite = np.isfinite(predictions)
+    if not is_finite.all():
+        index = int(np.argmin(is_finite))
+        raise UserError(f"a prediction to score must be finite, got {predictions[index]} for example {index + 1}")
 
 
 def _resample_weights(num_examples: int, seed: int) -> Iterator[Weights]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from transformers import (
 
 from minilm_core.atomic import atomic_folder, write_text_atomically
 from minilm_core.errors import UserError
+from minilm_core.families import max_sequence_length
 from minilm_core.latency import LatencyTable
 from minilm_core.records import Evaluation, TaskResult, TrialRecord
 
@@ -261,8 +263,18 @@ def _copy_model(source: PackageSource, folder: Path) -> None:
     for name in REQUIRED_FILES + OPTIONAL_FILES:
         if (source.model_folder / name).is_file():
             shutil.copyfile(source.model_folder / name, folder / name)
+    _limit_length(folder)
     if source.decision is not None:
         shutil.copyfile(source.decision, folder / "decision.json")
+
+
+def _limit_length(folder: Path) -> None:
+    """Makes the tokenizer cut texts to the positions that the student has, where nothing or more is said."""
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    num_positions = max_sequence_length(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    if settings.get("model_max_length", math.inf) > num_positions:
+        _write_json(file, settings | {"model_max_length": num_positions})
 
 
 def _reference(model_folder: Path) -> dict[str, Any]:

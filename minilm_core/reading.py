@@ -4,13 +4,13 @@ import dataclasses
 import hashlib
 import io
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
+from minilm_core.json_lines import read_objects
 from minilm_core.sources import CorpusSource, file_format, first_line
 
 # One at a time, a data set's records take several times as long to read.
@@ -111,16 +111,8 @@ def _read_parquet(path: Path, column: str) -> Iterator[Any]:
 
 
 def _read_json_lines(lines: Iterable[str], path: Path, column: str) -> Iterator[Any]:
-    for number, line in enumerate(lines, start=1):
-        if line.isspace():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"every line must be a JSON object, got line {number} of {path} ({error})") from error
-        if not isinstance(record, dict):
-            raise UserError(f"every line must be a JSON object, got line {number} of {path}: {line.strip():.40}")
-        yield record[_checked_column(column, record, path)]
+    for number, record in read_objects(lines, path):
+        yield record[_checked_column(column, record, f"line {number} of {path}")]
 
 
 def _read_paragraphs(lines: Iterable[str]) -> Iterator[str]:

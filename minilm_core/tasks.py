@@ -9,22 +9,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Num
 
 from minilm_core.errors import UserError
 from minilm_core.metrics import metric_named
-from minilm_core.sources import first_line, located
+from minilm_core.sources import located
+from minilm_core.task_labels import (
+    MAX_CLASSES,
+    Classes,
+    Labels,
+    check_metric,
+    class_numbers,
+    classes_of,
+    regression_values,
+)
+from minilm_core.task_tables import Repository, Table, read_dataset, read_files
 
 if TYPE_CHECKING:
-    import pyarrow
     from transformers import PreTrainedTokenizerBase
 
 SPLIT_ENDINGS = (".parquet", ".jsonl", ".csv")
 REGRESSION_METRICS = ("pearson", "spearman")
-UNLABELLED = -1
 # Which examples a limit keeps: the same in every study.
 SUBSAMPLE_SEED = 0
 
@@ -61,11 +69,12 @@ class Task:
     text_columns: tuple[str, ...]
     """One column, or two whose texts are a pair."""
     label_column: str = "label"
-    """Class numbers from 0, class names, or values for a regression task."""
+    """Class numbers from 0, class names, truth values (true is class 1), or values for a regression task."""
     metric: str
     """A name in minilm_core.metrics; pearson and spearman make it a regression task."""
     num_labels: int | None = None
-    """Number of classes; None: as many as the train split has; 1 for regression."""
+    """Number of classes, which numbered ones may then leave gaps in; None: as many as the train split has; 1 for
+    regression."""
     train_split: str = "train"
     validation_split: str = "validation"
     test_split: str | None = "test"
@@ -91,14 +100,26 @@ class Task:
             raise UserError(f"subset and revision must be left out with a path, got {self.subset} and {self.revision}")
         if len(self.text_columns) not in (1, 2):
             raise UserError(f"task {self.name} must have 1 or 2 text_columns, got {len(self.text_columns)}")
-        least = 1 if self.is_regression else 2
-        if self.num_labels is not None and (self.num_labels < least or (self.is_regression and self.num_labels > 1)):
-            kind = "1" if self.is_regression else "at least 2"
-            raise UserError(f"num_labels must be {kind} with metric {self.metric}, got {self.num_labels}")
+        columns = (*self.text_columns, self.label_column)
+        if len(set(columns)) < len(columns):
+            raise UserError(
+                f"task {self.name} must have text_columns and a label_column that all differ, "
+                f"got {', '.join(self.text_columns)} and {self.label_column}"
+            )
+        self._check_num_labels()
         for field in ("max_train_examples", "max_validation_examples"):
             limit = getattr(self, field)
             if limit is not None and limit < 1:
                 raise UserError(f"{field} must be at least 1, got {limit}")
+
+    def _check_num_labels(self) -> None:
+        if self.num_labels is None:
+            return
+        least, most = (1, 1) if self.is_regression else (2, MAX_CLASSES)
+        if not least <= self.num_labels <= most:
+            allowed = "1" if self.is_regression else f"{least} to {most:,}"
+            raise UserError(f"num_labels must be {allowed} with metric {self.metric}, got {self.num_labels}")
+        check_metric(self.metric, self.num_labels, self.name)
 
     @property
     def is_regression(self) -> bool:
@@ -144,7 +165,7 @@ class Split:
     """The examples of one split in memory."""
 
     texts: tuple[list[str], ...]
-    """One list of texts for each text column."""
+    """One list of texts for each text column. A text may be empty, as some of GLUE's are."""
     labels: Num[np.ndarray, " examples"]
     """Class numbers as int64; values as float64 for regression."""
     num_labels: int
@@ -158,8 +179,39 @@ class Split:
         return len(self.labels)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Splits:
+    """All the examples of a task."""
+
+    train: Split
+    validation: Split
+    test: Split | None
+    """None where the task has none or, as on GLUE, it is not labelled."""
+
+
+def load_splits(task: Task, base: Path) -> Splits:
+    """Reads all the splits of a task, train and validation cut to the task's limits.
+
+    Args:
+        task: Which data, and what it means.
+        base: What a relative path is relative to.
+
+    Raises:
+        UserError: if a split or a column is missing, a text is no string, or a label is no class of the task. It names
+            the file and the line of it, or the row where the file has no lines; both are counted from 1.
+    """
+    train = _existing_table(task, base, SplitRole.TRAIN)
+    classes = _classes(task, train)
+    validation = _existing_table(task, base, SplitRole.VALIDATION)
+    return Splits(
+        train=_to_split(task, SplitRole.TRAIN, train, classes),
+        validation=_to_split(task, SplitRole.VALIDATION, validation, classes),
+        test=_test_split(task, base, classes),
+    )
+
+
 def load_split(task: Task, base: Path, role: SplitRole) -> Split:
-    """Reads one split, cut to the task's limit.
+    """Reads one split, cut to the task's limit; the classes are those of the train split, which is read for them.
 
     Args:
         task: Which data, and what it means.
@@ -167,17 +219,12 @@ def load_split(task: Task, base: Path, role: SplitRole) -> Split:
         role: Which split.
 
     Raises:
-        UserError: if the split or a column is missing, a text is no string, or a label is no class of the task.
+        UserError: as `load_splits`.
     """
-    return _to_split(task, base, role, _existing_records(task, base, role))
-
-
-def load_test_split(task: Task, base: Path) -> Split | None:
-    """Reads the test split; None where the task has none or, as on GLUE, it is not labelled."""
-    records = _read(task, base, SplitRole.TEST)
-    if records is None or all(label in (None, UNLABELLED) for label in records.labels):
-        return None
-    return _to_split(task, base, SplitRole.TEST, records)
+    table = _existing_table(task, base, role)
+    if role is SplitRole.TRAIN or task.is_regression:
+        return _to_split(task, role, table, _classes(task, table))
+    return _to_split(task, role, table, _classes(task, _existing_table(task, base, SplitRole.TRAIN)))
 
 
 def tokenise(split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[dict[str, list[int]]]:
@@ -186,161 +233,83 @@ def tokenise(split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int
     return [{name: values[i] for name, values in encoded.items()} for i in range(split.num_examples)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Records:
-    """The columns of a split as they stand in the data."""
-
-    place: str
-    texts: tuple[list[str], ...]
-    labels: list[Any]
-    class_names: tuple[str, ...] | None
-    """Where the data set itself declares them."""
+def _test_split(task: Task, base: Path, classes: Classes | None) -> Split | None:
+    table = _read(task, base, SplitRole.TEST)
+    if table is None or not table.has_column(task.label_column) or _labels(task, table).are_absent:
+        return None
+    return _to_split(task, SplitRole.TEST, table, classes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Classes:
-    count: int
-    names: tuple[str, ...] | None
-
-
-def _existing_records(task: Task, base: Path, role: SplitRole) -> _Records:
-    records = _read(task, base, role)
-    if records is not None:
-        return records
+def _existing_table(task: Task, base: Path, role: SplitRole) -> Table:
+    table = _read(task, base, role)
+    if table is not None:
+        return table
     wanted = f"task {task.name} must have a {role} split named {task.split_name(role)}"
     if task.path is None:
         raise UserError(f"{wanted}, got none in {task.dataset}")
-    folder = base / task.path
+    folder = base / Path(task.path).expanduser()
     found = ", ".join(sorted(file.name for file in folder.iterdir())) or "no file"
     raise UserError(f"{wanted}, got {found} in {folder}")
 
 
-def _read(task: Task, base: Path, role: SplitRole) -> _Records | None:
+def _read(task: Task, base: Path, role: SplitRole) -> Table | None:
+    wanted = (*task.text_columns, task.label_column)
     if task.dataset is not None:
-        return _read_dataset(task, role)
-    files = task.find_files(base, role)
-    if not files:
+        repository = Repository(dataset=task.dataset, subset=task.subset, revision=task.revision)
+        table = read_dataset(repository, task.split_name(role), wanted, label_column=task.label_column)
+    else:
+        files = task.find_files(base, role)
+        table = read_files(files, wanted) if files else None
+    if table is not None and not table.num_rows:
+        raise UserError(f"a split of task {task.name} must have at least 1 example, got 0 in {table.parts[0].source}")
+    return table
+
+
+def _labels(task: Task, table: Table) -> Labels:
+    return Labels(
+        task=task.name,
+        values=table.column(task.label_column),
+        place=table.place,
+        has_types=table.has_types,
+        class_names=table.class_names,
+    )
+
+
+def _classes(task: Task, train: Table) -> Classes | None:
+    """Returns the classes of a task, None for a regression."""
+    if task.is_regression:
         return None
-    import pyarrow
-
-    try:
-        table = pyarrow.concat_tables([_read_table(file, task) for file in files], promote_options="permissive")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"the {role} split of task {task.name} must be readable, got {files[0]} ({first_line(error)})"
-        ) from error
-    return _to_records(table, task, str(files[0]), None)
+    return classes_of(_labels(task, train), num_labels=task.num_labels, metric=task.metric)
 
 
-def _read_table(path: Path, task: Task) -> "pyarrow.Table":
-    import pyarrow.csv
-    import pyarrow.json
-    import pyarrow.parquet
-
-    match path.suffix:
-        case ".parquet":
-            return pyarrow.parquet.read_table(path)
-        case ".jsonl":
-            return pyarrow.json.read_json(path)
-        case _:
-            # A text that reads as a number is a text still; a text may have several lines.
-            types = dict.fromkeys(task.text_columns, pyarrow.string())
-            return pyarrow.csv.read_csv(
-                path,
-                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pyarrow.csv.ConvertOptions(column_types=types),
-            )
+def _to_split(task: Task, role: SplitRole, table: Table, classes: Classes | None) -> Split:
+    limits = {SplitRole.TRAIN: task.max_train_examples, SplitRole.VALIDATION: task.max_validation_examples}
+    kept = _subsample(table.num_rows, limits.get(role))
+    texts = tuple([texts[i] for i in kept] for texts in _texts(task, table))
+    labels = _labels(task, table)
+    if classes is None:
+        return Split(texts=texts, labels=regression_values(labels)[kept], num_labels=1)
+    return Split(
+        texts=texts,
+        labels=class_numbers(labels, classes)[kept],
+        num_labels=classes.count,
+        label_names=classes.names,
+    )
 
 
-def _read_dataset(task: Task, role: SplitRole) -> _Records | None:
-    from datasets import ClassLabel, load_dataset
-
-    try:
-        dataset = load_dataset(task.dataset, name=task.subset, revision=task.revision)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"the data set of task {task.name} must be within reach, got {task.dataset} ({first_line(error)})"
-        ) from error
-    name = task.split_name(role)
-    if name is None or name not in dataset:
-        return None
-    label = dataset[name].features.get(task.label_column)
-    class_names = tuple(label.names) if isinstance(label, ClassLabel) else None
-    return _to_records(dataset[name].data.table, task, f"{task.dataset} ({name})", class_names)
-
-
-def _to_records(table: "pyarrow.Table", task: Task, place: str, class_names: tuple[str, ...] | None) -> _Records:
-    for column in (*task.text_columns, task.label_column):
-        if column not in table.column_names:
-            raise UserError(
-                f"a column of task {task.name} must be one of {', '.join(table.column_names)}, got {column} for {place}"
-            )
-    if not len(table):
-        raise UserError(f"a split of task {task.name} must have at least 1 example, got 0 in {place}")
-    texts = tuple(table[column].to_pylist() for column in task.text_columns)
+def _texts(task: Task, table: Table) -> tuple[list[str], ...]:
+    texts = tuple(table.column(column) for column in task.text_columns)
     for column, values in zip(task.text_columns, texts, strict=True):
-        for row, text in enumerate(values):
+        for index, text in enumerate(values):
             if not isinstance(text, str):
                 raise UserError(
-                    f"every text of task {task.name} must be a string, got {text} in row {row} of {column} in {place}"
+                    f"every text of task {task.name} must be a string, "
+                    f"got {'none' if text is None else text} for {column} in {table.place(index)}"
                 )
-    labels = table[task.label_column].to_pylist()
-    for row, label in enumerate(labels):
-        if not isinstance(label, int | float | str | None):
-            raise UserError(
-                f"a label of task {task.name} must be a number or a name, got {label} in row {row} of {place}"
-            )
-    return _Records(place, texts, labels, class_names)
-
-
-def _to_split(task: Task, base: Path, role: SplitRole, records: _Records) -> Split:
-    limits = {SplitRole.TRAIN: task.max_train_examples, SplitRole.VALIDATION: task.max_validation_examples}
-    kept = _subsample(len(records.labels), limits.get(role))
-    texts = tuple([column[i] for i in kept] for column in records.texts)
-    if task.is_regression:
-        return Split(texts=texts, labels=_values(records)[kept], num_labels=1)
-    classes = _classes(task, base, role, records)
-    labels = _class_numbers(records, classes)[kept]
-    return Split(texts=texts, labels=labels, num_labels=classes.count, label_names=classes.names)
+    return texts
 
 
 def _subsample(num_examples: int, limit: int | None) -> list[int]:
     if limit is None or limit >= num_examples:
         return list(range(num_examples))
     return sorted(np.random.default_rng(SUBSAMPLE_SEED).permutation(num_examples)[:limit].tolist())
-
-
-def _values(records: _Records) -> Float[np.ndarray, " examples"]:
-    for row, label in enumerate(records.labels):
-        if not isinstance(label, int | float) or not np.isfinite(label):
-            raise UserError(f"a regression label must be a finite number, got {label} in row {row} of {records.place}")
-    return np.array(records.labels, dtype=np.float64)
-
-
-def _classes(task: Task, base: Path, role: SplitRole, records: _Records) -> _Classes:
-    """Returns the task's classes: as the data set or the task declares them, else as the train split shows them."""
-    if records.class_names is not None:
-        return _Classes(len(records.class_names), records.class_names)
-    if task.num_labels is not None and not isinstance(records.labels[0], str):
-        return _Classes(task.num_labels, None)
-    train = records if role is SplitRole.TRAIN else _existing_records(task, base, SplitRole.TRAIN)
-    found = set(train.labels)
-    if len(found) < 2:
-        raise UserError(f"a train split must have at least 2 classes, got {len(found)} in {train.place}")
-    if not all(isinstance(label, str) for label in found):
-        return _Classes(1 + max(int(label) for label in found if isinstance(label, int | float)), None)
-    if len(found) != (task.num_labels or len(found)):
-        raise UserError(f"num_labels must be the number of class names, got {task.num_labels} and {sorted(found)}")
-    return _Classes(len(found), tuple(sorted(found)))
-
-
-def _class_numbers(records: _Records, classes: _Classes) -> Int[np.ndarray, " examples"]:
-    numbers = {number: number for number in range(classes.count)}
-    names = {name: number for number, name in enumerate(classes.names or ())}
-    # Where the data set declares names its labels are numbers; where the names come from the labels, they are names.
-    known: dict[Any, int] = numbers if records.class_names is not None or not names else names
-    for row, label in enumerate(records.labels):
-        if label not in known:
-            known_text = ", ".join(names) if known is names else f"0 to {classes.count - 1}"
-            raise UserError(f"a label must be one of {known_text}, got {label} in row {row} of {records.place}")
-    return np.array([known[label] for label in records.labels], dtype=np.int64)

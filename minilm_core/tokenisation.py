@@ -1,21 +1,26 @@
-"""Text to tokens on every core: batches are tokenised ahead while the caller reads and writes. No torch.
+"""The tokenizers of model folders, and text to tokens on every core: batches are tokenised ahead while the caller reads
+and writes. No torch.
 
 The tokenizer's own threads share out each batch: as many as there are cores, or RAYON_NUM_THREADS of the environment.
 """
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Integer
 
 from minilm_core.errors import UserError
-from minilm_core.sources import first_line
+from minilm_core.families import family_shape, max_sequence_length
+from minilm_core.sources import first_line, read_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Being tokenised or waiting to be drawn from, for one stream of documents.
 BATCHES_AHEAD = 3
@@ -28,6 +33,91 @@ TOKENIZER_FILES = (
 
 Item = TypeVar("Item")
 Tokens = Integer[np.ndarray, " tokens"]
+
+
+PADDING_TOKENS = ("[PAD]", "<pad>")
+"""What vocabularies call the token that fills up a row."""
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """Opens the tokenizer of a model folder as it is there.
+
+    Raises:
+        UserError: if there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    # Of nothing, transformers makes a tokenizer that knows no word.
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise UserError(f"a teacher folder must hold a tokenizer, one of {', '.join(TOKENIZER_FILES)}, got {folder}")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # The tokenizers library tells of a file of another version by a bare Exception, transformers by many kinds.
+    except Exception as error:
+        raise UserError(
+            f"a teacher's tokenizer must be one that the installed version can read, got {folder} ({first_line(error)})"
+        ) from error
+
+
+def load_padding_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """Opens the tokenizer of a model folder, with a padding token also where the folder declares none.
+
+    The padding token is then the vocabulary's own of that name, else the token that ends a row: padding is masked, so
+    that any token serves that a text has no use for.
+
+    Raises:
+        UserError: if there is no tokenizer, it cannot be read, or it has no token that could be padded with.
+    """
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.pad_token_id is not None:
+        return tokenizer
+    named = [token for token in PADDING_TOKENS if token in tokenizer.get_vocab()]
+    candidates = [*named, tokenizer.sep_token, tokenizer.eos_token, tokenizer.unk_token]
+    padding = next((token for token in candidates if token is not None), None)
+    if padding is None:
+        raise UserError(
+            f"a teacher's tokenizer must have a padding token or one that ends a row, got neither in {folder}"
+        )
+    tokenizer.pad_token = padding
+    # To the left, what is no padding token to the model would move the positions of what follows.
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def save_tokenizer(tokenizer_folder: Path, config_json: Mapping[str, Any], folder: Path) -> None:
+    """Writes a tokenizer beside a model: one that can pad, and cuts texts to the positions that the model has.
+
+    Args:
+        tokenizer_folder: Where the tokenizer is.
+        config_json: The configuration of the model that it is to serve.
+        folder: Where it is written.
+
+    Raises:
+        UserError: as `load_padding_tokenizer`.
+    """
+    tokenizer = load_padding_tokenizer(tokenizer_folder)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, max_sequence_length(config_json))
+    tokenizer.save_pretrained(folder)
+
+
+def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Returns one more than the highest token, the tokens that were added to the vocabulary included."""
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
+def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> None:
+    """Refuses a tokenizer with tokens that a model has no embedding for.
+
+    Raises:
+        UserError: with both numbers and the first such token.
+    """
+    size = vocabulary_size(tokenizer)
+    if size > num_embeddings:
+        first = min((number, token) for token, number in tokenizer.get_vocab().items() if number >= num_embeddings)
+        raise UserError(
+            f"every token of the tokenizer must have an embedding, got {size} tokens and {num_embeddings} embeddings, "
+            f"none for token {first[0]}, {first[1]!r}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +135,10 @@ class CorpusTokenizer:
         """Opens the tokenizer of a model folder.
 
         Raises:
-            UserError: if there is none, or it is not a fast one with a token for each end of a row.
+            UserError: if there is none, it is not a fast one with a token for each end of a row, or it has tokens that
+                the model has no embedding for.
         """
-        from transformers import AutoTokenizer
-
-        # Of nothing, transformers makes a tokenizer that knows no word.
-        if not any((folder / name).exists() for name in TOKENIZER_FILES):
-            raise UserError(
-                f"a teacher folder must hold a tokenizer, one of {', '.join(TOKENIZER_FILES)}, got {folder}"
-            )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"a teacher folder must hold a tokenizer, got {folder} ({first_line(error)})") from error
+        tokenizer = load_tokenizer(folder)
         # BERT's [CLS] and [SEP] are RoBERTa's <s> and </s>.
         first = tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
         last = tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id
@@ -65,10 +146,11 @@ class CorpusTokenizer:
             raise UserError(
                 f"a teacher's tokenizer must be a fast one with [CLS] and [SEP] or <s> and </s>, got {folder}"
             )
+        check_vocabulary(tokenizer, family_shape(read_config(folder / "config.json")).vocabulary_size)
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
-        return cls(backend, first, last, max(tokenizer.get_vocab().values()) + 1)
+        return cls(backend, first, last, vocabulary_size(tokenizer))
 
     @property
     def identity(self) -> str:

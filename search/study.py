@@ -29,6 +29,7 @@ from search.context import StudyContext
 from search.display import Display, students_label
 from search.events import StudyEvents
 from search.groundwork import lay_groundwork
+from search.inputs import check_inputs
 from search.job import Job, Progress
 from search.journal import mend_journal
 from search.ledger import Ending, Ledger
@@ -102,7 +103,10 @@ def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, Studen
     config_json = read_config(resolve_config(config.teacher, study.root))
     space = check_against_teacher(config, config_json)
     # Only now: of a teacher that does not fit no weights are fetched.
-    resolve(config.teacher, study.root)
+    teacher_folder = resolve(config.teacher, study.root)
+    if not study.evaluation.exists():
+        # Before the calibration, which takes minutes. Later on it is the labels that the study began with that count.
+        check_inputs(config, teacher_folder, study.root)
     asked = timed(config, space, config_json) if config.needs_latency_table else ()
     tables = [_table(config, study, *pair) for pair in zip(asked, (study.latency, study.teacher_latency), strict=False)]
     context = StudyContext(

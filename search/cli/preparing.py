@@ -91,8 +91,9 @@ def doctor(
         marks = {True: "ok", False: "FAIL", None: "-"}
         rows = [(marks[finding.is_ok], finding.subject, finding.detail) for finding in findings]
         emit_table("", ("", "what", "found"), rows)
-    if any(finding.is_ok is False for finding in findings):
-        raise typer.Exit(ExitCode.FAILED)
+    wrong = [finding for finding in findings if finding.is_ok is False]
+    if wrong:
+        raise typer.Exit(ExitCode.USAGE if any(finding.is_input for finding in wrong) else ExitCode.FAILED)
 
 
 def calibrate(

@@ -8,7 +8,7 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.installed_text import LANGUAGE_REFERENCE, InstalledText, masked_passages, write_installed_text
-from minilm_core.tasks import SplitRole, Task, load_split, load_test_split
+from minilm_core.tasks import Task, load_splits
 
 THREE_SUBJECTS = {
     "graphs": ("networkx/algorithms/flow", "networkx/algorithms/traversal", "networkx/classes"),
@@ -111,7 +111,8 @@ def test_the_same_installation_gives_the_same_bytes(written: InstalledText, tmp_
 
 def test_what_was_written_is_a_task(written: InstalledText) -> None:
     task = Task(name="docstrings", path=str(written.task_folder), text_columns=("text",), metric="accuracy")
-    train, test = load_split(task, Path(), SplitRole.TRAIN), load_test_split(task, Path())
+    splits = load_splits(task, Path())
+    train, test = splits.train, splits.test
     assert test is not None
     assert train.num_labels == len(written.subjects)
     assert {"train": train.num_examples, "test": test.num_examples}.items() <= written.num_examples.items()

@@ -17,6 +17,7 @@ from minilm_core.metrics import (
     accuracy,
     bootstrap_interval,
     f1,
+    macro_f1,
     matthews,
     metric_named,
     paired_difference,
@@ -47,7 +48,7 @@ def values(seed: int, num_examples: int = 60) -> Sides:
 
 
 def sides_of(metric: Metric, seed: int) -> Sides:
-    return classes(seed, 2) if metric in (accuracy, f1, matthews) else values(seed)
+    return classes(seed, 2) if metric in (accuracy, f1, macro_f1, matthews) else values(seed)
 
 
 def weighed(metric: Metric, sides: Sides, weights: np.ndarray) -> float:
@@ -66,6 +67,44 @@ def test_accuracy_is_that_of_scikit_learn(seed: int, num_classes: int) -> None:
 def test_f1_is_that_of_scikit_learn(seed: int) -> None:
     labels, predictions = classes(seed, 2)
     assert score(f1, labels, predictions) == pytest.approx(sklearn.metrics.f1_score(labels, predictions))
+
+
+@fixed
+@given(seed=seeds, num_classes=st.integers(2, 5))
+def test_macro_f1_is_that_of_scikit_learn(seed: int, num_classes: int) -> None:
+    labels, predictions = classes(seed, num_classes)
+    expected = sklearn.metrics.f1_score(labels, predictions, average="macro")
+    assert score(macro_f1, labels, predictions) == pytest.approx(expected)
+
+
+@fixed
+@given(seed=seeds, num_classes=st.integers(2, 9))
+def test_macro_f1_of_a_resample_is_that_of_the_classes_that_it_has(seed: int, num_classes: int) -> None:
+    labels, predictions = classes(seed, num_classes, num_examples=12)
+    drawn = np.random.default_rng(seed).integers(0, 12, 12)
+    weights = np.bincount(drawn, minlength=12)
+    expected = sklearn.metrics.f1_score(labels[drawn], predictions[drawn], average="macro")
+    assert weighed(macro_f1, (labels, predictions), weights) == pytest.approx(expected)
+
+
+def test_macro_f1_of_three_classes_that_are_all_right_is_one() -> None:
+    labels = np.array([0, 2, 2, 0])
+    assert score(macro_f1, labels, labels) == 1.0
+    assert score(f1, labels, labels) == 0.0
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize("prediction", [float("nan"), float("inf")])
+def test_a_prediction_that_is_not_finite_is_not_scored(metric: Metric, prediction: float) -> None:
+    labels = np.array([0.0, 1.0, 1.0, 0.0])
+    predictions = np.array([0.0, prediction, 1.0, 0.0])
+    message = f"a prediction to score must be finite, got {prediction} for example 2"
+    with pytest.raises(UserError, match=message):
+        score(metric, labels, predictions)
+    with pytest.raises(UserError, match=message):
+        bootstrap_interval(metric, labels, predictions)
+    with pytest.raises(UserError, match=message):
+        paired_difference(metric, labels, labels, predictions)
 
 
 @fixed
@@ -125,7 +164,7 @@ def test_f1_is_that_of_class_one() -> None:
 
 
 # Spearman's ranks are those of the full set, so that it is left out here.
-@pytest.mark.parametrize("metric", [accuracy, f1, matthews, pearson])
+@pytest.mark.parametrize("metric", [accuracy, f1, macro_f1, matthews, pearson])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_whole_weight_is_an_example_repeated(metric: Metric, seed: int) -> None:
     labels, predictions = sides_of(metric, seed)

@@ -58,7 +58,7 @@ def test_what_a_search_needs_is_found(folder: Path) -> None:
         (cut_weights, "teacher", "weights must be whole and of config.json's sizes"),
         (ask_for_more_layers, "teacher", "weights must hold every parameter of config.json's layers"),
         (remove_vocabulary, "teacher", "a teacher folder must hold a tokenizer"),
-        (empty_corpus, "corpus", "a corpus must begin with a document"),
+        (empty_corpus, "corpus", "a corpus must have text among its first 1,000 documents, got no document"),
     ],
 )
 def test_what_a_search_would_fail_on_is_found(
