@@ -1,6 +1,7 @@
 """The verbs before a search: init, validate, doctor, calibrate, plan."""
 
 import json
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from minilm_core.latency import LatencyTable
     from search.calibrated import Timed
     from search.config import LoadedConfig
+    from search.doctor import Finding
 
 
 def init(
@@ -91,9 +93,15 @@ def doctor(
         marks = {True: "ok", False: "FAIL", None: "-"}
         rows = [(marks[finding.is_ok], finding.subject, finding.detail) for finding in findings]
         emit_table("", ("", "what", "found"), rows)
+    raise typer.Exit(doctors_exit_code(findings))
+
+
+def doctors_exit_code(findings: "Iterable[Finding]") -> ExitCode:
+    """Returns how doctor ends: with what a wrong setting ends with, if that or a file it names is what is wrong."""
     wrong = [finding for finding in findings if finding.is_ok is False]
-    if wrong:
-        raise typer.Exit(ExitCode.USAGE if any(finding.is_input for finding in wrong) else ExitCode.FAILED)
+    if not wrong:
+        return ExitCode.DONE
+    return ExitCode.USAGE if any(finding.is_input for finding in wrong) else ExitCode.FAILED
 
 
 def calibrate(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from minilm_core.errors import NonFiniteLossError
 from minilm_core.finetuning import EncodedSplit, TaskData, build_classifier, evaluate, load_task_data, save_classifier
 from minilm_core.metrics import metric_named, score
 from minilm_core.schedules import Precision
@@ -117,6 +118,18 @@ def test_bf16_predicts_what_fp32_does_on_a_clear_case(learnt: nn.Module, who: Ta
         for precision in (Precision.FP32, Precision.BF16)
     )
     assert rough == pytest.approx(exact, abs=0.05)
+
+
+@pytest.mark.parametrize("task", ["who", "often"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_prediction_that_is_not_finite_fails_and_is_not_scored(
+    request: pytest.FixtureRequest, teacher_folder: Path, task: str, value: float
+) -> None:
+    data: TaskData = request.getfixturevalue(task)
+    classifier = build_classifier(teacher_folder, data, seed=0)
+    torch.nn.init.constant_(classifier.classifier.bias, value)
+    with pytest.raises(NonFiniteLossError, match=f"predictions on task {task} must be finite, got {value}$"):
+        evaluate(classifier, data, SCHEDULE)
 
 
 # Files

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ from transformers import (
     AutoTokenizer,
     BertForSequenceClassification,
     PretrainedConfig,
+    pipeline,
 )
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
+from minilm_core.families import max_sequence_length
 from minilm_core.latency import Contention, DeviceFingerprint, LatencyTable, LatencyTarget, Measurement
 from minilm_core.packaging import PackageSource, delivered, load_packaged, package
 from minilm_core.records import Evaluation, Role, Status, TaskResult, TrialRecord
+from tests.minilm_core.encoder_families import CONFIGS, write_teacher
 
 ARCHITECTURE = StudentArchitecture(num_layers=3, hidden_size=24, num_heads=4)
 RESULT = TaskResult(
@@ -89,6 +93,30 @@ def test_a_package_loads_and_answers_as_the_student_does(source: PackageSource, 
     expected = load_packaged(source.model_folder).outputs(["a student learns"])
     with torch.inference_mode():
         torch.testing.assert_close(model(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert"])
+def test_a_package_cuts_long_texts_to_the_positions_of_its_student(source: PackageSource, tmp_path: Path, family: str):
+    student = tmp_path / "student"
+    write_teacher(family, student)
+    settings = json.loads((student / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings.pop("model_max_length")
+    (student / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    AutoModelForSequenceClassification.from_config(CONFIGS[family]).save_pretrained(student)
+    out = package(dataclasses.replace(source, model_folder=student), tmp_path / "out")
+    num_positions = max_sequence_length(CONFIGS[family].to_dict())
+    serve = pipeline("text-classification", str(out), device="cpu")
+    assert serve.tokenizer.model_max_length == num_positions
+    assert len(serve("student " * 800, truncation=True)) == 1
+    assert len(serve(["student " * 800, "the"], truncation=True, padding=True, batch_size=2)) == 2
+
+
+def test_a_package_keeps_a_shorter_limit_of_its_tokenizer(source: PackageSource, student_folder: Path, tmp_path: Path):
+    student = Path(shutil.copytree(student_folder, tmp_path / "student"))
+    settings = json.loads((student / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (student / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 48}), encoding="utf-8")
+    out = package(dataclasses.replace(source, model_folder=student), tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(out).model_max_length == 48
 
 
 def test_only_known_files_are_copied(source: PackageSource, student_folder: Path, tmp_path: Path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from minilm_core.errors import UserError
-from minilm_core.tokenisation import BATCHES_AHEAD, CorpusTokenizer, batched
+from minilm_core.tokenisation import BATCHES_AHEAD, CorpusTokenizer, batched, load_padding_tokenizer, save_tokenizer
 
 RECORDS = [None, "", " \n", 3, ["text"], "the student", "  a search ", "texts, text.", "[SEP] the", "zebra"] * 7
 
@@ -93,6 +93,73 @@ def test_a_tokenizer_without_a_token_for_each_end_is_refused(teacher_folder: Pat
     (folder / "tokenizer_config.json").write_text(json.dumps(plain), encoding="utf-8")
     with pytest.raises(UserError, match=r"must be a fast one with \[CLS\] and \[SEP\] or <s> and </s>, got"):
         CorpusTokenizer.load(folder)
+
+
+@pytest.fixture
+def folder(teacher_folder: Path, tmp_path: Path) -> Path:
+    """A teacher's folder to be spoilt."""
+    return Path(shutil.copytree(teacher_folder, tmp_path / "spoilt"))
+
+
+def rewrite(file: Path, **settings: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **settings}), encoding="utf-8")
+
+
+def declare_no_padding(folder: Path, padding: str) -> None:
+    """Takes the declared padding token away and calls its entry of the vocabulary otherwise."""
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = {padding if token == "[PAD]" else token: number for token, number in content["model"]["vocab"].items()}
+    added = [token for token in content["added_tokens"] if token["content"] != "[PAD]"]
+    rewrite(folder / "tokenizer.json", added_tokens=added, model={**content["model"], "vocab": vocabulary})
+    rewrite(folder / "tokenizer_config.json", pad_token=None)
+
+
+@pytest.mark.parametrize("settings", [{"version": "7.0"}, {"model": {"type": "Novel"}}])
+def test_a_tokenizer_of_another_version_is_refused_in_one_line(folder: Path, settings: dict[str, object]) -> None:
+    rewrite(folder / "tokenizer.json", **settings)
+    with pytest.raises(
+        UserError, match=r"^a teacher's tokenizer must be one that the installed version can read, .*\)$"
+    ):
+        CorpusTokenizer.load(folder)
+
+
+def test_a_token_without_an_embedding_is_refused(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    num_free = 40 - len(tokenizer)
+    tokenizer.add_tokens([f"word{number}" for number in range(num_free)])
+    tokenizer.save_pretrained(folder)
+    assert CorpusTokenizer.load(folder).vocabulary_size == 40
+    tokenizer.add_tokens(["zebra", "okapi"])
+    tokenizer.save_pretrained(folder)
+    message = "must have an embedding, got 42 tokens and 40 embeddings, none for token 40, 'zebra'$"
+    with pytest.raises(UserError, match=message):
+        CorpusTokenizer.load(folder)
+
+
+@pytest.mark.parametrize(("in_vocabulary", "chosen"), [("[PAD]", "[PAD]"), ("<pad>", "<pad>"), ("zero", "[SEP]")])
+def test_a_tokenizer_without_a_padding_token_pads_with_one_that_it_has(
+    folder: Path, teacher_folder: Path, in_vocabulary: str, chosen: str
+) -> None:
+    declare_no_padding(folder, in_vocabulary)
+    assert AutoTokenizer.from_pretrained(folder).pad_token is None
+    tokenizer, before = load_padding_tokenizer(folder), AutoTokenizer.from_pretrained(teacher_folder)
+    texts = ["the student", "a teacher knows text .", ""]
+    assert tokenizer.pad_token == chosen
+    assert len(tokenizer) == len(before)
+    assert tokenizer(texts)["input_ids"] == before(texts)["input_ids"]
+    assert tokenizer(texts, padding=True)["attention_mask"] == before(texts, padding=True)["attention_mask"]
+
+
+@pytest.mark.parametrize(("declared", "expected"), [(None, 64), (512, 64), (48, 48)])
+def test_a_saved_tokenizer_cuts_texts_to_the_positions_of_its_model(
+    folder: Path, tmp_path: Path, declared: int | None, expected: int
+) -> None:
+    declare_no_padding(folder, "zero")
+    rewrite(folder / "tokenizer_config.json", **({} if declared is None else {"model_max_length": declared}))
+    save_tokenizer(folder, json.loads((folder / "config.json").read_text(encoding="utf-8")), tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert (saved.model_max_length, saved.pad_token) == (expected, "[SEP]")
+    assert len(saved("the " * 800, truncation=True)["input_ids"]) == expected
 
 
 @given(sizes=st.lists(st.integers(0, 9)), least=st.integers(1, 20))

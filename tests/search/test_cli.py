@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from minilm_core.records import append_record, read_records
+from search.cli.preparing import doctors_exit_code
 from search.config import load_config, resolved_yaml
+from search.doctor import Finding
 from search.storage import StudyPaths
 from tests.reports.example_studies import student, write_full_study
 
@@ -137,6 +139,18 @@ def test_a_folder_that_cannot_be_made_is_answered_by_one_line(tmp_path: Path) ->
     assert done.returncode == 1
     assert done.stderr.startswith("minilm-search: Not a directory: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+FINE = Finding(subject="teacher", is_ok=True, detail="")
+MACHINE = Finding(subject="storage", is_ok=False, detail="")
+INPUT = Finding(subject="task mood", is_ok=False, detail="", is_input=True)
+
+
+@pytest.mark.parametrize(
+    ("findings", "code"), [([FINE], 0), ([FINE, MACHINE], 1), ([INPUT, FINE], 2), ([MACHINE, INPUT], 2)]
+)
+def test_doctor_answers_a_mistake_in_what_it_was_given_with_exit_code_2(findings: list[Finding], code: int) -> None:
+    assert doctors_exit_code(findings) == code
 
 
 @pytest.mark.parametrize(
