@@ -20,7 +20,8 @@ from minilm_core.metrics import bootstrap_interval, metric_named
 from minilm_core.optimisation import begin_training, micro_batches, seed_step, unwrapped
 from minilm_core.records import Evaluation, TaskResult
 from minilm_core.schedules import FinetuningSchedule, Precision
-from minilm_core.tasks import Split, Task, load_splits, tokenise
+from minilm_core.splits import Split, load_splits, tokenise
+from minilm_core.tasks import Task
 from minilm_core.tokenisation import load_padding_tokenizer, save_tokenizer
 
 BATCHES_PER_BUCKET = 32

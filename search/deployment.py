@@ -10,7 +10,8 @@ from pathlib import Path
 from minilm_core.errors import UserError
 from minilm_core.latency import LatencyTable
 from minilm_core.records import TrialRecord, read_records
-from minilm_core.tasks import SplitRole, Task, load_split
+from minilm_core.splits import load_split
+from minilm_core.tasks import SplitRole, Task
 from search.config import SearchConfig, load_config
 from search.storage import StudyPaths, TrialPaths
 

@@ -16,7 +16,8 @@ from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture
 from minilm_core.reading import read_documents
 from minilm_core.sources import CorpusSource, resolve
-from minilm_core.tasks import Task, load_splits
+from minilm_core.splits import load_splits
+from minilm_core.tasks import Task
 from search.config import LoadedConfig, Resources, load_config
 from search.environment import PACKAGES
 from search.storage import check_mirror

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from minilm_core.tasks import load_splits
+from minilm_core.splits import load_splits
 from minilm_core.tokenisation import CorpusTokenizer
 from search.config import SearchConfig
 

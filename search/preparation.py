@@ -22,10 +22,10 @@ from minilm_core.lessons import Lessons
 from minilm_core.packing import Packing
 from minilm_core.schedules import Precision, Relation
 from minilm_core.sources import config_sha256, read_config, resolve, weights_sha256
+from minilm_core.splits import load_splits
 from minilm_core.target_cache import cache_targets
 from minilm_core.target_storage import TargetsKey, TargetsManifest, cache_bytes, hold, is_cached, make_room
 from minilm_core.targets import CachedTargets, OnlineTargets, Targets
-from minilm_core.tasks import load_splits
 from search.assistant import teach_assistant
 from search.config import SearchConfig
 from search.curriculum import LessonsKey, Tutor, assistant_of, layer_pairs, layers_taught
