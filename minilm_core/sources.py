@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
+from minilm_core.text_files import find_text_files
 
 PACKAGE_PREFIX = "package:"
 WEIGHTS_FILE = "model.safetensors"
@@ -29,9 +30,6 @@ CONFIG_BOOKKEEPING = (
     *("id2label", "label2id", "num_labels", "problem_type"),
 )
 """What config.json says of a model's past and of heads that are not distilled."""
-
-TEXT_FORMATS = (".txt", ".jsonl", ".json", ".parquet")
-COMPRESSIONS = (".zst", ".gz", ".bz2", ".lz4")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,20 +126,14 @@ class CorpusSource:
         """Returns the local files in order of name; none for a data set of the Hub.
 
         Raises:
-            UserError: if the path is missing or holds no file of a known format.
+            UserError: if the path is missing or holds no file of a known format, or a link in it leads nowhere.
         """
         if self.path is None:
             return ()
         path = located(self.path, base)
         if not path.exists():
             raise UserError(f"a corpus path must exist, got {path}")
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        known = tuple(file for file in files if file.is_file() and file_format(file) in TEXT_FORMATS)
-        if not known:
-            raise UserError(
-                f"a corpus must have files ending in {', '.join(TEXT_FORMATS)}, text compressed or not, got {path}"
-            )
-        return known
+        return find_text_files(path)
 
 
 def resolve(source: TeacherSource, base: Path) -> Path:
@@ -238,11 +230,6 @@ def config_sha256(folder: Path) -> str:
     content = read_config(folder / "config.json")
     told = {name: value for name, value in content.items() if name not in CONFIG_BOOKKEEPING}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def file_format(path: Path) -> str:
-    """Returns a file's ending, with its dot, without that of a compression."""
-    return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
 
 
 def located(path: str, base: Path) -> Path:

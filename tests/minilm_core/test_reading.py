@@ -1,13 +1,16 @@
 import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minilm_core.errors import UserError
-from minilm_core.reading import content_identity, pinned, read_documents
+from minilm_core.reading import content_identity, cut, pinned, read_documents
 from minilm_core.sources import CorpusSource
 
 LINES = b'{"text": "one"}\n\n{"text": 2}\n{"text": null}\n'
@@ -153,3 +156,90 @@ def test_a_split_and_a_subset_of_a_data_set_choose_its_files(data_set: str) -> N
 def test_a_data_set_that_has_no_such_part_is_refused(data_set: str, change: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(**{"dataset": data_set, "column": "body", **change})
+
+
+LONGEST = 1_000_000
+LINE = "a line of the text\n"
+
+
+def documents(path: Path) -> list[object]:
+    return list(read_documents(CorpusSource(path=path.name), path.parent))
+
+
+@given(text=st.text(alphabet="ab \n", max_size=60), limit=st.integers(1, 20))
+def test_cutting_keeps_every_character_and_the_limit_and_leaves_what_fits_whole(text: str, limit: int) -> None:
+    pieces = list(cut(text, limit))
+    assert "".join(pieces) == text
+    assert all(len(piece) <= limit for piece in pieces)
+    assert len(pieces) == 1 or len(text) > limit
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one two\nthree four", ["one two\n", "three four"]),
+        ("one two three", ["one two ", "three"]),
+        ("onetwothreefour", ["onetwothre", "efour"]),
+    ],
+)
+def test_text_is_cut_at_a_line_end_else_at_a_blank_else_at_the_limit(text: str, expected: list[str]) -> None:
+    assert list(cut(text, 10)) == expected
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
+def test_a_document_beyond_the_limit_is_cut_at_line_ends_in_every_format(tmp_path: Path, name: str) -> None:
+    text = LINE * (2 * LONGEST // len(LINE))
+    match Path(name).suffix:
+        case ".txt":
+            (tmp_path / name).write_text(text)
+        case ".jsonl":
+            (tmp_path / name).write_text(json.dumps({"text": text}) + "\n")
+        case ".parquet":
+            pq.write_table(pa.table({"text": [text]}), tmp_path / name)
+    pieces = documents(tmp_path / name)
+    assert pieces == list(cut(text))
+    assert all(str(piece).endswith(LINE) for piece in pieces)
+    assert len(pieces) == 3
+
+
+def test_a_document_of_the_longest_length_stays_whole(tmp_path: Path) -> None:
+    text = "word " * (LONGEST // 5 - 1) + "word\n"
+    assert len(text) == LONGEST
+    (tmp_path / "a.txt").write_text(f"{text}\nnext\n")
+    assert documents(tmp_path / "a.txt") == [text, "next\n"]
+
+
+def test_a_line_without_end_is_cut_at_blanks(tmp_path: Path) -> None:
+    text = "word " * (LONGEST // 2)
+    (tmp_path / "a.txt").write_text(text)
+    pieces = documents(tmp_path / "a.txt")
+    assert "".join(map(str, pieces)) == text
+    assert {len(str(piece)) for piece in pieces} == {LONGEST, 500_000}
+
+
+def test_a_text_file_is_read_no_further_than_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes((LINE * (3 * LONGEST // len(LINE))).encode() + b"\xff")
+    reading = read_documents(CorpusSource(path="a.txt"), tmp_path)
+    assert len(str(next(reading))) <= LONGEST
+    with pytest.raises(UserError, match="a corpus must be readable"):
+        list(reading)
+
+
+def test_a_json_line_that_is_too_long_to_be_read_whole_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.jsonl").open("wb") as file:
+        file.write(b'{"text": "short"}\n')
+        # A file with a hole: zeros that take no place on the disk.
+        file.truncate(150_000_000)
+    with pytest.raises(UserError, match=r"^a line must have at most 100000000 characters, got line 2 of .*a\.jsonl"):
+        documents(tmp_path / "a.jsonl")
+
+
+def test_a_row_group_of_large_rows_is_not_read_at_once(tmp_path: Path) -> None:
+    texts = [f"{number:02} " * 300_000 for number in range(60)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False, write_batch_size=1)
+    reading = read_documents(CorpusSource(path="a.parquet"), tmp_path)
+    before = pa.total_allocated_bytes()
+    first = next(reading)
+    held = pa.total_allocated_bytes() - before
+    assert [first, *reading] == texts
+    assert held < sum(map(len, texts)) / 4

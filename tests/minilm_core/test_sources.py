@@ -11,7 +11,6 @@ from minilm_core.sources import (
     CorpusSource,
     TeacherSource,
     config_sha256,
-    file_format,
     resolve,
     resolve_config,
     weight_files,
@@ -203,12 +202,6 @@ def test_a_corpus_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         CorpusSource(path="missing").find_files(tmp_path)
 
 
-def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "image.png").touch()
-    with pytest.raises(UserError, match=r"a corpus must have files ending in \.txt, \.jsonl, \.json, \.parquet"):
-        CorpusSource(path=".").find_files(tmp_path)
-
-
 @pytest.mark.parametrize("places", [{}, {"path": "a", "dataset": "b"}])
 def test_a_corpus_source_without_exactly_one_place_is_refused(places: dict[str, str]) -> None:
     with pytest.raises(UserError, match="must have one of path and dataset"):
@@ -224,10 +217,3 @@ def test_a_revision_of_a_corpus_path_is_refused() -> None:
 def test_a_weight_that_is_no_positive_number_is_refused(weight: float) -> None:
     with pytest.raises(UserError, match=f"weight must be positive and finite, got {weight}"):
         CorpusSource(path="a.txt", weight=weight)
-
-
-@pytest.mark.parametrize(
-    ("name", "ending"), [("a.txt", ".txt"), ("a.jsonl.zst", ".jsonl"), ("a.b.parquet", ".parquet"), ("a", "")]
-)
-def test_a_files_format_is_its_ending_before_that_of_a_compression(name: str, ending: str) -> None:
-    assert file_format(Path("folder.txt") / name) == ending
