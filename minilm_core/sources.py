@@ -244,7 +244,7 @@ def located(path: str, base: Path) -> Path:
         raise UserError(f"a path with ~ must begin with the home folder of a user, got {path}") from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the first line of what an exception says, or its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 

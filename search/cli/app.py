@@ -1,15 +1,22 @@
 """The verbs' gathering, and how every one of them ends: one line and an exit code, never a traceback."""
 
+import io
 import signal
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 
-from minilm_core.errors import UserError
+from minilm_core.errors import FailureKind, UserError, classify_failure
+from minilm_core.sources import first_line
 from search.cli import preparing, results, running
-from search.cli.terminal import ExitCode, complain
+from search.cli.terminal import ExitCode, Invocation, complain
+from search.driver_log import write_driver_log
 from search.errors import GroundworkError
+
+MAX_TOLD_CHARACTERS = 200
+"""Of what an unforeseen error says."""
 
 app = typer.Typer(
     help="Distil MiniLM students, search for the ones worth deploying, ship one.",
@@ -42,8 +49,16 @@ _CallError: type[Any] = next(kind for kind in typer.BadParameter.mro() if kind._
 def main() -> NoReturn:
     """Runs the command line and ends the process with its exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    # A name on the disk need not be text, and a terminal need not know every character.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(_exit_code(Invocation()))
+
+
+def _exit_code(invocation: Invocation) -> int:
+    """Runs a command and says in one line what ended it, whatever that is."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, obj=invocation)
     except _CallError as error:
         complain(error.format_message())
         code = ExitCode.USAGE
@@ -58,10 +73,29 @@ def main() -> NoReturn:
         code = ExitCode.FAILED
     except (KeyboardInterrupt, typer.Abort):
         code = ExitCode.INTERRUPTED
+    except SystemExit:
+        raise
+    # A panic in a library written in Rust is no Exception.
+    except BaseException as error:
+        complain(_unforeseen(error, invocation.study))
+        code = ExitCode.FAILED
     # Some versions of typer raise what interrupted a command, others return its exit code.
     if code == ExitCode.INTERRUPTED:
         complain("interrupted; nothing recorded is lost. The same command goes on from here.")
-    sys.exit(code or ExitCode.DONE)
+    return code or ExitCode.DONE
+
+
+def _unforeseen(error: BaseException, study: Path | None) -> str:
+    """Returns the one line on an error that no command foresees, and writes the rest to driver.log."""
+    kind, told = classify_failure(error), " ".join(first_line(error).split())[:MAX_TOLD_CHARACTERS]
+    name = type(error).__name__
+    what = name if told == name else f"{name}: {told}"
+    cause = "" if kind is FailureKind.CRASH else f"{kind}, "
+    try:
+        place = f"the details are in {write_driver_log(study, error)}"
+    except OSError as refusal:
+        place = f"the details could not be written ({refusal.strerror or refusal})"
+    return f"an error that was not foreseen stopped the command, {cause}{what}; {place}"
 
 
 def _interrupt(*_: Any) -> NoReturn:

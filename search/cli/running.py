@@ -19,6 +19,7 @@ from search.cli.terminal import (
     emit_json,
     emit_table,
     existing_study,
+    note_study,
     say_next,
     shown_path,
 )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 def launch(
+    context: typer.Context,
     search_yaml: SearchYaml,
     overrides: Overrides = None,
     address: Address = None,
@@ -46,7 +48,7 @@ def launch(
     teacher = find_teacher_config(loaded)
     if teacher is not None:
         check_against_teacher(config, teacher)
-    study = StudyPaths(root=config.study_folder)
+    study = StudyPaths(root=note_study(context, config.study_folder))
     if config.storage.mirror is not None:
         check_mirror(config.storage.mirror)
     with only_driver(study):

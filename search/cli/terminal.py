@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +17,24 @@ from rich.table import Table
 
 from search.storage import StudyPaths
 
+
+@dataclass(slots=True)
+class Invocation:
+    """What is known of a command while it runs: the `obj` of its typer context."""
+
+    study: Path | None = None
+    """The folder of the study that it works on, where the details of an unforeseen error belong."""
+
+
+def note_study(context: typer.Context, folder: Path) -> Path:
+    """Notes which study the command works on, and returns its folder."""
+    if isinstance(context.obj, Invocation):
+        context.obj.study = folder
+    return folder
+
+
 SearchYaml = Annotated[Path, typer.Argument(help="The search.yaml.", show_default=False)]
-StudyFolder = Annotated[Path, typer.Argument(help="The study's folder.", show_default=False)]
+StudyFolder = Annotated[Path, typer.Argument(help="The study's folder.", show_default=False, callback=note_study)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in --set budget.num_trials=20."),
