@@ -2,6 +2,7 @@
 
 import copy
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,11 @@ _SCALARS = (
         [*"-+.0123456789"],
     ),
 )
+
+
+_SCALAR_TAGS = frozenset({"tag:yaml.org,2002:str", *(tag for tag, _, _ in _SCALARS)})
+_UNUSABLE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Control characters, halves of surrogate pairs, and what some take for line ends."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -95,6 +101,8 @@ def with_overrides(source: YamlSource, overrides: Sequence[str]) -> YamlSource:
     for override in overrides:
         place = Place(label=f"--set {override}", order=float("inf"))
         key, separator, text = override.partition("=")
+        if _unusable_character(override):
+            raise UserError(f"--set must be one line of plain text, got {override!r}")
         if not separator or not all(key.split(".")):
             raise UserError(f"--set must look like key=value or section.key=value, got {override!r}")
         value = _read_override(place, text)
@@ -122,6 +130,11 @@ def shown(value: Any) -> str:
             return "a list"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _unusable_character(text: str) -> str | None:
+    """Returns the first character that no file can be named after, or no line can show; None where all is well."""
+    return next((character for character in text if unicodedata.category(character) in _UNUSABLE_CATEGORIES), None)
 
 
 def _read_override(place: Place, text: str) -> Any:
@@ -176,7 +189,23 @@ class _Reader:
             return self._mapping(loader, node, key_path)
         if isinstance(node, yaml.SequenceNode):
             return self._sequence(loader, node, key_path)
-        return loader.construct_object(node)
+        assert isinstance(node, yaml.ScalarNode), "YAML has no other nodes"
+        return self._scalar(loader, node)
+
+    def _scalar(self, loader: _Loader, node: yaml.ScalarNode) -> Any:
+        line = node.start_mark.line + 1
+        if node.tag not in _SCALAR_TAGS:
+            raise self._refusal(f"the tag {node.tag}; leave it out", line)
+        self._check_characters(node)
+        try:
+            return loader.construct_object(node)
+        # A tag that the text does not suit, or more digits than Python reads.
+        except (ValueError, KeyError) as error:
+            raise self._refusal(f"{shown(node.value)} as a value of {node.tag}", line) from error
+
+    def _check_characters(self, node: yaml.ScalarNode) -> None:
+        if character := _unusable_character(node.value):
+            raise self._refusal(f"the character U+{ord(character):04X} in text", node.start_mark.line + 1)
 
     def _sequence(self, loader: _Loader, node: yaml.SequenceNode, key_path: KeyPath) -> list[Any]:
         for index, item in enumerate(node.value):
@@ -189,6 +218,7 @@ class _Reader:
             label = self._label_of(key_node.start_mark.line + 1)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{label}: a key must be text, got a mapping or a list")
+            self._check_characters(key_node)
             key = str(key_node.value)
             if key in content:
                 dotted = ".".join(map(str, (*key_path, key)))

@@ -63,7 +63,15 @@ def test_a_key_that_is_not_there_is_placed_at_the_settings_around_it(read):
         ("a: [1, 2\n", ":2: must be valid YAML, got: expected ',' or ']', but got '<stream end>'"),
         ("a: 1\n---\nb: 2\n", ":2: must be valid YAML, got: but found another document"),
         ("a: &x [1]\n\nb: *x\n", ":1: must be valid YAML, got: an alias; write the value out"),
-        ("a: !!python/name:os.system\n", ":1: must be valid YAML, got: could not determine a constructor"),
+        (
+            "a: !!python/name:os.system\n",
+            ":1: must be valid YAML, got: the tag tag:yaml.org,2002:python/name:os.system",
+        ),
+        ("a: 1\nb: !!binary aGk=\n", ":2: must be valid YAML, got: the tag tag:yaml.org,2002:binary; leave it out"),
+        ("a: !!int x\n", ":1: must be valid YAML, got: 'x' as a value of tag:yaml.org,2002:int"),
+        (f"a: {'9' * 5000}\n", ":1: must be valid YAML, got: '999"),
+        ('a: "\\0"\n', ":1: must be valid YAML, got: the character U+0000 in text"),
+        ('a: 1\n"\\ud800": 2\n', ":2: must be valid YAML, got: the character U+D800 in text"),
         ("[a, b]: 1\n", ":1: a key must be text, got a mapping or a list"),
         (b"a: 1\nb: \xff\n", ":2: must be UTF-8 text, got byte 0xff"),
         pytest.param("a: " + "[" * 3000, ":1: must be valid YAML, got: lists or mappings nested too deeply", id="deep"),
@@ -98,6 +106,13 @@ def test_an_override_is_the_place_of_what_it_sets(read):
     assert changed.place(("a", "b")).label == "--set a={b: 2}"
 
 
+@pytest.mark.parametrize("override", ["a=\udcff", "a\udcff=1", "a=1\nb", "\0"])
+def test_an_override_that_is_not_one_line_of_text_is_refused(read, override):
+    with pytest.raises(UserError) as refusal:
+        with_overrides(read("a: 1\n"), [override])
+    assert str(refusal.value) == f"--set must be one line of plain text, got {override!r}"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -116,7 +131,8 @@ def test_an_override_that_leads_nowhere_is_refused(read, override, message):
     assert str(refusal.value) == message
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+USABLE = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(USABLE, max_size=8)
 
 
 @given(st.dictionaries(st.text("abc-3e1", min_size=1), SCALARS | st.lists(SCALARS, max_size=3), min_size=1))
