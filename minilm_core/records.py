@@ -1,6 +1,7 @@
 """One line of JSON a trial: the only truth about a study. Append-only, crash-safe, no torch."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import append_line
@@ -152,25 +154,32 @@ def to_json(record: TrialRecord) -> str:
     return json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(record)}, allow_nan=False)
 
 
-def from_json(line: str) -> TrialRecord:
+def from_json(line: str | bytes) -> TrialRecord:
     """Reads one line of JSON.
 
     Raises:
-        UserError: if the record was written by another version of the schema.
+        JSONDecodeError, UnicodeDecodeError: if the line is no JSON: a crash cut it short.
+        UserError: if it is no record, or was written by another version of the schema.
     """
-    content: dict[str, Any] = json.loads(line)
+    content = json.loads(line)
+    if not isinstance(content, dict):
+        raise UserError(f"a record must be a JSON object, got a {type(content).__name__}")
     version = content.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise UserError(f"a record's schema_version must be {SCHEMA_VERSION}, got {version}")
-    content["role"] = Role(content["role"])
-    content["status"] = Status(content["status"])
-    content["architecture"] = StudentArchitecture(**content["architecture"])
-    if content.get("initialisation") is not None:
-        content["initialisation"] = Initialisation(content["initialisation"])
-    content["tasks"] = {name: task_result_from_dict(task) for name, task in content["tasks"].items()}
-    if content["failure"] is not None:
-        content["failure"] = Failure(**{**content["failure"], "kind": FailureKind(content["failure"]["kind"])})
-    return TrialRecord(**content)
+    try:
+        (record,) = _reader().validate_json(json.dumps([content]), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"][1:])) or "content"
+        raise UserError(f"a record's {where} must be as it was written, got: {first['msg']}") from None
+    return record
+
+
+@functools.cache
+def _reader() -> TypeAdapter[tuple[TrialRecord]]:
+    # What was written is finite and has no other keys; a dataclass takes this configuration from what holds it.
+    return TypeAdapter(tuple[TrialRecord], config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
 def append_record(path: Path, record: TrialRecord) -> None:
@@ -181,7 +190,10 @@ def append_record(path: Path, record: TrialRecord) -> None:
 def read_records(path: Path) -> tuple[TrialRecord, ...]:
     """Reads a study's records; of several with one role and number the last counts.
 
-    A line that a crash cut short is passed over: its trial is run again.
+    A line that a crash cut short, or that is no text, is passed over: its trial is run again.
+
+    Raises:
+        UserError: naming the line that is JSON and no record.
     """
     latest: dict[tuple[Role, int], TrialRecord] = {}
     for record in _whole_records(path):
@@ -202,12 +214,13 @@ def most_accurate_first(records: Iterable[TrialRecord], objectives: Sequence[Obj
 def _whole_records(path: Path) -> Iterator[TrialRecord]:
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            record = from_json(line)
-        except json.JSONDecodeError:
+            yield from_json(line)
+        except UserError as error:
+            raise UserError(f"{error} (line {number} of {path})") from None
+        except (ValueError, RecursionError):
             continue
-        yield record
 
 
 def task_result_from_dict(content: Mapping[str, Any]) -> TaskResult:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_a_refused_record_leaves_the_file_alone(path: Path) -> None:
 def test_a_record_of_another_schema_is_refused(path: Path, version: Any) -> None:
     content = {**json.loads(to_json(make_record())), "schema_version": version}
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match=rf"^a record's schema_version must be 1, got {version}$"):
+    with pytest.raises(UserError, match=rf"^a record's schema_version must be 1, got {version} \(line 1 of .*\)$"):
         read_records(path)
 
 
@@ -261,3 +262,37 @@ def test_reading_records_needs_no_torch() -> None:
     program = "import sys, minilm_core.records; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
+
+
+WRONG_SHAPES = (
+    ("[]", "a record must be a JSON object, got a list"),
+    ("null", "a record must be a JSON object, got a NoneType"),
+    ('{"schema_version": 1}', "a record's number must be as it was written, got: Field required"),
+    ({"status": "odd"}, "a record's status must be as it was written, got: Input should be "),
+    ({"objectives": {"accuracy": "high"}}, "a record's objectives.accuracy must be as it was written, got: "),
+    (
+        {"size_bytes": {"low": 3}},
+        "a record's size_bytes must be as it was written, got: Input should be a valid integer",
+    ),
+    ({"architecture": []}, "a record's architecture must be as it was written, got: "),
+    ({"latency_ms": float("inf")}, "a record's latency_ms must be as it was written, got: Input should be a finite"),
+)
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG_SHAPES)
+def test_a_line_that_is_json_and_no_record_is_refused_with_its_number(path: Path, content: Any, message: str) -> None:
+    append_record(path, make_record())
+    line = content if isinstance(content, str) else json.dumps({**json.loads(to_json(make_record())), **content})
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UserError, match=rf"^{re.escape(message)}[^\n]*\(line 2 of .*\)$"):
+        read_records(path)
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 40, b"\xff\xfe", b'{"number": ', b"[" * 200_000])
+def test_a_line_that_is_no_json_is_passed_over(path: Path, damage: bytes) -> None:
+    append_record(path, make_record(number=1))
+    with path.open("ab") as file:
+        file.write(damage + b"\n")
+    append_record(path, make_record(number=2))
+    assert [record.number for record in read_records(path)] == [1, 2]
