@@ -211,12 +211,14 @@ def read_config(file: Path) -> dict[str, Any]:
     """Reads an encoder's config.json.
 
     Raises:
-        UserError: if it is no JSON.
+        UserError: if it is no JSON object.
     """
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"a teacher's config.json must be JSON, got {file} ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"a teacher's config.json must be a JSON object, got a {type(content).__name__} in {file}")
     return content
 
 

@@ -242,7 +242,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
         raise UserError(f"{path} must be JSON, got {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a JSON object, got a {type(content).__name__}")

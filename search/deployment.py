@@ -111,10 +111,14 @@ def _add_onnx(model_folder: Path, deployment: Deployment, max_int8_drop: float |
 def _picked_number(study: StudyPaths) -> int:
     if not study.decision.exists():
         raise UserError(f"--picked needs the decision that pick writes, got none in {study.root}")
-    winner = json.loads(study.decision.read_text(encoding="utf-8"))["winner"]
-    if winner is None:
+    try:
+        winner = json.loads(study.decision.read_text(encoding="utf-8"))["winner"]
+        number = None if winner is None else int(winner["trial"])
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"--picked needs the decision as pick wrote it, got a damaged one: {study.decision}") from error
+    if number is None:
         raise UserError("--picked needs a student that qualifies, the latest pick found none")
-    return int(winner["trial"])
+    return number
 
 
 def _chosen_task(config: SearchConfig, name: str | None) -> Task:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.atomic import write_text_atomically
+from minilm_core.errors import UserError
 from search.config import SearchConfig
 from search.job import now
 from search.storage import StudyPaths
@@ -43,10 +44,19 @@ def set_seconds(study: StudyPaths, seconds: Mapping[str, float]) -> None:
 
 
 def read_environment(study: StudyPaths) -> dict[str, Any]:
-    """Returns what has been written so far."""
+    """Returns what has been written so far.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
     if not study.environment.exists():
         return {}
-    content: dict[str, Any] = json.loads(study.environment.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(study.environment.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("runs", []), list):
+        raise UserError(f"environment.json must be as it was written, remove the damaged one: {study.environment}")
     return content
 
 

@@ -145,6 +145,10 @@ def is_due(progress: "DistillationProgress") -> bool:
     return progress.held_out_loss is not None or is_event(progress.step, progress.num_steps)
 
 
+_KEYS_READ = frozenset({"run", "seconds", "stage"})
+"""Of a line of progress: what is asked of it later."""
+
+
 class ProgressLog:
     """A trial's progress on disk, over all its runs: what `status` shows and where its time went."""
 
@@ -172,7 +176,7 @@ class ProgressLog:
         """Returns all whole lines."""
         if not self.path.exists():
             return []
-        return list(_whole_lines(self.path.read_text(encoding="utf-8")))
+        return list(_whole_lines(self.path.read_bytes()))
 
     def started_at(self) -> str:
         """Returns when the first run began: ISO 8601, UTC."""
@@ -195,13 +199,15 @@ class ProgressLog:
         return {stage: round(seconds, 3) for stage, seconds in spent.items()}
 
 
-def _whole_lines(text: str) -> Iterator[dict[str, Any]]:
+def _whole_lines(content: bytes) -> Iterator[dict[str, Any]]:
     """Yields what can be read; a crash in mid-write leaves a line that cannot."""
-    for line in text.splitlines():
+    for text in content.splitlines():
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(line, dict) and line.keys() >= _KEYS_READ:
+            yield line
 
 
 def mean_accuracy(tasks: Mapping[str, TaskResult]) -> float:

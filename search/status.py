@@ -76,6 +76,6 @@ def _begun(study: StudyPaths, ended: set[str]) -> list[tuple[str, dict[str, Any]
     begun = []
     for folder in sorted((study.root / "trials").glob("[0-9]*")):
         lines = ProgressLog(TrialPaths(root=folder).progress).lines() if folder.name not in ended else []
-        if lines:
+        if lines and lines[-1].keys() >= {"step", "num_steps", "time"}:
             begun.append((folder.name, lines[-1]))
     return begun

@@ -11,6 +11,7 @@ from minilm_core.sources import (
     CorpusSource,
     TeacherSource,
     config_sha256,
+    read_config,
     resolve,
     resolve_config,
     weight_files,
@@ -217,3 +218,17 @@ def test_a_revision_of_a_corpus_path_is_refused() -> None:
 def test_a_weight_that_is_no_positive_number_is_refused(weight: float) -> None:
     with pytest.raises(UserError, match=f"weight must be positive and finite, got {weight}"):
         CorpusSource(path="a.txt", weight=weight)
+
+
+@pytest.mark.parametrize(("content", "kind"), [("[]", "list"), ("null", "NoneType"), ("3", "int"), ('"bert"', "str")])
+def test_a_configuration_that_is_no_json_object_is_refused(tmp_path: Path, content: str, kind: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=rf"^a teacher's config\.json must be a JSON object, got a {kind} in "):
+        read_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 200_000])
+def test_a_configuration_that_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"^a teacher's config\.json must be JSON, got "):
+        read_config(tmp_path / "config.json")

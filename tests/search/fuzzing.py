@@ -1,0 +1,248 @@
+"""What the fuzz tests share: damaged values and files, and a command line that is run in this process."""
+
+import io
+import json
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from search.cli import main
+from search.cli.terminal import ExitCode
+
+DOCUMENTED = frozenset(int(code) for code in ExitCode)
+OWN_LINES = ("minilm-search: ", "next: ", "wrote ")
+"""How every line begins that a command writes to stderr."""
+
+RAW = "@raw@"
+"""In the place of a snippet in JSON that is not JSON."""
+
+SNIPPETS = (
+    *(
+        "2026-01-15",
+        "2026-01-15T10:00:00Z",
+        "0x1f",
+        "0o17",
+        "on",
+        "~",
+        "1:30",
+        ".nan",
+        ".inf",
+        "-.inf",
+        "1e999",
+        "1e-999",
+    ),
+    *(
+        "9" * 400,
+        "-" + "9" * 5000,
+        "1" * 20,
+        "-1",
+        "0",
+        "1.5",
+        "true",
+        '""',
+        '"\\0"',
+        '"\\ud800"',
+        '"\\u2028"',
+        '"\\n"',
+    ),
+    *("[]", "{}", "[[]]", "[" * 2000 + "]" * 2000, "[" * 60 + "]" * 60, "{a: {b: {c: [1, {}]}}}", "{[a]: b}", "? "),
+    *(
+        "*a",
+        "&a [*a]",
+        "&a x",
+        "!!binary aGk=",
+        "!!set {a}",
+        "!!python/object:os.system",
+        "!x y",
+        "<<: {}",
+        "@",
+        "`",
+        "%",
+    ),
+    *('"unclosed', "'", "}", "]", "|", "# x", "\t", '"/dev/null"', '"/dev/null/x"', '"/proc"', '"."', '".."', '"./"'),
+    *(
+        '"a b"',
+        '"package:"',
+        '"package:os"',
+        '"package:torch/../x"',
+        '"s3://bucket"',
+        '"nosuch://x"',
+        '"://"',
+        '"file://"',
+    ),
+    *(
+        f'"{"n" * 252}"',
+        f'"{"ü" * 300}"',
+        f'"{"d/" * 3000}"',
+        '"auto"',
+        '"1%"',
+        '"30M"',
+        '"-5MB"',
+        '"1e400ms"',
+        '"nanms"',
+    ),
+)
+"""Values as they might stand in YAML; some are whole, some break the file."""
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(alphabet="ab1 é:#-.,=\x00\x07\x1b\x85\u2028\ud800\n\t\U0001f600", max_size=8),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abé\ud800.", max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+snippets = st.one_of(st.sampled_from(SNIPPETS), values.map(lambda value: json.dumps(value)))
+"""A value as text: of YAML, and mostly of JSON."""
+
+
+@st.composite
+def mutated(draw: Callable[..., Any], content: Any) -> str:
+    """Returns settings or a result as text in which one or two values, or keys, are others."""
+    changed = json.loads(json.dumps(content))
+    raw: list[str] = []
+    for _ in range(draw(st.integers(1, 2))):
+        changed = _changed(draw, changed, raw)
+    text = json.dumps(changed, indent=1)
+    for snippet in raw:
+        text = text.replace(f'"{RAW}"', snippet, 1)
+    return text
+
+
+def _changed(draw: Callable[..., Any], content: Any, raw: list[str]) -> Any:
+    at = draw(st.sampled_from(_places(content)))
+    if not at:
+        raw.append(draw(snippets))
+        return RAW
+    *above, last = at
+    holder = content
+    for key in above:
+        holder = holder[key]
+    match draw(st.sampled_from(("value", "value", "value", "drop", "name", "wrap"))):
+        case "value":
+            raw.append(draw(snippets))
+            holder[last] = RAW
+        case "drop":
+            del holder[last]
+        case "wrap":
+            holder[last] = draw(st.sampled_from((lambda value: [value], lambda value: {"low": value}, str)))(
+                holder[last]
+            )
+        case "name" if isinstance(holder, dict):
+            holder[draw(st.sampled_from(("", "x", "0", "a.b", "é\ud800", "k" * 252)))] = holder.pop(last)
+    return content
+
+
+def _places(content: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    return [above, *(place for key, value in inner for place in _places(value, (*above, key)))]
+
+
+@st.composite
+def damaged(draw: Callable[..., Any], content: bytes) -> bytes:
+    """Returns the bytes of a file that were cut short, written over, doubled, emptied, or are another file's."""
+    size = len(content)
+    at = draw(st.integers(0, size))
+    match draw(st.sampled_from(("cut", "zeros", "bytes", "twice", "other", "lines"))):
+        case "cut":
+            return content[:at]
+        case "zeros":
+            return content[:at] + bytes(min(40, size - at))
+        case "bytes":
+            return content[:at] + draw(st.binary(min_size=1, max_size=4)) + content[at + draw(st.integers(0, 4)) :]
+        case "twice":
+            return content + content[at:]
+        case "lines":
+            lines = content.splitlines(keepends=True)
+            return b"".join(draw(st.permutations(lines))[: draw(st.integers(0, len(lines)))])
+        case _:
+            return draw(
+                st.sampled_from((b"", b"[]", b"null", b"3", b'"x"', b"{}", b"[[1]]", b"\xff\xfe", b"NaN", b"\0" * 9))
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run(folder: Path, *arguments: str) -> Ended:
+    """Runs the command line in this process and in a folder."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=how) for how in ("strict", "backslashreplace"))
+    handler, argv, code = signal.getsignal(signal.SIGTERM), sys.argv, 0
+    sys.argv = ["minilm-search", *arguments]
+    try:
+        with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as ended:
+        code = ended.code  # type: ignore[assignment]
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGTERM, handler)
+    for stream in (out, err):
+        stream.flush()
+        stream.seek(0)
+    return Ended(code, out.read(), err.read())
+
+
+def check_ends_well(folder: Path, *arguments: str) -> Ended:
+    """Runs a command and holds that it ends with a documented code, in lines of its own and never by surprise."""
+    ended = run(folder, *arguments)
+    told = f"$ minilm-search {shlex.join(arguments)}\n{ended.stderr[-4000:]}"
+    surprises = [log.read_text(encoding="utf-8")[-4000:] for log in folder.rglob("driver.log")]
+    assert not surprises, "\n".join([told, *surprises])
+    assert ended.code in DOCUMENTED, f"exit code {ended.code}\n{told}"
+    assert "Traceback" not in ended.stdout + ended.stderr, told
+    lines = ended.stderr.split("\n")[:-1]
+    assert all(line.startswith(OWN_LINES) for line in lines), told
+    if ended.code == ExitCode.USAGE:
+        assert len(lines) == len(set(lines)) >= 1, told
+        assert all(line.startswith("minilm-search: ") for line in lines), told
+    return ended
+
+
+def cases(num_cases: int) -> Any:
+    """Returns hypothesis's settings for so many cases, the same at every run."""
+    return settings(
+        max_examples=num_cases,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+
+
+def fast_and_long(fast: int, long: int) -> pytest.MarkDecorator:
+    """Marks a test to be run with few cases, and with many among the long tests."""
+    return pytest.mark.parametrize("num_cases", [fast, pytest.param(long, marks=pytest.mark.long)])
+
+
+@contextmanager
+def fresh_folder() -> Iterator[Path]:
+    """Gives a folder of a case's own, in which also the last resort keeps its details."""
+    previous = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as name:
+        tempfile.tempdir = name
+        try:
+            yield Path(name)
+        finally:
+            tempfile.tempdir = previous
