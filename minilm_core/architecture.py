@@ -52,6 +52,9 @@ class FamilyShape:
     embedding_size: int | None = None
     """ELECTRA: the teacher's width of the tables. A student keeps it, or its hidden size where that is smaller; where
     it is larger, a projection follows. None: as wide as the hidden states."""
+    keeps_wide_tables_from: int | None = None
+    """ELECTRA whose tables are wider than its hidden states: its hidden size. An encoder of at least this hidden size
+    has tables of `embedding_size`. None: the tables are not wider than the hidden states."""
     num_position_biases: int = 0
     """MPNet: rows of the table that all layers share, a number a head."""
     disentangled: DisentangledAttention | None = None
@@ -65,7 +68,11 @@ class FamilyShape:
 
     def width(self, hidden_size: int) -> int:
         """Returns the width of the tables."""
-        return hidden_size if self.embedding_size is None else min(self.embedding_size, hidden_size)
+        if self.embedding_size is None:
+            return hidden_size
+        if self.keeps_wide_tables_from is not None and hidden_size >= self.keeps_wide_tables_from:
+            return self.embedding_size
+        return min(self.embedding_size, hidden_size)
 
     def num_parameters(self, hidden_size: int) -> int:
         """Returns the parameters of the tables, of the LayerNorm that follows them and of a projection."""

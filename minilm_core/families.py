@@ -117,7 +117,13 @@ def family_shape(config_json: Mapping[str, Any]) -> FamilyShape:
     )
     match model_type:
         case "electra":
-            return replace(shape, embedding_size=_count(config_json, "embedding_size"), has_pooler=False)
+            embedding_size, hidden_size = _count(config_json, "embedding_size"), _count(config_json, "hidden_size")
+            return replace(
+                shape,
+                embedding_size=embedding_size,
+                keeps_wide_tables_from=hidden_size if embedding_size > hidden_size else None,
+                has_pooler=False,
+            )
         case "distilbert":
             return replace(shape, has_pooler=False)
         case "mpnet":
@@ -196,14 +202,17 @@ def kind_of_calls(config_json: Mapping[str, Any]) -> dict[str, Any]:
 
     A call looks up a row a token, however long the tables are.
     """
-    shape = replace(family_shape(config_json), vocabulary_size=0, num_positions=0)
+    shape = asdict(replace(family_shape(config_json), vocabulary_size=0, num_positions=0))
+    if shape["keeps_wide_tables_from"] is None:
+        # Keys of cached latency tables were made without this entry, and stay valid where it says nothing.
+        del shape["keeps_wide_tables_from"]
     activations = [
         config_json[name] for name in ("hidden_act", "hidden_activation", "activation") if name in config_json
     ]
     is_modernbert = config_json["model_type"] == "modernbert"
     return {
         "model_type": config_json["model_type"],
-        "shape": asdict(shape),
+        "shape": shape,
         "activation": activations[:1],
         "layer_types": list(_layer_types(config_json)) if is_modernbert else [],
     }
@@ -244,6 +253,14 @@ def _check_deberta(config_json: Mapping[str, Any]) -> None:
             f"a deberta-v2 teacher's embedding_size must be its hidden_size, "
             f"got {config_json['embedding_size']} and {hidden_size}"
         )
+    if "attention_head_size" in config_json:
+        head_size, num_heads = _count(config_json, "attention_head_size"), _count(config_json, "num_attention_heads")
+        if head_size * num_heads != hidden_size:
+            # transformers builds such an encoder, but its heads do not fit the map that follows them.
+            raise UserError(
+                f"a deberta-v2 teacher's attention_head_size must be its hidden_size over its num_attention_heads, "
+                f"got {head_size}, {hidden_size} and {num_heads}"
+            )
     if config_json.get("relative_attention") and not _position_terms(config_json):
         raise UserError("a deberta-v2 teacher's pos_att_type must name c2p or p2c, got neither")
     if config_json.get("conv_kernel_size", 0) > 0 and config_json.get("conv_groups", 1) != 1:

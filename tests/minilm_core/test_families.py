@@ -14,6 +14,7 @@ from minilm_core.families import (
     check_student,
     encoder_architecture,
     family_shape,
+    kind_of_calls,
     max_sequence_length,
     student_settings,
 )
@@ -171,6 +172,10 @@ def test_families_that_work_are_let_pass(config: Any) -> None:
         ({"model_type": "t5"}, r"a teacher's model_type must be one of bert, roberta, .*modernbert, got t5"),
         ({**BERT, "is_decoder": True}, "a teacher must be an encoder, got is_decoder true"),
         ({**DEBERTA, "embedding_size": 128}, "embedding_size must be its hidden_size, got 128 and 768"),
+        (
+            {**DEBERTA, "attention_head_size": 32},
+            "attention_head_size must be its hidden_size over its num_attention_heads, got 32, 768 and 12",
+        ),
         ({**DEBERTA, "pos_att_type": None}, "pos_att_type must name c2p or p2c, got neither"),
         ({**DEBERTA, "conv_kernel_size": 3, "conv_groups": 2}, "conv_groups must be 1, got 2"),
         ({**MODERNBERT, "norm_bias": True}, "attention_bias, mlp_bias and norm_bias must be alike, got true and false"),
@@ -227,3 +232,21 @@ def test_positions_that_transformers_no_longer_has_are_refused(positions: str) -
     check_model_type({**MODERNBERT, "position_embedding_type": "sans_pos"})
     with pytest.raises(UserError, match=f"position_embedding_type must be absolute, got {positions}"):
         check_model_type({**BERT, "position_embedding_type": positions})
+
+
+def test_the_key_of_a_cached_latency_table_is_the_same_as_before_tables_could_be_wide() -> None:
+    expected = {
+        "vocabulary_size": 0,
+        "num_positions": 0,
+        "num_token_types": 2,
+        "embedding_size": 768,
+        "num_position_biases": 0,
+        "disentangled": None,
+        "has_pooler": False,
+        "has_biases": True,
+        "is_gated": False,
+    }
+    electra = PUBLISHED["electra-base-discriminator"]
+    assert kind_of_calls(electra)["shape"] == expected
+    wide = {**electra, "embedding_size": 1024}
+    assert kind_of_calls(wide)["shape"] == expected | {"embedding_size": 1024, "keeps_wide_tables_from": 768}

@@ -11,7 +11,7 @@ from minilm_core.architecture import StudentArchitecture
 from minilm_core.encoders import build_encoder
 from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture
-from minilm_core.inheritance import build_student, copy_layers
+from minilm_core.inheritance import build_student, copy_layers, initialise
 from minilm_core.initialisation import Initialisation
 from tests.minilm_core.encoder_families import CONFIGS, build, layers_of, projections_of
 from tests.minilm_core.inheriting import NARROW, changed, drawn, initialised, kept_hidden
@@ -28,6 +28,16 @@ def test_a_student_of_its_teachers_sizes_is_its_teacher(family, initialisation):
     twin = initialised(encoder_architecture(teacher.config.to_dict()), teacher, family, initialisation)
     for name, parameter in twin.named_parameters():
         assert torch.equal(parameter, teacher.get_parameter(name)), name
+
+
+def test_a_student_of_the_sizes_of_a_teacher_with_wide_tables_is_its_teacher():
+    teacher = build("electra", embedding_size=32)
+    sizes = encoder_architecture(teacher.config.to_dict())
+    twin = build_encoder(sizes, teacher.config, seed=1)
+    initialise(twin, teacher, Initialisation.LAST_LAYERS, distilled_layer=4)
+    with torch.no_grad():
+        results = [encoder.eval()(INPUT_IDS).last_hidden_state for encoder in (twin, teacher)]
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
