@@ -1,8 +1,9 @@
 """Measuring latency honestly: the calibration of a device's table, and the timing of one finished model.
 
 Rounds over all models, in a new random order each, so that a disturbance falls on none of them alone; within a round a
-warm-up until the running median settles, then the median. Threads are the target's own, so this runs in a process of
-its own: the number of threads is a property of the whole process.
+warm-up until the running median settles, then the runs that count. A student's latency is the median of its runs in all
+rounds. Threads are the target's own, so this runs in a process of its own: the number of threads is a property of the
+whole process.
 """
 
 import copy
@@ -29,13 +30,10 @@ from minilm_core.latency import (
     Device,
     LatencyTable,
     LatencyTarget,
-    Measurement,
-    Width,
     fingerprint,
 )
+from minilm_core.measurements import Measurement, Width, p90, tail_ratio
 
-MIN_SAMPLES_FOR_P90 = 64
-"""Samples below which a 90th percentile says nothing. Source: MLPerf LoadGen's early-stopping floor."""
 CALIBRATION_VOCABULARY_SIZE = 2048
 """Word embeddings of the models that are timed. A call looks up a row a token, whatever the table's length, and with a
 whole vocabulary the many models of a calibration would not fit in memory."""
@@ -113,7 +111,7 @@ class Timing:
 
     p50_ms: float
     p90_ms: float | None
-    """None below `MIN_SAMPLES_FOR_P90` samples."""
+    """None for too few samples."""
     num_samples: int
     spread: float
     """Slowest over fastest round; above `MAX_SPREAD` the machine was not quiet."""
@@ -121,12 +119,11 @@ class Timing:
     @classmethod
     def from_rounds(cls, rounds_ms: Sequence[Sequence[float]]) -> "Timing":
         """Summarises the samples of several rounds."""
-        samples = sorted(sample for samples in rounds_ms for sample in samples)
+        samples = [sample for samples in rounds_ms for sample in samples]
         medians = [statistics.median(samples) for samples in rounds_ms]
-        is_enough = len(samples) >= MIN_SAMPLES_FOR_P90
         return cls(
             p50_ms=statistics.median(samples),
-            p90_ms=statistics.quantiles(samples, n=10)[-1] if is_enough else None,
+            p90_ms=p90(samples),
             num_samples=len(samples),
             spread=max(medians) / min(medians),
         )
@@ -183,18 +180,17 @@ def calibrate(
     with _threads(target.num_threads), torch.inference_mode():
         stopwatches = [stopwatch(build_encoder(student, config, seed=seed), target) for student in students]
         rounds_ms = _interleaved_rounds(stopwatches, num_rounds, seed, progress)
-    measurements = tuple(
-        Measurement(architecture=student, round_medians_ms=tuple(statistics.median(samples) for samples in rounds))
-        for student, rounds in zip(students, rounds_ms, strict=True)
-    )
+    measurements = tuple(map(Measurement.from_rounds, students, rounds_ms))
+    num_fitted = len(plan.fitted)
     return LatencyTable(
         target=target,
         fingerprint=device,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         contention=meter.read(),
-        fitted=measurements[: len(plan.fitted)],
-        held_out=measurements[len(plan.fitted) :],
-        p90_over_p50=tail_ratio([samples for rounds in rounds_ms for samples in rounds]),
+        fitted=measurements[:num_fitted],
+        held_out=measurements[num_fitted:],
+        # Without the held-out students, for it is checked on them.
+        p90_over_p50=tail_ratio([[run for runs in rounds for run in runs] for rounds in rounds_ms[:num_fitted]]),
     )
 
 
@@ -206,15 +202,6 @@ def with_short_vocabulary(teacher_config: PretrainedConfig) -> PretrainedConfig:
         # A table has a row for its padding token; ModernBERT's comes after all words.
         config.pad_token_id = 0
     return config
-
-
-def tail_ratio(rounds_ms: Sequence[Sequence[float]]) -> float | None:
-    """Returns the 90th percentile of single runs over the median of their round; None for too few runs to say.
-
-    One figure a device: which runs are late is the machine's doing and hardly the model's.
-    """
-    ratios = [sample / statistics.median(samples) for samples in rounds_ms for sample in samples]
-    return statistics.quantiles(ratios, n=10)[-1] if len(ratios) >= MIN_SAMPLES_FOR_P90 else None
 
 
 def time_encoder(model: PreTrainedModel, target: LatencyTarget, *, num_rounds: int = 5) -> Timing:

@@ -1,8 +1,8 @@
 """The latency table: calibrated once a device, it predicts a student's latency before the student exists. No torch.
 
-A student is a homogeneous stack, so latency = intercept(width) + layers * per_layer(width), fitted from two depths per
-width and checked on students of other depths. Source: measured against linear predictors in FLOPs and in parameters,
-which err by 7.5 % and 41 % where this errs by 1.8 %.
+A student is a homogeneous stack, so latency = intercept(width) + layers * per_layer(width), fitted to the medians of
+students of two depths per width and checked on those of students of other depths. Source: on the same measurements,
+linear predictors in FLOPs and in parameters erred by 7.5 % and 41 % where this one erred by 1.8 %.
 """
 
 import dataclasses
@@ -22,8 +22,11 @@ from typing import Any
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
+from minilm_core.measurements import LatencyRow, Measurement, Statistic, Width, fit, fit_width
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_STATISTICS = {1: Statistic.FASTEST_ROUND, SCHEMA_VERSION: Statistic.MEDIAN}
+"""What the tables of each version of the schema predict."""
 MAX_SPREAD = 1.25
 """Slowest over fastest round of one model, above which a machine was not quiet."""
 MAX_HELD_OUT_ERROR = 0.1
@@ -108,68 +111,6 @@ def fingerprint_key(target: LatencyTarget, kind: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Width:
-    """A student's sizes but its depth."""
-
-    hidden_size: int
-    num_heads: int
-    intermediate_ratio: float
-
-    @classmethod
-    def of(cls, architecture: StudentArchitecture) -> "Width":
-        """Returns the width of a student."""
-        return cls(
-            hidden_size=architecture.hidden_size,
-            num_heads=architecture.num_heads,
-            intermediate_ratio=architecture.intermediate_ratio,
-        )
-
-    def with_layers(self, num_layers: int) -> StudentArchitecture:
-        """Returns the student of this width and the given depth."""
-        return StudentArchitecture(num_layers=num_layers, **dataclasses.asdict(self))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
-    """One student's timings."""
-
-    architecture: StudentArchitecture
-    round_medians_ms: tuple[float, ...]
-    """The median latency of each round."""
-
-    @property
-    def best_ms(self) -> float:
-        """The fastest round's median: what an idle machine would show, for contention only ever adds."""
-        return min(self.round_medians_ms)
-
-    @property
-    def spread(self) -> float:
-        """Slowest over fastest round; 1 on a perfectly quiet machine."""
-        return max(self.round_medians_ms) / self.best_ms
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatencyRow:
-    """The line through the latencies of one width."""
-
-    width: Width
-    intercept_ms: float
-    per_layer_ms: float
-
-    def predict_ms(self, num_layers: int) -> float:
-        """Returns the latency of a student of this width."""
-        return self.intercept_ms + num_layers * self.per_layer_ms
-
-
-def fit(measurements: Sequence[Measurement]) -> tuple[LatencyRow, ...]:
-    """Returns the least-squares line of each width through its students' best latencies; exact for two depths."""
-    by_width: dict[Width, list[Measurement]] = {}
-    for measurement in measurements:
-        by_width.setdefault(Width.of(measurement.architecture), []).append(measurement)
-    return tuple(_line(width, group) for width, group in by_width.items())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Contention:
     """What else the machine did while it was measured."""
 
@@ -196,7 +137,9 @@ class LatencyTable:
     held_out: tuple[Measurement, ...]
     """Students of other depths, which the fit does not see; at least one."""
     p90_over_p50: float | None = None
-    """90th percentile over median of the single runs, all students together; None below the samples that it takes."""
+    """90th percentile of the fitted students' runs over their median; None below the samples that it takes."""
+    statistic: Statistic = Statistic.MEDIAN
+    """What is predicted."""
 
     @property
     def rows(self) -> tuple[LatencyRow, ...]:
@@ -206,7 +149,14 @@ class LatencyTable:
     @property
     def held_out_error(self) -> float:
         """Mean relative error of the predictions for the held-out students, as a fraction."""
-        return statistics.fmean(abs(self.predict_ms(m.architecture) / m.best_ms - 1) for m in self.held_out)
+        return statistics.fmean(abs(self.predict_ms(m.architecture) / m.latency_ms - 1) for m in self.held_out)
+
+    @property
+    def held_out_p90_error(self) -> float | None:
+        """Mean relative error of the predicted 90th percentiles of the held-out students; None without such."""
+        tails = [(self.predict_p90_ms(m.architecture), m.p90_ms) for m in self.held_out]
+        errors = [abs(predicted / p90_ms - 1) for predicted, p90_ms in tails if predicted and p90_ms]
+        return statistics.fmean(errors) if errors else None
 
     @property
     def spread(self) -> float:
@@ -248,17 +198,27 @@ class LatencyTable:
                 f"a latency table must hold every width of the space, {self.target.label} lacks hidden size "
                 f"{width.hidden_size} with {width.num_heads} heads and feed-forward ratio {width.intermediate_ratio}"
             )
-        return _line(width, group).predict_ms(architecture.num_layers)
+        return fit_width(width, group).predict_ms(architecture.num_layers)
+
+    def predict_p90_ms(self, architecture: StudentArchitecture) -> float | None:
+        """Returns the 90th percentile of a student's latency in milliseconds; None without a tail.
+
+        Raises:
+            UserError: if its width was not measured.
+        """
+        return None if self.p90_over_p50 is None else self.p90_over_p50 * self.predict_ms(architecture)
 
     def save(self, path: Path) -> None:
         """Writes the table as JSON, whole or not at all; what follows from the raw timings is written for readers."""
         content = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": next(version for version, of_it in _STATISTICS.items() if of_it is self.statistic),
+            "statistic": self.statistic,
             "target": dataclasses.asdict(self.target),
             "device": self.fingerprint.label,
             "is_noisy": self.is_noisy,
             "noise": self.noise,
             "held_out_error": self.held_out_error,
+            "held_out_p90_error": self.held_out_p90_error,
             "spread": self.spread,
             "p90_over_p50": self.p90_over_p50,
             "measured_at": self.measured_at,
@@ -283,9 +243,10 @@ class LatencyTable:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(f"a latency table must be JSON written by calibrate, got {path}") from None
-        if content.get("schema_version") != SCHEMA_VERSION:
-            found = content.get("schema_version")
-            raise UserError(f"a latency table's schema_version must be {SCHEMA_VERSION}, got {found} in {path}")
+        found = content.get("schema_version")
+        if found not in _STATISTICS:
+            known = " or ".join(map(str, _STATISTICS))
+            raise UserError(f"a latency table's schema_version must be {known}, got {found} in {path}")
         target, device = content["target"], content["fingerprint"]
         return cls(
             target=LatencyTarget(**{**target, "device": Device(target["device"])}),
@@ -295,18 +256,18 @@ class LatencyTable:
             fitted=tuple(_measurement(m) for m in content["fitted"]),
             held_out=tuple(_measurement(m) for m in content["held_out"]),
             p90_over_p50=content.get("p90_over_p50"),
+            statistic=_STATISTICS[found],
         )
 
 
-def _line(width: Width, group: Sequence[Measurement]) -> LatencyRow:
-    line = statistics.linear_regression([m.architecture.num_layers for m in group], [m.best_ms for m in group])
-    return LatencyRow(width=width, intercept_ms=line.intercept, per_layer_ms=line.slope)
-
-
 def _measurement(content: Mapping[str, Any]) -> Measurement:
+    medians_ms = tuple(content["round_medians_ms"])
     return Measurement(
         architecture=StudentArchitecture(**content["architecture"]),
-        round_medians_ms=tuple(content["round_medians_ms"]),
+        # Version 1 did not keep it: there it was the fastest round's median.
+        latency_ms=content.get("latency_ms", min(medians_ms)),
+        round_medians_ms=medians_ms,
+        p90_ms=content.get("p90_ms"),
     )
 
 

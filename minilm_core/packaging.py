@@ -88,7 +88,8 @@ Trial {{ record.number }} of the study {{ source.study }}; provenance.json holds
 | {{ "%.4f"|format(e.low) }} to {{ "%.4f"|format(e.high) }} | {{ e.predictions|length }} |
 {% endfor %}
 {% if record.latency_ms and source.latency_table -%}
-Latency: {{ "%.2f"|format(record.latency_ms) }} ms at {{ source.latency_table.target.label }} (device and threads, \
+Latency ({{ source.latency_table.statistic }}): {{ "%.2f"|format(record.latency_ms) }} ms at \
+{{ source.latency_table.target.label }} (device and threads, \
 batch size, sequence length) on {{ source.latency_table.fingerprint.label }}. Predicted from that \
 device's table, which errs by {{ "%.1f"|format(100 * source.latency_table.held_out_error) }} % on students that it \
 was not fitted to.
@@ -297,6 +298,7 @@ def _evaluation(source: PackageSource) -> dict[str, Any]:
             "target": table.target.label,
             "device": table.fingerprint.label,
             "is_predicted": True,
+            "statistic": table.statistic,
             "held_out_error": table.held_out_error,
             "noise": table.noise,
         },

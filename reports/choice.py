@@ -159,8 +159,11 @@ def _notes(study: Study) -> tuple[str, ...]:
         "accuracy is that of the validation split, which the search optimised: the best of many is flattered by it"
     ]
     if any(student.latency_ms is not None for student in study.students()):
-        conditions = "conditions unknown" if study.latency is None else study.latency.conditions.label
-        notes.append(f"latencies are predicted medians ({conditions})")
+        facts = study.latency
+        figure, conditions = (
+            ("medians", "conditions unknown") if facts is None else (facts.figure, facts.conditions.label)
+        )
+        notes.append(f"latencies are predicted {figure} ({conditions})")
     if study.latency is not None and study.latency.is_noisy:
         notes.append("the latencies are NOISY: the machine was busy while the table was calibrated")
     return tuple(notes)

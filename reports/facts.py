@@ -207,11 +207,14 @@ def _measurement(study: Study) -> Iterator[tuple[str, str]]:
     facts = study.latency
     if facts is None:
         return
-    error = wording.NOT_MEASURED if facts.held_out_error is None else wording.percentage(facts.held_out_error)
+    errors = {"of the median": facts.held_out_error, "of the 90th percentile": facts.held_out_p90_error}
     noisy = {None: wording.NOT_MEASURED, True: "NOISY: the machine was busy", False: "quiet"}[facts.is_noisy]
     yield "Device", facts.device_name or wording.NOT_MEASURED
     yield "Latency of", facts.conditions.label
-    yield "Error of the prediction, students it was not fitted on", error
+    yield "Predicted are", facts.figure
+    for figure, error in errors.items():
+        shown = wording.NOT_MEASURED if error is None else wording.percentage(error)
+        yield f"Error of the prediction {figure}, students it was not fitted on", shown
     yield "Machine while calibrating", noisy
 
 

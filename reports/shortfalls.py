@@ -164,6 +164,8 @@ def _latency_error(study: Study, limits: Limits, is_sure: bool) -> float:
         return 0.0
     if facts is None or facts.held_out_error is None:
         raise UserError("--certainty sure with --max-latency needs the latency table's held-out error, got none")
+    if asked.percentile == P90 and facts.held_out_p90_error is not None:
+        return facts.held_out_p90_error
     return facts.held_out_error
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from minilm_core import frontier
 from minilm_core.errors import UserError
+from minilm_core.measurements import Statistic
 from minilm_core.objectives import Objective, as_costs, objectives_named
 from minilm_core.records import Role, Status, TrialRecord, most_accurate_first, read_records
 from minilm_core.yaml_source import read_yaml
@@ -38,8 +39,17 @@ class LatencyFacts:
     """Whether the machine was busy while the table was calibrated."""
     held_out_error: float | None
     """Mean relative error of the prediction for students that the table was not fitted on."""
+    held_out_p90_error: float | None = None
+    """Likewise of the predicted 90th percentile."""
     p90_over_p50: float | None = None
     """What a predicted median is multiplied with for a 90th percentile; None where it was not measured."""
+    statistic: str | None = None
+    """What is predicted, as `Statistic` names it; None in tables of earlier versions, which predict fastest rounds."""
+
+    @property
+    def figure(self) -> str:
+        """What is predicted, in words."""
+        return "medians" if self.statistic == Statistic.MEDIAN else "medians of the fastest round"
 
     def covers(self, asked: LatencyConditions) -> bool:
         """Returns whether a latency under these conditions can be told."""
@@ -265,5 +275,7 @@ def _latency_facts(table: Mapping[str, Any], config: Mapping[str, Any]) -> Laten
         device_name=table.get("device"),
         is_noisy=table.get("is_noisy"),
         held_out_error=table.get("held_out_error"),
+        held_out_p90_error=table.get("held_out_p90_error"),
         p90_over_p50=table.get("p90_over_p50"),
+        statistic=table.get("statistic"),
     )

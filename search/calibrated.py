@@ -12,6 +12,7 @@ from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture, kind_of_calls
 from minilm_core.fresh_process import import_path, module_command
 from minilm_core.latency import LatencyTable, fingerprint_key
+from minilm_core.measurements import Statistic
 from minilm_core.student_family import StudentFamily, student_base
 from search.config import SearchConfig
 from spaces.space import StudentSpace
@@ -34,12 +35,16 @@ class Timed:
         return Path(config.storage.cache) / "latency" / f"{key}.json"
 
     def find(self, config: SearchConfig) -> LatencyTable | None:
-        """Returns this machine's table; None where it was not calibrated, or not for all of their widths."""
+        """Returns this machine's table of medians; None where there is none, or not for all of their widths.
+
+        A table that an earlier version kept is one of the fastest rounds and counts for none: its latencies would be
+        compared with medians.
+        """
         file = self.file(config)
         if not file.exists():
             return None
         table = LatencyTable.load(file)
-        return table if table.covers(self.architectures) else None
+        return table if table.statistic is Statistic.MEDIAN and table.covers(self.architectures) else None
 
     def measure(
         self, config: SearchConfig, teacher_folder: Path, progress: Callable[[str, float], None]

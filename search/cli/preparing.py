@@ -152,7 +152,9 @@ def _show_table(table: "LatencyTable", title: str) -> None:
         for row in table.rows
     ]
     emit_table(f"{title}: median latency", ("width", "before the layers", "each layer"), rows)
-    typer.echo(f"held-out encoders were predicted within {table.held_out_error:.1%} on average")
+    of_tail = table.held_out_p90_error
+    tail = "" if of_tail is None else f", their 90th percentiles within {of_tail:.1%}"
+    typer.echo(f"medians of held-out encoders were predicted within {table.held_out_error:.1%} on average{tail}")
 
 
 def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:

@@ -8,13 +8,13 @@ from minilm_core.calibration import (
     calibrate,
     plan_calibration,
     stopwatch,
-    tail_ratio,
     time_encoder,
     with_short_vocabulary,
 )
 from minilm_core.encoders import build_encoder
 from minilm_core.errors import UserError
 from minilm_core.latency import LatencyTarget
+from minilm_core.measurements import Statistic
 
 SHORT = LatencyTarget(sequence_length=16)
 
@@ -81,6 +81,12 @@ def test_a_calibration_predicts_every_width_of_the_space(teacher_config: Pretrai
     assert table.covers(space)
     assert all(0 < table.predict_ms(student) < 1000 for student in space)
     assert all(len(m.round_medians_ms) == 2 for m in table.fitted + table.held_out)
+    assert table.statistic is Statistic.MEDIAN
+    for measurement in table.fitted + table.held_out:
+        # The runs of all rounds are those of two: their median lies between those of the rounds.
+        low, high = sorted(measurement.round_medians_ms)
+        assert low <= measurement.latency_ms <= high
+    assert table.p90_over_p50 >= 1
 
 
 def test_progress_rises_to_one(teacher_config: PretrainedConfig):
@@ -126,18 +132,3 @@ def test_percentiles_are_over_all_samples_and_the_spread_over_rounds():
     assert timing.p90_ms == 90.0
     assert timing.spread == pytest.approx(74.5 / 25)
     assert timing.is_noisy
-
-
-def test_the_tail_is_that_of_single_runs_over_the_median_of_their_round():
-    # Nine runs in ten take the median, the tenth takes twice as long: on a slow model and on a fast one.
-    rounds = [[scale] * 9 + [2 * scale] for scale in (1.0, 50.0) for _ in range(5)]
-    assert 1.0 <= tail_ratio(rounds) <= 2.0
-    even = [[scale] * 10 for scale in (1.0, 50.0) for _ in range(5)]
-    assert tail_ratio(even) == 1.0
-    late = [[scale] * 7 + [3 * scale] * 3 for scale in (1.0, 50.0) for _ in range(5)]
-    assert tail_ratio(late) == 3.0
-
-
-def test_of_too_few_runs_no_tail_is_told():
-    assert tail_ratio([[1.0] * 63]) is None
-    assert tail_ratio([[1.0] * 64]) == 1.0

@@ -18,7 +18,8 @@ from transformers import (
 from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
 from minilm_core.families import max_sequence_length
-from minilm_core.latency import Contention, DeviceFingerprint, LatencyTable, LatencyTarget, Measurement
+from minilm_core.latency import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
+from minilm_core.measurements import Measurement
 from minilm_core.packaging import PackageSource, delivered, load_packaged, package
 from minilm_core.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from tests.minilm_core.encoder_families import CONFIGS, write_teacher
@@ -73,7 +74,9 @@ def source(student_folder: Path) -> PackageSource:
 def noisy_table() -> LatencyTable:
     rounds = {depth: (float(depth), 2.0 * depth) for depth in (1, 2, 3)}
     measured = {
-        depth: Measurement(architecture=dataclasses.replace(ARCHITECTURE, num_layers=depth), round_medians_ms=medians)
+        depth: Measurement.from_rounds(
+            dataclasses.replace(ARCHITECTURE, num_layers=depth), [[median] for median in medians]
+        )
         for depth, medians in rounds.items()
     }
     return LatencyTable(
@@ -168,7 +171,7 @@ def test_the_card_says_when_no_licence_is_known(source: PackageSource, tmp_path:
 def test_the_card_gives_the_latency_its_target_device_and_noise(source: PackageSource, tmp_path: Path):
     folder = package(dataclasses.replace(source, latency_table=noisy_table()), tmp_path / "out")
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "2.50 ms at cpu1,b1,s128" in card
+    assert "Latency (median): 2.50 ms at cpu1,b1,s128" in card
     assert "on some processor, torch 2.13.0" in card
     assert "NOISY: the same student took 2.00 times as long" in card
 

@@ -193,6 +193,7 @@ LATENCY_TABLE = {
     "device": "some processor",
     "is_noisy": False,
     "held_out_error": 0.02,
+    "statistic": "median",
     "target": {"device": "cpu", "num_threads": 1, "batch_size": 1, "sequence_length": 128},
 }
 

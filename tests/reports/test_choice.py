@@ -209,6 +209,23 @@ def test_a_90th_percentile_is_the_median_times_the_tail_of_the_calibration(make_
     assert study.pick(Limits.parse(max_latency="5.9ms@p50")).num_qualifying == 1
 
 
+def test_a_sure_90th_percentile_adds_the_error_of_the_predicted_percentiles(make_study: Callable[..., Study]) -> None:
+    table = {**LATENCY_TABLE, "p90_over_p50": 1.5, "held_out_p90_error": 0.1}
+    study = make_study(student(0, 0.8, latency_ms=4.0), latency=table)
+    decision = study.pick(Limits.parse(max_latency="6.5ms@p90"), certainty=Certainty.SURE)
+    assert decision.near_misses[0].reason.startswith("p90 latency 6.00 ms plus 10.0% error is 0.10 ms over 6.5 ms")
+    assert study.pick(Limits.parse(max_latency="4.1ms"), certainty=Certainty.SURE).num_qualifying == 1
+
+
+def test_what_is_predicted_is_said_of_new_tables_and_of_those_of_fastest_rounds(
+    make_study: Callable[..., Study],
+) -> None:
+    old = {name: value for name, value in LATENCY_TABLE.items() if name != "statistic"}
+    for table, figure in ((LATENCY_TABLE, "medians"), (old, "medians of the fastest round")):
+        notes = make_study(student(0, 0.8), latency=table).pick().notes
+        assert f"latencies are predicted {figure} (cpu, 1 thread, batch 1, sequence 128, p50)" in notes
+
+
 @pytest.mark.parametrize("qualifier", ["cuda", "cpu2", "b8", "s64", "p90"])
 def test_a_latency_under_other_conditions_is_refused_and_says_what_was_measured(
     full_study: Study, qualifier: str

@@ -1,7 +1,8 @@
 """A latency table of round figures, of which nothing was measured."""
 
 from minilm_core.architecture import StudentArchitecture
-from minilm_core.latency import Contention, DeviceFingerprint, LatencyTable, LatencyTarget, Measurement, Width
+from minilm_core.latency import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
+from minilm_core.measurements import Measurement, Width
 
 
 def table_of(*architectures: StudentArchitecture, ms_per_layer: float) -> LatencyTable:
@@ -12,9 +13,11 @@ def table_of(*architectures: StudentArchitecture, ms_per_layer: float) -> Latenc
         measured_at="2026-11-22T12:00:00+00:00",
         contention=Contention(num_cores=2, busy_cores=0.0),
         fitted=tuple(
-            Measurement(architecture=width.with_layers(n), round_medians_ms=(n * ms_per_layer, n * ms_per_layer))
+            Measurement(
+                architecture=width.with_layers(n), latency_ms=n * ms_per_layer, round_medians_ms=(n * ms_per_layer,) * 2
+            )
             for width in dict.fromkeys(map(Width.of, architectures))
             for n in (1, 4)
         ),
-        held_out=(Measurement(architecture=architectures[0], round_medians_ms=(1.0, 1.0)),),
+        held_out=(Measurement(architecture=architectures[0], latency_ms=1.0, round_medians_ms=(1.0, 1.0)),),
     )

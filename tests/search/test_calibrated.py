@@ -1,11 +1,13 @@
 """Tests of which latency tables a study asks for, and where they are kept."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from minilm_core.families import encoder_architecture
+from minilm_core.measurements import Statistic
 from minilm_core.student_family import StudentFamily
 from search.calibrated import Timed, timed
 from search.cli.preparing import calibrate
@@ -80,6 +82,16 @@ def test_a_table_is_found_by_those_whose_widths_it_has(tmp_path):
     assert together.find(config) is not None
     (others,) = timed(config, config_with(*QUICK).space, BERT)
     assert others.find(config) is None
+
+
+def test_a_table_of_fastest_rounds_counts_for_none(tmp_path):
+    config = config_with(f"storage.cache={tmp_path}")
+    (together,) = timed(config, config.space, BERT)
+    table = table_of(*together.architectures, ms_per_layer=1.0)
+    replace(table, statistic=Statistic.FASTEST_ROUND).save(together.file(config))
+    assert together.find(config) is None
+    table.save(together.file(config))
+    assert together.find(config) == table
 
 
 @pytest.mark.slow

@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 
 from minilm_core.assistant import Assistant
-from minilm_core.latency import (
-    Contention,
-    DeviceFingerprint,
-    LatencyTable,
-    Measurement,
-    Width,
-)
+from minilm_core.latency import Contention, DeviceFingerprint, LatencyTable
+from minilm_core.measurements import Measurement, Width
 from search.config import load_config
 from search.plan import make_plan
 from spaces.limits import Limits
@@ -120,7 +115,9 @@ def make_table(config, widths):
 
     def measured(width, num_layers):
         latency_ms = 1 + num_layers * width.hidden_size / 100
-        return Measurement(architecture=width.with_layers(num_layers), round_medians_ms=(latency_ms,) * 5)
+        return Measurement(
+            architecture=width.with_layers(num_layers), latency_ms=latency_ms, round_medians_ms=(latency_ms,) * 5
+        )
 
     return LatencyTable(
         target=config.latency,
