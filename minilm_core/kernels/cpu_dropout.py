@@ -18,7 +18,8 @@ from minilm_core.kernels.cpu_threads import in_threads
 Words = np.ndarray
 """Unsigned integers of 32 bits, in one axis."""
 
-_CHUNK = 1 << 14
+_CHUNK = 1 << 12
+"""Words that share their keys and that one thread does at a time; a mask depends on it."""
 _HALF, _LOW, _HIGH = np.uint32(16), np.uint32(0xFFFF), np.uint32(0xFFFF0000)
 
 
@@ -46,7 +47,8 @@ class _Drop(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, num_kept: int) -> Tensor:
-        ctx.num_kept, ctx.seed = num_kept, torch.randint(2**32, (2,)).numpy().astype(np.uint32)
+        low, high = torch.randint(2**32, (2,)).tolist()
+        ctx.num_kept, ctx.seed = num_kept, np.uint64(high << 32 | low)
         return _kept(values, num_kept, ctx.seed)
 
     @staticmethod
@@ -55,7 +57,7 @@ class _Drop(torch.autograd.Function):
         return _kept(gradient, ctx.num_kept, ctx.seed), None
 
 
-def _kept(values: Tensor, num_kept: int, seed: np.ndarray) -> Tensor:
+def _kept(values: Tensor, num_kept: int, seed: np.uint64) -> Tensor:
     flat = values.detach().contiguous().view(-1)
     if flat.data_ptr() % 4 or flat.nbytes % 4:
         # Whole words, and where a processor reads them best.
@@ -63,13 +65,31 @@ def _kept(values: Tensor, num_kept: int, seed: np.ndarray) -> Tensor:
     words = flat.view(torch.int32)
     result = torch.empty_like(words)
     loops = _keep_words if values.element_size() == 4 else _keep_half_words
-    in_threads(loops, words.numpy().view(np.uint32), result.numpy().view(np.uint32), *seed, np.uint32(num_kept))
+    in_threads(loops, words.numpy().view(np.uint32), result.numpy().view(np.uint32), seed, np.uint32(num_kept))
     return result.view(values.dtype)[: values.numel()].view(values.shape)
 
 
 @njit(inline="always")
+def _keys(seed: np.uint64, chunk: np.uint64) -> tuple[np.uint32, np.uint32]:
+    """Returns the two keys of a chunk: the halves of the number that SplitMix64 draws in its place.
+
+    Source: Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators"; constants as in Vigna's
+    public-domain splitmix64.c.
+    """
+    bits = np.uint64(seed + (chunk + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+    bits = np.uint64((bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9))
+    bits = np.uint64((bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB))
+    bits = np.uint64(bits ^ (bits >> np.uint64(31)))
+    return np.uint32(bits), np.uint32(bits >> np.uint64(32))
+
+
+@njit(inline="always")
 def _hash(place: np.uint32, first: np.uint32, second: np.uint32) -> np.uint32:
-    """Returns 32 random bits: the finaliser of MurmurHash3, one key added before it and one in its middle."""
+    """Returns 32 random bits: the finaliser of MurmurHash3, one key added before it and one in its middle.
+
+    Under one pair of keys places some thousands apart are correlated, with a sign that the keys decide. So no more
+    places share their keys than a chunk has, and what is left of it cancels over the chunks.
+    """
     bits = np.uint32(place + first)
     bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B))
     bits = np.uint32(bits ^ second)
@@ -78,24 +98,26 @@ def _hash(place: np.uint32, first: np.uint32, second: np.uint32) -> np.uint32:
 
 
 @njit(parallel=True)
-def _keep_words(words: Words, kept: Words, first: np.uint32, second: np.uint32, num_kept: np.uint32) -> None:
+def _keep_words(words: Words, kept: Words, seed: np.uint64, num_kept: np.uint32) -> None:
     """Copies the numbers of 32 bits whose hash is below a threshold, and zeros for the others."""
     for chunk in prange((len(words) + _CHUNK - 1) // _CHUNK):
         start = chunk * _CHUNK
         source, target = words[start : start + _CHUNK], kept[start : start + _CHUNK]
+        first, second = _keys(seed, np.uint64(chunk))
         for index in range(len(source)):
-            bits = _hash(np.uint32(np.uint32(start) + np.uint32(index)), first, second)
+            bits = _hash(np.uint32(index), first, second)
             target[index] = source[index] if bits < num_kept else np.uint32(0)
 
 
 @njit(parallel=True)
-def _keep_half_words(words: Words, kept: Words, first: np.uint32, second: np.uint32, num_kept: np.uint32) -> None:
+def _keep_half_words(words: Words, kept: Words, seed: np.uint64, num_kept: np.uint32) -> None:
     """Does it for two numbers of 16 bits at a time, each with half of a hash."""
     for chunk in prange((len(words) + _CHUNK - 1) // _CHUNK):
         start = chunk * _CHUNK
         source, target = words[start : start + _CHUNK], kept[start : start + _CHUNK]
+        first, second = _keys(seed, np.uint64(chunk))
         for index in range(len(source)):
-            bits = _hash(np.uint32(np.uint32(start) + np.uint32(index)), first, second)
+            bits = _hash(np.uint32(index), first, second)
             low = _LOW if np.uint32(bits & _LOW) < num_kept else np.uint32(0)
             high = _HIGH if np.uint32(bits >> _HALF) < num_kept else np.uint32(0)
             target[index] = source[index] & (low | high)

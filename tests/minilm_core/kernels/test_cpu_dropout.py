@@ -4,12 +4,14 @@ import itertools
 
 import pytest
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
 from minilm_core.kernels.cpu_dropout import drop, fits
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NUMBER = 1 << 16
+NUM_DRAWS = 1 << 20
 FIVE_DEVIATIONS = 5 / NUMBER**0.5
 """Of the correlation of as many independent pairs."""
 
@@ -35,6 +37,43 @@ def test_a_mask_says_nothing_of_itself_at_any_distance(dtype: torch.dtype) -> No
     spectrum = torch.fft.rfft(signs(0, dtype))
     correlations = torch.fft.irfft(spectrum.abs().square()) / NUMBER
     assert correlations[1:].abs().max() < 1.5 * FIVE_DEVIATIONS
+
+
+def correlations(dtype: torch.dtype, probability: float, num_seeds: int) -> Tensor:
+    """Returns the root mean square over seeds of the correlation of a mask with itself, by distance, in deviations."""
+    total = torch.zeros(NUM_DRAWS // 2)
+    num_choices = 2 ** (8 * dtype.itemsize)
+    share = round((1 - probability) * num_choices) / num_choices
+    for seed in range(num_seeds):
+        torch.manual_seed(seed)
+        kept, _ = drop(torch.ones(NUM_DRAWS, dtype=dtype), probability)
+        mask = ((kept != 0).float() - share) / (share * (1 - share)) ** 0.5
+        spectrum = torch.fft.rfft(mask)
+        # Distance 0 is left out, and half the length, at which each pair is met twice.
+        total += torch.fft.irfft(spectrum.abs().square())[1 : NUM_DRAWS // 2 + 1].square() / NUM_DRAWS
+    return (total / num_seeds).sqrt()[:-1]
+
+
+def bound(num_seeds: int, num_distances: int) -> float:
+    """What the largest of as many root mean squares of normal numbers exceeds once in ten thousand times."""
+    return float((chi2.isf(1e-4 / num_distances, num_seeds) / num_seeds) ** 0.5)
+
+
+# fp16 takes the same path as bf16.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_distance_is_correlated_over_many_seeds(dtype: torch.dtype) -> None:
+    found = correlations(dtype, 0.1, 40)
+    # Among them the next row and the next head of attention over 128 tokens, and all multiples of 4096.
+    assert found.max() < bound(40, len(found)), f"largest at distance {int(found.argmax()) + 1}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("probability", [0.01, 0.05, 0.1, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_distance_is_correlated_with_any_probability(dtype: torch.dtype, probability: float) -> None:
+    found = correlations(dtype, probability, 160)
+    # Few dropped pairs make tails that are heavier than normal ones.
+    assert found.max() < bound(160, len(found)) * (1.1 if probability < 0.05 else 1), int(found.argmax()) + 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
