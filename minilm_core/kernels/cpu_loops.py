@@ -351,8 +351,12 @@ def add_maps(
     is_symmetric: bool,
     sums: np.ndarray,
 ) -> None:
-    """Writes the KL sums of all maps, in nats, and their gradients; map = row * heads + head."""
+    """Writes the KL sums of all maps, in nats, and their gradients, over zeros; map = row * heads + head."""
     for index in prange(len(sums)):
+        # A token that is alone attends to itself, whatever the vectors: the divergence and its gradients are 0, which
+        # the loops would give but for rounding.
+        if lengths[index // num_heads] <= 1:
+            continue
         if not is_symmetric or not add_gram_map(
             index, teacher_left, left, num_heads, share, positions, lengths, by_left, sums
         ):

@@ -160,12 +160,15 @@ def divergence_kernel(
     rows = first_row + tl.arange(0, block_rows)
     is_query = rows < length
     divergence = LN_2 * (cross / teacher_sums - tl.log2(teacher_sums) + tl.log2(student_sums))
-    tl.store(divergences + tl.program_id(0), tl.sum(tl.where(is_query, divergence, 0.0), 0))
+    # A token that is alone attends to itself, whatever the vectors: exactly 0, where a fused multiply-add rounds.
+    divergence = tl.where(is_query & (length > 1), divergence, 0.0)
+    tl.store(divergences + tl.program_id(0), tl.sum(divergence, 0))
     if has_gradient:
         places = head.to(tl.int64) * num_tokens + start + rows
         tl.store(teacher_partitions + places, teacher_maxima + tl.log2(teacher_sums), mask=is_query)
         tl.store(student_partitions + places, student_maxima + tl.log2(student_sums), mask=is_query)
         gradient = towards_student / student_sums[:, None] - towards_teacher / teacher_sums[:, None]
+        gradient = tl.where(length > 1, gradient, 0.0)
         columns = tl.arange(0, student_width)[None, :]
         places = of_student + rows[:, None] * (num_heads * student_head_size) + columns
         is_inside = is_query[:, None] & (columns < student_head_size)
@@ -234,6 +237,7 @@ def gradient_kernel(
         difference = (student_shares - teacher_shares).to(student_columns.dtype)
         total = tl.dot(difference, student_columns, total, input_precision=PRECISION)
 
+    total = tl.where(length > 1, total, 0.0)
     rows = first_row + tl.arange(0, block_rows)[:, None]
     columns = tl.arange(0, student_width)[None, :]
     places = of_student + rows * (num_heads * student_head_size) + columns

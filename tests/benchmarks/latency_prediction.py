@@ -49,18 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints a table."""
     options = parsed(arguments)
     target = LatencyTarget(num_threads=options.threads, sequence_length=options.length)
-    repeats = [one_repeat(target, seed) for seed in range(options.repeats)]
-    rows = [
+    repeats = []
+    for number in range(1, options.repeats + 1):
+        rows, label = one_repeat(target, number)
+        repeats.append(rows)
+        print(f"repeat {number} on {label}")
+        print(summary(rows), flush=True)
+    medians = [
         [statistics.median(values) for values in zip(*of_student, strict=True)]
-        for of_student in zip(*(rows for rows, _ in repeats), strict=True)
+        for of_student in zip(*repeats, strict=True)
     ]
-    print(f"{repeats[0][1]['device']}, {target.label}, medians of {options.repeats} repeats")
-    for number, (_, facts) in enumerate(repeats, start=1):
-        print(f"repeat {number}: {facts['noise']}")
-    print(" | ".join(COLUMNS))
-    for student, row in zip(UNSEEN, rows, strict=True):
+    print(f"{target.label}, medians of {options.repeats} repeats", " | ".join(COLUMNS), sep="\n")
+    for student, row in zip(UNSEEN, medians, strict=True):
         print(" | ".join((student.label, *cells(row))))
-    print(summary([row for rows, _ in repeats for row in rows]))
+    print(summary([row for rows in repeats for row in rows]))
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,8 +74,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def one_repeat(target: LatencyTarget, seed: int) -> tuple[list[list[float]], dict[str, Any]]:
-    """Returns for each unseen student what was measured and predicted, and facts of the calibration."""
+def one_repeat(target: LatencyTarget, seed: int) -> tuple[list[list[float]], str]:
+    """Returns for each unseen student what was measured and predicted, and in words how quiet the machine was."""
     table = in_new_process(calibrated, target, seed)
     measured, contention = in_new_process(time_unseen, target, seed)
     fastest = of_fastest_rounds(table)
@@ -86,12 +88,13 @@ def one_repeat(target: LatencyTarget, seed: int) -> tuple[list[list[float]], dic
         rows.append([median, table.predict_ms(student), fastest.predict_ms(student), tail, predicted_tail])
     of_tail = table.held_out_p90_error
     facts = [
+        table.fingerprint.label,
         f"calibration {'NOISY: ' + table.noise if table.noise else 'quiet'}",
         f"spread {table.spread:.2f}",
         f"held-out median {table.held_out_error:.1%}, p90 {'not measured' if of_tail is None else f'{of_tail:.1%}'}",
         f"others kept {contention.busy_cores:.1f} of {contention.num_cores} cores busy while students were timed",
     ]
-    return rows, {"device": table.fingerprint.label, "noise": "; ".join(facts)}
+    return rows, "; ".join(facts)
 
 
 def calibrated(target: LatencyTarget, seed: int) -> LatencyTable:

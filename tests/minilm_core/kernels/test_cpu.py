@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,6 +25,13 @@ def in_blocks(
     return blockwise_kl(*sides, mask)
 
 
+def in_blocks_of_fp32(
+    teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor], num_heads: int, mask: Tensor | None
+) -> Tensor:
+    sides = (Side(*(split_heads(part, num_heads) for part in pair), None) for pair in (teacher, student))
+    return blockwise_kl(*sides, mask)
+
+
 @pytest.mark.parametrize("is_gram", [True, False])
 @pytest.mark.parametrize("lengths", [None, [33, 1, 0], [2, 33, 17]])
 @pytest.mark.parametrize(("teacher_size", "size"), [(16, 4), (16, 8), (4, 6), (3, 5), (64, 32)])
@@ -42,6 +50,32 @@ def test_value_and_gradients_equal_those_of_the_blocks_in_double_precision(
         results.append((value.detach(), left.grad, torch.zeros(1) if is_gram else right.grad))
     for ours, expected in zip(*results, strict=True):
         assert (ours.double() - expected.double()).abs().max() <= 3e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kernel", [looped_kl, in_blocks_of_fp32])
+@pytest.mark.parametrize("is_gram", [True, False])
+@pytest.mark.parametrize("is_masked", [True, False])
+def test_a_token_that_is_alone_has_no_divergence_and_no_gradient(
+    kernel: Callable[..., Tensor], is_gram: bool, is_masked: bool
+) -> None:
+    num_heads, seq = 2, 7 if is_masked else 1
+    mask = torch.arange(seq) < torch.ones(64, 1) if is_masked else None
+    vectors = [3 * random_vectors(64, seq, num_heads * size, seed) for seed, size in enumerate((16, 16, 6, 6))]
+    queries, keys, left, right = vectors
+    teacher = (queries, queries if is_gram else keys)
+    student = [part.requires_grad_() for part in (left, left if is_gram else right)]
+    value = kernel(teacher, (student[0], student[1]), num_heads, mask)
+    value.backward()
+    assert value.item() == 0
+    assert all(part.grad is not None and not part.grad.any() for part in student)
+
+
+def test_a_row_of_one_token_adds_nothing_to_the_gradients_of_others() -> None:
+    mask = torch.arange(5) < torch.tensor([5, 1, 3])[:, None]
+    teacher, student = random_vectors(3, 5, 24, 0), random_vectors(3, 5, 12, 1).requires_grad_()
+    looped_kl((teacher, teacher), (student, student), 2, mask).backward()
+    assert student.grad is not None
+    assert [bool(of_row.any()) for of_row in student.grad] == [True, False, True]
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])

@@ -137,6 +137,13 @@ def test_identical_models_have_neither_loss_nor_gradient(worker: Executor, is_sy
     assert all(np.abs(gradient).max() < 1e-7 for gradient in ours.gradients)
 
 
+@pytest.mark.parametrize("is_symmetric", [True, False])
+def test_tokens_that_are_alone_have_neither_loss_nor_gradient(worker: Executor, is_symmetric: bool) -> None:
+    alone = worker.submit(fused, Case(lengths=(1, 1, 1), scale=3.0, is_symmetric=is_symmetric)).result()
+    assert alone.value == 0
+    assert not any(gradient.any() for gradient in alone.gradients)
+
+
 def test_models_certain_of_different_keys_have_the_finite_loss_of_the_equations(worker: Executor) -> None:
     case = Case(lengths=(40,), scale=30.0, is_symmetric=False)
     ours, expected = worker.submit(fused, case).result(), transcribed(case)
