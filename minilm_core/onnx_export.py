@@ -1,63 +1,37 @@
-"""ONNX of a packaged student, fp32 and int8, each with the proof that it answers as the student does. Extra: onnx."""
+"""ONNX of a packaged student in fp32, with the proof that it answers as the student does. Extra: onnx."""
 
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from torch import Tensor
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.families import max_sequence_length
-from minilm_core.latency import Device, fingerprint
-from minilm_core.metrics import metric_named, score
 from minilm_core.packaging import PARITY_FILE, PackagedModel, delivered, load_packaged
 
 ONNX_FILE = "onnx/model.onnx"
-INT8_FILE = "onnx/model_qint8.onnx"
 OPSET_VERSION = 18
 PARITY_TOLERANCE = 1e-4
 """Largest difference of a delivered value in fp32 from PyTorch's."""
 PARITY_SHAPES = ((1, 8), (1, 128), (3, 64), (8, 128), (2, 511))
 """Batch size and sequence length; cut to the positions the model has."""
-EVALUATION_BATCH_SIZE = 32
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledTexts:
-    """The split that an int8 model is judged on: the whole of a task's validation set, say.
-
-    Raises:
-        UserError: if there is no text, or not one label for each.
-    """
-
-    texts: tuple[str, ...]
-    labels: Num[np.ndarray, " examples"]
-    metric: str
-    second_texts: tuple[str, ...] | None = None
-    """The other half of each pair, for a task on pairs."""
-    max_length: int = 128
-    """Tokens an example is cut to."""
-
-    def __post_init__(self) -> None:
-        if not len(self.texts) == len(self.labels) > 0:
-            raise UserError(f"there must be a label for each text, got {len(self.texts)} and {len(self.labels)}")
 
 
 class OnnxModel:
     """An ONNX file under onnxruntime, on one CPU thread."""
 
     def __init__(self, path: Path) -> None:
-        _require_onnx()
+        require_onnx()
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -79,7 +53,7 @@ def export_onnx(model_folder: Path, out: Path) -> None:
     Raises:
         UserError: if the extra is not installed, or a delivered value differs too much.
     """
-    _require_onnx()
+    require_onnx()
     import onnx
 
     packaged = load_packaged(model_folder)
@@ -107,45 +81,7 @@ def export_onnx(model_folder: Path, out: Path) -> None:
         path.unlink()
         difference = report["max_abs_difference"]
         raise UserError(f"ONNX must agree with PyTorch within {PARITY_TOLERANCE:g}, differs by {difference:.2g}")
-    _add_to_parity(out, "onnx", report)
-
-
-def quantise_int8(folder: Path, evaluation: LabelledTexts, *, max_drop: float = 0.005) -> None:
-    """Writes FOLDER/onnx/model_qint8.onnx (dynamic, weights per channel), and to parity.json what it costs.
-
-    Int8 arithmetic differs between processors with and without VNNI, so the instruction sets are recorded beside it.
-
-    Raises:
-        UserError: if `max_drop` is negative, the fp32 export is missing, or the metric falls by more than `max_drop`.
-    """
-    if max_drop < 0:
-        raise UserError(f"max_drop must be at least 0, got {max_drop}")
-    _require_onnx()
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    if not (folder / ONNX_FILE).is_file():
-        raise UserError(f"int8 is made from {ONNX_FILE}, which {folder} does not hold")
-    with _logging_at_error():
-        quantize_dynamic(folder / ONNX_FILE, folder / INT8_FILE, per_channel=True, weight_type=QuantType.QInt8)
-    packaged = load_packaged(folder)
-    before = _metric(packaged, OnnxModel(folder / ONNX_FILE), evaluation)
-    after = _metric(packaged, OnnxModel(folder / INT8_FILE), evaluation)
-    if before - after > max_drop:
-        (folder / INT8_FILE).unlink()
-        raise UserError(
-            f"int8 may lose at most {max_drop} of {evaluation.metric}, lost {before - after:.4f}: "
-            f"{after:.4f} after {before:.4f} in fp32"
-        )
-    report = {
-        "file": INT8_FILE,
-        "metric": evaluation.metric,
-        "num_examples": len(evaluation.texts),
-        "fp32": before,
-        "int8": after,
-        "max_drop": max_drop,
-        "processor": asdict(fingerprint(Device.CPU)),
-    }
-    _add_to_parity(folder, "int8", report)
+    add_to_parity(out, "onnx", report)
 
 
 def _parity(packaged: PackagedModel, exported: OnnxModel) -> dict[str, Any]:
@@ -167,26 +103,6 @@ def _parity(packaged: PackagedModel, exported: OnnxModel) -> dict[str, Any]:
         "max_abs_difference": float(np.max(differences)),
         "argmax_agreement": min(agreements) if expected.shape[1] > 1 and packaged.is_classifier else None,
     }
-
-
-def _metric(packaged: PackagedModel, model: OnnxModel, evaluation: LabelledTexts) -> float:
-    outputs = torch.cat([model.outputs(batch) for batch in _batches(packaged, evaluation)]).numpy()
-    predictions = outputs[:, 0] if outputs.shape[1] == 1 else outputs.argmax(axis=1)
-    return score(metric_named(evaluation.metric), evaluation.labels, predictions)
-
-
-def _batches(packaged: PackagedModel, evaluation: LabelledTexts) -> Iterator[Mapping[str, Tensor]]:
-    for start in range(0, len(evaluation.texts), EVALUATION_BATCH_SIZE):
-        rows = slice(start, start + EVALUATION_BATCH_SIZE)
-        second = None if evaluation.second_texts is None else list(evaluation.second_texts[rows])
-        yield packaged.tokenizer(
-            list(evaluation.texts[rows]),
-            second,
-            padding=True,
-            truncation=True,
-            max_length=evaluation.max_length,
-            return_tensors="pt",
-        )
 
 
 def _random_inputs(packaged: PackagedModel, batch_size: int, length: int) -> Mapping[str, Tensor]:
@@ -215,13 +131,19 @@ def _dynamic_shapes(packaged: PackagedModel) -> dict[str, dict[int, Any]]:
     return {name: {0: batch, 1: sequence} for name in packaged.tokenizer.model_input_names}
 
 
-def _add_to_parity(folder: Path, name: str, report: Mapping[str, Any]) -> None:
+def add_to_parity(folder: Path, name: str, report: Mapping[str, Any]) -> None:
+    """Writes what was measured of one export to the package's parity.json, beside what is there of others."""
     path = folder / PARITY_FILE
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_text_atomically(path, json.dumps({**content, name: report}, indent=2, allow_nan=False) + "\n")
 
 
-def _require_onnx() -> None:
+def require_onnx() -> None:
+    """Makes sure that the packages of the extra are installed.
+
+    Raises:
+        UserError: naming the one that is not, and the command that installs it.
+    """
     for module in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(module) is None:
             raise UserError(f"ONNX needs the package {module}, which is not installed: pip install minilm-search[onnx]")
@@ -231,14 +153,15 @@ def _require_onnx() -> None:
 def _exporter_warnings_ignored() -> Iterator[None]:
     # Of torch's own making and of no consequence: a deprecated check in its tracer, and each axis of the second and
     # third input being equal to the first's, which is what is asked for. Its log tells of absent torchvision.
-    with _logging_at_error(), warnings.catch_warnings():
+    with logging_at_error(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
         warnings.filterwarnings("ignore", message=r"# The axis name: \w+ will not be used", category=UserWarning)
         yield
 
 
 @contextmanager
-def _logging_at_error() -> Iterator[None]:
+def logging_at_error() -> Iterator[None]:
+    """Hides what libraries log below the level of errors."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -29,7 +29,7 @@ from transformers import (
 from minilm_core.atomic import atomic_folder, write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.families import max_sequence_length
-from minilm_core.latency import LatencyTable
+from minilm_core.latency import Device, LatencyTable, fingerprint
 from minilm_core.records import Evaluation, TaskResult, TrialRecord
 
 REQUIRED_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -46,6 +46,7 @@ OPTIONAL_FILES = (
 )
 SUMS_FILE = "SHA256SUMS"
 REFERENCE_FILE = "reference.json"
+PROVENANCE_FILE = "provenance.json"
 PARITY_FILE = "parity.json"
 REFERENCE_TOLERANCE = 1e-3
 """Largest difference from the recorded outputs that another machine's fp32 arithmetic may make."""
@@ -112,6 +113,9 @@ outputs = model(**tokenizer("A sentence.", return_tensors="pt"))
 {%- if onnx_files %}
 
 For onnxruntime: {{ onnx_files|join(", ") }} in onnx/; parity.json says how close they are.
+{%- endif %}
+{%- if "model_qint8.onnx" in onnx_files %} The weights that int8 multiplies have 7 bits, so that no product saturates \
+on an x86-64 processor without VNNI; `verify` compares int8 with fp32 on the machine that it runs on.
 {%- endif %}
 
 ## Limits
@@ -226,7 +230,7 @@ def package(source: PackageSource, out: Path, *, additions: Sequence[Addition] =
             addition(folder)
         _write_json(folder / REFERENCE_FILE, _reference(source.model_folder))
         _write_json(folder / "eval.json", _evaluation(source))
-        _write_json(folder / "provenance.json", _provenance(source))
+        _write_json(folder / PROVENANCE_FILE, _provenance(source))
         _card(source, folder).save(folder / "README.md")
         write_text_atomically(folder / SUMS_FILE, _sums(folder))
         if overwrite and out.is_dir():
@@ -313,7 +317,7 @@ def _scores(task: TaskResult) -> dict[str, Any]:
 
 
 def _provenance(source: PackageSource) -> dict[str, Any]:
-    record = source.record
+    record, machine = source.record, fingerprint(Device.CPU)
     return {
         "study": source.study,
         "trial": record.number,
@@ -327,6 +331,7 @@ def _provenance(source: PackageSource) -> dict[str, Any]:
         "trained_on": record.device,
         "architecture": dataclasses.asdict(record.architecture),
         "packaged_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "packaged_on": {"processor": machine.processor, "isa": machine.isa},
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONED_PACKAGES},
         "git_commit": _git_commit(),
     }

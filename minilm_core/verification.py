@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture
 from minilm_core.fresh_process import import_path, module_command
+from minilm_core.latency import Device, fingerprint
 
 if TYPE_CHECKING:
     from minilm_core.packaging import PackagedModel
@@ -83,8 +84,10 @@ def run_checks(folder: Path) -> Iterator[Check]:
         ("heads", lambda: _check_heads(folder)),
         ("loading", lambda: _check_loading(folder, loaded)),
         ("tokenizer", lambda: _check_tokenizer(loaded[0])),
+        ("processor", lambda: _processors(folder)),
         ("outputs", lambda: _check_outputs(folder, loaded[0])),
         ("onnx", lambda: _check_onnx(folder, loaded[0])),
+        ("int8", lambda: _check_int8(folder, loaded[0])),
     )
     for name, step in steps:
         try:
@@ -159,27 +162,69 @@ def _check_outputs(folder: Path, packaged: "PackagedModel") -> str:
     return _compare(outputs - torch.tensor(reference["outputs"]), reference)
 
 
+def _processors(folder: Path) -> str:
+    """Returns the instruction sets of the machine that made the package and of this one; no fault can be found here."""
+    from minilm_core.packaging import PARITY_FILE, PROVENANCE_FILE
+
+    # Packages of earlier versions recorded the maker's processor beside int8 alone.
+    beside_int8 = _json(folder / PARITY_FILE).get("int8", {}).get("processor")
+    maker = _json(folder / PROVENANCE_FILE).get("packaged_on") or beside_int8
+    made_with = _names(maker["isa"]) if maker else "instruction sets that are not recorded"
+    return f"made with {made_with}; verified with {_names(fingerprint(Device.CPU).isa)}"
+
+
+def _names(instruction_sets: Sequence[str]) -> str:
+    return ", ".join(instruction_sets) or "no instruction set that changes matrix products"
+
+
 def _check_onnx(folder: Path, packaged: "PackagedModel") -> str:
     import torch
 
-    from minilm_core.onnx_export import INT8_FILE, ONNX_FILE, OnnxModel
+    from minilm_core.onnx_export import ONNX_FILE, OnnxModel
 
     if not (folder / ONNX_FILE).is_file():
         return "no ONNX in this package"
     reference = _reference(folder)
-    inputs = packaged.tokens(reference["texts"])
-    detail = _compare(OnnxModel(folder / ONNX_FILE).outputs(inputs) - torch.tensor(reference["outputs"]), reference)
+    outputs = OnnxModel(folder / ONNX_FILE).outputs(packaged.tokens(reference["texts"]))
+    return _compare(outputs - torch.tensor(reference["outputs"]), reference)
+
+
+def _check_int8(folder: Path, packaged: "PackagedModel") -> str:
+    from minilm_core.packaging import PARITY_FILE
+    from minilm_core.quantisation import INT8_FILE, can_saturate, int8_deviation
+
     if not (folder / INT8_FILE).is_file():
-        return detail
-    if not OnnxModel(folder / INT8_FILE).outputs(inputs).isfinite().all():
-        raise CheckFailedError(f"{INT8_FILE} gives outputs that are not finite")
-    return f"{detail}; int8 runs, parity.json holds its metric"
+        return "no int8 in this package"
+    found = int8_deviation(folder, packaged, _reference(folder)["texts"])
+    recorded = _json(folder / PARITY_FILE).get("int8", {}).get("reference")
+    # Packages of earlier versions recorded no bound.
+    bound = found.default_tolerance if recorded is None else recorded["tolerance"]
+    # Written so that NaN fails too.
+    if not found.max_abs_difference <= bound:
+        raise CheckFailedError(
+            f"int8 must be within {bound:.2g} of fp32 on this machine, differs by {found.max_abs_difference:.2g}"
+        )
+    detail = (
+        f"{found.num_texts} sentences within {bound:.2g} of fp32 on this machine "
+        f"(largest difference {found.max_abs_difference:.2g})"
+    )
+    if found.num_agreeing is not None:
+        detail += f", {found.num_agreeing} of {found.num_texts} of the same class"
+    if can_saturate(folder / INT8_FILE):
+        detail += "; its products may saturate on an x86-64 processor without VNNI"
+    return detail
 
 
 def _reference(folder: Path) -> dict[str, Any]:
     from minilm_core.packaging import REFERENCE_FILE
 
     content: dict[str, Any] = json.loads((folder / REFERENCE_FILE).read_text(encoding="utf-8"))
+    return content
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Returns what a file of a package holds; nothing where the package has no such file."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content
 
 

@@ -91,7 +91,8 @@ def package_student(
 
 
 def _add_onnx(model_folder: Path, deployment: Deployment, max_int8_drop: float | None, out: Path) -> None:
-    from minilm_core.onnx_export import LabelledTexts, export_onnx, quantise_int8
+    from minilm_core.onnx_export import export_onnx
+    from minilm_core.quantisation import LabelledTexts, quantise_int8
 
     export_onnx(model_folder, out)
     if max_int8_drop is None:

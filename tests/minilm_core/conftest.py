@@ -4,11 +4,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel, BertTokenizerFast, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizerFast,
+    PretrainedConfig,
+)
 
 from minilm_core.corpus import PackedCorpus
 from minilm_core.finetuning import TaskData, load_task_data
 from minilm_core.lessons import Lessons
+from minilm_core.onnx_export import export_onnx
 from tests.minilm_core.distilling import Run, lessons_of, make_corpus, make_targets, new_student, run, teacher_of
 from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, VALUES, write_tasks
 
@@ -42,6 +52,21 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory, teacher_config: Pre
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(SENTENCE.split())), "##s", "."]
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported_folder(
+    tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, teacher_config: PretrainedConfig
+) -> Path:
+    """A tiny classifier with random weights and its ONNX in fp32: not to be written to."""
+    folder = tmp_path_factory.mktemp("exported")
+    torch.manual_seed(1)
+    # Larger initial weights than usual, so that the logits of two texts differ by more than int8 rounds away.
+    config = BertConfig(**{**teacher_config.to_dict(), "num_labels": 3, "initializer_range": 0.2})
+    BertForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(folder)
+    export_onnx(folder, folder)
     return folder
 
 
