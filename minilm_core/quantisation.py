@@ -140,6 +140,8 @@ def can_saturate(model: Path) -> bool:
 def _quantise(model: Path, out: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    # Measured with VNNI on a classifier of 6x384: weights of seven bits are as fast as those of eight and as close to
+    # fp32; unsigned ones cannot saturate either and are a tenth closer, but no faster than fp32.
     with logging_at_error():
         quantize_dynamic(model, out, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
 
