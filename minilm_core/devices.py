@@ -41,9 +41,10 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
         return precision
     if device.type == "cuda":
         return Precision.BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else Precision.FP32
-    # torch has no public name for these two; both are in every release since 2.5.
+    # torch has no public name for these; all are in every release since 2.5.
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return Precision.BF16 if has_bf16 else Precision.FP32
+    # oneDNN computes the products and may be told to leave instructions unused (ONEDNN_MAX_CPU_ISA).
+    return Precision.BF16 if has_bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported() else Precision.FP32
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

@@ -1,5 +1,6 @@
 """Tests of where the arithmetic runs and in which precision."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -25,10 +26,22 @@ def test_a_precision_that_was_asked_for_stays(precision: Precision) -> None:
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux lists the processor's instructions there")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64 processors")
+@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" in os.environ, reason="torch may be held to other instructions than these")
 def test_auto_is_bf16_on_a_processor_with_instructions_for_it_and_fp32_on_others() -> None:
     flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     expected = Precision.BF16 if flags & BF16_FLAGS else Precision.FP32
     assert resolve_precision(Precision.AUTO, CPU) is expected
+
+
+@pytest.mark.slow
+def test_auto_is_fp32_where_torch_is_held_to_instructions_without_bf16() -> None:
+    program = (
+        "import torch; from minilm_core.devices import resolve_precision; from minilm_core.schedules import Precision; "
+        "print(resolve_precision(Precision.AUTO, torch.device('cpu')))"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "fp32"
 
 
 def test_auto_never_stays_auto() -> None:
