@@ -23,6 +23,11 @@ class NonFiniteLossError(ArithmeticError):
     """The training loss, its gradient or a prediction became infinite or NaN."""
 
 
+def failure_reason(kind: FailureKind, message: str) -> str:
+    """Returns a failure's message with its kind before it, unless it begins with it."""
+    return message if message.startswith(kind) else f"{kind}: {message}"
+
+
 def classify_failure(error: BaseException) -> FailureKind:
     """Names the kind of failure an exception stands for, following its causes."""
     seen: BaseException | None = error

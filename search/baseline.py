@@ -1,18 +1,20 @@
 """What students are compared with, trained on the cluster beside whatever else runs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import ray
+from ray.exceptions import RayError
 
-from minilm_core.errors import FailureKind
 from minilm_core.records import Status, from_json
+from minilm_core.sources import first_line
 from search.cluster import Stream
 from search.context import failed_record
 from search.display import Display
 from search.job import Job, Progress
 from search.ledger import Ledger
-from search.trial import baseline
+from search.losses import NUM_ATTEMPTS, log_loss, loss_kind
+from search.memory import NodeOutOfMemoryError
+from search.trial import baseline, log_failure
 
 
 class Baseline:
@@ -23,25 +25,40 @@ class Baseline:
         self._ledger = ledger
         self._display = display
         self._work = job.blank_record(Status.COMPLETE).label
-        resources = job.config.resources
-        held = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
-        self._stream = Stream(baseline, job, **held)
+        self._num_attempts = 0
+        self._stream = self._started()
 
     def follow(self) -> None:
         """Takes in what it has reported since the last call."""
-        self._take_in(self._stream.ready())
+        self._take_in(Stream.ready)
 
     def finish(self) -> None:
         """Waits for its end."""
-        self._take_in(self._stream.rest())
+        self._take_in(Stream.rest)
 
-    def _take_in(self, rows: Iterator[Mapping[str, Any]]) -> None:
-        try:
-            for row in rows:
-                if "records" in row:
-                    self._ledger.add_together([from_json(line) for line in row["records"]])
-                else:
-                    self._display.progress(self._work, Progress(**row))
-        except ray.exceptions.RayError as error:
-            # Its process is lost, and the comparison with it; the search goes on.
-            self._ledger.add(failed_record(self._job, error, FailureKind.NODE_LOST))
+    def _started(self) -> Stream:
+        resources = self._job.config.resources
+        self._num_attempts += 1
+        return Stream(baseline, self._job, num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)
+
+    def _take_in(self, rows_of: Callable[[Stream], Iterator[Mapping[str, Any]]]) -> None:
+        while True:
+            try:
+                for row in rows_of(self._stream):
+                    self._take_in_row(row)
+                return
+            except (NodeOutOfMemoryError, RayError) as loss:
+                if self._num_attempts == NUM_ATTEMPTS:
+                    # The comparison is lost with its process; the search goes on.
+                    record = failed_record(self._job, loss, loss_kind(loss))
+                    log_failure(self._job, self._ledger.add(record))
+                    return
+                log_loss([self._job], loss)
+                self._display.lost(self._work, first_line(loss))
+                self._stream = self._started()
+
+    def _take_in_row(self, row: Mapping[str, Any]) -> None:
+        if "records" in row:
+            self._ledger.add_together([from_json(line) for line in row["records"]])
+        else:
+            self._display.progress(self._work, Progress(**row))

@@ -19,6 +19,7 @@ import spaces
 from minilm_core.errors import UserError
 from minilm_core.fresh_process import import_path
 from search.config import Executor, Resources
+from search.memory import NodeOutOfMemoryError
 
 # Ray reads these when it starts; what the user set in the environment stays.
 _SETTINGS = {
@@ -31,6 +32,8 @@ _SETTINGS = {
     # The display is ours.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # What befalls a trial stands in its record and its log.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Ctrl-C reaches us and not Tune: a search is resumed from its records.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -86,7 +89,11 @@ def _started_from(folder: Path) -> Iterator[None]:
 
 
 class Stream:
-    """A generator that runs on the cluster."""
+    """A generator that runs on the cluster.
+
+    Whoever takes from it hears what the generator raised, NodeOutOfMemoryError if Ray killed its process for memory, or
+    another of Ray's errors if it was lost otherwise.
+    """
 
     def __init__(
         self, function: Callable[..., Iterator[Any]], *arguments: Any, num_cpus: float, num_gpus: float
@@ -119,6 +126,9 @@ class Stream:
             # Where it happened, for who writes the whole of it down.
             error.cause.add_note(_COLOUR.sub("", str(error)))
             raise error.cause from None
+        except ray.exceptions.OutOfMemoryError as error:
+            self._generator = None
+            raise NodeOutOfMemoryError.told_by(str(error)) from None
 
 
 def give_token() -> None:

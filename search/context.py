@@ -9,6 +9,7 @@ from minilm_core.latency import LatencyTable
 from minilm_core.records import Failure, Role, Status, TrialRecord
 from search.config import SearchConfig
 from search.job import Job, ProgressLog, now
+from search.memory import NodeOutOfMemoryError
 from search.storage import StudyPaths
 from spaces.limits import Violation
 from spaces.space import StudentChoice
@@ -72,9 +73,11 @@ def _latency_ms(table: LatencyTable | None, architecture: StudentArchitecture) -
 def failed_record(job: Job, error: BaseException, kind: FailureKind | None = None) -> TrialRecord:
     """Returns the record of a trial that an exception ended, with the time it used."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    # What is told of a node says all in its line.
+    message = lines[0] if isinstance(error, NodeOutOfMemoryError) else f"{type(error).__name__}: {lines[0]}"
     failure = Failure(
         kind=kind or classify_failure(error),
-        message=f"{type(error).__name__}: {lines[0]}",
+        message=message,
         traceback="".join(traceback.format_exception(error)),
     )
     log = ProgressLog(job.paths.progress)

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from minilm_core.errors import failure_reason
 from minilm_core.frontier import is_on_frontier
 from minilm_core.objectives import Objective, as_costs
 from minilm_core.records import Role, Status, TrialRecord
@@ -91,6 +92,11 @@ class Display:
             left = self._running[work].seconds_left(now)
             remaining = "" if left is None else f"  about {_duration(left)} left of this stage"
             self.message(f"{work}: {progress.stage} {progress.step}/{progress.num_steps}{loss}{remaining}")
+
+    def lost(self, work: str, reason: str) -> None:
+        """Says that a piece of work lost its process and is started once more."""
+        self.ended(work)
+        self.message(f"{work}: {reason}; started once more")
 
     def ended(self, work: str) -> None:
         """Takes a piece of work off the picture."""
@@ -181,7 +187,7 @@ def describe(record: TrialRecord) -> str:
     """Returns a record as one line."""
     head = f"{record.label}: {record.architecture.label}"
     if record.failure is not None:
-        return f"{head}  {record.status}: {record.failure.kind}: {record.failure.message}"
+        return f"{head}  {record.status}: {failure_reason(record.failure.kind, record.failure.message)}"
     latency = "" if record.latency_ms is None else f"  {record.latency_ms:.2f} ms"
     size = "" if record.size_bytes is None else f"  {record.size_bytes / 1e6:.1f} MB"
     accuracy = f"  accuracy {record.objectives['accuracy']:.3f}" if "accuracy" in record.objectives else ""

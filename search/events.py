@@ -7,6 +7,9 @@ from minilm_core.errors import FailureKind
 from minilm_core.records import Failure, Status, TrialRecord, from_json
 from search.context import StudyContext, failed_record
 from search.ledger import Ledger
+from search.losses import Losses, loss_kind
+from search.memory import NodeOutOfMemoryError
+from search.trial import log_failure
 from spaces.limits import Violation
 from spaces.space import StudentChoice
 
@@ -18,9 +21,10 @@ class TrialLostError(RuntimeError):
 class StudyEvents:
     """Answers the searcher, and turns what it is told into records."""
 
-    def __init__(self, context: StudyContext, ledger: Ledger) -> None:
+    def __init__(self, context: StudyContext, ledger: Ledger, losses: Losses) -> None:
         self._context = context
         self._ledger = ledger
+        self._losses = losses
 
     def violation(self, choice: StudentChoice) -> Violation | None:
         """Returns the limit that a choice is farthest over, or None."""
@@ -41,9 +45,19 @@ class StudyEvents:
             # Tune repeats a trial's last row, and a trial that it started anew may repeat more: the first counts.
             records = [record for record in map(from_json, row["records"]) if record.number in students]
         else:
+            records = self._lost(students)
+        self._ledger.add_together(records)
+        return records
+
+    def _lost(self, students: Mapping[int, StudentChoice]) -> list[TrialRecord]:
+        loss = self._losses.latest
+        if not isinstance(loss, NodeOutOfMemoryError):
             # No number in it: that several are lost in a row is one and the same failure.
             lost = TrialLostError("the trial's process ended without a result")
-            jobs = [self._context.student(number, choice) for number, choice in students.items()]
-            records = [failed_record(job, lost, FailureKind.NODE_LOST) for job in jobs]
-        self._ledger.add_together(records)
+            lost.__cause__ = loss
+            loss = lost
+        jobs = [self._context.student(number, choice) for number, choice in students.items()]
+        records = [failed_record(job, loss, loss_kind(loss)) for job in jobs]
+        for job, record in zip(jobs, records, strict=True):
+            log_failure(job, record)
         return records

@@ -4,7 +4,7 @@ import traceback
 
 import ray
 
-from minilm_core.errors import FailureKind, UserError, classify_failure
+from minilm_core.errors import UserError, classify_failure, failure_reason
 from minilm_core.sources import first_line
 from search.cluster import Stream, cores_on_one_node
 from search.config import Resources
@@ -13,6 +13,8 @@ from search.curriculum import Tutor
 from search.display import Display
 from search.environment import set_seconds
 from search.errors import GroundworkError
+from search.losses import NUM_ATTEMPTS, loss_kind, loss_told_by
+from search.memory import NodeOutOfMemoryError
 from search.preparation import Builder, caching_stage, make_ready_beside, prepare, read_preparation
 
 WORK = "preparation"
@@ -27,19 +29,35 @@ def lay_groundwork(context: StudyContext, display: Display) -> None:
     """
     study = context.study
     try:
-        _lay(context, display)
+        _lay_in_spite_of_losses(context, display)
     except (UserError, OSError):
         raise
     except Exception as error:
-        kind = FailureKind.NODE_LOST if isinstance(error, ray.exceptions.RayError) else classify_failure(error)
-        study.preparation_log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        kind = classify_failure(error) if loss_told_by(error) is None else loss_kind(error)
+        _write_log(context, error)
         raise GroundworkError(
-            f"what all trials share could not be made: {kind}: {first_line(error)}; "
+            f"what all trials share could not be made: {failure_reason(kind, first_line(error))}; "
             f"{study.preparation_log} says where; the same command goes on from what is made"
         ) from error
     study.preparation_log.unlink(missing_ok=True)
     display.ended(WORK)
     set_seconds(study, read_preparation(study).seconds)
+
+
+def _lay_in_spite_of_losses(context: StudyContext, display: Display) -> None:
+    """Goes on from what is made where the process that made it was lost."""
+    for _ in range(NUM_ATTEMPTS - 1):
+        try:
+            return _lay(context, display)
+        except (NodeOutOfMemoryError, ray.exceptions.RayError) as loss:
+            _write_log(context, loss)
+            display.lost(WORK, first_line(loss))
+    return _lay(context, display)
+
+
+def _write_log(context: StudyContext, error: Exception) -> None:
+    text = "".join(traceback.format_exception(error))
+    context.study.preparation_log.write_text(text, encoding="utf-8")
 
 
 def _lay(context: StudyContext, display: Display) -> None:

@@ -84,6 +84,11 @@ class StudyPaths:
         return self.root / "driver.lock"
 
     @property
+    def driver_log(self) -> Path:
+        """What Tune complained of, and why the driver stopped where no record says so."""
+        return self.root / "driver.log"
+
+    @property
     def report(self) -> Path:
         """The folder of the report."""
         return self.root / "report"

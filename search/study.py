@@ -1,7 +1,6 @@
 """The driver of a study: prepares, searches, compares. It can be killed at any moment and started again."""
 
 import json
-import logging
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from minilm_core.errors import UserError
 from minilm_core.families import encoder_architecture, family_shape
 from minilm_core.latency import LatencyTable
 from minilm_core.records import Status, TrialRecord, most_accurate_first
-from minilm_core.sources import read_config, resolve, resolve_config
+from minilm_core.sources import first_line, read_config, resolve, resolve_config
 from minilm_core.student_family import student_base
 from search.baseline import Baseline
 from search.calibrated import Timed, calibrate_apart, timed
@@ -27,18 +26,20 @@ from search.cluster import Stream, cluster
 from search.config import Executor, SearchConfig
 from search.context import StudyContext
 from search.display import Display, students_label
+from search.driver_log import complaints_logged, told_in_one_line
 from search.events import StudyEvents
 from search.groundwork import lay_groundwork
 from search.inputs import check_inputs
 from search.job import Job, Progress
 from search.journal import mend_journal
 from search.ledger import Ending, Ledger
+from search.losses import NUM_ATTEMPTS, Losses, log_loss
 from search.preparation import held, read_preparation
 from search.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
 from search.sharing import students_per_worker, worker_memory_bytes
 from search.storage import StudyPaths
 from search.teacher import check_against_teacher
-from search.trial import make_trainable
+from search.trial import jobs_left, make_trainable
 from spaces.space import StudentChoice, StudentSpace
 
 MIN_TRIALS_FOR_IMPORTANCES = 20
@@ -65,6 +66,7 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
 
     Raises:
         UserError: if the settings do not fit the teacher, or the cluster is too small.
+        SearchError: if it cannot go on for another reason; what is recorded is whole.
     """
     context, space = _open(config, study)
     display = Display(
@@ -74,7 +76,7 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
     display.seen_before(ledger.records)
     ending = ledger.ending
     if ending is None or _teacher_job(context, ledger) or _twin_job(context, ledger):
-        with display, cluster(config.resources, address):
+        with display, cluster(config.resources, address), told_in_one_line(study):
             ending = _run(context, space, ledger, display)
     return Outcome(
         ending=ending,
@@ -89,7 +91,7 @@ def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Di
     teacher = None if teacher_job is None else Baseline(teacher_job, ledger, display)
     mend_journal(context.study, display.message)
     with held(context.study):
-        ending = _search(context, space, ledger, _Watcher(display, teacher))
+        ending = _search(context, space, ledger, _Watcher(context, display, teacher))
     if teacher is not None:
         teacher.finish()
     twin_job = _twin_job(context, ledger)
@@ -171,7 +173,7 @@ def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher:
             objectives=objectives,
             interrupted=interrupted,
             quota=_quota(context, space, ledger),
-            events=StudyEvents(context, ledger),
+            events=StudyEvents(context, ledger, watcher.losses),
         )
         _tune(context, searcher, ledger.num_left, watcher)
         if ledger.ending is None:
@@ -205,25 +207,26 @@ def _quota(context: StudyContext, space: StudentSpace, ledger: Ledger) -> Quota:
 def _tune(context: StudyContext, searcher: StudySearcher, num_trials: int, watcher: "_Watcher") -> None:
     """Lets Tune run the trials. What Tune writes is scratch: the records and the journal are the study's memory."""
     resources = context.config.resources
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    tuner = tune.Tuner(
+        make_trainable(context),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=num_trials,
+            max_concurrent_trials=resources.max_concurrent_trials,
+            reuse_actors=resources.chosen_executor is Executor.DIRECT,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(context.study.scratch),
+            verbose=0,
+            # A trial whose process is lost is started once more and goes on from its checkpoint.
+            failure_config=tune.FailureConfig(max_failures=NUM_ATTEMPTS - 1),
+            callbacks=[watcher],
+        ),
+    )
     try:
-        tune.Tuner(
-            make_trainable(context),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=num_trials,
-                max_concurrent_trials=resources.max_concurrent_trials,
-                reuse_actors=resources.chosen_executor is Executor.DIRECT,
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(context.study.scratch),
-                verbose=0,
-                # A trial whose process dies is started once more and goes on from its checkpoint.
-                failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[watcher],
-            ),
-        ).fit()
+        with complaints_logged(context.study.driver_log), watcher.losses.heard():
+            tuner.fit()
     finally:
         shutil.rmtree(context.study.scratch, ignore_errors=True)
 
@@ -248,10 +251,13 @@ def write_importances(study: optuna.Study, context: StudyContext) -> None:
 class _Watcher(tune.Callback):
     """Passes the trials' progress from Tune on to the display, and looks after the teacher meanwhile."""
 
-    def __init__(self, display: Display, teacher: Baseline | None) -> None:
+    def __init__(self, context: StudyContext, display: Display, teacher: Baseline | None) -> None:
+        self._context = context
         self._display = display
         self._teacher = teacher
         self._works: dict[str, str] = {}
+        self.losses = Losses()
+        """Of the trials' processes."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks beside its own state, which we never read; a terminal cannot be pickled.
@@ -262,7 +268,9 @@ class _Watcher(tune.Callback):
             self._teacher.follow()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if "records" not in result:
+        if "lost" in result:
+            self._display.lost(self._works.get(trial.trial_id, trial.trial_id), result["lost"])
+        elif "records" not in result:
             progress = Progress(**{name: result[name] for name in Progress.__slots__})
             work = students_label(progress.students)
             # What students shared is over once one of them goes on alone, or without another.
@@ -273,6 +281,14 @@ class _Watcher(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._display.ended(self._works.pop(trial.trial_id, ""))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        loss = self.losses.latest
+        # None where the process only made way for another.
+        if loss is not None:
+            jobs = jobs_left(trial.config, self._context)
+            log_loss(jobs, loss)
+            self._display.lost(students_label([job.number for job in jobs]), first_line(loss))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._display.ended(self._works.pop(trial.trial_id, ""))

@@ -18,21 +18,20 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
-from minilm_core.errors import FailureKind
 from minilm_core.records import Role, TrialRecord, read_records, to_json
+from minilm_core.sources import first_line
 from search.config import Executor, Resources
 from search.context import StudyContext, failed_record
 from search.job import Job, Progress
+from search.losses import NUM_ATTEMPTS, log_loss, loss_kind, loss_told_by
 from search.process import StudentsFailedError
 from search.worker import run_group
 from spaces.space import StudentChoice
 
 Row = dict[str, Any]
-"""What Tune carries: a progress, or under `records` those of the students that ended, as lines of JSON."""
+"""What Tune carries: a progress; under `records` those of the students that ended, as lines of JSON; or under `lost`
+why the trial's workers were lost, where they are started once more."""
 Event = Progress | TrialRecord
-
-NUM_ATTEMPTS = 2
-"""How often a trial is started whose workers are lost: the second time it goes on from its checkpoints."""
 
 TRIAL_ACTOR_RESOURCES = {"CPU": 0, "memory": 1}
 """What a trial's own process holds under `train`, where its workers hold the rest: a byte, for Tune refuses nothing."""
@@ -88,19 +87,22 @@ def guarded(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Iterator[Event]]
             try:
                 for event in run(tuple(left.values())):
                     if isinstance(event, TrialRecord):
-                        _log_failure(left.pop(event.number), event)
+                        log_failure(left.pop(event.number), event)
                         yield records_row(event)
                     else:
                         yield asdict(event)
                 return
             except Exception as error:
                 # Nothing else may keep the error: its traceback holds on to what filled the memory.
+                loss = loss_told_by(_cause(error))
                 failed = _failed_records(error, left)
-        if all(_is_lost(record) for record in failed) and num_attempts < NUM_ATTEMPTS:
+        if loss is not None and num_attempts < NUM_ATTEMPTS:
             num_attempts += 1
+            log_loss(tuple(left.values()), loss)
+            yield {"lost": first_line(loss)}
             continue
         for record in failed:
-            _log_failure(left.pop(record.number), record)
+            log_failure(left.pop(record.number), record)
         yield records_row(*failed)
 
 
@@ -168,27 +170,30 @@ def _held_by_worker(resources: Resources) -> dict[str, float]:
     return {**held, "GPU": resources.gpus_per_worker} if resources.gpus_per_worker else held
 
 
-def _failed_records(error: BaseException, left: Mapping[int, Job]) -> list[TrialRecord]:
-    """Returns the records of those whom an exception ended: named by it, or all that are left."""
+def _cause(error: BaseException) -> BaseException:
+    """Returns what happened in a trial's workers, without what Ray Train and Ray wrap it in."""
     failures = getattr(error, "worker_failures", None)
     cause: BaseException = next(iter(failures.values())) if failures else error
     # Ray Train's wrapping of a worker's death, then Ray's of an exception.
     cause = getattr(cause, "health_check_failure", cause)
-    if isinstance(cause, ray.exceptions.RayTaskError):
-        cause = cause.cause
-    numbers = tuple(left)
+    return cause.cause if isinstance(cause, ray.exceptions.RayTaskError) else cause
+
+
+def _failed_records(error: BaseException, left: Mapping[int, Job]) -> list[TrialRecord]:
+    """Returns the records of those whom an exception ended: named by it, or all that are left."""
+    numbers, cause = tuple(left), _cause(error)
     if isinstance(cause, StudentsFailedError):
         numbers, cause = tuple(number for number in cause.numbers if number in left) or numbers, cause.error
-    kind = FailureKind.NODE_LOST if isinstance(cause, ray.exceptions.RayError) else None
-    return [failed_record(left[number], cause, kind) for number in numbers]
+    loss = loss_told_by(cause)
+    if loss is not None:
+        return [failed_record(left[number], loss, loss_kind(loss)) for number in numbers]
+    return [failed_record(left[number], cause) for number in numbers]
 
 
-def _is_lost(record: TrialRecord) -> bool:
-    return record.failure is not None and record.failure.kind is FailureKind.NODE_LOST
-
-
-def _log_failure(job: Job, record: TrialRecord) -> None:
+def log_failure(job: Job, record: TrialRecord) -> None:
+    """Writes into a job's log why it failed, if it did."""
     if record.failure is not None:
+        job.folder.mkdir(parents=True, exist_ok=True)
         with job.paths.log.open("a", encoding="utf-8") as log:
             log.write(f"{record.finished_at} the trial failed: {record.failure.traceback or record.failure.message}\n")
 

@@ -13,7 +13,7 @@ from minilm_core.sources import first_line
 from search.cli import preparing, results, running
 from search.cli.terminal import ExitCode, Invocation, complain
 from search.driver_log import write_driver_log
-from search.errors import GroundworkError
+from search.errors import SearchError
 
 MAX_TOLD_CHARACTERS = 200
 """Of what an unforeseen error says."""
@@ -65,7 +65,7 @@ def _exit_code(invocation: Invocation) -> int:
     except UserError as error:
         complain(str(error))
         code = ExitCode.USAGE
-    except GroundworkError as error:
+    except SearchError as error:
         complain(str(error))
         code = ExitCode.FAILED
     except OSError as error:

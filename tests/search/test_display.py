@@ -27,6 +27,11 @@ def test_a_failed_trial_is_one_line_with_its_kind() -> None:
     assert "failed: out of memory: not enough memory" in line
 
 
+def test_a_message_that_names_its_kind_does_not_name_it_twice() -> None:
+    line = describe(failed(2, FailureKind.OUT_OF_MEMORY, "out of memory on the node: 22.6 of 23.5 GB in use"))
+    assert line.endswith("failed: out of memory on the node: 22.6 of 23.5 GB in use")
+
+
 def test_without_a_terminal_every_trial_is_a_line_with_what_is_left(
     display: Display, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,8 @@ from search.context import StudyContext
 from search.events import StudyEvents
 from search.job import Progress, ProgressLog
 from search.ledger import Ending, Ledger
+from search.losses import Losses
+from search.memory import NodeOutOfMemoryError
 from spaces.space import StudentChoice
 
 OpenStudy = Callable[..., StudyContext]
@@ -26,8 +28,13 @@ def ledger(context: StudyContext) -> Ledger:
 
 
 @pytest.fixture
-def events(context: StudyContext, ledger: Ledger) -> StudyEvents:
-    return StudyEvents(context, ledger)
+def losses() -> Losses:
+    return Losses()
+
+
+@pytest.fixture
+def events(context: StudyContext, ledger: Ledger, losses: Losses) -> StudyEvents:
+    return StudyEvents(context, ledger, losses)
 
 
 def test_a_row_ends_only_students_of_its_trial(
@@ -57,6 +64,17 @@ def test_students_without_a_row_were_lost_with_the_time_they_had_used(
     first, second = events.ended({3: choice, 4: choice}, None)
     assert {record.failure.kind for record in (first, second) if record.failure} == {FailureKind.NODE_LOST}
     assert [record.seconds for record in (first, second)] == [{"distilling": 7.0}, {}]
+
+
+def test_students_whose_process_was_killed_for_memory_failed_for_want_of_it(
+    events: StudyEvents, losses: Losses, context: StudyContext, choice: StudentChoice
+) -> None:
+    losses.latest = NodeOutOfMemoryError.told_by("the node is full\nTop 10 memory users")
+    (record,) = events.ended({3: choice}, None)
+    assert record.failure is not None
+    assert record.failure.kind is FailureKind.OUT_OF_MEMORY
+    assert record.failure.message == "out of memory on the node: the node is full"
+    assert "Top 10 memory users" in context.student(3, choice).paths.log.read_text(encoding="utf-8")
 
 
 def test_students_lost_together_are_one_failure(events: StudyEvents, ledger: Ledger, choice: StudentChoice) -> None:

@@ -1,5 +1,8 @@
 """Tests of what is done on the cluster before any trial: by whom, and what is said where it fails."""
 
+import os
+import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from search.display import Display
 from search.errors import GroundworkError
 from search.groundwork import builders, lay_groundwork
 from search.job import Progress
-from search.preparation import caching_stage, read_preparation
+from search.preparation import caching_stage, prepare, read_preparation
 from tests.search.running import OpenStudy
 
 
@@ -105,6 +108,25 @@ def test_a_study_is_prepared_though_one_of_its_nodes_fails(
     said = laid(study_of_two_nodes, address)
     assert read_preparation(study_of_two_nodes.study).targets[Tutor.TEACHER] is not None
     assert said.lines[-1] == "a process that cached targets was lost: RuntimeError: CUDA out of memory"
+
+
+@pytest.mark.slow
+def test_a_preparation_whose_process_is_lost_goes_on_in_another(
+    study_of_two_nodes: StudyContext, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_lost = tmp_path / "was-lost"
+
+    def lost_at_first(*arguments: Any) -> Iterator[Progress]:
+        if not was_lost.exists():
+            was_lost.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from prepare(*arguments)
+
+    monkeypatch.setattr(groundwork, "prepare", lost_at_first)
+    said = laid(study_of_two_nodes, address)
+    assert set(read_preparation(study_of_two_nodes.study).targets) == {Tutor.TEACHER}
+    assert len([line for line in said.lines if re.fullmatch("preparation: .*; started once more", line)]) == 1
+    assert not study_of_two_nodes.study.preparation_log.exists()
 
 
 @pytest.mark.slow

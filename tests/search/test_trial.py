@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
@@ -21,6 +21,11 @@ OpenStudy = Callable[..., StudyContext]
 Event = Progress | TrialRecord
 
 LOST = WorkerGroupError("lost", {0: WorkerHealthCheckFailedError("a worker died", RayActorError())})
+
+KILLED = WorkerGroupError(
+    "lost",
+    {0: WorkerHealthCheckFailedError("a worker died", OutOfMemoryError("the node is full\nTop 10 memory users"))},
+)
 
 
 @pytest.fixture
@@ -90,6 +95,13 @@ def test_students_whose_workers_are_lost_are_tried_once_more(jobs: list[Job]) ->
 def test_students_whose_workers_are_lost_twice_have_failed(jobs: list[Job]) -> None:
     rows = list(guarded(jobs, Work((4, LOST), (5, LOST))))
     assert endings(rows) == [[(3, None)], [(4, None)], [(5, FailureKind.NODE_LOST)]]
+
+
+def test_workers_killed_for_memory_are_tried_once_more_and_then_have_failed_for_want_of_it(jobs: list[Job]) -> None:
+    rows = list(guarded(jobs, Work((4, KILLED), (5, KILLED))))
+    assert endings(rows) == [[(3, None)], [(4, None)], [(5, FailureKind.OUT_OF_MEMORY)]]
+    assert [row["lost"] for row in rows if "lost" in row] == ["out of memory on the node: the node is full"]
+    assert "Top 10 memory users" in jobs[1].paths.log.read_text(encoding="utf-8")
 
 
 def test_what_a_worker_under_ray_train_raised_is_told_as_it_was(jobs: list[Job]) -> None:
