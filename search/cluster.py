@@ -16,6 +16,7 @@ import ray
 import minilm_core
 import search
 import spaces
+from minilm_core.devices import return_freed_memory
 from minilm_core.errors import UserError
 from minilm_core.fresh_process import import_path
 from search.config import Executor, Resources
@@ -100,8 +101,8 @@ class Stream:
     ) -> None:
         held = {"num_cpus": num_cpus, "num_gpus": num_gpus}
         # No retry: it would repeat what has been yielded.
-        remote = ray.remote(function).options(**held, num_returns="streaming", max_retries=0)
-        self._generator: Any = remote.remote(*arguments)
+        remote = ray.remote(_run).options(**held, name=function.__name__, num_returns="streaming", max_retries=0)
+        self._generator: Any = remote.remote(function, *arguments)
 
     def ready(self) -> Iterator[Any]:
         """Yields what has come since the last call, without waiting."""
@@ -129,6 +130,14 @@ class Stream:
         except ray.exceptions.OutOfMemoryError as error:
             self._generator = None
             raise NodeOutOfMemoryError.told_by(str(error)) from None
+
+
+def _run(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    """Runs a generator in a process of Ray, which stands idle afterwards and keeps none of its memory meanwhile."""
+    try:
+        yield from function(*arguments)
+    finally:
+        return_freed_memory()
 
 
 def give_token() -> None:

@@ -6,9 +6,10 @@ whose process dies leaves students without one.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
+from minilm_core.devices import held_bytes, return_freed_memory
 from minilm_core.records import Role, TrialRecord, read_records, to_json
 from minilm_core.sources import first_line
 from search.config import Executor, Resources
@@ -26,6 +28,7 @@ from search.job import Job, Progress
 from search.losses import NUM_ATTEMPTS, log_loss, loss_kind, loss_told_by
 from search.process import StudentsFailedError
 from search.worker import run_group
+from search.working_thread import on_one_thread
 from spaces.space import StudentChoice
 
 Row = dict[str, Any]
@@ -33,8 +36,16 @@ Row = dict[str, Any]
 why the trial's workers were lost, where they are started once more."""
 Event = Progress | TrialRecord
 
+MOST_GROWTH = 1.5
+"""A process that runs trials is replaced when it holds, after a trial, this many times what it held after its first.
+What a trial needs while it runs does not count: it has been given back by then."""
+
 TRIAL_ACTOR_RESOURCES = {"CPU": 0, "memory": 1}
 """What a trial's own process holds under `train`, where its workers hold the rest: a byte, for Tune refuses nothing."""
+
+
+class ProcessOutgrownError(Exception):
+    """A process makes way for another. Tune starts its trial anew there, which finds nothing left to do."""
 
 
 def make_trainable(context: StudyContext) -> Callable[[dict[str, Any]], None]:
@@ -49,9 +60,23 @@ def make_trainable(context: StudyContext) -> Callable[[dict[str, Any]], None]:
 
 
 def direct_trial(drawn: Mapping[str, Any], context: StudyContext) -> None:
-    """Runs the one worker of a trial in this process."""
-    for row in guarded(jobs_left(drawn, context), run_group):
+    """Runs the one worker of a trial in this process.
+
+    Raises:
+        ProcessOutgrownError: if this process is to run no other; every student of the trial has its record then.
+    """
+    jobs = jobs_left(drawn, context)
+    for row in on_one_thread(guarded(jobs, run_group)):
         tune.report(row)
+    if jobs and held_bytes() > MOST_GROWTH * _held_bytes_after_first_trial():
+        raise ProcessOutgrownError(
+            f"a process must hold at most {MOST_GROWTH} times what it held after its first trial"
+        )
+
+
+@cache
+def _held_bytes_after_first_trial() -> int:
+    return held_bytes()
 
 
 def train_trial(drawn: Mapping[str, Any], context: StudyContext) -> None:
@@ -75,7 +100,7 @@ def baseline(job: Job) -> Iterator[Row]:
     yield from guarded([job], run_group)
 
 
-def guarded(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Iterator[Event]]) -> Iterator[Row]:
+def guarded(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Iterator[Event]]) -> Generator[Row]:
     """Yields rows until every job has its record, and logs into the jobs' folders.
 
     An exception becomes the failed records of those it happened to; the others are run on without them.
@@ -91,7 +116,7 @@ def guarded(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Iterator[Event]]
                         yield records_row(event)
                     else:
                         yield asdict(event)
-                return
+                break
             except Exception as error:
                 # Nothing else may keep the error: its traceback holds on to what filled the memory.
                 loss = loss_told_by(_cause(error))
@@ -104,6 +129,7 @@ def guarded(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Iterator[Event]]
         for record in failed:
             log_failure(left.pop(record.number), record)
         yield records_row(*failed)
+    return_freed_memory()
 
 
 def records_row(*records: TrialRecord) -> Row:

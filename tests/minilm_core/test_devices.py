@@ -111,6 +111,28 @@ def test_memory_that_is_kept_is_not_asked_for_again() -> None:
     assert num_page_faults("keep_freed_memory()") < num_page_faults("") / 10
 
 
+HOLD_AND_RETURN = """
+import torch
+from minilm_core.devices import held_bytes, keep_freed_memory, return_freed_memory
+keep_freed_memory()
+before = held_bytes()
+blocks = [torch.empty(250_000).fill_(1) for _ in range(100)]
+last = torch.empty(250_000).fill_(1)
+del blocks
+kept = held_bytes() - before
+return_freed_memory()
+print(kept, held_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps memory")
+def test_memory_that_is_kept_is_given_back_on_request() -> None:
+    command = [sys.executable, "-c", HOLD_AND_RETURN]
+    kept, left = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert kept > 90e6, "a hundred blocks of 1 MB"
+    assert left < kept / 4
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 def test_a_processor_with_a_compiler_can_compile() -> None:
     check_can_compile(CPU)
