@@ -72,8 +72,8 @@ def keep_freed_memory() -> None:
 def return_freed_memory() -> None:
     """Gives the system back what this process no longer uses, also where it keeps freed memory.
 
-    It takes some ten milliseconds and is for the time between two trials. Of the threads that have ended each leaves
-    what lay at the end of its arena. Other C libraries stay as they are.
+    It is meant for the time between two trials. What lies at the end of the arena of another thread, up to 64 MB, glibc
+    does not give back. Other C libraries stay as they are.
     """
     # First the reference cycles, such as those of exceptions and their tracebacks.
     gc.collect()

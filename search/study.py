@@ -257,7 +257,7 @@ class _Watcher(tune.Callback):
         self._teacher = teacher
         self._works: dict[str, str] = {}
         self.losses = Losses()
-        """Of the trials' processes."""
+        """The losses of the trials' processes."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks beside its own state, which we never read; a terminal cannot be pickled.

@@ -29,7 +29,7 @@ def ray_here() -> Iterator[None]:
 
 @contextmanager
 def ray_that_kills_every(seconds: float) -> Iterator[None]:
-    """Likewise, on such a node."""
+    """Starts Ray on this machine as a node that is always out of memory, and leaves it again."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in always_out_of_memory(seconds).items():
             patch.setenv(name, value)
@@ -38,7 +38,7 @@ def ray_that_kills_every(seconds: float) -> Iterator[None]:
 
 
 def always_out_of_memory(seconds_between_kills: float) -> dict[str, str]:
-    """Returns the environment that makes a node so."""
+    """Returns the environment in which Ray starts such a node."""
     return {
         "RAY_memory_usage_threshold": "0.001",
         "RAY_memory_monitor_refresh_ms": str(round(1000 * seconds_between_kills)),
