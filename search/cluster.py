@@ -43,6 +43,9 @@ _SETTINGS = {
 
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
+NUM_STARTS = 3
+"""How often a start of Ray on this machine is tried: it allows its processes 30 seconds, a busy machine needs more."""
+
 SECONDS_TO_ANSWER = 10.0
 """What a cluster's address is given to accept a connection."""
 
@@ -157,14 +160,22 @@ def give_token() -> None:
 
 def _start(resources: Resources) -> None:
     give_token()
-    ray.init(
-        address="local",
-        # Ray frees the place of a Train run that lost its trial only where the dashboard runs.
-        include_dashboard=resources.chosen_executor is Executor.TRAIN,
-        log_to_driver=False,
-        logging_level="error",
-        configure_logging=True,
-    )
+    for num_starts_left in reversed(range(NUM_STARTS)):
+        try:
+            ray.init(
+                address="local",
+                # Ray frees the place of a Train run that lost its trial only where the dashboard runs.
+                include_dashboard=resources.chosen_executor is Executor.TRAIN,
+                log_to_driver=False,
+                logging_level="error",
+                configure_logging=True,
+            )
+            return
+        # Ray has no type of its own for this error.
+        except Exception as error:
+            if num_starts_left == 0 or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
 
 
 def _join(address: str) -> None:
