@@ -14,8 +14,9 @@ MINILM := $(BIN)/minilm-search
 STUDY := $(QUICKSTART)/studies/quickstart
 PEER := build/peer
 
-# Processes that run tests: as many as there are processors, and at most four, for each may start a Ray of its own.
-TEST_ARGS ?= -n logical --maxprocesses 4
+# Processes that run tests: as many as there are processors, and at most four, for each may start a Ray of its own. Where
+# one of them crashes the run ends, for pytest-xdist may wait for ever for what its files had left.
+TEST_ARGS ?= -n logical --maxprocesses 4 --max-worker-restart 0
 # The threads of one process must not spin while those of another have work.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 

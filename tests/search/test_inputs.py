@@ -17,7 +17,8 @@ from search.study import run_study
 @pytest.fixture
 def folder(material: Path, tmp_path: Path) -> Path:
     """A search with all that it names, to be spoilt."""
-    return Path(shutil.copytree(material, tmp_path / "material"))
+    # The cache that other tests share is none of what the search names.
+    return Path(shutil.copytree(material, tmp_path / "material", ignore=shutil.ignore_patterns("cache")))
 
 
 def config_of(folder: Path) -> SearchConfig:

@@ -4,20 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from minilm_core.errors import FailureKind
+from minilm_core.errors import FailureKind, UserError
 from minilm_core.records import Status, append_record
-from search.config import SearchConfig, load_config
-from search.relaunching import extended
+from search.config import SearchConfig, load_config, resolved_yaml
+from search.relaunching import extended, take_up
 from search.storage import StudyPaths
 from tests.reports.example_studies import failed, student
 
 TEMPLATE = Path(__file__).parents[2] / "search" / "templates" / "quickstart.yaml"
 
 
+def config_with(folder: Path, *overrides: str) -> SearchConfig:
+    """The quickstart's settings with some changed."""
+    (folder / "template.yaml").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
+    return load_config(folder / "template.yaml", overrides).config
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> SearchConfig:
-    (tmp_path / "search.yaml").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
-    return load_config(tmp_path / "search.yaml", ["budget.num_trials=2"]).config
+    return config_with(tmp_path, "budget.num_trials=2")
 
 
 @pytest.fixture
@@ -44,3 +49,41 @@ def test_a_request_for_more_that_was_interrupted_adds_nothing_when_made_again(
 def test_a_student_refused_before_training_is_no_trial_that_ended(study: StudyPaths, config: SearchConfig) -> None:
     append_record(study.records, failed(1, FailureKind.INFEASIBLE, "too large", Status.REFUSED))
     assert extended(study, config, 2) == config
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> StudyPaths:
+    """A study for which everything was made and in which no trial ran."""
+    study = StudyPaths(root=tmp_path / "prepared")
+    study.assistant.student.mkdir(parents=True)
+    for file in (study.latency, study.preparation):
+        file.write_text("{}", encoding="utf-8")
+    return study
+
+
+@pytest.mark.parametrize(
+    ("earlier", "keeps_calibration", "keeps_assistant"),
+    [
+        ("budget.num_trials=3", True, True),
+        ("finetuning.num_epochs=5", False, True),
+        ("storage.max_cache_bytes=1GB", False, True),
+        ("distillation.num_steps=81", False, False),
+        ("seed=1", False, False),
+    ],
+)
+def test_other_settings_before_any_trial_ran_forget_what_was_made_for_the_first(
+    tmp_path: Path, prepared: StudyPaths, earlier: str, keeps_calibration: bool, keeps_assistant: bool
+) -> None:
+    prepared.search_yaml.write_text(resolved_yaml(config_with(tmp_path, earlier)), encoding="utf-8")
+    assert take_up(prepared, config_with(tmp_path)) == (not keeps_assistant)
+    assert prepared.latency.exists() == keeps_calibration
+    assert prepared.assistant.student.exists() == prepared.preparation.exists() == keeps_assistant
+    assert not list(prepared.root.glob("*.removed"))
+
+
+def test_an_unreadable_earlier_search_yaml_binds_only_once_a_trial_ran(tmp_path: Path, prepared: StudyPaths) -> None:
+    prepared.search_yaml.write_text("of: another version\n", encoding="utf-8")
+    take_up(prepared, config_with(tmp_path))
+    append_record(prepared.records, student(0, 0.7))
+    with pytest.raises(UserError, match="unknown key 'of'"):
+        take_up(prepared, config_with(tmp_path))
