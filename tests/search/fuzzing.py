@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -173,6 +174,28 @@ def damaged(draw: Callable[..., Any], content: bytes) -> bytes:
             return draw(
                 st.sampled_from((b"", b"[]", b"null", b"3", b'"x"', b"{}", b"[[1]]", b"\xff\xfe", b"NaN", b"\0" * 9))
             )
+
+
+@st.composite
+def damages(draw: Callable[..., Any], files: dict[str, bytes]) -> tuple[str, bytes]:
+    """Returns the name of one of the files, and what it holds instead."""
+    name = draw(st.sampled_from(sorted(files)))
+    content = files[name]
+    if draw(st.booleans()):
+        return name, draw(damaged(content))
+    match Path(name).suffix:
+        case ".yaml":
+            text = draw(mutated(yaml.safe_load(content)))
+        case ".json":
+            text = draw(mutated(json.loads(content)))
+        case ".jsonl":
+            lines = content.decode().splitlines()
+            at = draw(st.integers(0, len(lines) - 1))
+            lines[at] = " ".join(draw(mutated(json.loads(lines[at]))).splitlines())
+            text = "\n".join(lines) + "\n"
+        case _:
+            return name, draw(damaged(content))
+    return name, text.encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ What a case changes is drawn by hypothesis, the same at every run.
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tests.search.fuzzing import (
     cases,
     check_ends_well,
     damaged,
+    damages,
     fast_and_long,
     fresh_folder,
     mutated,
@@ -191,24 +191,6 @@ def files_of(study: Path) -> dict[str, bytes]:
         for path in sorted(study.rglob("*"))
         if path.is_file() and path.suffix in (".json", ".jsonl", ".yaml")
     }
-
-
-@st.composite
-def damages(draw: Callable[..., Any], files: dict[str, bytes]) -> tuple[str, bytes]:
-    """Returns the name of one of the files, and what it holds instead."""
-    name = draw(st.sampled_from(sorted(files)))
-    content = files[name]
-    if draw(st.booleans()):
-        return name, draw(damaged(content))
-    if name.endswith(".yaml"):
-        return name, draw(mutated(yaml.safe_load(content))).encode("utf-8", "surrogatepass")
-    if name.endswith(".json"):
-        return name, draw(mutated(json.loads(content))).encode("utf-8", "surrogatepass")
-    lines = content.splitlines()
-    at = draw(st.integers(0, len(lines) - 1))
-    record = json.loads(lines[at])
-    lines[at] = " ".join(draw(mutated(record)).splitlines()).encode("utf-8", "surrogatepass")
-    return name, b"\n".join(lines) + b"\n"
 
 
 def check_study(study: Path, verb: tuple[str, ...], damage: tuple[str, bytes]) -> None:
