@@ -14,7 +14,7 @@ from search.context import StudyContext
 from search.ledger import Ending
 from search.storage import StudyPaths
 from tests.search.local_ray import without_tokens
-from tests.search.test_study import NO_BASELINES, optuna_states
+from tests.search.studies import NO_BASELINES, optuna_states
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from minilm_core.records import Role, Status, read_records
 from search.storage import StudyPaths, TrialPaths
 from tests.search.local_ray import always_out_of_memory
-from tests.search.test_study import ROOT, command, launch_words
+from tests.search.studies import ROOT, command, launch_words
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

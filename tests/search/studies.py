@@ -1,0 +1,70 @@
+"""What the tests of whole studies share: the command line in a process of its own, and what a study's folder tells."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from minilm_core.records import Role, TrialRecord, read_records
+from search.searcher import STUDY_NAME
+from search.storage import StudyPaths
+
+ROOT = Path(__file__).parents[2]
+NO_BASELINES = ("baselines.teacher=false", "baselines.twin=false")
+
+# As the installed script: the current folder is not among those that are imported from.
+COMMAND = f"import sys; sys.path[:] = [{str(ROOT)!r}, *filter(None, sys.path)]; from search.cli import main; main()"
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", COMMAND, *map(str, arguments)]
+
+
+def run(*arguments: object, timeout: float = 300, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, check=False)
+
+
+def launch_words(material: Path, studies: Path, overrides: Sequence[str]) -> list[object]:
+    settings = [f"storage.path={studies}", *overrides]
+    return ["launch", material / "search.yaml", *(word for setting in settings for word in ("--set", setting))]
+
+
+def launch(material: Path, studies: Path, *overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return run(*launch_words(material, studies, overrides), cwd=cwd)
+
+
+def students(study: StudyPaths) -> list[TrialRecord]:
+    return [record for record in read_records(study.records) if record.role is Role.STUDENT]
+
+
+def optuna_states(study: StudyPaths) -> Counter[TrialState]:
+    storage = JournalStorage(JournalFileBackend(str(study.journal)))
+    loaded = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+    return Counter(trial.state for trial in loaded.get_trials(deepcopy=False))
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = 180) -> None:
+    """Polls a condition on the files of another process; nothing else tells when it is so."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if is_so():
+                return
+        except (FileNotFoundError, KeyError, ValueError):
+            pass
+        time.sleep(0.05)
+    raise AssertionError("the search did not come that far in time")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
