@@ -75,7 +75,7 @@ def study(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def interrupted(tmp_path: Path, search_yaml: Path) -> Path:
-    """A study of eight trials, of which one ended."""
+    """A study of six trials, of which one ended."""
     folder = tmp_path / "interrupted"
     folder.mkdir()
     config = load_config(search_yaml).config
@@ -186,13 +186,13 @@ def test_init_writes_a_template_and_never_over_another(tmp_path: Path) -> None:
 def test_plan_tells_what_would_run_and_starts_nothing(search_yaml: Path) -> None:
     done = run("plan", search_yaml, "--json")
     plan = json.loads(done.stdout)
-    assert (plan["num_shapes"], plan["num_trials"]) == (24, 8)
+    assert (plan["num_shapes"], plan["num_trials"]) == (24, 6)
     assert not (search_yaml.parent / "studies").exists()
 
 
 def test_status_of_a_study_without_a_driver_is_interrupted(interrupted: Path) -> None:
     done = run("status", interrupted)
-    assert done.stdout.startswith("quickstart: interrupted, 1 of 8 trials ended (1 complete)")
+    assert done.stdout.startswith("quickstart: interrupted, 1 of 6 trials ended (1 complete)")
     assert "next: minilm-search resume" in done.stderr
 
 
