@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from minilm_core.errors import UserError
-from minilm_core.families import family_shape, max_sequence_length
+from minilm_core.families import check_model_type, family_shape, max_sequence_length
 from minilm_core.sources import first_line, read_config
 
 if TYPE_CHECKING:
@@ -146,7 +146,9 @@ class CorpusTokenizer:
             raise UserError(
                 f"a teacher's tokenizer must be a fast one with [CLS] and [SEP] or <s> and </s>, got {folder}"
             )
-        check_vocabulary(tokenizer, family_shape(read_config(folder / "config.json")).vocabulary_size)
+        config_json = read_config(folder / "config.json")
+        check_model_type(config_json)
+        check_vocabulary(tokenizer, family_shape(config_json).vocabulary_size)
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()

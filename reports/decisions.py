@@ -9,7 +9,8 @@ from typing import Any
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from reports.choice import Decision
-from reports.study import DECISION_FILE, Study, read_json
+from reports.json_files import read_json
+from reports.study import DECISION_FILE, Study
 
 SCHEMA_VERSION = 1
 

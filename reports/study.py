@@ -1,7 +1,6 @@
 """A study folder, read: its records, its frontier, and the facts that lie beside them."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from minilm_core.measurements import Statistic
 from minilm_core.objectives import Objective, as_costs, objectives_named
 from minilm_core.records import Role, Status, TrialRecord, most_accurate_first, read_records
 from minilm_core.yaml_source import read_yaml
+from reports.json_files import read_environment, read_importances, read_json, read_labels
 from reports.limits import Certainty, LatencyConditions, Limits
 
 if TYPE_CHECKING:
@@ -227,10 +227,10 @@ def load_study(path: Path | str) -> Study:
         objectives=objectives,
         all_records=records,
         records_sha256=sha256,
-        evaluation=read_json(path / "evaluation.json"),
-        environment=read_json(path / "environment.json"),
+        evaluation=read_labels(path / "evaluation.json"),
+        environment=read_environment(path / "environment.json"),
         latency=_latency_facts(read_json(path / "latency.json"), config),
-        importances=read_json(path / "importances.json"),
+        importances=read_importances(path / "importances.json"),
     )
 
 
@@ -240,23 +240,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config.get("objectives"), list):
         raise UserError(f"{path} must be a resolved search with a list of objectives, got none")
     return config
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file, empty where there is no file.
-
-    Raises:
-        UserError: if the file holds anything else.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
-        raise UserError(f"{path} must be JSON, got {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must be a JSON object, got a {type(content).__name__}")
-    return content
 
 
 def _latency_facts(table: Mapping[str, Any], config: Mapping[str, Any]) -> LatencyFacts | None:

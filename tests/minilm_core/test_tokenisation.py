@@ -169,3 +169,10 @@ def test_batches_hold_every_item_in_order_and_are_as_small_as_asked(sizes: list[
     assert all(sum(batch) >= least for batch in batches[:-1])
     assert all(sum(batch[:-1]) < least for batch in batches)
     assert np.all([len(batch) for batch in batches])
+
+
+def test_a_teacher_whose_configuration_names_no_family_is_refused(teacher_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(teacher_folder, tmp_path / "teacher"))
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="a teacher's model_type must be one of"):
+        CorpusTokenizer.load(folder)

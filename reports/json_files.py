@@ -1,0 +1,87 @@
+"""The JSON files of a study beside its records, whose shape is checked as they are read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+
+from minilm_core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Labels:
+    """The labels of a task, by split."""
+
+    validation: list[FiniteFloat] | None = None
+    test: list[FiniteFloat] | None = None
+    label_names: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Environment:
+    """What reports compute with; all else is shown as it stands."""
+
+    seconds: dict[str, FiniteFloat] | None = None
+
+
+_LABELS = TypeAdapter(dict[str, _Labels])
+_ENVIRONMENT = TypeAdapter(_Environment)
+_IMPORTANCES = TypeAdapter(dict[str, dict[str, FiniteFloat]])
+
+
+def read_labels(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Returns the labels of each task by split, which the records' predictions belong to; empty without the file.
+
+    Raises:
+        UserError: if the search wrote no such file.
+    """
+    return _checked(_LABELS, path)
+
+
+def read_environment(path: Path) -> Mapping[str, Any]:
+    """Returns versions, machine and seeds, and the seconds of each stage of the preparation; empty without the file.
+
+    Raises:
+        UserError: if the search wrote no such file.
+    """
+    return _checked(_ENVIRONMENT, path)
+
+
+def read_importances(path: Path) -> Mapping[str, Mapping[str, float]]:
+    """Returns the importance of each choice for each objective, in [0, 1]; empty without the file.
+
+    Raises:
+        UserError: if the search wrote no such file.
+    """
+    return _checked(_IMPORTANCES, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; empty without the file.
+
+    Raises:
+        UserError: if the file holds anything else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
+        raise UserError(f"{path} must be JSON, got {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must be a JSON object, got a {type(content).__name__}")
+    return content
+
+
+def _checked(shape: TypeAdapter[Any], path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    try:
+        shape.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} must be as the search wrote it, {key}: {first['msg']}") from error
+    return content
