@@ -9,12 +9,11 @@ import torch
 from hypothesis import given
 from transformers import AutoTokenizer, BertForSequenceClassification, PretrainedConfig
 
-from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
-from minilm_core.packaging import SUMS_FILE, PackageSource, package
-from minilm_core.records import Evaluation, Role, Status, TaskResult, TrialRecord
+from minilm_core.packaging import SUMS_FILE, package
 from minilm_core.tokenisation import CorpusTokenizer
 from minilm_core.verification import run_checks
+from tests.minilm_core.packages import source_of
 from tests.search.fuzzing import cases, damages, fast_and_long, fresh_folder
 
 
@@ -31,21 +30,7 @@ def packaged(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, tea
     torch.manual_seed(1)
     BertForSequenceClassification(teacher_config).save_pretrained(student)
     AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(student)
-    architecture = StudentArchitecture(num_layers=3, hidden_size=24, num_heads=4)
-    evaluation = Evaluation(value=0.6, low=0.5, high=0.7, predictions=(0.0, 1.0))
-    tasks = {"topics": TaskResult(metric="accuracy", validation=evaluation)}
-    record = TrialRecord(number=1, role=Role.STUDENT, status=Status.COMPLETE, architecture=architecture, tasks=tasks)
-    source = PackageSource(
-        model_folder=student,
-        record=record,
-        task="topics",
-        study="docs",
-        config_sha256="ab" * 32,
-        teacher="a teacher",
-        method="minilmv2",
-        licence=None,
-    )
-    return package(source, tmp_path_factory.mktemp("packages") / "student")
+    return package(source_of(student), tmp_path_factory.mktemp("packages") / "student")
 
 
 @fast_and_long(20, 300)

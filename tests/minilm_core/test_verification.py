@@ -8,13 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertForSequenceClassification, PretrainedConfig
 
-from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
 from minilm_core.latency import Device, fingerprint
-from minilm_core.packaging import PackageSource, load_packaged, package, sha256_of
+from minilm_core.packaging import load_packaged, package, sha256_of
 from minilm_core.quantisation import LabelledTexts, quantise_int8
-from minilm_core.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.verification import Check, run_checks, verify
+from tests.minilm_core.packages import source_of
 
 TEXTS = ("the student finds a text", "a teacher learns")
 
@@ -41,27 +40,6 @@ def packaged_with_int8(tmp_path_factory: pytest.TempPathFactory, exported_folder
 
     out = tmp_path_factory.mktemp("packages") / "student"
     return package(source_of(exported_folder), out, additions=[add_onnx])
-
-
-def source_of(student: Path) -> PackageSource:
-    evaluation = Evaluation(value=0.6, low=0.5, high=0.7, predictions=(0.0, 1.0))
-    record = TrialRecord(
-        number=1,
-        role=Role.STUDENT,
-        status=Status.COMPLETE,
-        architecture=StudentArchitecture(num_layers=3, hidden_size=24, num_heads=4),
-        tasks={"topics": TaskResult(metric="accuracy", validation=evaluation)},
-    )
-    return PackageSource(
-        model_folder=student,
-        record=record,
-        task="topics",
-        study="docs",
-        config_sha256="ab" * 32,
-        teacher="a teacher",
-        method="minilmv2",
-        licence=None,
-    )
 
 
 @pytest.fixture
