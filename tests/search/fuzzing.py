@@ -216,7 +216,7 @@ def run(folder: Path, *arguments: str) -> Ended:
         with chdir(folder), redirect_stdout(out), redirect_stderr(err):
             main()
     except SystemExit as ended:
-        code = ended.code  # type: ignore[assignment]
+        code = ended.code  # type: ignore[assignment]  # main always exits with a number
     finally:
         sys.argv = argv
         signal.signal(signal.SIGTERM, handler)
