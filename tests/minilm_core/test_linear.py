@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from minilm_core import linear
 from minilm_core.linear import OneDnnLinear, multiply_with_onednn
 
-pytestmark = pytest.mark.skipif(not linear.IS_AVAILABLE, reason="this PyTorch has no oneDNN")
+pytestmark = pytest.mark.skipif(not linear.HAS_ONEDNN, reason="this PyTorch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def _onednn_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "IS_FASTER", True)
 
 
 def layers(has_bias: bool) -> tuple[nn.Linear, nn.Linear]:
@@ -84,3 +89,10 @@ def test_only_plain_linear_layers_change() -> None:
     module = nn.Sequential(Special(4, 4), nn.LayerNorm(4), nn.Linear(4, 4))
     multiply_with_onednn(module)
     assert [type(child) for child in module] == [Special, nn.LayerNorm, OneDnnLinear]
+
+
+def test_layers_stay_torchs_own_where_onednn_is_the_slower_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "IS_FASTER", False)
+    module = nn.Sequential(nn.Linear(4, 4))
+    multiply_with_onednn(module)
+    assert type(module[0]) is nn.Linear
