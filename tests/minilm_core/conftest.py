@@ -25,6 +25,14 @@ from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, VALUES, write_
 SENTENCE = "the a student learns what its teacher knows about text and a search finds which one to ship today"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """An export takes seconds, whichever test asks for it first."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "exported_folder" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     # Bit-for-bit claims hold for a fixed number of threads, and tiny models are fastest on one.

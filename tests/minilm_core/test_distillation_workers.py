@@ -33,6 +33,8 @@ from tests.minilm_core.distilling import (
 )
 from tests.minilm_core.two_workers import in_two_processes
 
+pytestmark = pytest.mark.slow
+
 NUM_STEPS_BEFORE = 3
 IN_PARTS = replace(SCHEDULE, micro_batch_size=3)
 """A worker's share of four rows is cut into three and one."""

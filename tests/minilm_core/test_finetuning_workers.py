@@ -15,6 +15,8 @@ from minilm_core.finetuning import TaskData, build_classifier, evaluate, load_ta
 from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, VALUES, train, weights_of
 from tests.minilm_core.two_workers import in_two_processes
 
+pytestmark = pytest.mark.slow
+
 
 def _finetune_as_one_of_two(
     rank: int, folder: Path, tasks_folder: Path, encoder_folder: Path, tokenizer_folder: Path

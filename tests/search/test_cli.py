@@ -206,6 +206,7 @@ def test_launch_refuses_a_study_of_other_settings(search_yaml: Path) -> None:
     assert "a study's settings must not change but for its budget" in done.stderr
 
 
+@pytest.mark.slow
 def test_launch_says_that_an_assistant_of_other_settings_is_taught_anew(search_yaml: Path) -> None:
     study = StudyPaths(root=search_yaml.parent / "studies" / "quickstart")
     study.assistant.student.mkdir(parents=True)
@@ -245,6 +246,7 @@ def test_pick_exits_with_4_in_json_too(study: Path) -> None:
     assert json.loads(done.stdout)["limits"]["max_size_bytes"] == 1000
 
 
+@pytest.mark.slow
 def test_the_command_that_report_proposes_is_met_and_is_the_package_once_it_was_run(study: Path) -> None:
     (proposed,) = (line for line in run("report", study).stderr.splitlines() if line.startswith("next: "))
     words = shlex.split(proposed)[2:]

@@ -21,6 +21,8 @@ from search.worker import run_group
 from spaces.space import StudentChoice
 from tests.search.running import CHECKPOINT_EVERY_STEP, OpenStudy, assert_same_bits, figures_of, interrupt
 
+pytestmark = pytest.mark.slow
+
 ONLINE = "storage.max_cache_bytes=0"
 """No targets fit: the teacher runs beside its students."""
 NUM_STEPS = 6

@@ -21,6 +21,8 @@ from torch import Tensor
 from minilm_core.kernels.gpu import fused_relation_kl, padded_relation_kl
 from tests.minilm_core.kernels.relation_cases import Case
 
+pytestmark = pytest.mark.slow
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 UPSTREAM = 2.5
