@@ -1,18 +1,19 @@
 """What a program needs to distil a student without Ray: the README's example imports from here."""
 
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.corpus import CorpusSettings, PackedCorpus
-from minilm_core.distillation import DistillationProgress, distil, distil_together
-from minilm_core.encoders import RelationEncoder, base_config, build_encoder, load_encoder, save_encoder
-from minilm_core.inheritance import build_student, initialise
-from minilm_core.initialisation import Initialisation
-from minilm_core.lessons import Lessons, held_out_loss
-from minilm_core.packing import pack
-from minilm_core.relations import relation_losses
-from minilm_core.schedules import DistillationSchedule, LayerMapping, Method, Precision, Relation
-from minilm_core.sources import CorpusSource, TeacherSource, resolve
-from minilm_core.student_family import StudentFamily
-from minilm_core.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets
+from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
+from minilm_core.corpus.packing import pack
+from minilm_core.corpus.sources import CorpusSource
+from minilm_core.distillation.data import Lessons, held_out_loss
+from minilm_core.distillation.loop import DistillationProgress, distil, distil_together
+from minilm_core.distillation.relations import relation_losses
+from minilm_core.distillation.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import RelationEncoder, base_config, build_encoder, load_encoder, save_encoder
+from minilm_core.models.initialisation import Initialisation
+from minilm_core.models.student_family import StudentFamily
+from minilm_core.models.teacher import TeacherSource, resolve
+from minilm_core.models.weight_transfer import build_student, initialise
+from minilm_core.settings.schedules import DistillationSchedule, LayerMapping, Method, Precision, Relation
 
 __all__ = [
     "CachedTargets",

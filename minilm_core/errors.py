@@ -43,3 +43,8 @@ def classify_failure(error: BaseException) -> FailureKind:
             return FailureKind.TIME_OUT
         seen = seen.__cause__
     return FailureKind.CRASH
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an exception says, or its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from minilm_core.metrics import Interval
-from minilm_core.records import Role, TrialRecord
-from reports import wording
+from minilm_core.results.records import Role, TrialRecord
+from minilm_core.tasks.metrics import Interval
+from reports.page import wording
 from reports.statistics import Resamples, Split
 from reports.study import Study
 

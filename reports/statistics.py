@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from minilm_core.errors import UserError
-from minilm_core.frontier import is_on_frontier
-from minilm_core.metrics import CONFIDENCE, NUM_RESAMPLES, Interval, metric_named, resampled_scores, score
-from minilm_core.records import Evaluation, Role, TrialRecord
+from minilm_core.results.frontier import is_on_frontier
+from minilm_core.results.records import Evaluation, Role, TrialRecord
+from minilm_core.tasks.metrics import CONFIDENCE, NUM_RESAMPLES, Interval, metric_named, resampled_scores, score
 from reports.study import Study
 
 Key = tuple[Role, int]

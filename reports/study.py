@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from minilm_core import frontier
 from minilm_core.errors import UserError
-from minilm_core.measurements import Statistic
-from minilm_core.objectives import Objective, as_costs, objectives_named
-from minilm_core.records import Role, Status, TrialRecord, most_accurate_first, read_records
-from minilm_core.yaml_source import read_yaml
+from minilm_core.latency.measurements import Statistic
+from minilm_core.results import frontier
+from minilm_core.results.objectives import Objective, as_costs, objectives_named
+from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first, read_records
+from minilm_core.settings.yaml_source import read_yaml
 from reports.json_files import read_environment, read_importances, read_json, read_labels
-from reports.limits import Certainty, LatencyConditions, Limits
+from reports.selection.requirements import Certainty, LatencyConditions, Limits
 
 if TYPE_CHECKING:
-    from reports.choice import Decision
-    from reports.preference import Prefer
+    from reports.selection.choice import Decision
+    from reports.selection.preference import Prefer
 
 RECORDS_FILE = "records.jsonl"
 CONFIG_FILE = "search.yaml"
@@ -175,8 +175,8 @@ class Study:
         prefer: "Prefer | None" = None,
         certainty: Certainty = Certainty.LIKELY,
     ) -> "Decision":
-        """Returns the student to deploy within the limits; see `reports.choice.pick`."""
-        from reports import choice  # choice is built on studies
+        """Returns the student to deploy within the limits; see `reports.selection.choice.pick`."""
+        from reports.selection import choice  # choice is built on studies
 
         return choice.pick(self, limits or Limits(), prefer, certainty)
 

@@ -1,1 +1,1 @@
-"""Who searches, in parallel: Ray and Optuna live here, one file a level of the process tree."""
+"""Runs searches in parallel: Ray and Optuna live here, one package for each level of the process tree."""

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from minilm_core.architecture import FamilyShape, StudentArchitecture
 from minilm_core.errors import UserError
+from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from minilm_core.errors import UserError
-from minilm_core.sources import located
-from minilm_core.yaml_source import read_yaml
-from spaces.schema import build
+from minilm_core.paths import located
+from minilm_core.settings.schema import build
+from minilm_core.settings.yaml_source import read_yaml
 from spaces.space import StudentSpace
 
 _FOLDER = Path(__file__).parent

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
-from minilm_core.initialisation import Initialisation
-from minilm_core.records import TrialRecord
-from minilm_core.schedules import Method
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.initialisation import Initialisation
+from minilm_core.results.records import TrialRecord
+from minilm_core.settings.schedules import Method
 
 if TYPE_CHECKING:
     import optuna

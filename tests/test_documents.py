@@ -11,9 +11,9 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from search.config import load_config
+from search.config.settings import load_config
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -1,19 +1,8 @@
-"""What PyTorch lacks or is slow at: relation losses without their maps in memory, and dropout on a CPU."""
+"""What PyTorch lacks or is slow at: relation losses without their maps in memory, and dropout on a CPU.
 
-import importlib.util
-from pathlib import Path
+Nothing here knows what a relation or a student is: tensors come in and go out.
+"""
 
-HAS_NUMBA = importlib.util.find_spec("numba") is not None
-"""Whether the loops for a CPU can be compiled; without them PyTorch does their work."""
+import lazy_loader
 
-
-def keep_compiled_loops_in(folder: Path) -> None:
-    """Chooses where the loops for a CPU are kept that Numba compiles: only if it can write to none of its own folders.
-
-    Those are NUMBA_CACHE_DIR, if it is set, then `__pycache__` beside this package, then the home folder. Called before
-    the first loop is.
-    """
-    if HAS_NUMBA:
-        from minilm_core.kernels import cpu_threads
-
-        cpu_threads.keep_compiled_loops_in(folder)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

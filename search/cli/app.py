@@ -8,11 +8,10 @@ from typing import Any, NoReturn
 
 import typer
 
-from minilm_core.errors import FailureKind, UserError, classify_failure
-from minilm_core.sources import first_line
+from minilm_core.errors import FailureKind, UserError, classify_failure, first_line
 from search.cli import preparing, results, running
 from search.cli.terminal import ExitCode, Invocation, complain
-from search.driver_log import write_driver_log
+from search.driver.log import write_driver_log
 from search.errors import SearchError
 
 MAX_TOLD_CHARACTERS = 200

@@ -23,10 +23,10 @@ from search.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from minilm_core.latency import LatencyTable
-    from search.calibrated import Timed
-    from search.config import LoadedConfig
-    from search.doctor import Finding
+    from minilm_core.latency.table import LatencyTable
+    from search.commands.doctor import Finding
+    from search.config.settings import LoadedConfig
+    from search.driver.calibration import Timed
 
 
 def init(
@@ -44,7 +44,7 @@ def init(
         raise UserError(f"init must not overwrite a search.yaml, got {search_yaml}")
     folder.mkdir(parents=True, exist_ok=True)
     if template == "quickstart":
-        from minilm_core.installed_text import write_installed_text
+        from minilm_core.quickstart_data import write_installed_text
 
         typer.echo("collecting the documentation of the installed packages: about half a minute", err=True)
         write_installed_text(folder / "data")
@@ -58,8 +58,8 @@ def init(
 
 def validate(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a search.yaml: every key, value and combination. Nothing is loaded or started."""
-    from search.config import load_config
-    from search.teacher import check_against_teacher, find_teacher_config
+    from search.config.compatibility import check_against_teacher, find_teacher_config
+    from search.config.settings import load_config
 
     loaded = load_config(search_yaml, overrides or ())
     teacher = find_teacher_config(loaded)
@@ -84,7 +84,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check versions, teacher, data, storage, devices and Ray."""
-    from search.doctor import examine
+    from search.commands.doctor import examine
 
     findings = tuple(examine(search_yaml, address))
     if as_json:
@@ -111,9 +111,9 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure on this machine what a layer of each width costs, so that a search can predict latency."""
-    from search.calibrated import timed
-    from search.config import load_config
-    from search.teacher import check_against_teacher, find_teacher_config
+    from search.config.compatibility import check_against_teacher, find_teacher_config
+    from search.config.settings import load_config
+    from search.driver.calibration import timed
 
     loaded = load_config(search_yaml, overrides or ())
     config = loaded.config
@@ -135,7 +135,7 @@ def calibrate(
 
 
 def _calibrated(asked: "Timed", loaded: "LoadedConfig") -> "LatencyTable":
-    from minilm_core.sources import resolve
+    from minilm_core.models.teacher import resolve
 
     folder = resolve(loaded.config.teacher, loaded.base)
     with step_shown(f"calibrating {loaded.config.latency.label}") as show:
@@ -159,10 +159,10 @@ def _show_table(table: "LatencyTable", title: str) -> None:
 
 def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a search would run, and start nothing."""
-    from search.calibrated import timed
-    from search.config import load_config
-    from search.plan import make_plan
-    from search.teacher import check_against_teacher, find_teacher_config
+    from search.commands.plan import make_plan
+    from search.config.compatibility import check_against_teacher, find_teacher_config
+    from search.config.settings import load_config
+    from search.driver.calibration import timed
 
     loaded = load_config(search_yaml, overrides or ())
     teacher = find_teacher_config(loaded)
@@ -184,7 +184,7 @@ def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson =
 
 
 def _plan_rows(made: Any) -> list[tuple[str, str]]:
-    from search.plan import Span
+    from search.commands.plan import Span
 
     def shown(value: Any, scale: float = 1.0, unit: str = "", digits: int = 1) -> str:
         if value is None:

@@ -24,7 +24,7 @@ def report(
 ) -> None:
     """Write what the records say: report.html, report.md, tables and figures."""
     from reports import load_study
-    from reports.page import write_report
+    from reports.page.page import write_report
 
     written = write_report(load_study(study_folder), out)
     if as_json:
@@ -92,7 +92,7 @@ def package(
     as_json: AsJson = False,
 ) -> None:
     """Make a folder to deploy: model, tokenizer, card, evaluation, provenance, checksums."""
-    from search.deployment import Deployment, package_student
+    from search.commands.package import Deployment, package_student
 
     deployment = Deployment.choose(existing_study(study_folder), trial=trial, is_picked=picked, task=task)
     folder = package_student(
@@ -114,7 +114,7 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="A packaged student.", show_default=False)], as_json: AsJson = False
 ) -> None:
     """Load a package in a fresh offline process and check it from its checksums to its outputs."""
-    from minilm_core.verification import verify as check
+    from minilm_core.deployment.verification import verify as check
 
     found = check(folder)
     if as_json:

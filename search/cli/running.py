@@ -23,12 +23,12 @@ from search.cli.terminal import (
     say_next,
     shown_path,
 )
-from search.driver_lock import only_driver
-from search.storage import StudyPaths, check_mirror
+from search.study.layout import StudyPaths, check_mirror
+from search.study.lock import only_driver
 
 if TYPE_CHECKING:
-    from search.config import SearchConfig
-    from search.status import StudyStatus
+    from search.config.settings import SearchConfig
+    from search.study.status import StudyStatus
 
 
 def launch(
@@ -39,9 +39,9 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run a search; a study of the same settings goes on from where it stands."""
-    from search.config import load_config
-    from search.relaunching import take_up
-    from search.teacher import check_against_teacher, find_teacher_config
+    from search.config.compatibility import check_against_teacher, find_teacher_config
+    from search.config.settings import load_config
+    from search.study.relaunch import take_up
 
     loaded = load_config(search_yaml, overrides or ())
     config = loaded.config
@@ -67,8 +67,8 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a search that was interrupted, or ask it for more trials."""
-    from search.config import load_config
-    from search.relaunching import extended
+    from search.config.settings import load_config
+    from search.study.relaunch import extended
 
     if add_trials < 0:
         raise UserError(f"--add-trials must be at least 0, got {add_trials}")
@@ -92,7 +92,7 @@ def resume(
 
 def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
     """Say how far a study is."""
-    from search.status import read_status
+    from search.study.status import read_status
 
     found = read_status(existing_study(study_folder))
     if as_json:
@@ -108,11 +108,11 @@ def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
 def _run(config: "SearchConfig", study: StudyPaths, address: str | None, as_json: bool) -> None:
     """Runs a study whose lock is held, and says how it ended."""
     from minilm_core.atomic import write_text_atomically
-    from search.config import resolved_yaml
-    from search.environment import write_environment
-    from search.ledger import Ending
-    from search.status import read_status
-    from search.study import run_study
+    from search.config.settings import resolved_yaml
+    from search.driver.run import run_study
+    from search.study.environment import write_environment
+    from search.study.ledger import Ending
+    from search.study.status import read_status
 
     text = resolved_yaml(config)
     write_text_atomically(study.search_yaml, text)
@@ -137,7 +137,7 @@ def _run(config: "SearchConfig", study: StudyPaths, address: str | None, as_json
 
 
 def _say_what_follows(found: "StudyStatus", folder: Path) -> None:
-    from search.status import State
+    from search.study.status import State
 
     match found.state:
         case State.INTERRUPTED:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from search.storage import StudyPaths
+from search.study.layout import StudyPaths
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ def step_shown(title: str) -> Iterator[Callable[[str, float], None]]:
 
     The function that it yields takes what is being done and the fraction of the step that is done, in [0, 1].
     """
-    from search.display import SECONDS_BETWEEN_LINES
+    from search.driver.display import SECONDS_BETWEEN_LINES
 
     console = Console(stderr=True)
     if console.is_terminal:

@@ -21,17 +21,20 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from minilm_core.architecture import StudentArchitecture
 from minilm_core.atomic import write_text_atomically
-from minilm_core.corpus import CorpusSettings, PackedCorpus
-from minilm_core.devices import keep_freed_memory, resolve_precision
-from minilm_core.distillation import distil
-from minilm_core.encoders import RelationEncoder, base_config, build_encoder, load_encoder
-from minilm_core.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
-from minilm_core.lessons import Lessons, held_out_loss
-from minilm_core.named_tasks import NAMED_TASKS, named_task
-from minilm_core.packing import pack
-from minilm_core.schedules import (
+from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
+from minilm_core.corpus.packing import pack
+from minilm_core.corpus.sources import CorpusSource
+from minilm_core.distillation.data import Lessons, held_out_loss
+from minilm_core.distillation.loop import distil
+from minilm_core.distillation.target_cache import cache_targets
+from minilm_core.distillation.target_storage import TargetsKey
+from minilm_core.distillation.targets import CachedTargets
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import RelationEncoder, base_config, build_encoder, load_encoder
+from minilm_core.models.student_family import StudentFamily
+from minilm_core.models.teacher import TeacherSource, config_sha256, resolve, weights_sha256
+from minilm_core.settings.schedules import (
     DistillationSchedule,
     FinetuningSchedule,
     LayerMapping,
@@ -40,11 +43,9 @@ from minilm_core.schedules import (
     Precision,
     Relation,
 )
-from minilm_core.sources import CorpusSource, TeacherSource, config_sha256, resolve, weights_sha256
-from minilm_core.student_family import StudentFamily
-from minilm_core.target_cache import cache_targets
-from minilm_core.target_storage import TargetsKey
-from minilm_core.targets import CachedTargets
+from minilm_core.tasks.benchmarks import NAMED_TASKS, named_task
+from minilm_core.tasks.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
+from minilm_core.training.devices import keep_freed_memory, resolve_precision
 
 CPU = torch.device("cpu")
 NUM_RELATION_HEADS = 24

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from transformers import BertConfig
 
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.encoders import RelationEncoder, build_encoder, save_heads
-from minilm_core.schedules import Precision, Relation
-from minilm_core.target_storage import HEADS_FOLDER, LOCK_FILE, MANIFEST_FILE, STATES_FILE, TargetsManifest
-from minilm_core.targets import CachedTargets
+from minilm_core.distillation.target_storage import HEADS_FOLDER, LOCK_FILE, MANIFEST_FILE, STATES_FILE, TargetsManifest
+from minilm_core.distillation.targets import CachedTargets
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import RelationEncoder, build_encoder, save_heads
+from minilm_core.settings.schedules import Precision, Relation
 from tests.benchmarks.steps import CPU
 
 TEACHER = StudentArchitecture(num_layers=1, hidden_size=768, num_heads=12)

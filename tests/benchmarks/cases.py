@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from minilm_core.architecture import StudentArchitecture
+from minilm_core.models.architecture import StudentArchitecture
 
 
 class Variant(StrEnum):

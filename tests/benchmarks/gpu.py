@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from minilm_core.devices import device_name
-from minilm_core.distillation import distil
+from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.loop import distil
+from minilm_core.distillation.relations import split_heads
+from minilm_core.distillation.targets import CachedTargets, OnlineTargets, Targets, cache_targets
 from minilm_core.kernels.blockwise import Side, blockwise_kl
 from minilm_core.kernels.gpu import is_available, padded_relation_kl
-from minilm_core.lessons import Lessons
-from minilm_core.relations import split_heads
-from minilm_core.schedules import Precision
-from minilm_core.targets import CachedTargets, OnlineTargets, Targets, cache_targets
+from minilm_core.settings.schedules import Precision
+from minilm_core.training.devices import device_name
 from tests.benchmarks.cases import BASE_TO_SMALL, Batch, Case, Variant
 from tests.benchmarks.peer import PEER_LOSS, peer_steps, peer_trainer
 from tests.benchmarks.roofline import Rates, RelationCost, projection_flops, relation_encoder_flops, step_flops

@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from transformers import BertConfig
 
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.calibration import ContentionMeter, calibrate, stopwatch, with_short_vocabulary
-from minilm_core.encoders import build_encoder
-from minilm_core.latency import Contention, LatencyTable, LatencyTarget
-from minilm_core.measurements import p90
+from minilm_core.latency.calibration import ContentionMeter, calibrate, stopwatch, with_short_vocabulary
+from minilm_core.latency.measurements import p90
+from minilm_core.latency.table import Contention, LatencyTable, LatencyTarget
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import build_encoder
 
 TEACHER = BertConfig()
 """12 layers of hidden size 768."""

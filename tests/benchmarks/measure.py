@@ -21,7 +21,7 @@ import psutil
 import torch
 from transformers.utils import logging as transformers_logging
 
-from minilm_core.devices import device_name, keep_freed_memory
+from minilm_core.training.devices import device_name, keep_freed_memory
 from tests.benchmarks.cases import Case, Variant, size
 from tests.benchmarks.steps import (
     CPU,

@@ -7,7 +7,6 @@ have built: that one starts transformers' Trainer, which wants accelerate and a 
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.machinery import SourceFileLoader
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-PEER_FOLDER = Path(__file__).parents[2] / "build" / "peer"
+from tests.paths import ROOT
+
+PEER_FOLDER = ROOT / "build" / "peer"
 PEER_LOSS = PEER_FOLDER / "bertdistiller" / "distillation" / "minilm" / "trainer.py"
 
 Inputs = dict[str, Tensor]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from minilm_core.architecture import StudentArchitecture
+from minilm_core.models.architecture import StudentArchitecture
 
 BYTES_PER_PARTITION = 4
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, PreTrainedModel
 
-from minilm_core.corpus import BatchOrder, CorpusManifest, PackedCorpus
-from minilm_core.devices import resolve_precision
-from minilm_core.distillation import distil
-from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder
+from minilm_core.corpus.packed import BatchOrder, CorpusManifest, PackedCorpus
+from minilm_core.distillation.data import Lessons, relation_loss
+from minilm_core.distillation.loop import distil
+from minilm_core.distillation.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets
 from minilm_core.errors import UserError
-from minilm_core.lessons import Lessons, relation_loss
-from minilm_core.schedules import DistillationSchedule, Precision
-from minilm_core.sources import TeacherSource
-from minilm_core.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets
+from minilm_core.models.encoders import RelationEncoder, build_encoder, load_encoder
+from minilm_core.models.teacher import TeacherSource
+from minilm_core.settings.schedules import DistillationSchedule, Precision
+from minilm_core.training.devices import resolve_precision
 from tests.benchmarks.cases import Batch, Case, Pair, Variant, size
 from tests.benchmarks.peer import Inputs, full_rows, peer_steps, peer_trainer
 

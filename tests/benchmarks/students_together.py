@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from minilm_core.devices import resolve_precision
-from minilm_core.distillation import Pupil, distil, distil_together
-from minilm_core.lessons import Lessons
-from minilm_core.schedules import DistillationSchedule, Precision
+from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.loop import Pupil, distil, distil_together
+from minilm_core.settings.schedules import DistillationSchedule, Precision
+from minilm_core.training.devices import resolve_precision
 from tests.benchmarks.cases import CASES, SHORT, Case, Pair
 from tests.benchmarks.steps import (
     CPU,

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minilm_core.schedules import Precision, Relation
-from minilm_core.targets import CachedTargets
+from minilm_core.distillation.targets import CachedTargets
+from minilm_core.settings.schedules import Precision, Relation
 from tests.benchmarks import cache_reading
 from tests.benchmarks.steps import CPU
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from minilm_core.calibration import plan_calibration
-from minilm_core.latency import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
-from minilm_core.measurements import Measurement, Width
+from minilm_core.latency.calibration import plan_calibration
+from minilm_core.latency.measurements import Measurement, Width
+from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
 from tests.benchmarks.latency_prediction import SPACE, UNSEEN, cells, of_fastest_rounds, summary
 
 

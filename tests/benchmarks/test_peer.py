@@ -7,7 +7,7 @@ more; the product, which packs its rows full, averages over all real tokens.
 import pytest
 import torch
 
-from minilm_core.architecture import StudentArchitecture
+from minilm_core.models.architecture import StudentArchitecture
 from tests.benchmarks.cases import Batch, Case, Pair, Variant
 from tests.benchmarks.measure import Rounds, time_case
 from tests.benchmarks.peer import PEER_LOSS

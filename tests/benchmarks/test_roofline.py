@@ -7,9 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig
 
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.encoders import RelationEncoder, build_encoder
-from minilm_core.schedules import METHOD_RELATIONS, Method
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import RelationEncoder, build_encoder
+from minilm_core.settings.schedules import METHOD_RELATIONS, Method
 from tests.benchmarks.roofline import (
     Rates,
     RelationCost,

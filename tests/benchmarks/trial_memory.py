@@ -25,16 +25,16 @@ import psutil
 import torch
 from transformers import BertConfig, BertTokenizerFast
 
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.encoders import build_encoder
-from minilm_core.families import encoder_architecture, family_shape
-from search.config import load_config
-from search.context import StudyContext
-from search.preparation import prepare
-from search.storage import StudyPaths
-from search.trial import guarded
-from search.worker import run_group
-from search.working_thread import on_one_thread
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import build_encoder
+from minilm_core.models.families import encoder_architecture, family_shape
+from search.config.settings import load_config
+from search.driver.trial import guarded
+from search.driver.working_thread import on_one_thread
+from search.study.context import StudyContext
+from search.study.layout import StudyPaths
+from search.worker.preparation import prepare
+from search.worker.run import run_group
 from spaces.space import StudentChoice
 
 NUM_WORDS = 10_000

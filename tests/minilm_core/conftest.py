@@ -15,10 +15,10 @@ from transformers import (
     PretrainedConfig,
 )
 
-from minilm_core.corpus import PackedCorpus
-from minilm_core.finetuning import TaskData, load_task_data
-from minilm_core.lessons import Lessons
-from minilm_core.onnx_export import export_onnx
+from minilm_core.corpus.packed import PackedCorpus
+from minilm_core.distillation.data import Lessons
+from minilm_core.runtimes.onnx_export import export_onnx
+from minilm_core.tasks.finetuning import TaskData, load_task_data
 from tests.minilm_core.distilling import Run, lessons_of, make_corpus, make_targets, new_student, run, teacher_of
 from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, VALUES, write_tasks
 

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.corpus import CorpusSettings, PackedCorpus
-from minilm_core.distillation import DistillationProgress, distil
-from minilm_core.encoders import RelationEncoder, build_encoder, load_encoder
-from minilm_core.lessons import Lessons
-from minilm_core.packing import pack
-from minilm_core.schedules import METHOD_RELATIONS, DistillationSchedule, Method, Precision, Relation
-from minilm_core.sources import CorpusSource
-from minilm_core.target_cache import cache_targets
-from minilm_core.target_storage import TargetsKey
-from minilm_core.targets import CachedTargets
+from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
+from minilm_core.corpus.packing import pack
+from minilm_core.corpus.sources import CorpusSource
+from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.loop import DistillationProgress, distil
+from minilm_core.distillation.target_cache import cache_targets
+from minilm_core.distillation.target_storage import TargetsKey
+from minilm_core.distillation.targets import CachedTargets
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import RelationEncoder, build_encoder, load_encoder
+from minilm_core.settings.schedules import METHOD_RELATIONS, DistillationSchedule, Method, Precision, Relation
 
 CPU = torch.device("cpu")
 ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=16, num_heads=4)

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from tests.minilm_core.distilling import SENTENCE
+from tests.paths import ROOT
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96}
 TABLES = {"vocab_size": 40, "max_position_embeddings": 66, "pad_token_id": 1}
@@ -76,7 +77,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "modernbert-biased": ModernBertConfig(**MODERNBERT, attention_bias=True, mlp_bias=True, norm_bias=True),
 }
 
-REAL_TEACHERS = Path(__file__).parents[2] / "build" / "teachers"
+REAL_TEACHERS = ROOT / "build" / "teachers"
 
 
 def real_teacher(name: str) -> Path:

@@ -8,9 +8,9 @@ import pyarrow
 import pyarrow.parquet
 from torch import Tensor, nn
 
-from minilm_core.finetuning import TaskData, finetune
-from minilm_core.schedules import FinetuningSchedule, Precision
-from minilm_core.tasks import Task
+from minilm_core.settings.schedules import FinetuningSchedule, Precision
+from minilm_core.tasks.finetuning import TaskData, finetune
+from minilm_core.tasks.task import Task
 
 SCHEDULE = FinetuningSchedule(num_epochs=2, batch_size=8, max_length=32, precision=Precision.FP32)
 LEARNING_RATE = 1e-3

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.encoders import build_encoder
-from minilm_core.families import encoder_architecture
-from minilm_core.inheritance import initialise
-from minilm_core.initialisation import Initialisation
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import build_encoder
+from minilm_core.models.families import encoder_architecture
+from minilm_core.models.initialisation import Initialisation
+from minilm_core.models.weight_transfer import initialise
 from tests.minilm_core.encoder_families import CONFIGS
 
 # Teachers are 4x24 A4 with feed-forward 96 (ModernBERT's first: 36). 8 of 24 coordinates, 2 of 4 heads.

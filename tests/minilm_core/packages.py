@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.packaging import PackageSource
-from minilm_core.records import Evaluation, Role, Status, TaskResult, TrialRecord
+from minilm_core.deployment.packaging import PackageSource
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 
 
 def source_of(student: Path) -> PackageSource:

@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minilm_core.checkpoints import load_checkpoint, save_checkpoint
-from minilm_core.corpus import CorpusSettings, PackedCorpus
-from minilm_core.encoders import load_encoder, load_heads
+from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
+from minilm_core.corpus.packing import pack
+from minilm_core.corpus.sources import CorpusSource
+from minilm_core.corpus.tokenisation import CorpusTokenizer
+from minilm_core.distillation.target_storage import TargetsManifest
 from minilm_core.errors import UserError
-from minilm_core.packing import pack
-from minilm_core.schedules import Relation
-from minilm_core.sources import CorpusSource
-from minilm_core.target_storage import TargetsManifest
-from minilm_core.tokenisation import TOKENIZER_FILES, CorpusTokenizer
+from minilm_core.models.encoders import load_encoder, load_heads
+from minilm_core.models.tokenizers import TOKENIZER_FILES
+from minilm_core.settings.schedules import Relation
+from minilm_core.training.checkpoints import load_checkpoint, save_checkpoint
 
 
 def cut_short(path: Path) -> None:

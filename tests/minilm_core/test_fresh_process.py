@@ -9,7 +9,7 @@ import pytest
 from minilm_core import fresh_process
 from minilm_core.errors import UserError
 from minilm_core.fresh_process import PROJECT_FOLDER, import_path, module_command
-from search.calibrated import calibrate_apart
+from search.driver.calibration import calibrate_apart
 
 
 @pytest.fixture

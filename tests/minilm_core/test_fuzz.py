@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from transformers import AutoTokenizer, BertForSequenceClassification, PretrainedConfig
 
+from minilm_core.corpus.tokenisation import CorpusTokenizer
+from minilm_core.deployment.packaging import SUMS_FILE, package
+from minilm_core.deployment.verification import run_checks
 from minilm_core.errors import UserError
-from minilm_core.packaging import SUMS_FILE, package
-from minilm_core.tokenisation import CorpusTokenizer
-from minilm_core.verification import run_checks
 from tests.minilm_core.packages import source_of
 from tests.search.fuzzing import cases, damages, fast_and_long, fresh_folder
 

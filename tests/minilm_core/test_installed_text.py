@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from minilm_core.errors import UserError
-from minilm_core.installed_text import LANGUAGE_REFERENCE, InstalledText, masked_passages, write_installed_text
-from minilm_core.splits import load_splits
-from minilm_core.tasks import Task
+from minilm_core.quickstart_data import LANGUAGE_REFERENCE, InstalledText, masked_passages, write_installed_text
+from minilm_core.tasks.splits import load_splits
+from minilm_core.tasks.task import Task
 
 THREE_SUBJECTS = {
     "graphs": ("networkx/algorithms/flow", "networkx/algorithms/traversal", "networkx/classes"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-PRELOADED = ["minilm_core.distillation", "minilm_core.finetuning", "transformers.models.bert.modeling_bert"]
+PRELOADED = ["minilm_core.distillation.loop", "minilm_core.tasks.finetuning", "transformers.models.bert.modeling_bert"]
 
 
 def in_two_processes(work: Callable[..., None], folder: Path, *arguments: object) -> None:

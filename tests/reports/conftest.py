@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from minilm_core.records import TrialRecord
+from minilm_core.results.records import TrialRecord
 from reports import Study
 from tests.reports.example_studies import write_full_study, write_study
 

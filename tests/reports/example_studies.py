@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from minilm_core.architecture import FamilyShape, StudentArchitecture
 from minilm_core.errors import FailureKind
-from minilm_core.metrics import accuracy as accuracy_metric
-from minilm_core.metrics import bootstrap_interval
-from minilm_core.objectives import objectives_named
-from minilm_core.records import (
+from minilm_core.models.architecture import FamilyShape, StudentArchitecture
+from minilm_core.results.objectives import objectives_named
+from minilm_core.results.records import (
     Evaluation,
     Failure,
     Role,
@@ -21,6 +19,8 @@ from minilm_core.records import (
     TrialRecord,
     append_record,
 )
+from minilm_core.tasks.metrics import accuracy as accuracy_metric
+from minilm_core.tasks.metrics import bootstrap_interval
 from reports import Study, load_study
 
 NUM_EXAMPLES = 200

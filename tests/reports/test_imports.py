@@ -1,8 +1,8 @@
 import subprocess
 import sys
-from pathlib import Path
 
 from reports import Study
+from tests.paths import ROOT
 
 HEAVY = (
     "torch",
@@ -27,7 +27,7 @@ print(*[name for name in sys.argv[2:] if name in sys.modules])
 
 
 def test_picking_loads_nothing_heavy(full_study: Study) -> None:
-    root = Path(__file__).parents[2]
+    root = ROOT
     command = [sys.executable, "-c", SCRIPT, str(full_study.path), *HEAVY]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

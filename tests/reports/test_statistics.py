@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from minilm_core.errors import UserError
-from minilm_core.metrics import accuracy, bootstrap_interval, paired_difference
-from minilm_core.records import Evaluation, TaskResult
+from minilm_core.results.records import Evaluation, TaskResult
+from minilm_core.tasks.metrics import accuracy, bootstrap_interval, paired_difference
 from reports import Study
 from reports.statistics import (
     Split,

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from minilm_core.errors import FailureKind, UserError
-from minilm_core.objectives import OBJECTIVES
-from minilm_core.records import append_record
+from minilm_core.results.objectives import OBJECTIVES
+from minilm_core.results.records import append_record
 from reports import Study, load_study
-from reports.limits import LatencyConditions
+from reports.selection.requirements import LatencyConditions
 from tests.reports.example_studies import LATENCY_TABLE, failed, student, teacher, twin, write_study
 
 

@@ -13,16 +13,16 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.families import encoder_architecture, family_shape
-from minilm_core.records import TrialRecord
-from minilm_core.sources import resolve
-from minilm_core.student_family import student_base
-from search.config import load_config
-from search.context import StudyContext
-from search.job import Job
-from search.preparation import prepare
-from search.storage import StudyPaths
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.families import encoder_architecture, family_shape
+from minilm_core.models.student_family import student_base
+from minilm_core.models.teacher import resolve
+from minilm_core.results.records import TrialRecord
+from search.config.settings import load_config
+from search.study.context import StudyContext
+from search.study.jobs import Job
+from search.study.layout import StudyPaths
+from search.worker.preparation import prepare
 from spaces.space import StudentChoice
 from tests.search.running import Event, OpenStudy, run_job
 

@@ -1,8 +1,8 @@
 """A latency table of round figures, of which nothing was measured."""
 
-from minilm_core.architecture import StudentArchitecture
-from minilm_core.latency import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
-from minilm_core.measurements import Measurement, Width
+from minilm_core.latency.measurements import Measurement, Width
+from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
+from minilm_core.models.architecture import StudentArchitecture
 
 
 def table_of(*architectures: StudentArchitecture, ms_per_layer: float) -> LatencyTable:

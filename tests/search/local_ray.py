@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from search.cluster import cluster
-from search.config import Resources
+from search.config.settings import Resources
+from search.driver.cluster import cluster
 
 
 def without_tokens(patch: pytest.MonkeyPatch) -> None:

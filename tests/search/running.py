@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from minilm_core.records import TrialRecord
-from search.context import StudyContext
-from search.job import Job, Progress
-from search.worker import run_group
+from minilm_core.results.records import TrialRecord
+from search.driver.display import Display
+from search.study.context import StudyContext
+from search.study.jobs import Job, Progress
+from search.worker.run import run_group
 from spaces.space import StudentChoice
 
 OpenStudy = Callable[..., StudyContext]
@@ -61,3 +62,14 @@ def copied(job: Job, choice: StudentChoice, open_study: OpenStudy) -> Job:
     copy = open_study().student(7, choice)
     shutil.copytree(job.folder, copy.folder)
     return copy
+
+
+class Said(Display):
+    """A display that remembers."""
+
+    def __init__(self) -> None:
+        super().__init__("said", [], 1, 1)
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)

@@ -7,10 +7,10 @@ import optuna
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
-from minilm_core.objectives import objectives_named
-from minilm_core.records import Role, Status, TrialRecord
-from search.config import Sampler, SamplerName
-from search.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
+from minilm_core.results.objectives import objectives_named
+from minilm_core.results.records import Role, Status, TrialRecord
+from search.config.settings import Sampler, SamplerName
+from search.driver.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
 from spaces.limits import Violation
 from spaces.space import LogRange, StudentChoice, StudentSpace
 

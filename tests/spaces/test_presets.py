@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from minilm_core.architecture import StudentArchitecture
 from minilm_core.errors import UserError
-from minilm_core.initialisation import Initialisation
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.initialisation import Initialisation
 from spaces.presets import load_space, preset_names
 
 OWN_SPACE = """\

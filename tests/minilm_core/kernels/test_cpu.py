@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from minilm_core.distillation.relations import split_heads
 from minilm_core.kernels.blockwise import Side, blockwise_kl
 from minilm_core.kernels.cpu import fits, looped_kl
-from minilm_core.relations import split_heads
 
 
 def random_vectors(batch: int, seq: int, width: int, seed: int) -> Tensor:

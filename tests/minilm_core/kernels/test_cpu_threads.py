@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba.core import caching
 
-from minilm_core.kernels import keep_compiled_loops_in
+from minilm_core.kernels.compiled_loops import keep_compiled_loops_in
 from minilm_core.kernels.cpu_threads import in_threads
 
 LOOPS = """

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from minilm_core.distillation.relations import split_heads
 from minilm_core.kernels.blockwise import Side, blockwise_kl
 from minilm_core.kernels.cpu import looped_kl
-from minilm_core.relations import split_heads
 
 NUM_HEADS, BATCH, SEQ = 12, 32, 128
 CASES = [

@@ -1,0 +1,9 @@
+from .documents import read_documents as read_documents
+from .json_lines import read_objects as read_objects
+from .packed import BatchOrder as BatchOrder
+from .packed import CorpusSettings as CorpusSettings
+from .packed import PackedCorpus as PackedCorpus
+from .packing import Packing as Packing
+from .packing import pack as pack
+from .sources import CorpusSource as CorpusSource
+from .tokenisation import CorpusTokenizer as CorpusTokenizer

@@ -1,0 +1,114 @@
+"""The losses of MiniLM and MiniLMv2: how far a student's self-attention relations are from its teacher's."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from minilm_core.errors import UserError
+from minilm_core.kernels import gpu
+from minilm_core.kernels.blockwise import Side, blockwise_kl
+from minilm_core.kernels.compiled_loops import HAS_NUMBA
+from minilm_core.models.adapters import LayerRelations, RelationOperands
+from minilm_core.settings.schedules import Relation
+
+TokenMask = Bool[Tensor, "batch seq"]
+
+
+def relation_losses(
+    teacher: LayerRelations, student: LayerRelations, num_heads: int, mask: TokenMask | None = None
+) -> dict[Relation, Float[Tensor, ""]]:
+    """Returns the terms of the loss of one pair of layers: KL(teacher ‖ student) in nats, for value vectors their MSE.
+
+    Args:
+        teacher: Operands of the teacher's distilled layer.
+        student: Operands of the student's, for the same relations.
+        num_heads: The relation heads; with MiniLM the attention heads, of which both models have the same number.
+        mask: True where a token is real.
+
+    Raises:
+        UserError: if the teacher lacks a relation, the heads do not divide a width, value vectors are not equally wide,
+            or no token is real.
+
+    Source: MiniLM (Wang et al., 2020), equations 6, 9 and 10; MiniLMv2 (Wang et al., 2021), equations 1 to 5.
+    """
+    for relation, operands in student.items():
+        _check_comparable(relation, teacher, operands, num_heads)
+    return {
+        relation: vector_mse(teacher[relation].left, operands.left, mask)
+        if relation is Relation.VALUE_VECTORS
+        else relation_kl(teacher[relation], operands, num_heads, mask)
+        for relation, operands in student.items()
+    }
+
+
+def _check_comparable(relation: Relation, teacher: LayerRelations, student: RelationOperands, num_heads: int) -> None:
+    if relation not in teacher:
+        raise UserError(f"a teacher must tell every relation of its student, got {', '.join(teacher)} and {relation}")
+    widths = [operands.left.shape[-1] for operands in (teacher[relation], student)]
+    if relation is Relation.VALUE_VECTORS:
+        if widths[0] != widths[1]:
+            raise UserError(
+                f"value vectors must be as wide as the teacher's, got {widths[1]} and {widths[0]}: give the student's "
+                f"RelationEncoder its teacher_width"
+            )
+    elif any(width % num_heads for width in widths):
+        raise UserError(
+            f"relation heads must divide the widths of teacher and student, "
+            f"got {num_heads}, {widths[0]} and {widths[1]}"
+        )
+
+
+def relation_kl(
+    teacher: RelationOperands, student: RelationOperands, num_heads: int, mask: TokenMask | None
+) -> Float[Tensor, ""]:
+    """KL(teacher ‖ student) of one relation in nats, averaged over heads and real query positions.
+
+    No map of a whole batch is ever in memory. Which kernel computes it depends on device and precision; all compute
+    the same.
+
+    Raises:
+        UserError: if no token is real.
+
+    Source: MiniLM (Wang et al., 2020), equations 6 and 9; with rows of one length the average over the batch's
+    positions is their average over sequences.
+    """
+    # Where a GPU has the mask, asking would make the host wait for it.
+    if mask is not None and mask.device.type == "cpu" and not mask.any():
+        raise UserError("a relation must have at least 1 real token, got 0")
+    if teacher.bias is None and student.bias is None:
+        pairs = (teacher.left, teacher.right), (student.left, student.right)
+        if gpu.fits(*pairs, num_heads):
+            return gpu.padded_relation_kl(*pairs, num_heads, mask)
+        if HAS_NUMBA:
+            from minilm_core.kernels import cpu
+
+            if cpu.fits(*pairs):
+                return cpu.looped_kl(*pairs, num_heads, mask)
+    return blockwise_kl(_side(teacher, num_heads), _side(student, num_heads), mask)
+
+
+def _side(operands: RelationOperands, num_heads: int) -> Side:
+    return Side(split_heads(operands.left, num_heads), split_heads(operands.right, num_heads), operands.bias)
+
+
+def split_heads(
+    vectors: Float[Tensor, "batch seq width"], num_heads: int
+) -> Float[Tensor, "batch heads seq head_size"]:
+    """Cuts concatenated heads into `num_heads` equal ones; a relation head may join or cut attention heads.
+
+    Source: MiniLMv2 (Wang et al., 2021), section 3.1.
+    """
+    batch, seq, width = vectors.shape
+    return vectors.view(batch, seq, num_heads, width // num_heads).transpose(1, 2)
+
+
+def vector_mse(
+    teacher: Float[Tensor, "batch seq width"], student: Float[Tensor, "batch seq width"], mask: TokenMask | None
+) -> Float[Tensor, ""]:
+    """Mean squared error of the student's vectors over real positions, the teacher's taken as they are.
+
+    Source: MiniLM (Wang et al., 2020), ablation of the value relation.
+    """
+    wide = torch.promote_types(student.dtype, torch.float32)
+    error = (student.to(wide) - teacher.detach().to(wide)).square()
+    return error.mean() if mask is None else error[mask].mean()

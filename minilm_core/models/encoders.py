@@ -1,0 +1,202 @@
+"""Encoders: load a teacher, build a student, run either up to its distilled layers and no further."""
+
+import copy
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from minilm_core.atomic import atomic_folder
+from minilm_core.errors import UserError, first_line
+from minilm_core.models.adapters import LayerRelations, RelationOperands, adapter_of
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.families import check_model_type, student_settings
+from minilm_core.models.student_family import StudentFamily, student_base
+from minilm_core.models.tokenizers import save_tokenizer
+from minilm_core.settings.schedules import Relation
+
+HEADS_FILE = "heads.safetensors"
+"""The projections of the distilled layers, beside the states that enter them."""
+
+
+class RelationEncoder(nn.Module):
+    """What distillation runs of an encoder: all below its distilled layers, and of these what the relations need.
+
+    It shares its modules with the encoder it is made from, so training it trains the encoder. Nothing in it is left
+    without a gradient: the rest of the highest distilled layer, the layers above and the pooler are not part of it, nor
+    is a projection that no relation uses. They get their first gradient in fine-tuning.
+
+    Source: MiniLM (Wang et al., 2020), section 3: only the last layer's self-attention is distilled.
+    """
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        layers: Sequence[int],
+        relations: Collection[Relation],
+        *,
+        teacher_width: int | None = None,
+    ) -> None:
+        """Takes an encoder apart.
+
+        Args:
+            encoder: Of a supported family.
+            layers: The distilled layers, counted from 1, rising.
+            relations: What is compared of each.
+            teacher_width: For a student, its teacher's hidden size. Where value vectors are compared and the widths
+                differ, a learned matrix for each layer maps the student's to it.
+        """
+        super().__init__()
+        adapter = adapter_of(encoder)
+        self.layers = tuple(layers)
+        self.trunk = adapter.trunk(encoder, self.layers[-1] - 1)
+        self.heads = nn.ModuleDict({str(layer): adapter.head(encoder, layer, relations) for layer in self.layers})
+        self.config: PretrainedConfig = encoder.config
+        self.num_heads: int = encoder.config.num_attention_heads
+        self.hidden_size: int = encoder.config.hidden_size
+        self.transforms = nn.ModuleDict()
+        if Relation.VALUE_VECTORS in relations and teacher_width is not None and teacher_width != self.hidden_size:
+            self.transforms.update(
+                {str(layer): _seeded_linear(self.hidden_size, teacher_width, seed=layer) for layer in self.layers}
+            )
+
+    def checkpoint_activations(self) -> None:
+        """From now on keeps only the layers' inputs for the backward pass, which computes the rest again."""
+        self.trunk.checkpoints_activations = True
+
+    def states(
+        self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None
+    ) -> list[Float[Tensor, "batch seq hidden"]]:
+        """Returns the hidden states that enter each distilled layer."""
+        states: list[Tensor] = self.trunk(input_ids, attention_mask, self.layers)
+        return states
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None
+    ) -> list[LayerRelations]:
+        """Returns the operands of each distilled layer's relations."""
+        states = self.states(input_ids, attention_mask)
+        of_layers: list[LayerRelations] = [
+            head(entering) for head, entering in zip(self.heads.values(), states, strict=True)
+        ]
+        if self.transforms:
+            for transform, relations in zip(self.transforms.values(), of_layers, strict=True):
+                vectors = transform(relations[Relation.VALUE_VECTORS].left)
+                relations[Relation.VALUE_VECTORS] = RelationOperands(vectors, vectors)
+        return of_layers
+
+
+def save_heads(encoder: RelationEncoder, folder: Path) -> None:
+    """Writes the heads of the distilled layers and the encoder's configuration: what cached states still need."""
+    tensors = {**encoder.heads.state_dict(), **dict(encoder.heads.named_buffers(remove_duplicate=False))}
+    # Cloned, for what the heads of several layers share is written once each.
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, folder / HEADS_FILE)
+    encoder.config.save_pretrained(folder)
+
+
+def load_heads(folder: Path, layers: Sequence[int], relations: Collection[Relation]) -> nn.ModuleDict:
+    """Reads what `save_heads` wrote of some layers, only what the relations need, in evaluation mode and fp32.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    with torch.device("meta"):
+        skeleton = AutoModel.from_config(load_encoder_config(folder), dtype=torch.float32)
+    adapter = adapter_of(skeleton)
+    heads = nn.ModuleDict({str(layer): adapter.head(skeleton, layer, relations) for layer in layers})
+    try:
+        tensors = load_file(folder / HEADS_FILE)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(
+            f"cached targets must be whole, got {folder.parent} ({first_line(error)}); remove it to have it made again"
+        ) from error
+    heads.load_state_dict({name: tensors[name] for name in heads.state_dict()}, assign=True)
+    # What a module computes from its configuration, such as angles of rotation, is no part of its state.
+    for name, _ in list(heads.named_buffers(remove_duplicate=False)):
+        owner, _, attribute = name.rpartition(".")
+        setattr(heads.get_submodule(owner), attribute, tensors[name])
+    return heads.eval().requires_grad_(False)
+
+
+def _seeded_linear(num_inputs: int, num_outputs: int, *, seed: int) -> nn.Linear:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(num_inputs, num_outputs, bias=False)
+
+
+def load_encoder(folder: Path) -> PreTrainedModel:
+    """Loads an encoder with its weights, in fp32 and evaluation mode, from a local folder.
+
+    Raises:
+        UserError: if its family is not supported, or its weights are damaged or not those of its config.json.
+    """
+    check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    try:
+        encoder, info = AutoModel.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    # transformers tells of weights of other sizes by a RuntimeError, and of a broken index by a KeyError.
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"weights must be whole and of config.json's sizes, got {folder} ({first_line(error)})"
+        ) from error
+    # transformers draws what is missing at random. A pooler often is, and nothing distilled depends on it.
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise UserError(f"weights must hold every parameter of config.json's layers, got {folder} without {missing[0]}")
+    loaded: PreTrainedModel = encoder.eval()
+    return loaded
+
+
+def load_encoder_config(folder: Path) -> PretrainedConfig:
+    """Loads an encoder's configuration from a local folder."""
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def save_encoder(encoder: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
+    """Writes an encoder with its tokenizer, whole or not at all, as a folder that transformers loads."""
+    with atomic_folder(folder) as scratch:
+        encoder.save_pretrained(scratch)
+        save_tokenizer(tokenizer_folder, encoder.config.to_dict(), scratch)
+
+
+def base_config(teacher_config: PretrainedConfig, family: StudentFamily) -> PretrainedConfig:
+    """Returns the configuration that the sizes of a student are put into: its teacher's, or one of BERT."""
+    teacher_json = teacher_config.to_dict()
+    base = student_base(teacher_json, family)
+    return teacher_config if base is teacher_json else AutoConfig.for_model(**base)
+
+
+def student_config(architecture: StudentArchitecture, base: PretrainedConfig) -> PretrainedConfig:
+    """Returns a configuration with a student's sizes: same family, vocabulary and dropout.
+
+    Raises:
+        UserError: if the family cannot have these sizes.
+    """
+    config = copy.deepcopy(base)
+    config.update(student_settings(architecture, base.to_dict()))
+    return config
+
+
+def build_encoder(architecture: StudentArchitecture, base: PretrainedConfig, *, seed: int) -> PreTrainedModel:
+    """Builds a randomly initialised encoder; the same seed gives the same weights.
+
+    Args:
+        architecture: Its sizes.
+        base: All else: its teacher's configuration, or for a student of another family what `base_config` returns.
+        seed: Of the weights.
+
+    Raises:
+        UserError: if the family does not work or cannot have these sizes.
+    """
+    check_model_type(base.to_dict())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # Whatever the teacher was stored in: parameters and optimiser state are fp32.
+        return AutoModel.from_config(student_config(architecture, base), dtype=torch.float32)

@@ -1,0 +1,7 @@
+"""What is known of trained students: the record of a trial, its objectives, and the frontier of several.
+
+Nothing here trains, measures or imports torch, so that reports open at once."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,10 @@
+from .onnx_export import add_to_parity as add_to_parity
+from .onnx_export import export_onnx as export_onnx
+from .onnx_export import logging_at_error as logging_at_error
+from .onnx_model import ONNX_FILE as ONNX_FILE
+from .onnx_model import PARITY_FILE as PARITY_FILE
+from .onnx_model import OnnxModel as OnnxModel
+from .onnx_model import require_onnx as require_onnx
+from .torch_model import PackagedModel as PackagedModel
+from .torch_model import is_classifier as is_classifier
+from .torch_model import load_packaged as load_packaged

@@ -1,0 +1,137 @@
+"""ONNX of a packaged student in fp32, with the proof that it answers as the student does. Extra: onnx."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minilm_core.atomic import write_text_atomically
+from minilm_core.errors import UserError
+from minilm_core.models.families import max_sequence_length
+from minilm_core.runtimes.onnx_model import ONNX_FILE, PARITY_FILE, OnnxModel, require_onnx
+from minilm_core.runtimes.torch_model import PackagedModel, delivered, load_packaged
+
+OPSET_VERSION = 18
+PARITY_TOLERANCE = 1e-4
+"""Largest difference of a delivered value in fp32 from PyTorch's."""
+PARITY_SHAPES = ((1, 8), (1, 128), (3, 64), (8, 128), (2, 511))
+"""Batch size and sequence length; cut to the positions the model has."""
+
+
+def export_onnx(model_folder: Path, out: Path) -> None:
+    """Writes OUT/onnx/model.onnx in fp32, and to OUT/parity.json how far it is from PyTorch over a grid of shapes.
+
+    Raises:
+        UserError: if the extra is not installed, or a delivered value differs too much.
+    """
+    require_onnx()
+    import onnx
+
+    packaged = load_packaged(model_folder)
+    path = out / ONNX_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _exporter_warnings_ignored():
+        program = torch.onnx.export(
+            packaged.model,
+            kwargs=dict(_random_inputs(packaged, 2, 8)),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            opset_version=OPSET_VERSION,
+            dynamic_shapes=_dynamic_shapes(packaged),
+            output_names=["logits"] if packaged.is_classifier else ["last_hidden_state"],
+        )
+    assert program is not None, "the dynamo exporter returns its program"
+    graph = program.model_proto
+    # The shapes that the exporter infers for inner values contradict those of the int8 quantiser, which then refuses.
+    del graph.graph.value_info[:]
+    onnx.save(graph, path)
+    report = _parity(packaged, OnnxModel(path))
+    # Written so that NaN fails too.
+    if not report["max_abs_difference"] <= PARITY_TOLERANCE:
+        path.unlink()
+        difference = report["max_abs_difference"]
+        raise UserError(f"ONNX must agree with PyTorch within {PARITY_TOLERANCE:g}, differs by {difference:.2g}")
+    add_to_parity(out, "onnx", report)
+
+
+def _parity(packaged: PackagedModel, exported: OnnxModel) -> dict[str, Any]:
+    differences, agreements = [], []
+    for batch_size, length in _grid(packaged):
+        inputs = _random_inputs(packaged, batch_size, length)
+        with torch.inference_mode():
+            expected = delivered(packaged.model(**inputs), inputs["attention_mask"])
+        got = exported.outputs(inputs)
+        differences.append((got - expected).abs().max().item())
+        agreements.append((got.argmax(dim=1) == expected.argmax(dim=1)).double().mean().item())
+    return {
+        "file": ONNX_FILE,
+        "opset": OPSET_VERSION,
+        "inputs": exported.input_names,
+        "outputs": exported.output_names,
+        "shapes": _grid(packaged),
+        "tolerance": PARITY_TOLERANCE,
+        "max_abs_difference": float(np.max(differences)),
+        "argmax_agreement": min(agreements) if expected.shape[1] > 1 and packaged.is_classifier else None,
+    }
+
+
+def _random_inputs(packaged: PackagedModel, batch_size: int, length: int) -> Mapping[str, Tensor]:
+    """Random tokens; every row but the first has padding at its end."""
+    generator = torch.Generator().manual_seed(length)
+    vocabulary_size = packaged.model.config.vocab_size
+    tokens = torch.randint(vocabulary_size // 2, vocabulary_size, (batch_size, length), generator=generator)
+    num_real = length - torch.arange(batch_size) % (length // 2)
+    mask = (torch.arange(length) < num_real.unsqueeze(1)).long()
+    values = {
+        "input_ids": torch.where(mask.bool(), tokens, packaged.tokenizer.pad_token_id),
+        "attention_mask": mask,
+        "token_type_ids": torch.zeros_like(mask),
+    }
+    return {name: values[name] for name in packaged.tokenizer.model_input_names}
+
+
+def _grid(packaged: PackagedModel) -> tuple[tuple[int, int], ...]:
+    limit = max_sequence_length(packaged.model.config.to_dict())
+    return tuple(dict.fromkeys((batch_size, min(length, limit)) for batch_size, length in PARITY_SHAPES))
+
+
+def _dynamic_shapes(packaged: PackagedModel) -> dict[str, dict[int, Any]]:
+    batch = torch.export.Dim("batch", min=1)
+    sequence = torch.export.Dim("sequence", min=1, max=max_sequence_length(packaged.model.config.to_dict()))
+    return {name: {0: batch, 1: sequence} for name in packaged.tokenizer.model_input_names}
+
+
+def add_to_parity(folder: Path, name: str, report: Mapping[str, Any]) -> None:
+    """Writes what was measured of one export to the package's parity.json, beside what is there of others."""
+    path = folder / PARITY_FILE
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_text_atomically(path, json.dumps({**content, name: report}, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def _exporter_warnings_ignored() -> Iterator[None]:
+    # Of torch's own making and of no consequence: a deprecated check in its tracer, and each axis of the second and
+    # third input being equal to the first's, which is what is asked for. Its log tells of absent torchvision.
+    with logging_at_error(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=r"# The axis name: \w+ will not be used", category=UserWarning)
+        yield
+
+
+@contextmanager
+def logging_at_error() -> Iterator[None]:
+    """Hides what libraries log below the level of errors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

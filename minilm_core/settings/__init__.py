@@ -1,0 +1,7 @@
+"""Settings: training schedules, quantities with units, and the reader that turns YAML into checked dataclasses.
+
+Nothing here does what the settings say, and nothing imports torch."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

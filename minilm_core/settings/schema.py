@@ -1,0 +1,180 @@
+"""Fills a settings dataclass from a YAML source; whatever does not fit is answered by one line with its place."""
+
+import dataclasses
+import difflib
+import json
+import re
+import types
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from minilm_core.errors import UserError
+from minilm_core.settings.yaml_source import KeyPath, YamlSource, shown
+
+Settings = TypeVar("Settings")
+
+_RULES = {
+    "int_type": "must be an integer",
+    "int_parsing_size": "must be a smaller integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "dataclass_type": "must be a mapping of settings",
+}
+_KEY = "[key]"
+"""How pydantic marks an error in a key of a mapping, not in its value."""
+_UNION_RULE = "must be a list of values or a range such as {low: 0.0001, high: 0.001}"
+
+
+def build(source: YamlSource, settings: type[Settings]) -> Settings:
+    """Returns the settings that a source describes, checked field by field and then against each other.
+
+    Raises:
+        UserError: with one line a mistake, sorted by line: FILE:LINE: KEY RULE, got VALUE.
+    """
+    # A dataclass takes its configuration from what holds it; so they need not know pydantic.
+    config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    adapter: TypeAdapter[Any] = TypeAdapter(tuple[settings], config=config)  # type: ignore[valid-type]
+    try:
+        # Strict JSON: no text is taken for a number, yet lists become tuples and names members of an Enum.
+        (built,) = adapter.validate_json(json.dumps([source.content]), strict=True)
+    except ValidationError as error:
+        raise UserError("\n".join(_lines(source, settings, error))) from None
+    return built  # type: ignore[no-any-return]
+
+
+def plain(settings: Any) -> Any:
+    """Returns settings as the plain types that YAML and JSON know: the inverse of `build`."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def _lines(source: YamlSource, settings: type, error: ValidationError) -> list[str]:
+    lines: dict[str, float] = {}
+    every = error.errors(include_url=False)
+    meant = {_closest(settings, _located(source.content, details)[0]) for details in every if _is_unknown_key(details)}
+    for details in every:
+        key_path, message = _problem(source.content, settings, details)
+        # A misspelt key is one mistake, not two: that its right spelling is missing goes without saying.
+        if message and not (details["type"] == "missing" and key_path in meant):
+            place = source.place(key_path)
+            lines[f"{place.label}: {message}"] = place.order
+    return sorted(lines, key=lambda line: lines[line])
+
+
+def _is_unknown_key(details: ErrorDetails) -> bool:
+    return details["type"] == "unexpected_keyword_argument"
+
+
+def _problem(content: Any, settings: type, details: ErrorDetails) -> tuple[KeyPath, str]:
+    """Returns the key that pydantic means and its error in the user's terms; empty for a union's other branch."""
+    key_path, branch = _located(content, details)
+    value = _at(content, key_path)
+    dotted = ".".join(map(str, key_path))
+    kind = details["type"]
+    if branch is not None and not isinstance(_at(content, branch.key_path), dict | list):
+        return branch.key_path, f"{'.'.join(map(str, branch.key_path))} {_UNION_RULE}, got {shown(value)}"
+    if branch is not None and not branch.is_meant(content):
+        return key_path, ""
+    if kind == "missing":
+        return key_path, f"{dotted} must be given"
+    if _is_unknown_key(details):
+        return key_path, _unknown_key(settings, key_path)
+    if kind == "value_error":
+        return _ruled(settings, key_path, str(details["ctx"]["error"]))
+    if kind == "enum" and details["loc"][-1] == _KEY:
+        return key_path, f"unknown key '{dotted}'; must be {details['ctx']['expected']}"
+    if kind == "enum":
+        return key_path, f"{dotted} must be {details['ctx']['expected']}, got {shown(value)}"
+    if kind == "too_long":
+        return (
+            key_path,
+            f"{dotted} must have {details['ctx']['max_length']} values, got {details['ctx']['actual_length']}",
+        )
+    rule = _RULES.get(kind, details["msg"].replace("Input should", "must"))
+    return key_path, f"{dotted} {rule}, got {shown(value)}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Branch:
+    """One of a union's types, as pydantic names it in the path of an error."""
+
+    key_path: KeyPath
+    """Of the value that may be of several types."""
+    name: str
+
+    def is_meant(self, content: Any) -> bool:
+        """Returns whether the user wrote this branch: a list for a tuple, a mapping for a dataclass."""
+        return isinstance(_at(content, self.key_path), list) is self.name.startswith("tuple[")
+
+
+def _located(content: Any, details: ErrorDetails) -> tuple[KeyPath, _Branch | None]:
+    """Splits pydantic's path into the keys of the file and the branch of a union, which is no key."""
+    # The first part is the tuple's index in `build`; a missing key is the last part and is not in the file.
+    _, *parts = details["loc"]
+    missing = parts.pop() if details["type"] == "missing" else None
+    key_path: KeyPath = ()
+    branch = None
+    for part in parts:
+        if _has(_at(content, key_path), part):
+            key_path = (*key_path, part)
+        elif part != _KEY:
+            branch = _Branch(key_path=key_path, name=str(part))
+    return (key_path if missing is None else (*key_path, missing)), branch
+
+
+def _ruled(settings: type, key_path: KeyPath, message: str) -> tuple[KeyPath, str]:
+    """Completes a rule that a dataclass states: `num_steps must ...` says which of its keys it means."""
+    match = re.match(r"([a-z_][\w.]*) must ", message)
+    if match and match[1].split(".")[0] in _keys(_settings_at(settings, key_path)):
+        key_path = (*key_path, *match[1].split("."))
+        return key_path, ".".join(map(str, key_path)) + message[match.end(1) :]
+    dotted = ".".join(map(str, key_path))
+    return key_path, f"{dotted}: {message}" if dotted else message
+
+
+def _unknown_key(settings: type, key_path: KeyPath) -> str:
+    closest = _closest(settings, key_path)
+    keys = _keys(_settings_at(settings, key_path[:-1]))
+    hint = f"did you mean '{closest[-1]}'?" if closest else f"must be one of {', '.join(keys)}"
+    return f"unknown key '{'.'.join(map(str, key_path))}'; {hint}"
+
+
+def _closest(settings: type, key_path: KeyPath) -> KeyPath | None:
+    """Returns the known key that an unknown one is nearly spelt as."""
+    *section, key = key_path
+    close = difflib.get_close_matches(str(key), _keys(_settings_at(settings, tuple(section))), n=1)
+    return (*section, close[0]) if close else None
+
+
+def _keys(settings: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings)] if dataclasses.is_dataclass(settings) else []
+
+
+def _settings_at(settings: Any, key_path: KeyPath) -> Any:
+    """Returns the type that a key path leads to; of a union the dataclass, if it has one."""
+    for part in key_path:
+        if dataclasses.is_dataclass(settings):
+            settings = get_type_hints(settings).get(str(part))
+        else:
+            settings = next(iter(get_args(settings)), None)
+        if get_origin(settings) in (types.UnionType, Union):
+            members = get_args(settings)
+            settings = next((member for member in members if dataclasses.is_dataclass(member)), members[0])
+    return settings
+
+
+def _has(value: Any, part: str | int) -> bool:
+    return part in value if isinstance(value, dict) else isinstance(value, list) and part in range(len(value))
+
+
+def _at(content: Any, key_path: KeyPath) -> Any:
+    """Returns the value at a key path; None where there is none."""
+    for part in key_path:
+        if not _has(content, part):
+            return None
+        content = content[part]
+    return content

@@ -1,0 +1,7 @@
+"""Labelled tasks: their data, their metrics, the named benchmarks, and the fine-tuning of an encoder on them.
+
+Nothing here knows how the encoder was distilled, or what a search does with its figures."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,17 @@
+from .benchmarks import NAMED_TASKS as NAMED_TASKS
+from .benchmarks import named_task as named_task
+from .finetuning import build_classifier as build_classifier
+from .finetuning import evaluate as evaluate
+from .finetuning import finetune as finetune
+from .finetuning import load_task_data as load_task_data
+from .finetuning import save_classifier as save_classifier
+from .metrics import CONFIDENCE as CONFIDENCE
+from .metrics import NUM_RESAMPLES as NUM_RESAMPLES
+from .metrics import Interval as Interval
+from .metrics import metric_named as metric_named
+from .metrics import resampled_scores as resampled_scores
+from .metrics import score as score
+from .splits import load_split as load_split
+from .splits import load_splits as load_splits
+from .task import SplitRole as SplitRole
+from .task import Task as Task

@@ -1,0 +1,252 @@
+"""A student on a labelled task: a classifier or regressor trained on it, and its prediction for every example."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Int, Num
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from minilm_core.errors import NonFiniteLossError, UserError
+from minilm_core.models.tokenizers import load_padding_tokenizer, save_tokenizer
+from minilm_core.results.records import Evaluation, TaskResult
+from minilm_core.settings.schedules import FinetuningSchedule, Precision
+from minilm_core.tasks.metrics import bootstrap_interval, metric_named
+from minilm_core.tasks.splits import Split, load_splits, tokenise
+from minilm_core.tasks.task import Task
+from minilm_core.training.cpu_layers import train_fast_on_cpu
+from minilm_core.training.devices import autocast, resolve_precision
+from minilm_core.training.optimisation import begin_training, micro_batches, seed_step, unwrapped
+
+BATCHES_PER_BUCKET = 32
+"""Examples are sorted by length within this many batches, so that little of a batch is padding."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskData:
+    """A task's splits, tokenised without padding."""
+
+    task: Task
+    num_labels: int
+    """Classes; 1 for a regression."""
+    label_names: tuple[str, ...] | None
+    train: "EncodedSplit"
+    validation: "EncodedSplit"
+    test: "EncodedSplit | None"
+    pad_token_id: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedSplit:
+    """Examples as token numbers, each of its own length."""
+
+    examples: tuple[dict[str, list[int]], ...]
+    """The model's inputs of each."""
+    labels: Num[np.ndarray, " examples"]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " examples"]:
+        """Tokens of each example."""
+        return np.array([len(example["input_ids"]) for example in self.examples])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuningProgress:
+    """Where a fine-tuning stands after one optimiser step."""
+
+    step: int
+    num_steps: int
+    loss: float
+
+
+def load_task_data(task: Task, base: Path, tokenizer_folder: Path, max_length: int) -> TaskData:
+    """Reads and tokenises a task; `base` is what the task's relative path starts from.
+
+    Raises:
+        UserError: if a file or column is missing, a label is none of the task's, or the tokenizer cannot be read.
+    """
+    tokenizer = load_padding_tokenizer(tokenizer_folder)
+
+    def encoded(split: Split) -> EncodedSplit:
+        return EncodedSplit(examples=tuple(tokenise(split, tokenizer, max_length)), labels=split.labels)
+
+    splits = load_splits(task, base)
+    return TaskData(
+        task=task,
+        num_labels=splits.train.num_labels,
+        label_names=splits.train.label_names,
+        train=encoded(splits.train),
+        validation=encoded(splits.validation),
+        test=encoded(splits.test) if splits.test is not None else None,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def build_classifier(encoder_folder: Path, data: TaskData, *, seed: int) -> PreTrainedModel:
+    """Puts a new head on an encoder read from disk; the same seed gives the same head."""
+    names = data.label_names or tuple(str(label) for label in range(data.num_labels))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForSequenceClassification.from_pretrained(
+            encoder_folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            num_labels=data.num_labels,
+            problem_type="regression" if data.task.is_regression else "single_label_classification",
+            id2label=dict(enumerate(names)),
+            label2id={name: label for label, name in enumerate(names)},
+        )
+
+
+def finetune(
+    classifier: nn.Module,
+    data: TaskData,
+    schedule: FinetuningSchedule,
+    *,
+    learning_rate: float,
+    seed: int,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[FinetuningProgress]:
+    """Trains a classifier on the task's training split and yields after every optimiser step.
+
+    Args:
+        classifier: on its device, or wrapped for data parallelism.
+        data: the task.
+        schedule: all settings but the learning rate.
+        learning_rate: the peak.
+        seed: of the order of the examples and of dropout.
+        share: this worker's rank and the number of workers.
+
+    Raises:
+        NonFiniteLossError: if the loss becomes infinite or NaN.
+        UserError: if there are fewer examples than workers.
+    """
+    rank, num_workers = share
+    device = next(classifier.parameters()).device
+    precision = resolve_precision(schedule.precision, device)
+    batches = [
+        batch
+        for epoch in range(schedule.num_epochs)
+        for batch in batches_of_epoch(data.train, schedule.batch_size, seed=seed, epoch=epoch)
+        # A batch smaller than the workers would leave one of them without an example to follow.
+        if len(batch) >= num_workers
+    ]
+    if not batches:
+        raise UserError(
+            f"a training split must have an example for each worker, got {len(data.train.examples)} and {num_workers}"
+        )
+    train_fast_on_cpu(unwrapped(classifier))
+    state = begin_training(classifier, schedule, learning_rate=learning_rate, num_steps=len(batches), seed=seed)
+    classifier.train()
+    for batch in batches:
+        mine = batch[rank::num_workers]
+        # Data parallelism averages gradients over workers, whose shares of a batch may differ by one example.
+        weight = len(mine) * num_workers / len(batch)
+        for part in micro_batches(mine, schedule.micro_batch_size):
+            seed_step(seed, state.step, rank, part.number)
+            loss_of = partial(_task_loss, data=data, examples=part.rows, precision=precision, device=device)
+            state.add_gradient(loss_of, weight=weight * part.weight, is_last=part.is_last)
+        loss = state.take_step()
+        yield FinetuningProgress(step=state.step, num_steps=len(batches), loss=loss)
+
+
+def batches_of_epoch(split: EncodedSplit, batch_size: int, *, seed: int, epoch: int) -> list[Int[np.ndarray, " batch"]]:
+    """Returns every example once, in random batches of examples of similar length; the last one may be short."""
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(split.examples))
+    lengths = split.lengths
+    bucket_size = batch_size * BATCHES_PER_BUCKET
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), bucket_size):
+        bucket = order[start : start + bucket_size]
+        bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
+        batches += [bucket[first : first + batch_size] for first in range(0, len(bucket), batch_size)]
+    return [batches[index] for index in random.permutation(len(batches))]
+
+
+def evaluate(classifier: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> TaskResult:
+    """Returns the model's predictions on validation and, where there is one, test, with the task's metric.
+
+    Raises:
+        NonFiniteLossError: if the model delivers infinite or NaN for an example.
+    """
+    model = unwrapped(classifier)
+    return TaskResult(
+        metric=data.task.metric,
+        validation=_evaluation(model, data, data.validation, schedule),
+        test=_evaluation(model, data, data.test, schedule) if data.test is not None else None,
+    )
+
+
+def save_classifier(classifier: nn.Module, tokenizer_folder: Path, folder: Path) -> None:
+    """Writes a folder that `AutoModelForSequenceClassification` and `AutoTokenizer` load."""
+    model = cast(PreTrainedModel, unwrapped(classifier))
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer_folder, model.config.to_dict(), folder)
+
+
+@torch.no_grad()
+def _evaluation(model: nn.Module, data: TaskData, split: EncodedSplit, schedule: FinetuningSchedule) -> Evaluation:
+    device = next(model.parameters()).device
+    precision = resolve_precision(schedule.precision, device)
+    model.eval()
+    by_length = np.argsort(split.lengths, kind="stable")
+    predictions = np.zeros(len(by_length))
+    for start in range(0, len(by_length), schedule.batch_size):
+        examples = by_length[start : start + schedule.batch_size]
+        with autocast(precision, device):
+            logits = model(**_padded(data, split, examples, device)).logits.float()
+        # The argmax of NaN is a class, and the rank of NaN a rank: they would be scored as if they were answers.
+        if not logits.isfinite().all():
+            raise NonFiniteLossError(f"predictions on task {data.task.name} must be finite, got {_first_bad(logits)}")
+        values = logits.squeeze(-1) if data.task.is_regression else logits.argmax(dim=-1)
+        predictions[examples] = values.cpu().numpy()
+    rounded = predictions.round(4)
+    interval = bootstrap_interval(metric_named(data.task.metric), split.labels, rounded)
+    return Evaluation(
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        predictions=tuple(rounded.tolist() if data.task.is_regression else rounded.astype(int).tolist()),
+    )
+
+
+def _first_bad(logits: Tensor) -> float:
+    return float(logits[~logits.isfinite()][0])
+
+
+def _task_loss(
+    classifier: nn.Module,
+    data: TaskData,
+    examples: Int[np.ndarray, " batch"],
+    precision: Precision,
+    device: torch.device,
+) -> Tensor:
+    with autocast(precision, device):
+        logits = classifier(**_padded(data, data.train, examples, device)).logits.float()
+    labels = torch.from_numpy(data.train.labels[examples]).to(device)
+    if data.task.is_regression:
+        return functional.mse_loss(logits.squeeze(-1), labels.float())
+    return functional.cross_entropy(logits, labels)
+
+
+def _padded(
+    data: TaskData, split: EncodedSplit, examples: Int[np.ndarray, " batch"], device: torch.device
+) -> dict[str, Any]:
+    longest = max(len(split.examples[example]["input_ids"]) for example in examples)
+    # Padding is masked: only the token table needs a padding token of its own, every other input takes 0.
+    batch = {
+        name: torch.full((len(examples), longest), data.pad_token_id if name == "input_ids" else 0)
+        for name in split.examples[0]
+    }
+    for row, example in enumerate(examples):
+        for name, values in split.examples[example].items():
+            batch[name][row, : len(values)] = torch.tensor(values)
+    return {name: tensor.to(device) for name, tensor in batch.items()}

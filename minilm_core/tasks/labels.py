@@ -1,0 +1,251 @@
+"""What the labels of a task mean: values of a regression, or classes that the train split names or numbers. No torch.
+
+Class numbers run from 0 without gaps unless the number of classes is given, so that no label's value decides how large
+a model is. True and false are the classes 1 and 0. The labels of a CSV file are numbers where all of its train split's
+read as numbers, and names otherwise.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from minilm_core.errors import UserError
+from minilm_core.tasks.metrics import BINARY_METRICS
+
+UNLABELLED = -1
+"""The label of every example of a test split whose labels are kept secret, as GLUE's are."""
+MAX_CLASSES = 100_000
+"""What `num_labels` may be; so many rows of a head are more than most students have parameters."""
+NAMES_SHOWN = 10
+"""Of a task's classes, in a message."""
+_TRUTH_VALUES = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labels:
+    """The labels of a split as they stand in the data."""
+
+    task: str
+    """The task's name."""
+    values: Sequence[Any]
+    place: Callable[[int], str]
+    """Returns where an example stands, as "line 3 of FILE"."""
+    has_types: bool
+    """False where every value is a text, as in a CSV file."""
+    class_names: tuple[str, ...] | None = None
+    """Where the data set itself declares them."""
+
+    @property
+    def are_absent(self) -> bool:
+        """Whether no example has a label: all are missing, blank or -1."""
+        return all(_is_missing(value) or _parsed(value) == UNLABELLED for value in self.values)
+
+    def check_present(self) -> None:
+        """Refuses a label that is missing or blank.
+
+        Raises:
+            UserError: naming the first example without one.
+        """
+        for index, value in enumerate(self.values):
+            if _is_missing(value):
+                raise UserError(
+                    f"every example of task {self.task} must have a label, got {_shown(value)} in {self.place(index)}"
+                )
+            if not isinstance(value, bool | int | float | str):
+                raise UserError(
+                    f"a label of task {self.task} must be a number or a name, "
+                    f"got {_shown(value)} in {self.place(index)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classes:
+    """The classes of a task."""
+
+    count: int
+    names: tuple[str, ...] | None
+    """In the order of their numbers; None where classes are numbers only."""
+    are_named: bool
+    """Whether labels are names; a data set of the Hub has numbers and names for them."""
+
+    @property
+    def shown(self) -> str:
+        """The labels that there are, in few words."""
+        return _listed(self.names) if self.are_named and self.names is not None else f"0 to {self.count - 1}"
+
+    def number(self, label: Any) -> int | None:
+        """Returns the number of a label's class; None if it is no label of the task."""
+        number = _whole_number(label)
+        return number if number is not None and 0 <= number < self.count else None
+
+
+def regression_values(labels: Labels) -> Float[np.ndarray, " examples"]:
+    """Returns the labels as finite values.
+
+    Raises:
+        UserError: naming the first example whose label is none.
+    """
+    labels.check_present()
+    values = np.empty(len(labels.values))
+    for index, label in enumerate(labels.values):
+        value = label if labels.has_types else _parsed(label)
+        if isinstance(value, str | bool) or not _is_finite(value):
+            raise UserError(
+                f"a label of a regression must be a finite number, got {_shown(label)} in {labels.place(index)}"
+            )
+        values[index] = value
+    return values
+
+
+def classes_of(train: Labels, *, num_labels: int | None, metric: str) -> Classes:
+    """Returns the classes that the train split, or the data set itself, shows a task to have.
+
+    Args:
+        train: The labels of the train split.
+        num_labels: How many classes the task declares, if it does.
+        metric: The name of the task's metric.
+
+    Raises:
+        UserError: if labels are no classes, are both names and numbers, or are too few or too many for the metric.
+    """
+    train.check_present()
+    if train.class_names is not None:
+        classes = Classes(count=len(train.class_names), names=train.class_names, are_named=False)
+    elif _are_names(train):
+        classes = _named_classes(train, num_labels)
+    else:
+        classes = _numbered_classes(train, num_labels)
+    if classes.count < 2:
+        raise UserError(f"a train split must have at least 2 classes, got {classes.count} for task {train.task}")
+    check_metric(metric, classes.count, train.task)
+    return classes
+
+
+def class_numbers(labels: Labels, classes: Classes) -> Int[np.ndarray, " examples"]:
+    """Returns the number of each label's class.
+
+    Raises:
+        UserError: naming the first example whose label is no class of the task.
+    """
+    labels.check_present()
+    names = {name: number for number, name in enumerate(classes.names or ())}
+    numbers = np.empty(len(labels.values), dtype=np.int64)
+    for index, label in enumerate(labels.values):
+        if classes.are_named:
+            number = names.get(label) if isinstance(label, str) else None
+        else:
+            number = classes.number(label if labels.has_types else _parsed(label))
+        if number is None:
+            raise UserError(
+                f"a label of task {labels.task} must be one of {classes.shown}, as in its train split, "
+                f"got {_shown(label)} in {labels.place(index)}"
+            )
+        numbers[index] = number
+    return numbers
+
+
+def check_metric(metric: str, num_classes: int, task: str) -> None:
+    """Refuses a metric of two classes for a task of more.
+
+    Raises:
+        UserError: naming the metric that takes any number.
+    """
+    if metric in BINARY_METRICS and num_classes > 2:
+        raise UserError(
+            f"metric {metric} must have 2 classes, for it scores class 1 alone, got {num_classes} for task {task}; "
+            f"macro_{metric} is the mean over all classes"
+        )
+
+
+def _are_names(train: Labels) -> bool:
+    """Returns whether labels are names; what has types must be all names or all numbers."""
+    if not train.has_types:
+        return any(isinstance(_parsed(value), str) for value in train.values)
+    first = isinstance(train.values[0], str)
+    for index, value in enumerate(train.values):
+        if isinstance(value, str) is not first:
+            raise UserError(
+                f"the labels of task {train.task} must be all names or all numbers, "
+                f"got {_shown(train.values[0])} in {train.place(0)} and {_shown(value)} in {train.place(index)}"
+            )
+    return first
+
+
+def _named_classes(train: Labels, num_labels: int | None) -> Classes:
+    names = tuple(sorted(set(train.values)))
+    if num_labels is not None and num_labels != len(names):
+        raise UserError(
+            f"num_labels must be the number of class names of task {train.task}, "
+            f"got {num_labels} and {len(names)}: {_listed(names)}"
+        )
+    return Classes(count=len(names), names=names, are_named=True)
+
+
+def _numbered_classes(train: Labels, num_labels: int | None) -> Classes:
+    numbers = [_class_number(train, index) for index in range(len(train.values))]
+    if num_labels is not None:
+        return Classes(count=num_labels, names=None, are_named=False)
+    found = set(numbers)
+    # Without a gap the highest number is one less than the number of different ones.
+    for index, number in enumerate(numbers):
+        if number >= len(found):
+            missing = next(n for n in range(len(found)) if n not in found)
+            raise UserError(
+                f"class numbers of task {train.task} must run from 0 without gaps unless num_labels is given, "
+                f"got {number} in {train.place(index)} and {missing} nowhere; give num_labels, or names as labels"
+            )
+    return Classes(count=len(found), names=None, are_named=False)
+
+
+def _class_number(train: Labels, index: int) -> int:
+    label = train.values[index]
+    number = _whole_number(label if train.has_types else _parsed(label))
+    if number is None or number < 0:
+        raise UserError(
+            f"a class number of task {train.task} must be a whole one from 0, "
+            f"got {_shown(label)} in {train.place(index)}"
+        )
+    return number
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _parsed(value: Any) -> Any:
+    """Returns what a text of a CSV file stands for: a number, a truth value, or itself."""
+    if not isinstance(value, str) or "_" in value:
+        return value
+    for number in (int, float):
+        try:
+            return number(value)
+        except ValueError:
+            continue
+    return _TRUTH_VALUES.get(value.strip().lower(), value)
+
+
+def _whole_number(label: Any) -> int | None:
+    if isinstance(label, bool | int):
+        return int(label)
+    return int(label) if isinstance(label, float) and label.is_integer() else None
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join([*names[:NAMES_SHOWN], *([f"{more} more"] if more > 0 else [])])

@@ -1,0 +1,228 @@
+"""Everything a report says, gathered before anything is drawn or written."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minilm_core.results.records import TrialRecord
+from reports.comparison import Comparison, comparisons, name_of, verdict
+from reports.page import tables, wording
+from reports.page.tables import Row
+from reports.selection.answer import Answer, answer, command_line
+from reports.statistics import Resamples, Split, accuracy_interval, resample
+from reports.study import CONFIG_FILE, Study, accuracy_of
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What the report says, in the order in which it says it."""
+
+    name: str
+    objectives: tuple[str, ...]
+    answer: Answer
+    verdict: str
+    warnings: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    models: tuple[Row, ...]
+    """The models compared, with their accuracy on both splits."""
+    tasks: tuple[str, ...]
+    frontier: tuple[Row, ...]
+    trials: tuple[Row, ...]
+    failures: tuple[Row, ...]
+    costs: tuple[Row, ...]
+    wall_clock_hours: float | None
+    preparation_seconds: Mapping[str, float]
+    progress: tuple[Row, ...]
+    reference_point: Mapping[str, float]
+    importances: tuple[Row, ...]
+    measurement: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...]
+    commands: tuple[str, ...]
+    config_text: str
+    caveats: tuple[str, ...]
+
+    @property
+    def preparation(self) -> str:
+        """What was spent before any trial, as a sentence; empty where nothing is known."""
+        if not self.preparation_seconds:
+            return ""
+        stages = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in self.preparation_seconds.items())
+        return f"Preparation, which the device-hours above leave out: {stages}."
+
+    @property
+    def volume(self) -> str:
+        """Where the hypervolume begins, as a sentence; empty where there is none."""
+        if not self.reference_point:
+            return ""
+        values = self.reference_point.items()
+        corner = ", ".join(f"{name} {value:,.0f}" if value >= 1000 else f"{name} {value:.4g}" for name, value in values)
+        return (
+            f"Hypervolume from the reference point {corner} "
+            "(an objective without a declared worst value takes that of the worst student)."
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the figures as plain values; the trials' own stand in the records."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "study": self.name,
+            "objectives": list(self.objectives),
+            "answer": self.answer.headline,
+            "next": self.answer.command,
+            "verdict": self.verdict,
+            "warnings": list(self.warnings),
+            "comparisons": [_comparison_row(comparison) for comparison in self.comparisons],
+            "frontier": list(self.frontier),
+            "trials": list(self.trials),
+            "failures": list(self.failures),
+            "costs": list(self.costs),
+            "wall_clock_hours": self.wall_clock_hours,
+            "preparation_seconds": dict(self.preparation_seconds),
+            "progress": list(self.progress),
+            "reference_point": dict(self.reference_point),
+        }
+
+
+def gather(study: Study) -> Facts:
+    """Computes everything a report says of a study."""
+    validation, test = resample(study, Split.VALIDATION), resample(study, Split.TEST)
+    rows = tables.rows(study, validation)
+    by_trial = {row["trial"]: row for row in rows}
+    found = comparisons(study, validation, test)
+    first = answer(study, validation)
+    return Facts(
+        name=study.name,
+        objectives=tuple(objective.name for objective in study.objectives),
+        answer=first,
+        verdict=verdict(study, validation, test),
+        warnings=tuple(_warnings(study)),
+        comparisons=found,
+        models=tuple(_model_row(record, validation, test) for record in _compared(study, found)),
+        tasks=tables.task_names(study),
+        frontier=tuple(by_trial[student.number] for student in study.frontier()),
+        trials=tuple(rows),
+        failures=tuple(tables.failure_rows(study)),
+        costs=tuple(tables.cost_rows(study)),
+        wall_clock_hours=tables.wall_clock_hours(study),
+        preparation_seconds=study.environment.get("seconds") or {},
+        progress=tuple(_progress_rows(study)),
+        reference_point=study.reference_point(),
+        importances=tuple(_importance_rows(study)),
+        measurement=tuple(_measurement(study)),
+        environment=tuple(_flattened({key: value for key, value in study.environment.items() if key != "seconds"})),
+        commands=_commands(study, first),
+        config_text=(study.path / CONFIG_FILE).read_text(encoding="utf-8"),
+        caveats=tuple(_caveats(study)),
+    )
+
+
+def _commands(study: Study, first: Answer) -> tuple[str, ...]:
+    folder = str(study.path)
+    commands = (
+        ("launch", str(study.path / CONFIG_FILE)),
+        first.pick_words,
+        ("report", folder),
+        ("package", folder, "--picked", "-o", "student"),
+    )
+    return tuple(command_line(words) for words in commands)
+
+
+def _warnings(study: Study) -> Iterator[str]:
+    if study.students():
+        students = wording.counted(len(study.students()), "complete student")
+        yield (
+            f"Provisional: one training run a student, and {students} ranked on the validation split that the search "
+            "optimised, which flatters the best of them."
+        )
+    if study.latency is not None and study.latency.is_noisy:
+        yield "NOISY: the machine was busy while latency was calibrated; do not ship on these latencies."
+    if not study.evaluation:
+        yield "The labels were not kept (evaluation.json), so paired intervals are not measured."
+
+
+def _caveats(study: Study) -> Iterator[str]:
+    metrics = sorted({result.metric for record in study.records() for result in record.tasks.values()})
+    yield f"Accuracy is the unweighted mean of the tasks' main metrics ({', '.join(metrics) or 'none measured'})."
+    yield "Intervals are 95% bootstrap intervals over examples; another training seed may move a student by more."
+    yield "P(on frontier) resamples the examples alone and takes size and latency as exact."
+    yield "A student is tied with the frontier if its accuracy cannot be told from that of the student that beats it."
+    yield "GFLOP is that of one forward pass over one sequence; held-out loss is the relation loss in nats."
+    yield "Size counts the encoder's weights in fp32, without tokenizer and task head."
+    yield "Latency is predicted from a calibrated table, not timed on the trained student."
+    yield "The hypervolume depends on its reference point: compare it only within this study."
+
+
+def _compared(study: Study, found: tuple[Comparison, ...]) -> list[TrialRecord]:
+    records = [study.best, *(record for c in found for record in (c.record, c.other)), study.teacher]
+    return list({(r.role, r.number): r for r in records if r is not None}.values())
+
+
+def _model_row(record: TrialRecord, validation: Resamples, test: Resamples) -> Row:
+    accuracy = wording.accuracy(accuracy_of(record))
+    of_validation, of_test = accuracy_interval(record, validation), accuracy_interval(record, test)
+    return {
+        "name": name_of(record),
+        "shape": record.architecture.label,
+        "validation": accuracy if of_validation is None else wording.interval(of_validation),
+        "test": wording.NOT_MEASURED if of_test is None else wording.interval(of_test),
+    }
+
+
+def _comparison_row(comparison: Comparison) -> Row:
+    difference = comparison.difference
+    return {
+        "record": comparison.record.label,
+        "other": comparison.other.label,
+        "split": comparison.split,
+        "difference": None if difference is None else difference.value,
+        "low": None if difference is None else difference.low,
+        "high": None if difference is None else difference.high,
+        "is_told_apart": comparison.is_told_apart,
+        "sentence": comparison.sentence,
+    }
+
+
+def _progress_rows(study: Study) -> Iterator[Row]:
+    final = study.hypervolume()
+    for point in study.progress():
+        yield {
+            "trial": point.trial,
+            "num_trials": point.num_trials,
+            "device_hours": point.device_hours,
+            "hypervolume": point.hypervolume,
+            "share": point.hypervolume / final if final > 0 else None,
+            "num_on_frontier": point.num_on_frontier,
+        }
+
+
+def _importance_rows(study: Study) -> Iterator[Row]:
+    for objective, of_objective in study.importances.items():
+        for choice, importance in sorted(of_objective.items(), key=lambda item: -item[1]):
+            yield {"objective": objective, "choice": choice, "importance": importance}
+
+
+def _measurement(study: Study) -> Iterator[tuple[str, str]]:
+    facts = study.latency
+    if facts is None:
+        return
+    errors = {"of the median": facts.held_out_error, "of the 90th percentile": facts.held_out_p90_error}
+    noisy = {None: wording.NOT_MEASURED, True: "NOISY: the machine was busy", False: "quiet"}[facts.is_noisy]
+    yield "Device", facts.device_name or wording.NOT_MEASURED
+    yield "Latency of", facts.conditions.label
+    yield "Predicted are", facts.figure
+    for figure, error in errors.items():
+        shown = wording.NOT_MEASURED if error is None else wording.percentage(error)
+        yield f"Error of the prediction {figure}, students it was not fitted on", shown
+    yield "Machine while calibrating", noisy
+
+
+def _flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", " ".join(str(part) for part in value)
+        else:
+            yield f"{prefix}{key}", "not recorded" if value is None else str(value)

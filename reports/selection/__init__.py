@@ -1,0 +1,7 @@
+"""Which student to deploy: requirements, preference, the decision with its reasons and alternatives.
+
+Nothing is drawn or written here but decision.json."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,86 @@
+"""What else may be deployed: the neighbours of the choice, with what each gains, saves, costs and loses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from minilm_core.results.records import TrialRecord
+from reports.page import wording
+from reports.selection.preference import Prefer, cost_of, first_by, is_comparable
+from reports.statistics import Resamples
+from reports.study import accuracy_of
+
+MORE = {Prefer.FASTEST: "faster", Prefer.SMALLEST: "smaller"}
+"""What a cheaper student is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mention:
+    """A student that was not chosen, and why it is worth a line."""
+
+    student: TrialRecord
+    reason: str
+
+
+def alternatives(
+    winner: TrialRecord, candidates: Sequence[TrialRecord], cheap: Prefer, validation: Resamples
+) -> tuple[Mention, ...]:
+    """Returns the next more accurate student and the next cheaper one, of those that no other beats.
+
+    The next more accurate is the cheapest of all that are more accurate, and the next cheaper is the most accurate of
+    all that are cheaper: of two objectives they are the winner's neighbours on the frontier. `cheap` says whether
+    latency or size is the cost.
+    """
+    accuracy, cost = -cost_of(winner, Prefer.BEST), cost_of(winner, cheap)
+    more_accurate = [s for s in candidates if -cost_of(s, Prefer.BEST) > accuracy]
+    cheaper = [s for s in candidates if cost_of(s, cheap) < cost < inf and -cost_of(s, Prefer.BEST) <= accuracy]
+    found: list[Mention] = []
+    if more_accurate:
+        student = first_by(more_accurate, cheap, Prefer.BEST)
+        found.append(_mention(student, "more accurate", winner, validation))
+    if cheaper:
+        student = first_by(cheaper, Prefer.BEST, cheap)
+        found.append(_mention(student, MORE[cheap], winner, validation))
+    return tuple(found)
+
+
+def _mention(student: TrialRecord, more: str, winner: TrialRecord, validation: Resamples) -> Mention:
+    name = f"{student.label} ({student.architecture.label})"
+    reason = f"{name} is the next {more} student: it {_trade(student, winner, validation)}"
+    return Mention(student=student, reason=reason)
+
+
+def _trade(student: TrialRecord, winner: TrialRecord, validation: Resamples) -> str:
+    """Says what a student gains, saves, costs and loses against the winner."""
+    gained = (accuracy_of(student) or 0.0) - (accuracy_of(winner) or 0.0)
+    better, worse = (student, winner) if gained > 0 else (winner, student)
+    accuracy = f"{wording.unsigned_points(gained)} of accuracy ({_certainty(better, worse, validation)})"
+    costs = [*_latency_difference(student, winner), *_size_difference(student, winner)]
+    clauses = (
+        ("gains", [accuracy] if gained > 0 else []),
+        ("saves", [words for difference, words in costs if difference < 0]),
+        ("costs", [words for difference, words in costs if difference > 0]),
+        ("loses", [accuracy] if gained < 0 else []),
+    )
+    return wording.listed([f"{verb} {' and '.join(what)}" for verb, what in clauses if what])
+
+
+def _certainty(better: TrialRecord, worse: TrialRecord, validation: Resamples) -> str:
+    if not is_comparable(better, worse, validation):
+        return "paired interval not measured"
+    lead = validation.difference(better, worse)
+    return f"{wording.paired_interval(lead)}{': they cannot be told apart' if lead.low <= 0 else ''}"
+
+
+def _latency_difference(student: TrialRecord, winner: TrialRecord) -> list[tuple[float, str]]:
+    if student.latency_ms is None or winner.latency_ms is None:
+        return []
+    difference = student.latency_ms - winner.latency_ms
+    return [(difference, wording.amount(difference, 2, "ms"))]
+
+
+def _size_difference(student: TrialRecord, winner: TrialRecord) -> list[tuple[float, str]]:
+    if student.size_bytes is None or winner.size_bytes is None:
+        return []
+    difference = (student.size_bytes - winner.size_bytes) / 1e6
+    return [(difference, wording.amount(difference, 2, "MB"))]

@@ -1,0 +1,169 @@
+"""Which student to deploy: of those within the limits, the one preferred, with the reason for it and for each miss."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minilm_core.errors import UserError
+from minilm_core.results.records import TrialRecord
+from reports.selection.alternatives import Mention, alternatives
+from reports.selection.preference import Prefer, cheapest_by, cost_of, preference_for, preferred, unbeaten
+from reports.selection.reasons import Standing, reason_for, rule_for
+from reports.selection.requirements import Certainty, Limits
+from reports.selection.shortfalls import Shortfall, judge_for
+from reports.statistics import Resamples, Split, resample
+from reports.study import Study, accuracy_of, student_path
+
+MAX_NEAR_MISSES = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """The student to deploy, with what was asked and everything that spoke for and against."""
+
+    winner: TrialRecord | None
+    """None where no student is within the limits."""
+    reason: str
+    rule: str
+    """What is preferred, and from which of the limits that follows."""
+    alternatives: tuple[Mention, ...]
+    """The next more accurate student and the next cheaper one, both within the limits and beaten by no other there."""
+    near_misses: tuple[Mention, ...]
+    """The nearest outside the limits, of those that are better than the winner in what is preferred."""
+    limits: Limits
+    prefer: Prefer
+    options: tuple[str, ...]
+    """What was asked, as the command line takes it."""
+    certainty: Certainty
+    teacher_accuracy: float | None
+    num_candidates: int
+    num_qualifying: int
+    notes: tuple[str, ...]
+    """What the figures are, and what weakens them."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the decision as plain values, students by their figures."""
+        return {
+            "winner": None if self.winner is None else _figures(self.winner),
+            "reason": self.reason,
+            "rule": self.rule,
+            "alternatives": [{**_figures(m.student), "reason": m.reason} for m in self.alternatives],
+            "near_misses": [{**_figures(m.student), "reason": m.reason} for m in self.near_misses],
+            "limits": dataclasses.asdict(self.limits),
+            "prefer": self.prefer.value,
+            "options": list(self.options),
+            "certainty": self.certainty.value,
+            "teacher_accuracy": self.teacher_accuracy,
+            "num_candidates": self.num_candidates,
+            "num_qualifying": self.num_qualifying,
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> tuple[str, ...]:
+        """Returns the decision for a terminal: the winner, the rule, the alternatives, the misses, the notes."""
+        return (
+            self.reason,
+            f"rule: {self.rule}",
+            *(f"alternative: {m.reason}" for m in self.alternatives),
+            *(f"missed: {m.student.label} ({m.student.architecture.label}): {m.reason}" for m in self.near_misses),
+            *(f"note: {note}" for note in self.notes),
+        )
+
+
+def pick(
+    study: Study, limits: Limits, prefer: Prefer | None, certainty: Certainty, validation: Resamples | None = None
+) -> Decision:
+    """Chooses among all complete students the one within the limits that is preferred.
+
+    `limits.within` asks for at least (1 - within) times the teacher's validation accuracy. Without a preference the
+    limits decide (`preference_for`). Students that another one within the limits beats are passed over; those behind
+    the study's frontier take part, since the one that beats them may be outside a limit. `validation` saves drawing
+    the resamples of the validation split again where they are at hand.
+
+    Raises:
+        UserError: if a limit or the preference is on something that the study has not measured.
+    """
+    students = study.students()
+    if prefer is Prefer.FASTEST and students and all(student.latency_ms is None for student in students):
+        raise UserError("--prefer fastest needs measured latencies, got a study that measured none")
+    judge = judge_for(study, limits, certainty)
+    shortfalls = {student.number: judge.shortfalls(student) for student in students}
+    qualifying = [student for student in students if not shortfalls[student.number]]
+    preference = prefer or preference_for(study, limits)
+    cheap = cheapest_by(study, preference)
+    candidates = unbeaten(study, qualifying, cheap)
+    resamples = validation or judge.resamples or resample(study, Split.VALIDATION, candidates if candidates[1:] else ())
+    winner = preferred(study, candidates, preference, resamples)
+    standing = Standing(prefer=preference, cheap=cheap, num_qualifying=len(qualifying), candidates=tuple(candidates))
+    return Decision(
+        winner=winner,
+        reason=reason_for(study, winner, standing, resamples),
+        rule=rule_for(study, limits, prefer),
+        alternatives=() if winner is None else alternatives(winner, candidates, cheap, resamples),
+        near_misses=_near_misses(study, winner, preference, shortfalls),
+        limits=limits,
+        prefer=preference,
+        options=_options(limits, prefer, certainty),
+        certainty=certainty,
+        teacher_accuracy=None if study.teacher is None else accuracy_of(study.teacher),
+        num_candidates=len(students),
+        num_qualifying=len(qualifying),
+        notes=_notes(study),
+    )
+
+
+def _figures(student: TrialRecord) -> dict[str, Any]:
+    return {
+        "trial": student.number,
+        "student": student_path(student),
+        "architecture": dataclasses.asdict(student.architecture),
+        "accuracy": accuracy_of(student),
+        "latency_ms": student.latency_ms,
+        "size_bytes": student.size_bytes,
+        "num_parameters": student.num_parameters,
+    }
+
+
+def _options(limits: Limits, prefer: Prefer | None, certainty: Certainty) -> tuple[str, ...]:
+    preference = () if prefer is None else ("--prefer", prefer.value)
+    return (
+        *limits.options(),
+        *preference,
+        *(() if certainty is Certainty.LIKELY else ("--certainty", certainty.value)),
+    )
+
+
+def _near_misses(
+    study: Study, winner: TrialRecord | None, prefer: Prefer, shortfalls: Mapping[int, tuple[Shortfall, ...]]
+) -> tuple[Mention, ...]:
+    missed = [student for student in study.students() if shortfalls[student.number]]
+    if winner is not None:
+        missed = [student for student in missed if _is_better(study, student, winner, prefer)]
+    missed.sort(key=lambda student: (sum(s.excess for s in shortfalls[student.number]), student.number))
+    return tuple(
+        Mention(student=student, reason="; ".join(s.reason for s in shortfalls[student.number]))
+        for student in missed[:MAX_NEAR_MISSES]
+    )
+
+
+def _is_better(study: Study, student: TrialRecord, winner: TrialRecord, prefer: Prefer) -> bool:
+    """Returns whether a student is better in what is preferred, or in any objective where a balance is."""
+    if prefer in (Prefer.KNEE, Prefer.TIED):
+        return bool((study.costs([student])[0] < study.costs([winner])[0]).any())
+    return cost_of(student, prefer) < cost_of(winner, prefer)
+
+
+def _notes(study: Study) -> tuple[str, ...]:
+    notes = [
+        "accuracy is that of the validation split, which the search optimised: the best of many is flattered by it"
+    ]
+    if any(student.latency_ms is not None for student in study.students()):
+        facts = study.latency
+        figure, conditions = (
+            ("medians", "conditions unknown") if facts is None else (facts.figure, facts.conditions.label)
+        )
+        notes.append(f"latencies are predicted {figure} ({conditions})")
+    if study.latency is not None and study.latency.is_noisy:
+        notes.append("the latencies are NOISY: the machine was busy while the table was calibrated")
+    return tuple(notes)

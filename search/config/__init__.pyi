@@ -1,0 +1,17 @@
+from .compatibility import check_against_teacher as check_against_teacher
+from .compatibility import find_teacher_config as find_teacher_config
+from .settings import Executor as Executor
+from .settings import LoadedConfig as LoadedConfig
+from .settings import Resources as Resources
+from .settings import Sampler as Sampler
+from .settings import SamplerName as SamplerName
+from .settings import SearchConfig as SearchConfig
+from .settings import load_config as load_config
+from .settings import resolved_yaml as resolved_yaml
+from .teaching import LessonsKey as LessonsKey
+from .teaching import Tutor as Tutor
+from .teaching import assistant_of as assistant_of
+from .teaching import distilled_layer as distilled_layer
+from .teaching import layer_pairs as layer_pairs
+from .teaching import layers_taught as layers_taught
+from .teaching import lessons_key as lessons_key

@@ -1,0 +1,81 @@
+"""The short forms of search.yaml written out: presets of spaces, names of tasks, quantities such as 30M."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minilm_core.errors import UserError
+from minilm_core.settings.quantities import parse_count, parse_milliseconds, parse_size_bytes
+from minilm_core.settings.schema import plain
+from minilm_core.settings.yaml_source import KeyPath, YamlSource
+from minilm_core.tasks.benchmarks import NAMED_TASKS, named_task
+from spaces.presets import load_space
+
+_QUANTITIES: Mapping[KeyPath, Callable[[str], float]] = {
+    ("corpus", "max_tokens"): parse_count,
+    ("limits", "max_parameters"): parse_count,
+    ("limits", "max_size_bytes"): parse_size_bytes,
+    ("limits", "max_latency_ms"): parse_milliseconds,
+    ("storage", "max_cache_bytes"): parse_size_bytes,
+}
+_EACH = "*"
+
+
+def expanded(source: YamlSource, base: Path) -> YamlSource:
+    """Returns the settings in the long form that the configuration's classes have; other mistakes are left for them.
+
+    Raises:
+        UserError: if a short form names nothing.
+    """
+    source = replace(source, content=copy.deepcopy(source.content))
+    for pattern, parse in _QUANTITIES.items():
+        _rewrite(source, pattern, parse)
+    _rewrite(source, ("assistant",), _assistant)
+    _rewrite(source, ("space",), lambda name: plain(load_space(name, base)))
+    _rewrite(source, ("tasks", _EACH), lambda name: plain(named_task(name)))
+    tasks = source.content.get("tasks")
+    if isinstance(tasks, list):
+        source.content["tasks"] = [_named(task) if isinstance(task, dict) else task for task in tasks]
+    return source
+
+
+def _assistant(name: str) -> dict[str, Any]:
+    if name != "auto":
+        raise UserError(f"must be auto, the paper's rule, or a mapping of settings, got {name}")
+    return {}
+
+
+def _rewrite(source: YamlSource, pattern: KeyPath, write_out: Callable[[str], Any]) -> None:
+    """Replaces every text at a pattern of keys; what is no text is left for the schema to judge."""
+    for key_path, holder, key in list(_matches(source.content, pattern, ())):
+        if isinstance(holder[key], str):
+            try:
+                holder[key] = write_out(holder[key])
+            except UserError as error:
+                dotted = ".".join(map(str, key_path))
+                raise source.error(key_path, f"{dotted}: {error}") from error
+
+
+def _matches(content: Any, pattern: KeyPath, above: KeyPath) -> Iterator[tuple[KeyPath, Any, Any]]:
+    first, *rest = pattern
+    if first == _EACH:
+        keys: list[Any] = list(range(len(content))) if isinstance(content, list) else []
+    else:
+        keys = [first] if isinstance(content, dict) and first in content else []
+    for key in keys:
+        if rest:
+            yield from _matches(content[key], tuple(rest), (*above, key))
+        else:
+            yield (*above, key), content, key
+
+
+def _named(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Completes a task that is named after a known one; what the entry says itself stands."""
+    name = entry.get("name")
+    if not isinstance(name, str) or name not in NAMED_TASKS:
+        return dict(entry)
+    # A path stands in for the known task's data set, so it is told first.
+    path = entry.get("path")
+    return {**plain(named_task(name, path=path) if isinstance(path, str) else named_task(name)), **entry}

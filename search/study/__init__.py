@@ -1,0 +1,7 @@
+"""The state of a study: the layout of its folder, its records, jobs, lock, status and environment.
+
+Nothing here imports torch or Ray, so that `status` and `report` open at once."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

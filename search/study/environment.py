@@ -1,0 +1,88 @@
+"""What a study was made with: environment.json, for who reproduces it. No torch, no Ray."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from minilm_core.atomic import write_text_atomically
+from minilm_core.errors import UserError
+from search.config.settings import SearchConfig
+from search.study.jobs import now
+from search.study.layout import StudyPaths
+
+PACKAGES = ("minilm-search", "ray", "torch", "transformers", "optuna", "datasets", "numpy", "tokenizers", "safetensors")
+
+
+def write_environment(config: SearchConfig, config_sha256: str, study: StudyPaths) -> None:
+    """Writes versions, machine, source and seed down when a study begins, and adds each later run's moment."""
+    content = read_environment(study)
+    content.update(
+        versions={name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        machine={
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "num_cpus": os.cpu_count(),
+        },
+        git=_git(),
+        command=sys.argv,
+        config_sha256=config_sha256,
+        seed=config.seed,
+        runs=[*content.get("runs", []), now()],
+    )
+    _write(study, content)
+
+
+def set_seconds(study: StudyPaths, seconds: Mapping[str, float]) -> None:
+    """Writes down what the stages shared by all trials took."""
+    _write(study, {**read_environment(study), "seconds": dict(seconds)})
+
+
+def read_environment(study: StudyPaths) -> dict[str, Any]:
+    """Returns what has been written so far.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    if not study.environment.exists():
+        return {}
+    try:
+        content = json.loads(study.environment.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("runs", []), list):
+        raise UserError(f"environment.json must be as it was written, remove the damaged one: {study.environment}")
+    return content
+
+
+def _write(study: StudyPaths, content: dict[str, Any]) -> None:
+    write_text_atomically(study.environment, json.dumps(content, indent=2) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """Returns the commit that this source was run from; None for an installed package."""
+    source = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=source, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "is_dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,41 @@
+"""One driver a study: a lock that the operating system frees however its holder ends. No torch, no Ray."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from minilm_core.errors import UserError
+from search.study.layout import StudyPaths
+
+
+@contextmanager
+def only_driver(study: StudyPaths) -> Iterator[None]:
+    """Holds a study's lock.
+
+    Raises:
+        UserError: if another process drives the study.
+    """
+    study.root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(study.lock, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"a study must have one driver at a time, {study.root} is being run by another") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_driven(study: StudyPaths) -> bool:
+    """Returns whether a process drives the study now."""
+    if not study.lock.exists():
+        return False
+    lock = FileLock(study.lock, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False

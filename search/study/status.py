@@ -1,0 +1,81 @@
+"""How far a study is, told from its files alone: whoever runs it need not answer. No torch, no Ray."""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from minilm_core.results.records import Role, Status, read_records
+from search.config.settings import load_config
+from search.study.jobs import ProgressLog, total_device_hours
+from search.study.layout import StudyPaths, TrialPaths
+from search.study.lock import is_driven
+
+
+class State(StrEnum):
+    """What a study is doing."""
+
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    """Nobody runs it and its budget is not used up; it can be resumed."""
+    DONE = "done"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyStatus:
+    """A study at a glance."""
+
+    name: str
+    state: State
+    num_trials: int
+    """Asked for."""
+    num_ended: int
+    """Of these, how many ended."""
+    counts: dict[str, int]
+    """Trials by how they ended."""
+    device_hours: float
+    running: tuple[tuple[str, dict[str, Any]], ...]
+    """Trials begun and not ended, with their latest progress."""
+
+    def headline(self) -> str:
+        """Returns the status as one line."""
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        return (
+            f"{self.name}: {self.state}, {self.num_ended} of {self.num_trials} trials ended"
+            f"{f' ({counts})' if counts else ''}, {self.device_hours:.2f} device-hours"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the status as plain JSON types."""
+        return asdict(self)
+
+
+def read_status(study: StudyPaths, *, has_ended: bool = False) -> StudyStatus:
+    """Reads a study's files and returns how far it is; its own driver says when it has ended."""
+    config = load_config(study.search_yaml).config
+    records = read_records(study.records)
+    students = [record for record in records if record.role is Role.STUDENT]
+    num_ended = sum(record.counts_for_budget for record in records)
+    hours = total_device_hours(records)
+    most = config.budget.max_device_hours
+    # A space that holds no other student ends a search before its budget does.
+    is_spent = num_ended >= config.budget.num_trials or (most is not None and hours >= most)
+    at_rest = State.DONE if is_spent or study.exhausted.exists() else State.INTERRUPTED
+    statuses = [record.status for record in students]
+    return StudyStatus(
+        name=config.name,
+        state=State.RUNNING if not has_ended and is_driven(study) else at_rest,
+        num_trials=config.budget.num_trials,
+        num_ended=num_ended,
+        counts={str(status): statuses.count(status) for status in Status if status in statuses},
+        device_hours=hours,
+        running=tuple(_begun(study, {study.trial_folder(record.number).name for record in students})),
+    )
+
+
+def _begun(study: StudyPaths, ended: set[str]) -> list[tuple[str, dict[str, Any]]]:
+    begun = []
+    for folder in sorted((study.root / "trials").glob("[0-9]*")):
+        lines = ProgressLog(TrialPaths(root=folder).progress).lines() if folder.name not in ended else []
+        if lines and lines[-1].keys() >= {"step", "num_steps", "time"}:
+            begun.append((folder.name, lines[-1]))
+    return begun

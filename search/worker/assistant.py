@@ -1,0 +1,82 @@
+"""Teaching the assistant, once a study, before any student."""
+
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.loop import distil
+from minilm_core.errors import NonFiniteLossError, UserError
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.assistant import Assistant
+from minilm_core.models.encoders import RelationEncoder, build_encoder, load_encoder_config, save_encoder
+from minilm_core.settings.schedules import DistillationSchedule
+from minilm_core.training.devices import training_device
+from search.config.settings import SearchConfig
+from search.config.teaching import Tutor, assistant_of, layer_pairs
+from search.study.jobs import Progress, distillation_event, is_due
+from search.study.layout import TrialPaths
+from spaces.space import LogRange
+
+STAGE = "teaching the assistant"
+
+
+def teach_assistant(
+    config: SearchConfig, teacher: StudentArchitecture, teacher_folder: Path, lessons: Lessons, paths: TrialPaths
+) -> Iterator[Progress]:
+    """Distils the assistant from its latest checkpoint on and saves it; does nothing where it is there.
+
+    It has the initialisation and the layers compared of the paper: random weights and its own last layer, unless the
+    study maps all layers.
+    """
+    assert config.assistant is not None, "only a search with an assistant teaches one"
+    if paths.student.is_dir():
+        return
+    architecture = assistant_of(config, teacher)
+    pairs = layer_pairs(config, teacher, architecture, Tutor.TEACHER)
+    encoder = build_encoder(architecture, load_encoder_config(teacher_folder), seed=config.seed)
+    student = RelationEncoder(
+        encoder, pairs.student, tuple(config.distillation.weights), teacher_width=lessons.targets.hidden_size
+    ).to(training_device(config.resources.gpus_per_worker > 0))
+    schedule = assistant_schedule(config, config.assistant)
+    learning_rate = config.assistant.learning_rate or middle_learning_rate(config)
+    last_saved = time.monotonic()
+    try:
+        for progress in distil(
+            student, lessons, schedule, learning_rate=learning_rate, seed=config.seed, resume_from=paths.checkpoint
+        ):
+            if time.monotonic() - last_saved >= schedule.checkpoint_every_seconds and not progress.is_finished:
+                progress.save_checkpoint(paths.checkpoint)
+                last_saved = time.monotonic()
+            if is_due(progress):
+                yield distillation_event(STAGE, progress)
+    except NonFiniteLossError as error:
+        raise UserError(
+            f"assistant.learning_rate must keep the assistant's loss finite, got {learning_rate:g} ({error})"
+        ) from error
+    save_encoder(encoder, teacher_folder, paths.student)
+    shutil.rmtree(paths.checkpoint, ignore_errors=True)
+
+
+def assistant_schedule(config: SearchConfig, assistant: Assistant) -> DistillationSchedule:
+    """Returns how the assistant learns: as a student, but alone, with what the workers of a trial share between them.
+
+    It takes as many rows at once as each of them would.
+    """
+    schedule = config.distillation
+    return replace(
+        schedule,
+        num_steps=assistant.num_steps or schedule.num_steps,
+        micro_batch_size=schedule.micro_batch_size
+        or math.ceil(schedule.batch_size / config.resources.workers_per_trial),
+    )
+
+
+def middle_learning_rate(config: SearchConfig) -> float:
+    """Returns the geometric middle of the peaks that a student may be given."""
+    rates = config.space.distillation_learning_rate
+    ends = (rates.low, rates.high) if isinstance(rates, LogRange) else (min(rates), max(rates))
+    return math.sqrt(ends[0] * ends[1])

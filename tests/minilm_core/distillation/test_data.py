@@ -1,0 +1,89 @@
+"""Tests of the loss of a lesson: which terms it has, how they are weighed, over which layers it is averaged."""
+
+import pytest
+import torch
+from torch import nn
+
+from minilm_core.distillation.data import Lesson, relation_loss
+from minilm_core.distillation.relations import relation_losses
+from minilm_core.errors import UserError
+from minilm_core.models.adapters import LayerRelations, RelationOperands
+from minilm_core.settings.schedules import DistillationSchedule, Precision, Relation
+
+RELATIONS = (Relation.QUERY, Relation.VALUE)
+NUM_HEADS = 2
+
+
+class Recited(nn.Module):
+    """A student that says what it was told to."""
+
+    def __init__(self, of_layers: list[LayerRelations]) -> None:
+        super().__init__()
+        self.of_layers = of_layers
+
+    def forward(self, *_: object) -> list[LayerRelations]:
+        return self.of_layers
+
+
+def layers(width: int, seed: int) -> list[LayerRelations]:
+    """Two layers that differ."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [[torch.randn(2, 5, width, generator=generator) for _ in RELATIONS] for _ in range(2)]
+    return [
+        {relation: RelationOperands(vectors, vectors) for relation, vectors in zip(RELATIONS, of_layer, strict=True)}
+        for of_layer in drawn
+    ]
+
+
+@pytest.fixture
+def of_teacher() -> list[LayerRelations]:
+    return layers(8, seed=0)
+
+
+@pytest.fixture
+def of_student() -> list[LayerRelations]:
+    return layers(4, seed=1)
+
+
+def loss_of(of_teacher: list[LayerRelations], of_student: list[LayerRelations], **settings: object) -> float:
+    schedule = DistillationSchedule(
+        num_steps=1, batch_size=2, relation_heads=NUM_HEADS, precision=Precision.FP32, **settings
+    )
+    lesson = Lesson(torch.zeros(2, 5, dtype=torch.long), of_teacher, NUM_HEADS)
+    return relation_loss(Recited(of_student), lesson, schedule).item()
+
+
+def test_terms_are_added_by_their_weights(of_teacher: list[LayerRelations], of_student: list[LayerRelations]) -> None:
+    terms = relation_losses(of_teacher[0], of_student[0], NUM_HEADS)
+    weighted = loss_of(of_teacher[:1], of_student[:1], relations={Relation.QUERY: 0.25, Relation.VALUE: 3.0})
+    expected = 0.25 * terms[Relation.QUERY] + 3 * terms[Relation.VALUE]
+    assert weighted == pytest.approx(expected.item(), rel=1e-6)
+    assert weighted != pytest.approx(sum(terms.values()).item(), rel=1e-2)
+
+
+def test_the_loss_is_the_mean_over_the_pairs_of_layers_in_their_order(
+    of_teacher: list[LayerRelations], of_student: list[LayerRelations]
+) -> None:
+    weights = dict.fromkeys(RELATIONS, 1.0)
+    pairs = [
+        sum(relation_losses(teacher, student, NUM_HEADS).values()).item()
+        for teacher, student in zip(of_teacher, of_student, strict=True)
+    ]
+    loss = loss_of(of_teacher, of_student, relations=weights)
+    assert loss == pytest.approx(sum(pairs) / 2, rel=1e-6)
+    assert loss_of(of_teacher[::-1], of_student, relations=weights) != pytest.approx(loss, rel=1e-2)
+
+
+def test_a_student_of_other_layers_than_its_teachers_is_refused(
+    of_teacher: list[LayerRelations], of_student: list[LayerRelations]
+) -> None:
+    with pytest.raises(UserError, match="must have equally many distilled layers, got 2 and 1"):
+        loss_of(of_teacher, of_student[:1], relations=dict.fromkeys(RELATIONS, 1.0))
+
+
+def test_a_student_that_tells_other_relations_than_its_schedule_is_refused(
+    of_teacher: list[LayerRelations], of_student: list[LayerRelations]
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        loss_of(of_teacher, of_student, relations={Relation.QUERY: 1.0})
+    assert str(refusal.value) == "a student must tell the relations of its schedule, query, got query, value"

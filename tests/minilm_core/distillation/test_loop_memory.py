@@ -1,0 +1,144 @@
+"""Tests of the choices that trade time for memory or precision: none of them changes what is learned."""
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.loop import DistillationProgress, distil
+from minilm_core.models.encoders import RelationEncoder
+from minilm_core.settings.schedules import DistillationSchedule, Precision
+from tests.minilm_core.distilling import (
+    LEARNING_RATE,
+    SCHEDULE,
+    assert_close,
+    assert_same_bits,
+    new_student,
+    run,
+    run_of,
+    without_dropout,
+)
+
+FP16 = replace(SCHEDULE, precision=Precision.FP16)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 4, 7])
+def test_micro_batches_learn_what_the_whole_batch_learns(
+    teacher_config: PretrainedConfig, lessons: Lessons, micro_batch_size: int
+) -> None:
+    config = without_dropout(teacher_config)
+    schedule = replace(SCHEDULE, micro_batch_size=micro_batch_size)
+    assert_close(run(new_student(config), lessons, schedule), run(new_student(config), lessons))
+
+
+@pytest.mark.parametrize("micro_batch_size", [8, 100])
+def test_a_micro_batch_that_holds_the_batch_changes_no_bit(
+    teacher_config: PretrainedConfig, lessons: Lessons, micro_batch_size: int
+) -> None:
+    schedule = replace(SCHEDULE, micro_batch_size=micro_batch_size)
+    assert_same_bits(run(new_student(teacher_config), lessons, schedule), run(new_student(teacher_config), lessons))
+
+
+def test_micro_batches_of_a_step_draw_different_dropout(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+    drawn: list[torch.Tensor] = []
+    student = new_student(teacher_config)
+    student.trunk.register_forward_pre_hook(lambda *_: drawn.append(torch.random.get_rng_state()))
+    next(distil(student, lessons, replace(SCHEDULE, micro_batch_size=2), learning_rate=LEARNING_RATE, seed=0))
+    assert len(drawn) == 4
+    assert len({tuple(state.tolist()) for state in drawn}) == 4
+
+
+def test_checkpointed_activations_change_no_bit_not_even_of_dropout(
+    teacher_config: PretrainedConfig, lessons: Lessons
+) -> None:
+    schedule = replace(SCHEDULE, checkpoint_activations=True)
+    assert_same_bits(run(new_student(teacher_config), lessons, schedule), run(new_student(teacher_config), lessons))
+
+
+def test_checkpointed_activations_are_computed_twice(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+    def num_projections(schedule: DistillationSchedule) -> int:
+        student, calls = new_student(teacher_config), []
+        for module in student.trunk.modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_hook(lambda *_: calls.append(1))
+        next(distil(student, lessons, schedule, learning_rate=LEARNING_RATE, seed=0))
+        return len(calls)
+
+    assert num_projections(replace(SCHEDULE, checkpoint_activations=True)) == 2 * num_projections(SCHEDULE)
+
+
+def test_fp16_learns_what_fp32_learns_up_to_its_precision(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+    student = new_student(without_dropout(teacher_config))
+    half = run(student, lessons, FP16)
+    whole = run(new_student(without_dropout(teacher_config)), lessons)
+    assert half.losses != whole.losses
+    assert half.losses == pytest.approx(whole.losses, rel=1e-2)
+    # What a scaler begins with is not too much for the first step.
+    assert half.progress[-1].state.num_skipped_steps == 0
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
+def with_a_scale_that_is_too_large(steps: Iterator[DistillationProgress]) -> Iterator[DistillationProgress]:
+    """Goes on with a distillation after its first step so that the coming gradients overflow."""
+    first = next(steps)
+    first.state.scaler.update(2.0**60)
+    yield first
+    yield from steps
+
+
+def test_fp16_is_resumed_bit_for_bit_with_its_scale(
+    teacher_config: PretrainedConfig, lessons: Lessons, tmp_path: Path
+) -> None:
+    def begun(student: RelationEncoder) -> Iterator[DistillationProgress]:
+        steps = distil(student, lessons, FP16, learning_rate=LEARNING_RATE, seed=0)
+        return with_a_scale_that_is_too_large(steps)
+
+    student = new_student(teacher_config)
+    whole = run_of(student, list(begun(student)))
+    before = list(itertools.islice(begun(new_student(teacher_config)), 3))
+    before[-1].save_checkpoint(tmp_path)
+    student = new_student(teacher_config, seed=99)
+    after = run(student, lessons, FP16, resume_from=tmp_path).progress
+    assert_same_bits(run_of(student, [*before, *after]), whole)
+    assert after[-1].state.num_skipped_steps == whole.progress[-1].state.num_skipped_steps > 0
+    assert after[-1].state.scaler.get_scale() == whole.progress[-1].state.scaler.get_scale()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+# PyTorch warns about itself when it first compiles.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_a_compiled_student_learns_what_an_eager_one_learns(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+    config = without_dropout(teacher_config)
+    student = new_student(config)
+    is_compiled: dict[str, bool] = {}
+    student.trunk.embeddings.register_forward_pre_hook(
+        lambda *_: is_compiled.update(trunk=torch.compiler.is_compiling())
+    )
+    compiled = run(student, lessons, replace(SCHEDULE, compile=True))
+    assert is_compiled == {"trunk": True}
+    assert_close(compiled, run(new_student(config), lessons))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+# PyTorch warns about itself when it first compiles.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_a_compiled_student_goes_on_from_the_checkpoint_of_an_eager_one(
+    teacher_config: PretrainedConfig, lessons: Lessons, tmp_path: Path
+) -> None:
+    config = without_dropout(teacher_config)
+    whole = run(new_student(config), lessons)
+    steps = distil(new_student(config), lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0)
+    before = list(itertools.islice(steps, 3))
+    before[-1].save_checkpoint(tmp_path)
+    student = new_student(config, seed=99)
+    after = run(student, lessons, replace(SCHEDULE, compile=True), resume_from=tmp_path).progress
+    assert_close(run_of(student, [*before, *after]), whole)

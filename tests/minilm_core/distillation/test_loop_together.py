@@ -1,0 +1,224 @@
+"""Tests of several students that learn from one teacher: each learns what it would alone, the teacher speaks once."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from minilm_core.distillation.data import Lessons, held_out_loss, held_out_losses
+from minilm_core.distillation.loop import DistillationFailure, DistillationProgress, Pupil, distil, distil_together
+from minilm_core.distillation.targets import OnlineTargets
+from minilm_core.errors import NonFiniteLossError, UserError
+from minilm_core.models.adapters import LayerRelations
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.encoders import RelationEncoder, build_encoder
+from minilm_core.settings.schedules import METHOD_RELATIONS, DistillationSchedule, LayerMapping, Method, Precision
+from tests.minilm_core.distilling import (
+    SCHEDULE,
+    Run,
+    assert_same_bits,
+    new_student,
+    run,
+    run_of,
+    teacher_of,
+)
+
+ARCHITECTURES = [
+    StudentArchitecture(num_layers=1, hidden_size=8, num_heads=2),
+    StudentArchitecture(num_layers=2, hidden_size=16, num_heads=4),
+    StudentArchitecture(num_layers=3, hidden_size=24, num_heads=2),
+]
+RATES = [1e-3, 3e-3, 2e-3]
+Outcomes = dict[int, DistillationProgress | DistillationFailure]
+
+
+class CountingTargets(OnlineTargets):
+    """A teacher that counts how often it is asked."""
+
+    num_calls = 0
+
+    def relations(self, rows: np.ndarray, input_ids: Tensor) -> list[LayerRelations]:
+        self.num_calls += 1
+        return super().relations(rows, input_ids)
+
+
+@pytest.fixture
+def teacher(teacher_folder: Path) -> CountingTargets:
+    return CountingTargets(teacher_of(teacher_folder), Precision.FP32)
+
+
+def students_of(config: PretrainedConfig, seed: int = 0) -> list[RelationEncoder]:
+    return [new_student(config, seed=seed, architecture=architecture) for architecture in ARCHITECTURES]
+
+
+def pupils_of(students: list[RelationEncoder], **more: Any) -> list[Pupil]:
+    return [Pupil(student=student, learning_rate=rate, **more) for student, rate in zip(students, RATES, strict=True)]
+
+
+def runs_of(students: list[RelationEncoder], outcomes: list[Outcomes]) -> list[Run]:
+    return [
+        run_of(student, [progress_of(step, place) for step in outcomes if place in step])
+        for place, student in enumerate(students)
+    ]
+
+
+def progress_of(outcomes: Outcomes, place: int) -> DistillationProgress:
+    outcome = outcomes[place]
+    assert isinstance(outcome, DistillationProgress)
+    return outcome
+
+
+def run_alone(config: PretrainedConfig, lessons: Lessons, schedule: DistillationSchedule = SCHEDULE) -> list[Run]:
+    return [
+        run(student, lessons, schedule, learning_rate=rate)
+        for student, rate in zip(students_of(config), RATES, strict=True)
+    ]
+
+
+def run_together(config: PretrainedConfig, lessons: Lessons, schedule: DistillationSchedule = SCHEDULE) -> list[Run]:
+    students = students_of(config)
+    return runs_of(students, list(distil_together(pupils_of(students), lessons, schedule, seed=0)))
+
+
+@pytest.fixture(scope="module")
+def alone(teacher_config: PretrainedConfig, lessons: Lessons) -> list[Run]:
+    return run_alone(teacher_config, lessons)
+
+
+def assert_all_same_bits(some: list[Run], others: list[Run]) -> None:
+    for one, other in zip(some, others, strict=True):
+        assert_same_bits(one, other)
+
+
+def test_each_student_ends_bit_for_bit_as_it_would_alone(
+    teacher_config: PretrainedConfig, lessons: Lessons, alone: list[Run]
+) -> None:
+    assert_all_same_bits(run_together(teacher_config, lessons), alone)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"micro_batch_size": 3},
+        {"precision": Precision.BF16},
+        {"precision": Precision.FP16},
+        {"checkpoint_activations": True},
+    ],
+    ids=["micro-batches", "bf16", "fp16", "checkpointed"],
+)
+def test_so_does_each_whatever_the_schedule(
+    teacher_config: PretrainedConfig, lessons: Lessons, changes: dict[str, Any]
+) -> None:
+    schedule = replace(SCHEDULE, num_steps=3, num_evaluations=1, **changes)
+    assert_all_same_bits(run_together(teacher_config, lessons, schedule), run_alone(teacher_config, lessons, schedule))
+
+
+@pytest.mark.parametrize(("micro_batch_size", "num_parts"), [(None, 1), (4, 2)])
+def test_the_teacher_is_asked_once_for_all_students(
+    teacher_config: PretrainedConfig,
+    lessons: Lessons,
+    teacher: CountingTargets,
+    micro_batch_size: int | None,
+    num_parts: int,
+) -> None:
+    schedule = replace(SCHEDULE, num_evaluations=1, micro_batch_size=micro_batch_size)
+    outcomes = list(
+        distil_together(pupils_of(students_of(teacher_config)), replace(lessons, targets=teacher), schedule, seed=0)
+    )
+    assert len(outcomes) == schedule.num_steps
+    # The five held-out rows are measured once, at the end.
+    num_held_out = -(-5 // (micro_batch_size or schedule.batch_size))
+    assert teacher.num_calls == schedule.num_steps * num_parts + num_held_out
+
+
+def test_held_out_losses_are_those_of_each_alone(
+    teacher_config: PretrainedConfig, lessons: Lessons, teacher: CountingTargets
+) -> None:
+    students = students_of(teacher_config)
+    with_teacher = replace(lessons, targets=teacher)
+    together = held_out_losses(students, with_teacher, SCHEDULE)
+    assert teacher.num_calls == 1
+    assert together == [held_out_loss(student, with_teacher, SCHEDULE) for student in students]
+
+
+def test_a_student_that_fails_leaves_and_the_others_go_on(
+    teacher_config: PretrainedConfig, lessons: Lessons, alone: list[Run]
+) -> None:
+    students = students_of(teacher_config)
+    with torch.no_grad():
+        students[1].heads["2"].vectors["query"].weight[0, 0] = torch.inf
+    outcomes = list(distil_together(pupils_of(students), lessons, SCHEDULE, seed=0))
+    failure = outcomes[0][1]
+    assert isinstance(failure, DistillationFailure)
+    assert isinstance(failure.error, NonFiniteLossError)
+    assert all(parameter.grad is None for parameter in students[1].parameters())
+    assert [sorted(step) for step in outcomes] == [[0, 1, 2], *[[0, 2]] * 7]
+    for place in (0, 2):
+        progress = [progress_of(step, place) for step in outcomes]
+        assert_same_bits(run_of(students[place], progress), alone[place])
+
+
+def test_once_all_have_failed_it_ends(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+    students = students_of(teacher_config)
+    for student, architecture in zip(students, ARCHITECTURES, strict=True):
+        with torch.no_grad():
+            student.heads[str(architecture.num_layers)].vectors["query"].weight[0, 0] = torch.inf
+    (outcomes,) = distil_together(pupils_of(students), lessons, SCHEDULE, seed=0)
+    assert all(isinstance(outcome, DistillationFailure) for outcome in outcomes.values())
+
+
+def test_those_whose_checkpoints_lie_behind_catch_up_first(
+    teacher_config: PretrainedConfig, lessons: Lessons, alone: list[Run], tmp_path: Path
+) -> None:
+    num_steps_before = [2, 8, 5]
+    for place, student in enumerate(students_of(teacher_config)):
+        steps = distil(student, lessons, SCHEDULE, learning_rate=RATES[place], seed=0)
+        *_, last = itertools.islice(steps, num_steps_before[place])
+        last.save_checkpoint(tmp_path / str(place))
+    students = students_of(teacher_config, seed=99)
+    pupils = [replace(pupil, resume_from=tmp_path / str(place)) for place, pupil in enumerate(pupils_of(students))]
+    outcomes = list(distil_together(pupils, lessons, SCHEDULE, seed=0))
+    assert [sorted(step) for step in outcomes] == [[0], [0], [0], [0, 2], [0, 2], [0, 2]]
+    for place, resumed in enumerate(runs_of(students, outcomes)):
+        before = alone[place].progress[: num_steps_before[place]]
+        assert_same_bits(run_of(students[place], [*before, *resumed.progress]), alone[place])
+
+
+def test_a_checkpoint_of_another_training_costs_only_its_own_student(
+    teacher_config: PretrainedConfig, lessons: Lessons, alone: list[Run], tmp_path: Path
+) -> None:
+    students = students_of(teacher_config)
+    next(distil(students[1], lessons, SCHEDULE, learning_rate=RATES[1], seed=7)).save_checkpoint(tmp_path)
+    students = students_of(teacher_config)
+    pupils = pupils_of(students)
+    pupils[1] = replace(pupils[1], resume_from=tmp_path)
+    first, *outcomes = distil_together(pupils, lessons, SCHEDULE, seed=0)
+    (failure,) = first.values()
+    assert isinstance(failure, DistillationFailure)
+    assert "must be of the training that resumes it, with seed 0, got 7" in str(failure.error)
+    assert all(sorted(step) == [0, 2] for step in outcomes)
+    runs = runs_of(students, outcomes)
+    for place in (0, 2):
+        assert_same_bits(runs[place], alone[place])
+
+
+def test_students_that_compare_different_layers_of_the_teacher_are_refused(
+    teacher_config: PretrainedConfig, lessons: Lessons
+) -> None:
+    schedule = replace(SCHEDULE, layer_mapping=LayerMapping.UNIFORM)
+    students = [
+        RelationEncoder(
+            build_encoder(architecture, teacher_config, seed=0),
+            range(1, architecture.num_layers + 1),
+            METHOD_RELATIONS[Method.MINILMV2],
+        )
+        for architecture in ARCHITECTURES
+    ]
+    with pytest.raises(UserError, match=r"equally many distilled layers, got 1 and 2 and 3$"):
+        next(distil_together(pupils_of(students), lessons, schedule, seed=0))

@@ -1,0 +1,145 @@
+"""Tests of fine-tuning on a labelled task: the order of its examples, its loss, its seeds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from minilm_core.errors import NonFiniteLossError
+from minilm_core.tasks.finetuning import (
+    BATCHES_PER_BUCKET,
+    EncodedSplit,
+    TaskData,
+    batches_of_epoch,
+    build_classifier,
+    evaluate,
+    finetune,
+)
+from tests.minilm_core.finetuning_tasks import SCHEDULE, train, weights_of
+
+# The order of the examples
+
+
+def split_of(lengths: list[int]) -> EncodedSplit:
+    examples = tuple({"input_ids": [5] * length} for length in lengths)
+    return EncodedSplit(examples=examples, labels=np.zeros(len(lengths), dtype=np.int64))
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 8 * BATCHES_PER_BUCKET + 3, 1000])
+def test_an_epoch_has_every_example_once(count: int) -> None:
+    batches = batches_of_epoch(split_of([3 + n % 20 for n in range(count)]), 8, seed=0, epoch=0)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(count))
+    assert all(1 <= len(batch) <= 8 for batch in batches)
+    assert len(batches) == -(-count // 8)
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
+    split = split_of([3 + n % 20 for n in range(100)])
+    first, again, next_epoch, other_seed = (
+        [batch.tolist() for batch in batches_of_epoch(split, 8, seed=seed, epoch=epoch)]
+        for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))
+    )
+    assert first == again
+    assert first != next_epoch
+    assert first != other_seed
+
+
+def test_examples_of_similar_length_share_a_batch() -> None:
+    random = np.random.default_rng(0)
+    split = split_of(random.integers(3, 128, size=2000).tolist())
+    batches = batches_of_epoch(split, 16, seed=0, epoch=0)
+    padded = sum(len(batch) * split.lengths[batch].max() for batch in batches)
+    assert padded < 1.1 * split.lengths.sum()
+
+
+def test_batches_do_not_come_in_order_of_length() -> None:
+    split = split_of(list(range(3, 131)))
+    means = [split.lengths[batch].mean() for batch in batches_of_epoch(split, 8, seed=0, epoch=0)]
+    assert means != sorted(means)
+    assert means != sorted(means, reverse=True)
+
+
+# The loss
+
+
+def logits_of(classifier: nn.Module, example: dict[str, list[int]]) -> Tensor:
+    logits: Tensor = classifier(**{name: torch.tensor([values]) for name, values in example.items()}).logits
+    return logits
+
+
+def test_the_loss_is_the_plain_cross_entropy(who: TaskData, sober_folder: Path) -> None:
+    classifier = build_classifier(sober_folder, who, seed=0)
+    batch = batches_of_epoch(who.train, SCHEDULE.batch_size, seed=0, epoch=0)[0]
+    with torch.no_grad():
+        logits = torch.cat([logits_of(classifier, who.train.examples[example]) for example in batch])
+    expected = functional.cross_entropy(logits, torch.from_numpy(who.train.labels[batch]))
+    assert train(classifier, who)[0] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_loss_of_a_regression_is_the_mean_squared_error(often: TaskData, sober_folder: Path) -> None:
+    classifier = build_classifier(sober_folder, often, seed=0)
+    batch = batches_of_epoch(often.train, SCHEDULE.batch_size, seed=0, epoch=0)[0]
+    with torch.no_grad():
+        values = torch.cat([logits_of(classifier, often.train.examples[example])[:, 0] for example in batch])
+    expected = (values - torch.from_numpy(often.train.labels[batch])).square().mean()
+    assert train(classifier, often)[0] == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_micro_batches_learn_what_the_whole_batch_learns(
+    who: TaskData, sober_folder: Path, micro_batch_size: int
+) -> None:
+    whole, in_parts = (build_classifier(sober_folder, who, seed=0) for _ in range(2))
+    losses = train(whole, who)
+    schedule = replace(SCHEDULE, micro_batch_size=micro_batch_size)
+    assert train(in_parts, who, schedule) == pytest.approx(losses, rel=1e-4)
+    for name, weight in weights_of(whole).items():
+        torch.testing.assert_close(weights_of(in_parts)[name], weight, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_there_is_a_step_for_every_batch_of_every_epoch(who: TaskData, teacher_folder: Path) -> None:
+    steps = list(finetune(build_classifier(teacher_folder, who, seed=0), who, SCHEDULE, learning_rate=1e-3, seed=0))
+    assert [step.step for step in steps] == list(range(1, 17))
+    assert {step.num_steps for step in steps} == {16}
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(who: TaskData, teacher_folder: Path) -> None:
+    classifier = build_classifier(teacher_folder, who, seed=0)
+    with torch.no_grad():
+        classifier.bert.pooler.dense.weight[0, 0] = torch.nan
+    with pytest.raises(NonFiniteLossError, match=r"the gradient must be finite, got loss nan in step 1"):
+        train(classifier, who)
+
+
+# Seeds
+
+
+def test_the_same_seed_gives_the_same_bits(who: TaskData, teacher_folder: Path) -> None:
+    runs = []
+    for noise in range(2):
+        torch.manual_seed(noise)
+        classifier = build_classifier(teacher_folder, who, seed=3)
+        runs.append((train(classifier, who, seed=3), weights_of(classifier), evaluate(classifier, who, SCHEDULE)))
+    (losses, weights, result), (other_losses, other_weights, other_result) = runs
+    assert losses == other_losses
+    assert result == other_result
+    assert all(torch.equal(weight, other_weights[name]) for name, weight in weights.items())
+
+
+def test_another_seed_gives_another_head_another_order_and_other_dropout(who: TaskData, teacher_folder: Path) -> None:
+    first, other = (build_classifier(teacher_folder, who, seed=seed) for seed in (0, 1))
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+    assert torch.equal(first.bert.pooler.dense.weight, other.bert.pooler.dense.weight)
+    assert train(first, who, seed=0) != train(build_classifier(teacher_folder, who, seed=0), who, seed=1)
+
+
+def test_building_a_classifier_leaves_the_random_state_alone(who: TaskData, teacher_folder: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    build_classifier(teacher_folder, who, seed=9)
+    assert torch.equal(torch.rand(4), expected)

@@ -1,0 +1,318 @@
+"""Tests of the metrics against scikit-learn and SciPy, and of their bootstrap intervals."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minilm_core.errors import UserError
+from minilm_core.tasks.metrics import (
+    METRICS,
+    NUM_RESAMPLES,
+    Metric,
+    accuracy,
+    bootstrap_interval,
+    f1,
+    macro_f1,
+    matthews,
+    metric_named,
+    paired_difference,
+    pearson,
+    resampled_scores,
+    score,
+    spearman,
+)
+
+fixed = settings(deadline=None, derandomize=True, max_examples=50)
+seeds = st.integers(0, 2**32 - 1)
+
+Sides = tuple[np.ndarray, np.ndarray]
+
+
+def classes(seed: int, num_classes: int, num_examples: int = 60) -> Sides:
+    """Labels and predictions that agree more often than by chance."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, num_classes, num_examples)
+    is_right = random.uniform(size=num_examples) < 0.4
+    return labels, np.where(is_right, labels, random.integers(0, num_classes, num_examples))
+
+
+def values(seed: int, num_examples: int = 60) -> Sides:
+    random = np.random.default_rng(seed)
+    labels = random.normal(size=num_examples)
+    return labels, labels + random.normal(size=num_examples)
+
+
+def sides_of(metric: Metric, seed: int) -> Sides:
+    return classes(seed, 2) if metric in (accuracy, f1, macro_f1, matthews) else values(seed)
+
+
+def weighed(metric: Metric, sides: Sides, weights: np.ndarray) -> float:
+    return float(metric(*sides, weights.astype(float)[np.newaxis])[0])
+
+
+@fixed
+@given(seed=seeds, num_classes=st.integers(2, 5))
+def test_accuracy_is_that_of_scikit_learn(seed: int, num_classes: int) -> None:
+    labels, predictions = classes(seed, num_classes)
+    assert score(accuracy, labels, predictions) == pytest.approx(sklearn.metrics.accuracy_score(labels, predictions))
+
+
+@fixed
+@given(seed=seeds)
+def test_f1_is_that_of_scikit_learn(seed: int) -> None:
+    labels, predictions = classes(seed, 2)
+    assert score(f1, labels, predictions) == pytest.approx(sklearn.metrics.f1_score(labels, predictions))
+
+
+@fixed
+@given(seed=seeds, num_classes=st.integers(2, 5))
+def test_macro_f1_is_that_of_scikit_learn(seed: int, num_classes: int) -> None:
+    labels, predictions = classes(seed, num_classes)
+    expected = sklearn.metrics.f1_score(labels, predictions, average="macro")
+    assert score(macro_f1, labels, predictions) == pytest.approx(expected)
+
+
+@fixed
+@given(seed=seeds, num_classes=st.integers(2, 9))
+def test_macro_f1_of_a_resample_is_that_of_the_classes_that_it_has(seed: int, num_classes: int) -> None:
+    labels, predictions = classes(seed, num_classes, num_examples=12)
+    drawn = np.random.default_rng(seed).integers(0, 12, 12)
+    weights = np.bincount(drawn, minlength=12)
+    expected = sklearn.metrics.f1_score(labels[drawn], predictions[drawn], average="macro")
+    assert weighed(macro_f1, (labels, predictions), weights) == pytest.approx(expected)
+
+
+def test_macro_f1_of_three_classes_that_are_all_right_is_one() -> None:
+    labels = np.array([0, 2, 2, 0])
+    assert score(macro_f1, labels, labels) == 1.0
+    assert score(f1, labels, labels) == 0.0
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize("prediction", [float("nan"), float("inf")])
+def test_a_prediction_that_is_not_finite_is_not_scored(metric: Metric, prediction: float) -> None:
+    labels = np.array([0.0, 1.0, 1.0, 0.0])
+    predictions = np.array([0.0, prediction, 1.0, 0.0])
+    message = f"a prediction to score must be finite, got {prediction} for example 2"
+    with pytest.raises(UserError, match=message):
+        score(metric, labels, predictions)
+    with pytest.raises(UserError, match=message):
+        bootstrap_interval(metric, labels, predictions)
+    with pytest.raises(UserError, match=message):
+        paired_difference(metric, labels, labels, predictions)
+
+
+@fixed
+@given(seed=seeds, num_classes=st.integers(2, 5))
+def test_matthews_of_several_classes_is_that_of_scikit_learn(seed: int, num_classes: int) -> None:
+    labels, predictions = classes(seed, num_classes)
+    assert score(matthews, labels, predictions) == pytest.approx(
+        sklearn.metrics.matthews_corrcoef(labels, predictions), abs=1e-12
+    )
+
+
+@fixed
+@given(seed=seeds)
+def test_pearson_is_that_of_scipy(seed: int) -> None:
+    labels, predictions = values(seed)
+    assert score(pearson, labels, predictions) == pytest.approx(scipy.stats.pearsonr(labels, predictions).statistic)
+
+
+@fixed
+@given(seed=seeds, num_values=st.integers(3, 30))
+def test_spearman_with_ties_is_that_of_scipy(seed: int, num_values: int) -> None:
+    labels, predictions = classes(seed, num_values)
+    expected = scipy.stats.spearmanr(labels, predictions).statistic
+    assert score(spearman, labels, predictions) == pytest.approx(expected, abs=1e-12)
+
+
+@fixed
+@given(seed=seeds, exponent=st.integers(-9, 9), shift=st.sampled_from([0.0, 1.0, -40.0, 1e4, 1e6]))
+def test_neither_unit_nor_origin_of_a_side_changes_pearson(seed: int, exponent: int, shift: float) -> None:
+    labels, predictions = values(seed)
+    expected = score(pearson, labels, predictions)
+    moved = (labels + shift) * 10.0**exponent
+    assert score(pearson, moved, predictions) == pytest.approx(expected, abs=1e-6)
+    assert score(pearson, predictions, moved) == pytest.approx(expected, abs=1e-6)
+
+
+@fixed
+@given(seed=seeds, shift=st.floats(-100, 100))
+def test_a_correlation_is_never_above_one(seed: int, shift: float) -> None:
+    labels, _ = values(seed, num_examples=12)
+    predictions = labels * 0.01 + shift
+    for metric in (pearson, spearman):
+        assert -1.0 <= score(metric, labels, predictions) <= 1.0
+        assert -1.0 <= score(metric, labels, -predictions) <= 1.0
+
+
+@pytest.mark.parametrize("metric", [pearson, spearman])
+def test_no_resample_of_a_correlation_is_above_one(metric: Metric) -> None:
+    labels, _ = values(0, num_examples=12)
+    assert np.abs(resampled_scores(metric, labels, [2 * labels + 7, 0.1 - labels])).max() <= 1.0
+
+
+def test_f1_is_that_of_class_one() -> None:
+    labels, predictions = np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0])
+    assert score(f1, labels, predictions) == 0.0
+    assert score(f1, 1 - labels, 1 - predictions) == pytest.approx(6 / 7)
+
+
+# Spearman's ranks are those of the full set, so that it is left out here.
+@pytest.mark.parametrize("metric", [accuracy, f1, macro_f1, matthews, pearson])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_whole_weight_is_an_example_repeated(metric: Metric, seed: int) -> None:
+    labels, predictions = sides_of(metric, seed)
+    weights = np.random.default_rng(seed).integers(0, 4, len(labels))
+    repeated = score(metric, np.repeat(labels, weights), np.repeat(predictions, weights))
+    assert weighed(metric, (labels, predictions), weights) == pytest.approx(repeated)
+
+
+def test_spearman_keeps_the_ranks_of_the_full_set_in_a_resample() -> None:
+    labels, predictions = values(0)
+    weights = np.random.default_rng(0).integers(0, 4, len(labels))
+    ranks = scipy.stats.rankdata(labels), scipy.stats.rankdata(predictions)
+    assert weighed(spearman, (labels, predictions), weights) == pytest.approx(weighed(pearson, ranks, weights))
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_each_resample_is_measured_by_itself(metric: Metric) -> None:
+    labels, predictions = sides_of(metric, 0)
+    weights = np.random.default_rng(0).integers(0, 3, (4, len(labels))).astype(float)
+    together = metric(labels, predictions, weights)
+    alone = [float(metric(labels, predictions, row[np.newaxis])[0]) for row in weights]
+    assert together.tolist() == pytest.approx(alone)
+
+
+@pytest.mark.parametrize("metric", [matthews, pearson, spearman])
+@pytest.mark.parametrize("constant", [0.0, 1.0, 0.1, 1e6 + 0.1])
+def test_a_correlation_with_a_constant_is_zero(metric: Metric, constant: float) -> None:
+    varied = np.array([0.0, 1.0, 1.0, 0.0, 1.0, 2.0, 1.0])
+    steady = np.full(len(varied), constant)
+    assert score(metric, varied, steady) == 0.0
+    assert score(metric, steady, varied) == 0.0
+    assert score(metric, steady, steady) == 0.0
+
+
+def test_f1_without_class_one_on_either_side_is_zero() -> None:
+    assert score(f1, np.zeros(4), np.zeros(4)) == 0.0
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_a_perfect_prediction_scores_one(metric: Metric) -> None:
+    labels, _ = sides_of(metric, 0)
+    assert score(metric, labels, labels) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("metric", [matthews, pearson, spearman])
+def test_a_prediction_of_the_opposite_scores_minus_one(metric: Metric) -> None:
+    labels, _ = sides_of(metric, 0)
+    assert score(metric, labels, 1 - labels) == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize("seed", range(3))
+def test_an_interval_holds_its_value(metric: Metric, seed: int) -> None:
+    labels, predictions = sides_of(metric, seed)
+    interval = bootstrap_interval(metric, labels, predictions)
+    assert interval.low < interval.value < interval.high
+    assert interval.value == score(metric, labels, predictions)
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_resamples_are_a_function_of_their_seed(metric: Metric) -> None:
+    labels, predictions = sides_of(metric, 0)
+    first = resampled_scores(metric, labels, [predictions], seed=1)
+    np.testing.assert_array_equal(resampled_scores(metric, labels, [predictions], seed=1), first)
+    assert (resampled_scores(metric, labels, [predictions], seed=2) != first).any()
+
+
+@pytest.mark.parametrize("share_right", [0.5, 0.9])
+def test_an_interval_of_accuracy_is_the_normal_one(share_right: float) -> None:
+    num_examples = 1000
+    labels = np.zeros(num_examples)
+    predictions = (np.arange(num_examples) >= share_right * num_examples).astype(float)
+    interval = bootstrap_interval(accuracy, labels, predictions)
+    error = 1.96 * np.sqrt(share_right * (1 - share_right) / num_examples)
+    assert (interval.low, interval.high) == pytest.approx((share_right - error, share_right + error), abs=0.1 * error)
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    truth, num_examples, num_samples = 0.8, 100, 120
+    intervals = [
+        bootstrap_interval(accuracy, np.ones(num_examples), (random.uniform(size=num_examples) < truth).astype(float))
+        for _ in range(num_samples)
+    ]
+    share = np.mean([interval.low <= truth <= interval.high for interval in intervals])
+    # Three standard errors of a share of 0.95 among so many.
+    assert share == pytest.approx(0.95, abs=0.06)
+
+
+def test_an_interval_of_a_perfect_accuracy_is_a_point() -> None:
+    interval = bootstrap_interval(accuracy, np.ones(50), np.ones(50))
+    assert (interval.low, interval.value, interval.high) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_a_model_does_not_differ_from_itself(metric: Metric) -> None:
+    labels, predictions = sides_of(metric, 0)
+    interval = paired_difference(metric, labels, predictions, predictions.copy())
+    assert (interval.low, interval.value, interval.high) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_a_difference_changes_its_sign_with_its_sides(metric: Metric) -> None:
+    labels, predictions = sides_of(metric, 0)
+    others = predictions[::-1].copy()
+    there = paired_difference(metric, labels, predictions, others)
+    back = paired_difference(metric, labels, others, predictions)
+    assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low))
+
+
+def test_a_difference_is_the_first_less_the_second() -> None:
+    labels = np.ones(10)
+    interval = paired_difference(accuracy, labels, np.ones(10), np.zeros(10))
+    assert (interval.low, interval.value, interval.high) == (1.0, 1.0, 1.0)
+
+
+def test_a_paired_difference_is_surer_than_two_intervals_apart() -> None:
+    labels, predictions = classes(0, 2, num_examples=500)
+    others = predictions.copy()
+    others[:10] = 1 - others[:10]
+    paired = paired_difference(accuracy, labels, predictions, others)
+    alone = bootstrap_interval(accuracy, labels, predictions)
+    assert paired.high - paired.low < (alone.high - alone.low) / 2
+
+
+def test_models_are_resampled_on_the_same_examples() -> None:
+    labels, predictions = classes(0, 3)
+    others = classes(1, 3)[1]
+    scores = resampled_scores(accuracy, labels, [predictions, others, predictions])
+    assert scores.shape == (3, NUM_RESAMPLES)
+    np.testing.assert_array_equal(scores[0], scores[2])
+    difference = paired_difference(accuracy, labels, predictions, others)
+    low, high = np.quantile(scores[0] - scores[1], [0.025, 0.975])
+    assert (difference.low, difference.high) == pytest.approx((low, high))
+
+
+def test_resampled_scores_have_the_interval_of_their_model() -> None:
+    labels, predictions = classes(0, 3)
+    (scores,) = resampled_scores(matthews, labels, [predictions], seed=7)
+    interval = bootstrap_interval(matthews, labels, predictions, seed=7)
+    assert np.quantile(scores, [0.025, 0.975]).tolist() == pytest.approx([interval.low, interval.high])
+
+
+@pytest.mark.parametrize(("name", "metric"), METRICS.items())
+def test_a_metric_is_found_by_its_name(name: str, metric: Callable[..., object]) -> None:
+    assert metric_named(name) is metric
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^a metric must be one of accuracy, f1, .*, got bleu$"):
+        metric_named("bleu")

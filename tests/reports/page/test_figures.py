@@ -1,0 +1,64 @@
+from collections.abc import Callable
+
+import pytest
+
+from reports import Study
+from reports.page.figures import PLACES, Figure, draw_figures, frontier_steps, is_log_axis
+from reports.page.tables import rows
+from reports.statistics import Split, resample
+from tests.reports.example_studies import student
+
+pytest.importorskip("altair", reason="figures need the report extra")
+pytest.importorskip("vl_convert", reason="figures need the report extra")
+
+
+def drawn(study: Study) -> dict[str, Figure]:
+    return {figure.name: figure for figure in draw_figures(study, rows(study, resample(study, Split.VALIDATION)))}
+
+
+def test_only_costs_that_were_measured_are_drawn(make_study: Callable[..., Study]) -> None:
+    untimed = [student(i, 0.8 + i / 100, 2 + i, latency_ms=None) for i in range(3)]
+    names = drawn(make_study(*untimed, objectives=("accuracy", "size_bytes")))
+    assert "accuracy_size_bytes" in names
+    assert "accuracy_latency_ms" not in names
+
+
+def test_a_single_student_is_drawn(make_study: Callable[..., Study]) -> None:
+    assert set(drawn(make_study(student(0, 0.8)))) == {"accuracy_latency_ms", "accuracy_size_bytes"}
+
+
+def test_nothing_is_drawn_without_a_student(make_study: Callable[..., Study]) -> None:
+    assert drawn(make_study()) == {}
+
+
+def test_every_figure_is_drawn_of_a_full_study_and_states_its_finding(full_study: Study) -> None:
+    figures = drawn(full_study)
+    assert set(figures) == {"accuracy_latency_ms", "accuracy_size_bytes", "progress", "slices", "importances"}
+    assert all(figure.finding.endswith(".") and figure.svg.startswith("<svg") for figure in figures.values())
+    assert figures["accuracy_latency_ms"].finding == (
+        "Of 4 complete students, 2 lie on the line of these two figures, from trial 0 (2.00 ms, accuracy 0.8000) "
+        "to trial 1 (8.00 ms, accuracy 0.9000); the fine-tuned teacher has 0.9200."
+    )
+
+
+def test_the_same_study_gives_the_same_picture(make_study: Callable[..., Study]) -> None:
+    study = make_study(student(0, 0.8))
+    assert drawn(study) == drawn(study)
+
+
+def test_every_place_has_a_shape_and_a_colour_of_its_own() -> None:
+    shapes, colours = zip(*PLACES.values(), strict=True)
+    assert len(set(shapes)) == len(set(colours)) == len(PLACES)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1.0, 10.0], True), ([1.0, 2.0], False), ([0.0, 10.0], False), ([-1.0, 10.0], False), ([], False)],
+)
+def test_an_axis_is_logarithmic_only_over_a_wide_positive_span(values: list[float], expected: bool) -> None:
+    assert is_log_axis(values) is expected
+
+
+def test_the_line_joins_what_no_other_point_beats() -> None:
+    points = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.7), (3.0, 0.7), (4.0, 0.9)]
+    assert frontier_steps(points) == [(1.0, 0.5), (2.0, 0.7), (4.0, 0.9)]

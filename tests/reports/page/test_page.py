@@ -1,0 +1,221 @@
+import html.parser
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minilm_core.errors import FailureKind
+from reports import Limits, Study, write_decision
+from reports.page.figures import INSTALL_HINT
+from reports.page.page import Report, write_report
+from tests.reports.example_studies import TASK, failed, kept_labels, student, teacher, twin, write_full_study
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def page_of(study: Study) -> str:
+    return write_report(study).html.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The report of the full study, with its figures."""
+    pytest.importorskip("altair", reason="figures need the report extra")
+    pytest.importorskip("vl_convert", reason="figures need the report extra")
+    return write_report(write_full_study(tmp_path_factory.mktemp("drawn")))
+
+
+@pytest.fixture(scope="module")
+def drawn_page(drawn: Report) -> str:
+    return drawn.html.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said does not depend on the figures; drawing none is fast."""
+    monkeypatch.setitem(sys.modules, "altair", None)
+
+
+def test_page_and_markdown_say_what_was_spent_before_any_trial(drawn: Report, drawn_page: str) -> None:
+    sentence = "Preparation, which the device-hours above leave out: targets 12 s."
+    assert sentence in drawn_page
+    assert sentence in (drawn.folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_corner_of_the_hypervolume_is_written_in_plain_figures(drawn_page: str) -> None:
+    (corner,) = re.findall(r"Hypervolume from the reference point (.*) \(an objective", drawn_page)
+    assert re.fullmatch(r"accuracy 0, latency_ms [\d.]+, size_bytes \d{1,3}(,\d{3})+", corner)
+
+
+def test_every_promised_file_is_written(drawn: Report) -> None:
+    written = {path.name for path in drawn.folder.iterdir()}
+    assert written == {"report.html", "report.md", "report.json", "trials.csv", "frontier.csv", "figures"}
+    assert drawn.folder.name == "report"
+    assert {path.suffix for path in drawn.figures} == {".svg", ".png"}
+    assert all(path.is_file() for path in drawn.figures)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_may_be_written_elsewhere(full_study: Study, tmp_path: Path) -> None:
+    assert write_report(full_study, tmp_path / "else" / "where").html.parent == tmp_path / "else" / "where"
+    assert not (full_study.path / "report").exists()
+
+
+def test_the_page_fetches_nothing(drawn_page: str) -> None:
+    tags = Tags(drawn_page)
+    addresses = [a[key] or "" for _, a in tags.found for key in ("src", "href", "action", "data") if key in a]
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert not tags.named("link")
+    styles = re.findall(r"<style>(.*?)</style>", drawn_page, re.DOTALL)
+    assert not any("url(" in style or "@import" in style for style in styles)
+    policy = next(a["content"] for a in tags.named("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_chart_has_a_still_picture_that_states_its_finding(drawn_page: str) -> None:
+    tags = Tags(drawn_page)
+    pictures = tags.named("img")
+    assert len(pictures) == len([a for a in tags.named("figure") if "data-chart" in a]) == 5
+    assert all((picture["alt"] or "").endswith(".") for picture in pictures)
+
+
+def test_tables_have_captions_scopes_and_sort_buttons(drawn_page: str) -> None:
+    tags = Tags(drawn_page)
+    assert len(tags.named("caption")) == len(tags.named("table"))
+    assert all(head.get("scope") in ("col", "row") for head in tags.named("th"))
+    assert len(tags.named("button")) > 10
+    assert any(link.get("href") == "#main" for link in tags.named("a"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_message_says_never_becomes_markup(full_study: Study) -> None:
+    report = write_report(full_study)
+    assert "<b>here</b>" not in report.html.read_text(encoding="utf-8")
+    assert "&lt;b&gt;here&lt;/b&gt;" in report.html.read_text(encoding="utf-8")
+    markdown = report.markdown.read_text(encoding="utf-8")
+    assert "CUDA out of memory \\| tried 2 GiB &lt;b&gt;here&lt;/b&gt;" in markdown
+
+
+def test_a_name_cannot_end_the_script_it_stands_in(make_study: Callable[..., Study]) -> None:
+    study = make_study(student(0, 0.8), student(1, 0.9, 3), importances={"accuracy": {"</script><b>": 1.0}})
+    assert "</script><b>" not in page_of(study)
+
+
+def test_every_figure_of_a_tooltip_stands_in_a_table(full_study: Study, drawn_page: str) -> None:
+    cells = set(re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", drawn_page))
+    for record in (*full_study.students(), full_study.teacher, full_study.twin):
+        assert record is not None
+        assert {record.label, record.architecture.label, f"{record.latency_ms:.2f}"} <= cells
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_a_decision_the_page_offers_the_pick_without_limits_and_a_command(full_study: Study) -> None:
+    text = page_of(full_study)
+    assert "Not chosen yet; without limits, trial" in text
+    assert f"Next: <code>minilm-search pick {full_study.path} --within 3%</code>" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_a_complete_student_the_page_says_so_and_offers_to_go_on(make_study: Callable[..., Study]) -> None:
+    text = page_of(make_study(failed(0, FailureKind.CRASH, "broken")))
+    assert "Nothing to choose from: no student is complete." in text
+    assert "Next: <code>minilm-search resume" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_decision_on_file_is_the_answer(full_study: Study) -> None:
+    write_decision(full_study, full_study.pick(Limits(max_latency_ms=6.5)))
+    text = page_of(full_study)
+    assert "Chosen: trial" in text
+    assert "Missed: trial 1: latency 8.00 ms is 1.50 ms over 6.5 ms" in text
+    assert f"minilm-search package {full_study.path} --picked" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_decision_made_on_other_records_is_not_the_answer(full_study: Study) -> None:
+    path = write_decision(full_study, full_study.pick())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "records_sha256": "other"}))
+    text = page_of(full_study)
+    assert "Chosen:" not in text
+    assert "pick again" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_verdict_names_best_student_twin_and_teacher(full_study: Study) -> None:
+    report = write_report(full_study)
+    assert "trial 1" in report.verdict
+    assert "its twin without distillation" in report.verdict
+    assert "the fine-tuned teacher" in report.verdict
+    assert "on the test split" in report.verdict
+    assert report.verdict in report.markdown.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_verdict_says_when_models_cannot_be_told_apart(make_study: Callable[..., Study]) -> None:
+    best = student(0, 0.80)
+    study = make_study(best, twin(best, 0.80), teacher(0.80), evaluation=kept_labels(TASK))
+    assert write_report(study).verdict.count("cannot be told apart") == 2
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_noisy_latency_is_announced(make_study: Callable[..., Study]) -> None:
+    assert "NOISY" in page_of(make_study(student(0, 0.8), latency={"is_noisy": True}))
+    assert "NOISY" not in page_of(make_study(student(0, 0.8), latency={"is_noisy": False}))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_not_measured_is_said_not_guessed(make_study: Callable[..., Study]) -> None:
+    text = page_of(make_study(student(0, 0.8, latency_ms=None), objectives=("accuracy", "size_bytes")))
+    assert "Latency was not measured: the study has no calibrated table." in text
+    assert "Versions and machine were not recorded." in text
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        (),
+        (failed(0, FailureKind.CRASH, "broken"), failed(1, FailureKind.CRASH, "broken")),
+        (student(0, 0.8),),
+        (teacher(0.9),),
+        (student(0, 0.8), student(1, 0.8)),
+    ],
+    ids=["nothing", "failures only", "one student", "teacher only", "two alike"],
+)
+def test_a_small_study_has_a_report_too(make_study: Callable[..., Study], records: tuple) -> None:
+    report = write_report(make_study(*records))
+    assert json.loads((report.folder / "report.json").read_text())["schema_version"] == 1
+    assert report.html.is_file()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_the_drawing_libraries_tables_are_still_written(full_study: Study) -> None:
+    report = write_report(full_study)
+    text = report.html.read_text(encoding="utf-8")
+    assert report.note == INSTALL_HINT
+    assert INSTALL_HINT in text
+    assert "trials/0001/student" in text
+    assert not Tags(text).named("img")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_figures_of_an_earlier_report_do_not_stay_behind(full_study: Study) -> None:
+    stale = full_study.path / "report" / "figures" / "accuracy_latency_ms.svg"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("<svg/>")
+    write_report(full_study)
+    assert not stale.exists()

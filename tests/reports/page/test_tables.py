@@ -1,0 +1,63 @@
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reports import Study
+from reports.page.tables import cost_rows, failure_rows, frontier_columns, rows, wall_clock_hours, write_csv
+from reports.statistics import Split, resample
+from tests.reports.example_studies import student
+
+
+def test_every_record_has_a_row_with_its_place(full_study: Study) -> None:
+    places = [row["place"] for row in rows(full_study, resample(full_study, Split.VALIDATION))]
+    assert places == [
+        "on the frontier",
+        "on the frontier",
+        "tied with the frontier",
+        "behind the frontier",
+        "",
+        "",
+        "teacher",
+        "twin",
+    ]
+
+
+def test_a_figure_that_was_not_measured_is_a_dash(make_study: Callable[..., Study]) -> None:
+    study = make_study(student(0, 0.8, latency_ms=None), objectives=("accuracy", "size_bytes"))
+    (row,) = rows(study, resample(study, Split.VALIDATION))
+    cells = {column.key: column.cell(row) for column in frontier_columns(())}
+    assert cells["latency_ms"] == "–"
+    assert cells["size_bytes"] != "–"
+
+
+def test_device_hours_add_up_over_roles_and_endings(full_study: Study) -> None:
+    total = sum(row["device_hours"] for row in cost_rows(full_study))
+    assert total == pytest.approx(sum(record.device_hours for record in full_study.records()))
+
+
+def test_failures_are_counted_by_kind_with_the_first_message(full_study: Study) -> None:
+    found = {row["kind"]: row for row in failure_rows(full_study)}
+    assert found["out of memory"]["num_trials"] == 1
+    assert found["out of memory"]["device_hours"] == 0.05
+    assert found["infeasible"]["status"] == "refused"
+    assert found["infeasible"]["first_message"] == "size_bytes is over its limit"
+
+
+def test_wall_clock_runs_from_the_first_start_to_the_last_end(make_study: Callable[..., Study]) -> None:
+    study = make_study(
+        student(0, 0.8, started_at="2026-11-22T10:00:00+00:00", finished_at="2026-11-22T10:30:00+00:00"),
+        student(1, 0.8, started_at="2026-11-22T10:15:00+00:00", finished_at="2026-11-22T11:00:00+00:00"),
+    )
+    assert wall_clock_hours(study) == 1.0
+
+
+def test_csv_keeps_figures_unrounded(full_study: Study, tmp_path: Path) -> None:
+    written = rows(full_study, resample(full_study, Split.VALIDATION))
+    write_csv(tmp_path / "trials.csv", written)
+    with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as file:
+        read = list(csv.DictReader(file))
+    assert [row["name"] for row in read] == [row["name"] for row in written]
+    assert float(read[1]["accuracy_low"]) == written[1]["accuracy_low"]
+    assert read[4]["accuracy"] == ""

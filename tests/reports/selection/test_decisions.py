@@ -1,0 +1,45 @@
+import hashlib
+import json
+
+import pytest
+
+from minilm_core.errors import UserError
+from reports import Limits, Study, write_decision
+from reports.selection.decisions import read_decision
+
+
+def test_the_decision_on_disk_is_bound_to_its_records(full_study: Study) -> None:
+    decision = full_study.pick(Limits(within=0.05))
+    path = write_decision(full_study, decision)
+    content = json.loads(path.read_text())
+    assert path.name == "decision.json"
+    assert content["schema_version"] == 1
+    assert content["records_sha256"] == hashlib.sha256((full_study.path / "records.jsonl").read_bytes()).hexdigest()
+    assert content["winner"]["student"] == "trials/0001/student"
+    assert content["limits"]["within"] == 0.05
+    assert content["reason"] == decision.reason
+
+
+def test_a_decision_replaces_the_one_before_and_leaves_no_scratch_file(full_study: Study) -> None:
+    write_decision(full_study, full_study.pick())
+    write_decision(full_study, full_study.pick(Limits(max_size_bytes=1)))
+    assert json.loads((full_study.path / "decision.json").read_text())["winner"] is None
+    assert not list(full_study.path.glob("*.partial*"))
+
+
+def test_a_study_without_a_decision_has_none(full_study: Study) -> None:
+    assert read_decision(full_study) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "must be a JSON object, got a list"),
+        ("{", "must be JSON, got Expecting"),
+        ('{"winner": null}', "must be a decision that pick wrote, got one without records_sha256"),
+    ],
+)
+def test_a_file_that_pick_did_not_write_is_refused(full_study: Study, content: str, message: str) -> None:
+    (full_study.path / "decision.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_decision(full_study)

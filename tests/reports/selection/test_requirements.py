@@ -1,0 +1,147 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minilm_core.errors import UserError
+from reports.selection.requirements import (
+    LatencyConditions,
+    Limits,
+    parse_accuracy,
+    parse_latency,
+    parse_percentage,
+)
+
+
+def test_a_percentage_is_a_fraction() -> None:
+    assert parse_percentage("1%") == 0.01
+    assert parse_percentage("0.5 %") == 0.005
+
+
+def test_an_accuracy_is_read_as_a_fraction_or_a_percentage() -> None:
+    assert parse_accuracy("0.9") == parse_accuracy("90%") == 0.9
+
+
+def test_a_latency_without_conditions_names_none() -> None:
+    assert parse_latency("20ms") == (20.0, LatencyConditions())
+
+
+def test_a_latency_is_read_with_its_conditions() -> None:
+    conditions = LatencyConditions(device="cpu", num_threads=1, batch_size=1, sequence_length=128, percentile=90)
+    assert parse_latency("0.02s@cpu1,b1,s128,p90") == (20.0, conditions)
+    assert parse_latency("20ms@cuda,s64") == (20.0, LatencyConditions(device="cuda", sequence_length=64))
+
+
+@pytest.mark.parametrize("limits", [{"max_size": "25"}, {"max_latency": "20"}, {"max_latency": "20@cpu1"}])
+def test_a_number_without_its_unit_is_refused(limits: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="must have a unit, as in"):
+        Limits.parse(**limits)
+
+
+@pytest.mark.parametrize("text", ["1", "0.01", "%", "-1%", "1%%"])
+def test_a_percentage_without_its_sign_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="a percentage must be written like 1%"):
+        parse_percentage(text)
+
+
+@pytest.mark.parametrize("text", ["high", "", "-0.9", "1e-1"])
+def test_an_accuracy_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"an accuracy must be written like 0\.9"):
+        parse_accuracy(text)
+
+
+@pytest.mark.parametrize("text", ["ms", "20min", "@cpu1", "-1ms"])
+def test_a_latency_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="a duration must be positive milliseconds such as 20, 20ms"):
+        parse_latency(text)
+
+
+@pytest.mark.parametrize("qualifier", ["", "tpu1", "cpu1,", "b", "cpu1,cpu2", "b1,b2", "cuda2", "s128 b1", "p90;b1"])
+def test_conditions_that_are_none_are_refused(qualifier: str) -> None:
+    with pytest.raises(UserError, match="a latency's conditions must be like cpu1,b1,s128,p50"):
+        parse_latency(f"20ms@{qualifier}")
+
+
+@pytest.mark.parametrize(
+    ("limits", "rule"),
+    [
+        ({"within": 1.5}, "within must lie between 0% and 100%, got 150%"),
+        ({"within": -0.1}, "within must lie between 0% and 100%, got -10%"),
+        ({"min_accuracy": 90.0}, "min_accuracy must lie between 0 and 1, got 90"),
+        ({"max_latency_ms": 0.0}, "max_latency_ms must be positive, got 0"),
+        ({"max_size_bytes": 0}, "max_size_bytes must be positive, got 0"),
+        ({"max_parameters": -1}, "max_parameters must be positive, got -1"),
+    ],
+)
+def test_a_limit_outside_its_range_is_refused(limits: dict[str, float], rule: str) -> None:
+    with pytest.raises(UserError, match=rule):
+        Limits(**limits)
+
+
+def test_limits_are_read_as_a_user_writes_them() -> None:
+    assert Limits.parse(within="1%", max_latency="20ms@b1", max_size="25MB", max_parameters="30M") == Limits(
+        within=0.01,
+        max_latency_ms=20.0,
+        latency_conditions=LatencyConditions(batch_size=1),
+        max_size_bytes=25_000_000,
+        max_parameters=30_000_000,
+    )
+
+
+def test_conditions_are_covered_where_all_that_is_named_was_measured() -> None:
+    measured = LatencyConditions(device="cpu", num_threads=1, batch_size=1, sequence_length=128, percentile=50)
+    assert LatencyConditions(device="cpu", percentile=50).is_covered_by(measured)
+    assert not LatencyConditions(device="cpu", percentile=90).is_covered_by(measured)
+    assert not LatencyConditions(batch_size=1).is_covered_by(LatencyConditions(device="cpu"))
+
+
+written = st.builds(
+    Limits.parse,
+    within=st.none() | st.integers(0, 1000).map(lambda tenths: f"{tenths / 10}%"),
+    min_accuracy=st.none() | st.floats(0, 1).map(lambda value: f"{value:.4f}"),
+    max_latency=st.none()
+    | st.tuples(st.integers(1, 10**6), st.sampled_from(["", "@cpu1,b1,s128,p90", "@cuda,s64", "@p50"])).map(
+        lambda parts: f"{parts[0] / 1000:.3f}ms{parts[1]}"
+    ),
+    max_size=st.none() | st.integers(1, 10**12).map(lambda size: f"{size}B"),
+    max_parameters=st.none() | st.integers(1, 10**10).map(str),
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(written)
+def test_limits_written_as_options_are_read_as_the_same_limits(limits: Limits) -> None:
+    options = limits.options()
+    named = {
+        option.removeprefix("--").replace("-", "_"): value for option, value in zip(*[iter(options)] * 2, strict=True)
+    }
+    assert Limits.parse(**named) == limits
+
+
+def test_a_percentage_is_the_number_nearest_to_what_was_written() -> None:
+    assert Limits.parse(within="93.3%").within == 0.933
+
+
+def test_limits_are_written_as_a_user_would_write_them() -> None:
+    limits = Limits(
+        within=0.05, min_accuracy=0.9, max_latency_ms=6.0, max_size_bytes=25_000_000, max_parameters=30_000_000
+    )
+    assert limits.options() == (
+        *("--within", "5%", "--min-accuracy", "0.9", "--max-latency", "6ms"),
+        *("--max-size", "25MB", "--max-parameters", "30M"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "has_accuracy", "has_cost"),
+    [
+        (Limits(), False, False),
+        (Limits(within=0.0), True, False),
+        (Limits(min_accuracy=0.0), True, False),
+        (Limits(max_latency_ms=1.0), False, True),
+        (Limits(max_size_bytes=1), False, True),
+        (Limits(max_parameters=1), False, True),
+        (Limits(within=0.0, max_parameters=1), True, True),
+    ],
+)
+def test_limits_know_what_they_are_on(limits: Limits, has_accuracy: bool, has_cost: bool) -> None:
+    assert (limits.has_accuracy, limits.has_cost) == (has_accuracy, has_cost)

@@ -1,0 +1,84 @@
+"""Tests of the search.yaml files that `init` writes."""
+
+import pytest
+
+from search.commands.plan import make_plan
+from search.config.settings import Executor, load_config, resolved_yaml
+from tests.paths import ROOT
+
+FOLDER = ROOT / "search" / "templates"
+BERT_BASE = {
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
+EXPECTED = ("cluster", "gpu", "multilingual", "paper", "quickstart")
+
+
+def template_text(name):
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_template(name):
+        path = tmp_path / "search.yaml"
+        path.write_text(template_text(name), encoding="utf-8")
+        return load_config(path).config
+
+    return load_template
+
+
+def test_there_is_a_template_for_each_kind_of_user():
+    assert {path.stem for path in FOLDER.iterdir() if path.suffix == ".yaml"} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_template_loads_as_it_is(load, name):
+    config = load(name)
+    assert "accuracy" in config.objectives
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_template_survives_the_round_trip(load, tmp_path, name):
+    config = load(name)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(resolved_yaml(config), encoding="utf-8")
+    assert load_config(copy).config == config
+
+
+def test_the_cluster_template_trains_with_several_workers(load):
+    resources = load("cluster").resources
+    assert (resources.chosen_executor, resources.workers_per_trial, resources.num_gpus) == (Executor.TRAIN, 2, 8)
+
+
+def test_the_paper_template_is_the_papers_recipe(load):
+    config = load("paper")
+    assert (config.distillation.num_steps, config.distillation.batch_size, config.distillation.relation_heads) == (
+        400_000,
+        256,
+        48,
+    )
+    assert config.distillation.num_steps * config.distillation.warmup_fraction == 4000
+    assert config.corpus.sequence_length == 512
+    assert (6, 768, 12) in {(a.num_layers, a.hidden_size, a.num_heads) for a in config.space.architectures()}
+
+
+def test_the_paper_template_takes_the_papers_text_whole_and_caches_none_of_its_states(tmp_path):
+    (tmp_path / "search.yaml").write_text(template_text("paper"), encoding="utf-8")
+    loaded = load_config(tmp_path / "search.yaml")
+    planned = make_plan(loaded, BERT_BASE, None)
+    assert planned.max_corpus_tokens == 4_000_000_000
+    assert planned.targets_bytes == 0
+    assert planned.epochs_per_trial == pytest.approx(13.1, abs=0.1)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_template_explains_itself(name):
+    assert template_text(name).startswith("# ")
+    assert "--set" in template_text(name)

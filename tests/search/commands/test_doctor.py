@@ -1,0 +1,123 @@
+"""Tests of what doctor finds before a search: what the search would fail on, and nothing of what it would not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from minilm_core.models.tokenizers import TOKENIZER_FILES
+from search.commands.doctor import Finding, examine
+
+
+@pytest.fixture
+def folder(material: Path, tmp_path: Path) -> Path:
+    """A search with all that it names, to be spoilt."""
+    return Path(shutil.copytree(material, tmp_path / "material"))
+
+
+def findings(folder: Path) -> dict[str, Finding]:
+    """What doctor finds, short of starting Ray."""
+    found: dict[str, Finding] = {}
+    for finding in examine(folder / "search.yaml", None):
+        if finding.subject == "devices":
+            break
+        found[finding.subject] = finding
+    return found
+
+
+def cut_weights(folder: Path) -> None:
+    weights = folder / "teacher" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+
+
+def ask_for_more_layers(folder: Path) -> None:
+    file = folder / "teacher" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_hidden_layers": 5}))
+
+
+def remove_vocabulary(folder: Path) -> None:
+    for name in TOKENIZER_FILES:
+        (folder / "teacher" / name).unlink(missing_ok=True)
+
+
+def enlarge_vocabulary(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder / "teacher")
+    tokenizer.add_tokens([f"word{number}" for number in range(80)])
+    tokenizer.save_pretrained(folder / "teacher")
+
+
+def change_tokenizer_version(folder: Path) -> None:
+    file = folder / "teacher" / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": "7.0"}))
+
+
+def empty_corpus(folder: Path) -> None:
+    (folder / "corpus.jsonl").write_text("")
+
+
+def number_corpus(folder: Path) -> None:
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": number}) + "\n" for number in range(9)))
+
+
+def spoil_split(split: str, *labels: object) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / "mood" / f"{split}.parquet").unlink()
+        rows = "".join(json.dumps({"text": "the film", "label": label}) + "\n" for label in labels)
+        (folder / "mood" / f"{split}.jsonl").write_text(rows)
+
+    return spoil
+
+
+def ask_for_f1_of_three_classes(folder: Path) -> None:
+    spoil_split("train", 0, 1, 2)(folder)
+    file = folder / "search.yaml"
+    file.write_text(file.read_text().replace("metric: accuracy", "metric: f1"))
+
+
+def test_what_a_search_needs_is_found(folder: Path) -> None:
+    found = findings(folder)
+    assert {"teacher", "corpus", "task mood"} <= found.keys()
+    assert all(finding.is_ok is not False for finding in found.values()), found
+
+
+@pytest.mark.parametrize(
+    ("spoil", "subject", "rule"),
+    [
+        (cut_weights, "teacher", "weights must be whole and of config.json's sizes"),
+        (ask_for_more_layers, "teacher", "weights must hold every parameter of config.json's layers"),
+        (remove_vocabulary, "teacher", "a teacher folder must hold a tokenizer"),
+        (enlarge_vocabulary, "teacher", "every token of the tokenizer must have an embedding"),
+        (change_tokenizer_version, "teacher", "a teacher's tokenizer must be one that the installed version can read"),
+        (empty_corpus, "corpus", "a corpus must have text among its first 1,000 documents, got no document"),
+        (number_corpus, "corpus", "a corpus must have text among its first 1,000 documents, got int"),
+        (spoil_split("train", 0, 1, None), "task mood", "every example of task mood must have a label"),
+        (spoil_split("validation", 0, 1, 2), "task mood", "a label of task mood must be one of 0 to 1"),
+        (spoil_split("test", 0, None), "task mood", "every example of task mood must have a label"),
+        (spoil_split("train", 0, 900_000_000), "task mood", "class numbers of task mood must run from 0 without gaps"),
+        (ask_for_f1_of_three_classes, "task mood", "metric f1 must have 2 classes"),
+    ],
+)
+def test_what_a_search_would_fail_on_is_found(
+    folder: Path, spoil: Callable[[Path], None], subject: str, rule: str
+) -> None:
+    spoil(folder)
+    finding = findings(folder)[subject]
+    assert finding.is_ok is False
+    assert finding.is_input
+    assert finding.detail.startswith(rule)
+
+
+def test_a_corpus_may_begin_with_records_that_have_no_text(folder: Path) -> None:
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text('{"text": null}\n' + corpus.read_text())
+    assert findings(folder)["corpus"].is_ok
+
+
+def test_a_folder_that_cannot_be_written_is_no_fault_of_what_the_search_was_given(folder: Path) -> None:
+    (folder / "studies").write_text("a file")
+    finding = findings(folder)["storage"]
+    assert finding.is_ok is False
+    assert not finding.is_input

@@ -1,0 +1,148 @@
+"""Tests of the plan: its figures, and that what is unknown is None."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from minilm_core.latency.measurements import Measurement, Width
+from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable
+from minilm_core.models.assistant import Assistant
+from search.commands.plan import make_plan
+from search.config.settings import load_config
+from spaces.limits import Limits
+from tests.paths import QUICKSTART_YAML
+
+TEACHER = {
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+}
+
+
+PINNED = (
+    "space={num_layers: [1, 2, 3, 4], hidden_sizes: [96, 192, 288, 384], head_sizes: [16, 32],"
+    " distillation_learning_rate: {low: 3e-4, high: 3e-3}, finetuning_learning_rate: {low: 5e-5, high: 5e-4}}",
+    "limits.max_size_bytes=75MB",
+    "budget.num_trials=12",
+    "corpus.max_tokens=null",
+)
+"""What the figures below rest on, whatever becomes of the template."""
+
+
+@pytest.fixture
+def loaded():
+    return load_config(QUICKSTART_YAML, PINNED)
+
+
+def with_config(loaded, **changes):
+    return replace(loaded, config=replace(loaded.config, **changes))
+
+
+def test_the_plan_counts_shapes_and_those_over_a_limit(loaded):
+    plan = make_plan(loaded, TEACHER, None)
+    assert (plan.num_shapes, plan.num_shapes_refused) == (32, 2)
+
+
+def test_ranges_are_those_of_the_smallest_and_largest_admitted_shape(loaded):
+    loaded = with_config(loaded, limits=Limits())
+    plan = make_plan(loaded, TEACHER, None)
+    architectures = sorted(loaded.config.space.architectures(), key=lambda a: (a.num_layers, a.hidden_size))
+    smallest, largest = architectures[0], architectures[-1]
+    assert (plan.flops.low, plan.flops.high) == (smallest.flops(128), largest.flops(128))
+    assert plan.size_bytes.high == 4 * plan.num_parameters.high
+
+
+def test_without_a_teacher_sizes_are_unknown(loaded):
+    plan = make_plan(loaded, None, None)
+    unknown = (plan.num_shapes_refused, plan.num_parameters, plan.size_bytes, plan.latency_ms, plan.targets_bytes)
+    assert unknown == (None,) * 5
+    assert plan.num_shapes == 32
+
+
+def test_a_latency_limit_without_a_table_leaves_the_refused_unknown(loaded):
+    plan = make_plan(with_config(loaded, limits=Limits(max_latency_ms=5.0)), TEACHER, None)
+    assert (plan.num_shapes_refused, plan.size_bytes) == (None, None)
+
+
+def test_limits_that_admit_no_shape_leave_no_range(loaded):
+    plan = make_plan(with_config(loaded, limits=Limits(max_parameters=1)), TEACHER, None)
+    assert (plan.num_shapes_refused, plan.size_bytes) == (32, None)
+
+
+def test_tokens_and_storage_follow_from_the_settings(loaded):
+    corpus = replace(loaded.config.corpus, max_tokens=100_000)
+    loaded = with_config(loaded, corpus=corpus)
+    plan = make_plan(loaded, TEACHER, None)
+    schedule = loaded.config.distillation
+    assert plan.tokens_per_trial == schedule.num_steps * schedule.batch_size * 128
+    assert plan.targets_bytes == 2 * 384 * 100_000
+    assert plan.epochs_per_trial == plan.tokens_per_trial / 100_000
+    assert plan.students_bytes.high == 12 * 2 * plan.size_bytes.high
+    assert plan.checkpoints_bytes == 2 * 3 * plan.size_bytes.high
+
+
+def test_an_assistant_is_planned_with_the_shapes_that_it_teaches(loaded):
+    alone = make_plan(loaded, TEACHER, None)
+    assert (alone.assistant, alone.num_shapes_assisted) == (None, None)
+    assisted = make_plan(with_config(loaded, assistant=Assistant()), TEACHER, None)
+    assert assisted.assistant == "6x192 A12"
+    # Of one to three layers and a width of 96 or 192, with heads of two sizes.
+    assert assisted.num_shapes_assisted == 3 * 2 * 2
+    assert make_plan(with_config(loaded, assistant=Assistant()), None, None).assistant is None
+
+
+def test_a_packed_corpus_counts_more_than_its_limit(loaded):
+    corpus = replace(loaded.config.corpus, max_tokens=100_000)
+    plan = make_plan(with_config(loaded, corpus=corpus), TEACHER, None, num_corpus_tokens=50_000)
+    assert plan.targets_bytes == 2 * 384 * 50_000
+    assert (plan.num_corpus_tokens, plan.max_corpus_tokens) == (50_000, 100_000)
+
+
+def test_a_corpus_of_unknown_length_is_not_guessed(loaded):
+    plan = make_plan(loaded, TEACHER, None)
+    assert (plan.num_corpus_tokens, plan.targets_bytes, plan.epochs_per_trial) == (None, None, None)
+
+
+def make_table(config, widths):
+    """Returns a calibration in which a layer takes as many milliseconds as the hidden size has hundreds."""
+
+    def measured(width, num_layers):
+        latency_ms = 1 + num_layers * width.hidden_size / 100
+        return Measurement(
+            architecture=width.with_layers(num_layers), latency_ms=latency_ms, round_medians_ms=(latency_ms,) * 5
+        )
+
+    return LatencyTable(
+        target=config.latency,
+        fingerprint=DeviceFingerprint(processor="example", isa=(), torch="2", python="3"),
+        measured_at="2026-01-01T00:00:00+00:00",
+        contention=Contention(num_cores=2, busy_cores=0.0),
+        fitted=tuple(measured(width, depth) for width in widths for depth in (1, 4)),
+        held_out=(measured(widths[0], 2),),
+    )
+
+
+def test_latencies_are_predicted_and_limited_with_a_table(loaded):
+    widths = sorted({Width.of(a) for a in loaded.config.space.architectures()}, key=str)
+    table = make_table(loaded.config, widths)
+    plan = make_plan(with_config(loaded, limits=Limits(max_latency_ms=10.0)), TEACHER, table)
+    assert (plan.latency_ms.low, plan.latency_ms.high) == pytest.approx((1.96, 9.64))
+    assert plan.num_shapes_refused == 6
+
+
+def test_a_table_that_lacks_a_width_predicts_nothing(loaded):
+    widths = sorted({Width.of(a) for a in loaded.config.space.architectures()}, key=str)
+    assert make_plan(loaded, TEACHER, make_table(loaded.config, widths[1:])).latency_ms is None
+
+
+def test_a_plan_is_plain_json(loaded):
+    plan = make_plan(loaded, TEACHER, None)
+    content = json.loads(json.dumps(plan.to_dict()))
+    assert content["size_bytes"] == {"low": plan.size_bytes.low, "high": plan.size_bytes.high}
+    assert content["latency_ms"] is None

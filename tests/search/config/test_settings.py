@@ -1,0 +1,396 @@
+"""Tests of search.yaml: what it may say, and how a wrong one is answered."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from minilm_core.corpus.packed import CorpusSource
+from minilm_core.errors import UserError
+from minilm_core.models.assistant import Assistant
+from minilm_core.settings.schedules import Method
+from search.config.settings import (
+    Budget,
+    Executor,
+    Resources,
+    Sampler,
+    SamplerName,
+    Storage,
+    load_config,
+    resolved_yaml,
+)
+from spaces.presets import load_space
+from tests.paths import ROOT
+
+SEARCH = """\
+name: example
+teacher:
+  model: package:some_package/model
+corpus:
+  sources:
+    - path: corpus.jsonl
+tasks:
+  - sst2
+  - name: mrpc
+    path: data/mrpc
+space: tiny
+distillation:
+  relation_heads: 24
+  num_steps: 100
+  batch_size: 16
+limits:
+  max_parameters: 30M
+  max_size_bytes: 100MB
+  max_latency_ms: 20ms
+budget:
+  num_trials: 8
+resources:
+  workers_per_trial: 1
+objectives: [accuracy, latency_ms]
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write_text(text=SEARCH):
+        Path("search.yaml").write_text(text, encoding="utf-8")
+        return Path("search.yaml")
+
+    return write_text
+
+
+@pytest.fixture
+def config(write):
+    return load_config(write()).config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("num_trials: 8", "num_trials: eight", "21: budget.num_trials must be an integer, got 'eight'"),
+        ("num_trials: 8", "num_trials: 0", "21: budget.num_trials must be at least 1, got 0"),
+        ("num_trials: 8", "num_trails: 8", "21: unknown key 'budget.num_trails'; did you mean 'num_trials'?"),
+        ("name: example", "name: My Study", "1: name must be lower-case letters, digits, '.', '_' or '-'"),
+        ("name: example", "name: ../x", "1: name must be lower-case letters"),
+        ("name: example\n", "", "1: name must be given"),
+        ("space: tiny", "space: huge", "11: space: a space must be one of cpu_serving, minilm, multilingual, tiny or"),
+        ("  - sst2", "  - sst3", "8: tasks.0: a task's name must be one of sst2,"),
+        ("  - sst2", "  - mrpc", "7: tasks must have different names, got mrpc, mrpc"),
+        ("    path: data/mrpc", "    pth: data/mrpc", "10: unknown key 'tasks.1.pth'; did you mean 'path'?"),
+        (
+            "relation_heads: 24",
+            "relation_heads: 36",
+            "13: distillation.relation_heads must divide every hidden size of the space, got 36 and 96",
+        ),
+        (
+            "relation_heads: 24",
+            "method: minilmv2",
+            "12: distillation.relation_heads must be at least 1 with method minilmv2, got None",
+        ),
+        ("30M", "30 million", "17: limits.max_parameters: a count must be positive such as 30000000 or 30M, got"),
+        ("100MB", "-1", "18: limits.max_size_bytes must be positive, got -1"),
+        ("[accuracy, latency_ms]", "[latency_ms]", "24: objectives must name accuracy, got latency_ms"),
+        ("[accuracy, latency_ms]", "[]", "24: objectives must name accuracy, got none"),
+        ("[accuracy, latency_ms]", "[accuracy, speed]", "24: objectives must each be a known name, given once: an"),
+        ("[accuracy, latency_ms]", "[accuracy, accuracy]", "24: objectives must each be a known name, given once: e"),
+        (
+            "workers_per_trial: 1",
+            "workers_per_trial: 3",
+            "15: distillation.batch_size must be a multiple of resources.workers_per_trial, got 16 and 3",
+        ),
+        (
+            "workers_per_trial: 1",
+            "workers_per_trial: 2\n  executor: direct",
+            "23: resources.workers_per_trial must be 1 with executor direct, got 2",
+        ),
+        ("workers_per_trial: 1", "executor: slurm", "23: resources.executor must be 'auto', 'direct' or 'train', got"),
+        ("    - path: corpus.jsonl", "    - file: corpus.jsonl", "6: unknown key 'corpus.sources.0.file'; must be one"),
+        ("budget:\n  num_trials: 8\n", "seed: -1\nbudget: {num_trials: 8}\n", "20: seed must be at least 0 and below"),
+        ("teacher:\n", "tutor: x\nteacher:\n", "2: unknown key 'tutor'; must be one of name, seed, teacher,"),
+        ("budget:\n", "budget:\n  num_trials: 8\n", "22: each key must be given once, got budget.num_trials twice"),
+        (
+            "budget:\n",
+            "assistant: yes please\nbudget:\n",
+            "20: assistant: must be auto, the paper's rule, or a mapping",
+        ),
+        ("budget:\n", "assistant: {num_layers: 0}\nbudget:\n", "20: assistant.num_layers must be at least 1, got 0"),
+        ("budget:\n", "storage: {max_cache_bytes: -1}\nbudget:\n", "20: storage.max_cache_bytes must be at least 0, g"),
+        (
+            "workers_per_trial: 1",
+            "students_per_worker: 0",
+            "23: resources.students_per_worker must be at least 1, got 0",
+        ),
+        ("name: example", "name: [example", "2: must be valid YAML, got: expected ',' or ']', but got ':'"),
+    ],
+)
+def test_a_wrong_search_is_answered_by_one_line(write, old, new, line):
+    assert old in SEARCH
+    with pytest.raises(UserError) as refusal:
+        load_config(write(SEARCH.replace(old, new, 1)))
+    assert str(refusal.value).startswith(f"search.yaml:{line}")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("budget.num_trials=many", "--set budget.num_trials=many: budget.num_trials must be an integer, got 'many'"),
+        ("budget.trials=3", "--set budget.trials=3: unknown key 'budget.trials'; did you mean 'num_trials'?"),
+        ("sed=3", "--set sed=3: unknown key 'sed'; did you mean 'seed'?"),
+        ("name.first=x", "--set name.first=x: name must be a mapping to have the key first, got 'example'"),
+        ("limits.max_latency_ms=fast", "--set limits.max_latency_ms=fast: limits.max_latency_ms: a duration must be"),
+    ],
+)
+def test_a_wrong_override_is_answered_by_one_line(write, override, line):
+    with pytest.raises(UserError) as refusal:
+        load_config(write(), [override])
+    assert str(refusal.value).startswith(line)
+    assert "\n" not in str(refusal.value)
+
+
+def test_overrides_win_over_the_file(write):
+    config = load_config(write(), ["budget.num_trials=3", "seed=7", "tasks.1.path=/elsewhere"]).config
+    assert (config.budget.num_trials, config.seed, config.tasks[1].path) == (3, 7, "/elsewhere")
+
+
+def test_short_forms_are_written_out(config):
+    assert config.space == load_space("tiny", Path())
+    assert (config.limits.max_parameters, config.limits.max_size_bytes, config.limits.max_latency_ms) == (
+        30_000_000,
+        100_000_000,
+        20.0,
+    )
+    assert config.tasks[0].dataset == "nyu-mll/glue"
+
+
+def test_a_path_stands_in_for_a_known_tasks_data_set(config, tmp_path):
+    assert (config.tasks[1].path, config.tasks[1].dataset) == (str(tmp_path / "data/mrpc"), None)
+    assert config.tasks[1].text_columns == ("sentence1", "sentence2")
+
+
+def test_relative_paths_start_from_the_files_folder(config, tmp_path):
+    assert config.corpus.sources[0].path == str(tmp_path / "corpus.jsonl")
+    assert config.storage.cache == str(tmp_path / "cache")
+    assert config.study_folder == tmp_path / "studies" / "example"
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("package:a/model", "package:a/model"),
+        ("google-bert/bert-base-uncased", "google-bert/bert-base-uncased"),
+        ("./missing", "{folder}/missing"),
+        ("teacher", "{folder}/teacher"),
+    ],
+)
+def test_a_teachers_folder_becomes_absolute_and_a_hub_id_does_not(write, tmp_path, model, expected):
+    (tmp_path / "teacher").mkdir()
+    config = load_config(write(), [f"teacher.model={model}"]).config
+    assert config.teacher.model == expected.format(folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mirror", "expected"), [("s3://bucket/x", "s3://bucket/x"), ("far", "{folder}/far"), ("/far", "/far")]
+)
+def test_a_mirror_is_a_url_or_a_folder(write, tmp_path, mirror, expected):
+    config = load_config(write(), [f"storage.mirror={mirror}"]).config
+    assert config.storage.mirror == expected.format(folder=tmp_path)
+
+
+def test_a_space_may_be_written_out_in_place(write):
+    space = "space: {num_layers: [2], hidden_sizes: [96], head_sizes: [32], distillation_learning_rate: [3e-4], "
+    config = load_config(write(SEARCH.replace("space: tiny", space + "finetuning_learning_rate: [1e-4]}"))).config
+    assert config.space.distillation_learning_rate == (3e-4,)
+
+
+def test_the_resolved_configuration_loads_back_equal_from_another_folder(write, tmp_path):
+    loaded = load_config(write(), ["distillation.num_steps=7", "storage.mirror=s3://bucket/x"])
+    (tmp_path / "study").mkdir()
+    copy = tmp_path / "study" / "search.yaml"
+    copy.write_text(resolved_yaml(loaded.config), encoding="utf-8")
+    assert load_config(copy).config == loaded.config
+    assert load_config(copy).sha256 == loaded.sha256
+
+
+def test_a_name_that_looks_like_a_number_survives_the_round_trip(write, tmp_path):
+    loaded = load_config(write(SEARCH.replace("name: example", "name: '1e5'")))
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(resolved_yaml(loaded.config), encoding="utf-8")
+    assert load_config(copy).config.name == "1e5"
+
+
+def test_the_resolved_configuration_is_yaml_that_anyone_reads(config):
+    assert yaml.safe_load(resolved_yaml(config))["budget"]["num_trials"] == 8
+
+
+def test_the_sha256_changes_with_a_setting(write):
+    assert load_config(write()).sha256 != load_config(write(), ["seed=1"]).sha256
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Budget(num_trials=0), "num_trials must be at least 1, got 0"),
+        (lambda: Budget(num_trials=1, max_device_hours=0.0), "max_device_hours must be positive, got 0.0"),
+        (lambda: Budget(num_trials=1, trial_timeout_minutes=-1), "trial_timeout_minutes must be positive, got -1"),
+        (lambda: Budget(num_trials=1, max_identical_failures=0), "max_identical_failures must be at least 1, got 0"),
+        (lambda: Resources(workers_per_trial=0), "workers_per_trial must be at least 1, got 0"),
+        (lambda: Resources(max_concurrent_trials=0), "max_concurrent_trials must be at least 1, got 0"),
+        (lambda: Resources(cpus_per_worker=0), "cpus_per_worker must be positive, got 0"),
+        (lambda: Resources(gpus_per_worker=-0.5), "gpus_per_worker must be at least 0, got -0.5"),
+        (lambda: Resources(gpus_per_worker=2), "gpus_per_worker must be at most 1, for a worker drives one, got 2"),
+        (
+            lambda: Resources(workers_per_trial=2, gpus_per_worker=0.5),
+            "gpus_per_worker must be 0 or 1 with several workers, got 0.5",
+        ),
+        (lambda: Storage(path=""), "path must not be empty, got ''"),
+        (
+            lambda: Storage(cache="s3://bucket/cache"),
+            "cache must be a folder, for files in it are appended to and locked, got s3://bucket/cache; "
+            "records can be copied to a URL with storage.mirror",
+        ),
+        (lambda: Storage(mirror=""), "mirror must not be empty, got ''"),
+        (lambda: Sampler(num_startup_trials=0), "num_startup_trials must be at least 1, got 0"),
+        (
+            lambda: Sampler(name=SamplerName.NSGA2, num_startup_trials=1),
+            "num_startup_trials must be at least 2, got 1",
+        ),
+    ],
+)
+def test_an_impossible_section_is_refused(make, message):
+    with pytest.raises(UserError) as refusal:
+        make()
+    assert str(refusal.value) == message
+
+
+def test_a_search_without_tasks_is_refused(config):
+    with pytest.raises(UserError, match="tasks must name at least 1 task"):
+        replace(config, tasks=())
+
+
+def test_finetuning_batches_are_shared_by_whole_workers(config):
+    with pytest.raises(UserError, match=r"finetuning\.batch_size must be a multiple of .* got 30 and 4"):
+        replace(config, resources=Resources(workers_per_trial=4), finetuning=replace(config.finetuning, batch_size=30))
+
+
+def test_method_minilm_has_no_relation_heads_to_agree_with(config):
+    schedule = replace(config.distillation, method=Method.MINILM, relation_heads=None)
+    assert replace(config, distillation=schedule).distillation.relation_heads is None
+
+
+@pytest.mark.parametrize(
+    ("resources", "executor"),
+    [
+        (Resources(), Executor.DIRECT),
+        (Resources(workers_per_trial=2), Executor.TRAIN),
+        (Resources(executor=Executor.TRAIN), Executor.TRAIN),
+    ],
+)
+def test_auto_chooses_the_executor_by_the_number_of_workers(resources, executor):
+    assert resources.chosen_executor is executor
+
+
+def test_resources_are_those_of_all_trials_at_once():
+    resources = Resources(workers_per_trial=2, cpus_per_worker=4, gpus_per_worker=1, max_concurrent_trials=3)
+    assert (resources.num_cpus, resources.num_gpus) == (24, 6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], True),
+        (["objectives=[accuracy]"], True),
+        (["limits={}"], True),
+        (["objectives=[accuracy]", "limits={}"], False),
+    ],
+)
+def test_a_latency_objective_or_limit_needs_a_table(write, overrides, expected):
+    assert load_config(write(), overrides).config.needs_latency_table is expected
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="must be a file that can be read, got: No such file or directory"):
+        load_config(tmp_path / "search.yaml")
+
+
+def test_loading_a_search_imports_no_heavy_library():
+    root = ROOT
+    program = (
+        "import sys; from pathlib import Path; import search.commands.plan;"
+        "from search.config.settings import load_config;"
+        f"load_config(Path({str(root / 'search/templates/quickstart.yaml')!r}));"
+        "print([name for name in ('torch', 'ray', 'transformers', 'datasets', 'optuna') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+def test_an_assistant_may_be_left_to_the_papers_rule(write):
+    assert load_config(write(SEARCH.replace("budget:\n", "assistant: auto\nbudget:\n"))).config.assistant == Assistant()
+
+
+def test_the_cache_may_be_limited_in_gigabytes(write):
+    text = SEARCH.replace("budget:\n", "storage: {max_cache_bytes: 20GB}\nbudget:\n")
+    assert load_config(write(text)).config.storage.max_cache_bytes == 20_000_000_000
+
+
+OTHERWISE_IN_YAML_1_1 = ("007", "0x1f", "on", "y", "2026_01_15", "2026-01-15", "1:30", "1e5", "null", "~", "=", "<<")
+"""Text that some version of YAML reads as a number, a truth, a date or nothing."""
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    name=st.sampled_from([name for name in OTHERWISE_IN_YAML_1_1 if name.isalnum() or name.startswith("2026")]),
+    columns=st.lists(st.sampled_from(OTHERWISE_IN_YAML_1_1), min_size=1, max_size=2, unique=True),
+    label_column=st.sampled_from(OTHERWISE_IN_YAML_1_1),
+    corpus_column=st.sampled_from(OTHERWISE_IN_YAML_1_1),
+    revision=st.sampled_from(OTHERWISE_IN_YAML_1_1),
+)
+def test_text_that_looks_like_another_value_survives_the_round_trip(
+    tmp_path_factory, name, columns, label_column, corpus_column, revision
+):
+    folder = tmp_path_factory.mktemp("round")
+    (folder / "search.yaml").write_text(SEARCH, encoding="utf-8")
+    config = load_config(folder / "search.yaml").config
+    assume(label_column not in columns)
+    task = replace(config.tasks[1], text_columns=tuple(columns), label_column=label_column)
+    corpus = replace(config.corpus, sources=(CorpusSource(dataset="a/b", column=corpus_column, revision=revision),))
+    config = replace(config, name=name, tasks=(task,), corpus=corpus)
+    text = resolved_yaml(config)
+    (folder / "copy.yaml").write_text(text, encoding="utf-8")
+    assert load_config(folder / "copy.yaml").config == config
+    assert yaml.safe_load(text)["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("storage.path", "storage.path"),
+        ("storage.cache", "storage.cache"),
+        ("storage.mirror", "storage.mirror"),
+        ("teacher.model", "teacher.model"),
+        ("corpus.sources.0.path", "corpus.sources.0.path"),
+        ("tasks.1.path", "tasks.1.path"),
+        ("space", "space"),
+    ],
+)
+def test_the_home_of_a_user_that_is_not_there_is_refused_with_its_key(write, key, place):
+    with pytest.raises(UserError) as refusal:
+        load_config(write(), [f"{key}=~no-such-user/x"])
+    rule = "a path with ~ must begin with the home folder of a user, got ~no-such-user/x"
+    assert str(refusal.value) == f"--set {key}=~no-such-user/x: {place}: {rule}"
+
+
+def test_a_path_into_a_loop_of_links_is_refused(write, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(
+        UserError, match=r"storage\.cache: a path must not lead into a loop of symbolic links, got loop/x"
+    ):
+        load_config(write(), ["storage.cache=loop/x"])

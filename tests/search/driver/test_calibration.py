@@ -1,0 +1,110 @@
+"""Tests of which latency tables a study asks for, and where they are kept."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from minilm_core.latency.measurements import Statistic
+from minilm_core.models.families import encoder_architecture
+from minilm_core.models.student_family import StudentFamily
+from search.cli.preparing import calibrate
+from search.config.settings import SearchConfig, load_config
+from search.driver.calibration import Timed, timed
+from tests.minilm_core.encoder_families import write_teacher
+from tests.paths import QUICKSTART_YAML
+from tests.search.latency_tables import table_of
+
+SIZES = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12}
+BERT = {"model_type": "bert", "vocab_size": 99, "max_position_embeddings": 512, "type_vocab_size": 2, **SIZES}
+MPNET = {**BERT, "model_type": "mpnet", "relative_attention_num_buckets": 32}
+QUICK = (
+    "space={num_layers: [1, 2], hidden_sizes: [8], head_sizes: [4],"
+    " distillation_learning_rate: [1e-3], finetuning_learning_rate: [1e-3]}",
+    "latency.sequence_length=16",
+    "distillation.relation_heads=4",
+    "corpus.sequence_length=16",
+    "finetuning.max_length=16",
+)
+
+
+def config_with(*overrides: str) -> SearchConfig:
+    return load_config(QUICKSTART_YAML, overrides).config
+
+
+def asked(teacher: dict[str, object], *overrides: str) -> tuple[Timed, ...]:
+    config = config_with(*overrides)
+    return timed(config, config.space, teacher)
+
+
+def test_a_teacher_of_its_students_family_is_timed_among_them():
+    (together,) = asked(MPNET)
+    assert together.base is MPNET
+    assert together.architectures[-1] == encoder_architecture(MPNET)
+    assert len(together.architectures) == config_with().space.num_shapes + 1
+
+
+def test_a_teacher_of_another_family_is_timed_as_what_it_is():
+    students, teacher = asked(MPNET, "student_family=bert")
+    assert (students.base["model_type"], teacher.base["model_type"]) == ("bert", "mpnet")
+    assert teacher.architectures == (encoder_architecture(MPNET),)
+    assert encoder_architecture(MPNET) not in students.architectures
+
+
+def test_encoders_whose_calls_do_not_cost_the_same_have_tables_of_their_own():
+    config = config_with()
+    files = {
+        name: timed(config, config.space, teacher)[0].file(config)
+        for name, teacher in {
+            "bert": BERT,
+            "mpnet": MPNET,
+            "larger vocabulary": {**BERT, "vocab_size": 30522, "max_position_embeddings": 1024},
+            "other activation": {**BERT, "hidden_act": "relu"},
+            "roberta": {**BERT, "model_type": "roberta", "pad_token_id": 1},
+        }.items()
+    }
+    assert files["bert"] == files["larger vocabulary"]
+    assert len(set(files.values())) == 4
+
+
+def test_bert_students_share_the_table_of_a_study_of_bert_with_their_activation():
+    config = config_with("student_family=bert")
+    (students, _), (of_bert,) = timed(config, config.space, MPNET), timed(config, config.space, BERT)
+    assert students.file(config) == of_bert.file(config)
+
+
+def test_a_table_is_found_by_those_whose_widths_it_has(tmp_path):
+    config = config_with(f"storage.cache={tmp_path}")
+    (together,) = timed(config, config.space, BERT)
+    assert together.find(config) is None
+    table_of(*together.architectures, ms_per_layer=1.0).save(together.file(config))
+    assert together.find(config) is not None
+    (others,) = timed(config, config_with(*QUICK).space, BERT)
+    assert others.find(config) is None
+
+
+def test_a_table_of_fastest_rounds_counts_for_none(tmp_path):
+    config = config_with(f"storage.cache={tmp_path}")
+    (together,) = timed(config, config.space, BERT)
+    table = table_of(*together.architectures, ms_per_layer=1.0)
+    replace(table, statistic=Statistic.FASTEST_ROUND).save(together.file(config))
+    assert together.find(config) is None
+    table.save(together.file(config))
+    assert together.find(config) == table
+
+
+@pytest.mark.slow
+def test_calibrate_times_students_and_a_teacher_of_another_family(tmp_path, capsys):
+    write_teacher("mpnet", tmp_path / "teacher")
+    search_yaml = tmp_path / "search.yaml"
+    search_yaml.write_text(QUICKSTART_YAML.read_text())
+    overrides = (*QUICK, "teacher={model: teacher}", f"storage.cache={tmp_path / 'cache'}", "student_family=bert")
+    calibrate(search_yaml, list(overrides), as_json=True)
+    tables = json.loads(capsys.readouterr().out)
+    assert [row["width"]["hidden_size"] for row in tables["rows"]] == [8]
+    assert [row["width"]["hidden_size"] for row in tables["teacher"]["rows"]] == [24]
+    assert len(list((tmp_path / "cache" / "latency").iterdir())) == 2
+    config = load_config(search_yaml, overrides).config
+    teacher_json = json.loads((tmp_path / "teacher" / "config.json").read_text())
+    assert all(one.find(config) is not None for one in timed(config, config.space, teacher_json))
+    assert timed(config, config.space, teacher_json)[0].family is StudentFamily.BERT

@@ -1,0 +1,75 @@
+"""Tests of how a driver stops where no record says why."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from ray.tune import TuneError
+
+from minilm_core.errors import UserError
+from search.driver.log import complaints_logged, told_in_one_line
+from search.errors import SearchStoppedError
+from search.study.layout import StudyPaths
+
+TOLD_BY_TUNE = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\nOSError: no space left on the disk\n'
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyPaths:
+    return StudyPaths(root=tmp_path / "a study")
+
+
+@pytest.mark.parametrize(
+    ("error", "happened"),
+    [
+        (RuntimeError("Caught unexpected exception: first\nsecond\nthird"), "RuntimeError: Caught unexpected .* first"),
+        (TuneError(TOLD_BY_TUNE), "OSError: no space left on the disk"),
+        (KeyError(), "KeyError: KeyError"),
+    ],
+)
+def test_an_exception_is_one_line_with_the_command_that_goes_on(
+    study: StudyPaths, error: Exception, happened: str
+) -> None:
+    study.root.mkdir()
+    with pytest.raises(SearchStoppedError) as stopped, told_in_one_line(study):
+        raise error
+    line = str(stopped.value)
+    assert line.count("\n") == 0
+    assert re.match(f"the search stopped: {happened}; nothing recorded is lost", line)
+    assert line.endswith(f"go on with minilm-search resume '{study.root}'")
+
+
+def test_the_rest_stands_in_the_log(study: StudyPaths) -> None:
+    study.root.mkdir()
+    with pytest.raises(SearchStoppedError), told_in_one_line(study):
+        raise RuntimeError("first\nsecond")
+    log = study.driver_log.read_text(encoding="utf-8")
+    assert "Traceback" in log
+    assert "second" in log
+
+
+@pytest.mark.parametrize("error", [UserError("a rule, got 1"), OSError(28, "no space"), KeyboardInterrupt()])
+def test_what_has_its_own_line_passes(study: StudyPaths, error: BaseException) -> None:
+    study.root.mkdir()
+    with pytest.raises(type(error)) as passed, told_in_one_line(study):
+        raise error
+    assert passed.value is error
+    assert not study.driver_log.exists()
+
+
+def test_what_tune_complains_of_goes_to_the_log_and_not_to_the_terminal(
+    study: StudyPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.root.mkdir()
+    with complaints_logged(study.driver_log):
+        logging.getLogger("ray.tune.tune").error("Trials did not complete: [a]")
+    assert "Trials did not complete: [a]" in study.driver_log.read_text(encoding="utf-8")
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_complaint_there_is_no_log(study: StudyPaths) -> None:
+    study.root.mkdir()
+    with complaints_logged(study.driver_log):
+        pass
+    assert not study.driver_log.exists()

@@ -1,0 +1,102 @@
+"""Tests of processes that the cluster loses: what Tune does about them, and what is written down."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+from minilm_core.errors import FailureKind
+from search.driver.cluster import Stream
+from search.driver.losses import Losses, log_loss, loss_kind, loss_told_by
+from search.study.context import StudyContext
+from search.study.memory import NodeOutOfMemoryError
+from spaces.space import StudentChoice
+from tests.search.local_ray import ray_that_kills_every
+
+OpenStudy = Callable[..., StudyContext]
+
+SECONDS_BETWEEN_KILLS = 12
+
+
+class Recoveries(tune.Callback):
+    """Remembers why the process of a trial was lost that Tune starts anew."""
+
+    def __init__(self, losses: Losses) -> None:
+        self.losses = losses
+        self.heard: list[BaseException | None] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_recover(self, **_: Any) -> None:
+        self.heard.append(self.losses.latest)
+
+
+@pytest.mark.slow
+def test_tune_starts_a_trial_anew_whose_process_the_memory_monitor_killed(tmp_path: Path) -> None:
+    attempts = tmp_path / "attempts"
+
+    def trial(_: dict[str, Any]) -> None:
+        with attempts.open("a") as file:
+            file.write("attempt\n")
+        tune.report({"attempts": attempts.read_text().count("\n")})
+        if attempts.read_text().count("\n") == 1:
+            # The first ends by being killed and in no other way.
+            threading.Event().wait(120)
+
+    losses = Losses()
+    recoveries = Recoveries(losses)
+    run_config = tune.RunConfig(
+        name="tune",
+        storage_path=str(tmp_path),
+        verbose=0,
+        failure_config=tune.FailureConfig(max_failures=-1),
+        callbacks=[recoveries],
+    )
+    with ray_that_kills_every(SECONDS_BETWEEN_KILLS), losses.heard():
+        (result,) = tune.Tuner(tune.with_resources(trial, {"CPU": 1}), run_config=run_config).fit()
+    assert result.metrics is not None
+    assert result.metrics["attempts"] == 2
+    assert {type(loss) for loss in recoveries.heard} == {NodeOutOfMemoryError}
+    assert str(recoveries.heard[0]).startswith("out of memory on the node: ")
+    assert losses.latest is None
+
+
+@pytest.mark.slow
+def test_a_stream_whose_process_the_memory_monitor_killed_says_so_in_one_line() -> None:
+
+    def work() -> Iterator[int]:
+        yield 1
+        threading.Event().wait(120)
+
+    with ray_that_kills_every(SECONDS_BETWEEN_KILLS), pytest.raises(NodeOutOfMemoryError) as killed:
+        list(Stream(work, num_cpus=1, num_gpus=0).rest())
+    assert re.fullmatch(r"out of memory on the node: .* GB in use, largest process .*", str(killed.value))
+
+
+def test_what_ray_killed_for_memory_and_what_it_lost_are_losses_of_two_kinds() -> None:
+    killed, lost = loss_told_by(OutOfMemoryError("the node is full")), loss_told_by(RayActorError())
+    assert killed is not None
+    assert lost is not None
+    assert (loss_kind(killed), loss_kind(lost)) == (FailureKind.OUT_OF_MEMORY, FailureKind.NODE_LOST)
+    assert str(killed) == "out of memory on the node: the node is full"
+
+
+@pytest.mark.parametrize("error", [MemoryError("in the process itself"), RayTaskError("f", "", KeyError("x"))])
+def test_an_exception_in_a_process_that_lives_is_no_loss(error: Exception) -> None:
+    assert loss_told_by(error) is None
+
+
+def test_rays_own_words_go_to_the_log_of_each_student(open_study: OpenStudy, choice: StudentChoice) -> None:
+    context = open_study(is_prepared=False)
+    jobs = [context.student(number, choice) for number in (3, 4)]
+    log_loss(jobs, NodeOutOfMemoryError.told_by("the node is full\nTop 10 memory users"))
+    for job in jobs:
+        log = job.paths.log.read_text(encoding="utf-8")
+        assert "started once more: NodeOutOfMemoryError: out of memory on the node: the node is full\n" in log
+        assert "Top 10 memory users" in log

@@ -1,0 +1,51 @@
+"""Test of trials whose process is replaced when it holds too much."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+
+from minilm_core.results.records import Status, read_records
+from search.config.settings import load_config
+from search.driver import run as study
+from search.driver import trial
+from search.study.context import StudyContext
+from search.study.layout import StudyPaths
+from search.study.ledger import Ending
+from tests.search.local_ray import without_tokens
+from tests.search.studies import NO_BASELINES, optuna_states
+
+
+@pytest.mark.slow
+def test_a_process_that_holds_too_much_is_replaced_at_the_cost_of_no_trial(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_tokens(monkeypatch)
+    processes = tmp_path / "processes"
+
+    def make_trainable(context: StudyContext) -> Any:
+        def run(drawn: dict[str, Any]) -> None:
+            with processes.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            # However little it holds, it is too much.
+            trial.MOST_GROWTH = 0.5
+            trial.direct_trial(drawn, context)
+
+        return tune.with_resources(run, {"CPU": 1})
+
+    monkeypatch.setattr(study, "make_trainable", make_trainable)
+    settings = [f"storage.path={tmp_path}", "budget.num_trials=2", "resources.max_concurrent_trials=1", *NO_BASELINES]
+    config = load_config(material / "search.yaml", settings).config
+    paths = StudyPaths(root=config.study_folder)
+    paths.root.mkdir()
+    outcome = study.run_study(config, paths, None)
+    assert outcome.ending is Ending.ALL_TRIALS
+    counted = [record for record in read_records(paths.records) if record.counts_for_budget]
+    assert [record.status for record in counted] == [Status.COMPLETE] * 2
+    assert sum(optuna_states(paths).values()) == len(read_records(paths.records))
+    # Each of two trials, and after it its second start, which finds nothing left to do and keeps its process.
+    runs = processes.read_text().split()
+    assert len(runs) == 4
+    assert len(set(runs)) == 3

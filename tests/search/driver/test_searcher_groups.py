@@ -1,0 +1,103 @@
+"""Tests of several students a trial: how many there are, and how each of them ends."""
+
+import pytest
+from optuna.trial import TrialState
+
+from minilm_core.results.records import Status
+from search.driver.searcher import Quota
+from tests.search.searching import (
+    FINISHED,
+    THREE_A_TRIAL,
+    TWO_STUDENTS,
+    Driver,
+    drawn_together,
+    make_searcher,
+    make_study,
+    trials,
+)
+
+
+def test_a_trial_holds_as_many_different_students_as_it_may() -> None:
+    searcher = make_searcher(make_study(), quota=THREE_A_TRIAL)
+    together = drawn_together(searcher)
+    assert list(together) == [0, 1, 2]
+    assert len(set(together.values())) == 3
+
+
+def test_trials_never_hold_more_students_than_the_budget_has_left() -> None:
+    searcher = make_searcher(make_study(), quota=THREE_A_TRIAL)
+    sizes = []
+    for trial_id in "abc":
+        sizes.append(len(drawn_together(searcher, trial_id)))
+        searcher.on_trial_complete(trial_id, {})
+    assert sizes == [3, 3, 1]
+    assert searcher.suggest("d") == FINISHED
+    assert not searcher.is_exhausted
+
+
+@pytest.mark.parametrize(
+    ("quota", "sizes"),
+    [
+        (Quota(num_students=4, students_per_trial=4, max_concurrent_trials=2), [2, 2]),
+        (Quota(num_students=8, students_per_trial=3, max_concurrent_trials=2), [3, 3]),
+        (Quota(num_students=7, students_per_trial=9, max_concurrent_trials=3), [3, 2, 2]),
+        (Quota(num_students=2, students_per_trial=3, max_concurrent_trials=3), [1, 1]),
+    ],
+)
+def test_trials_that_run_at_once_share_the_last_students_evenly(quota: Quota, sizes: list[int]) -> None:
+    searcher = make_searcher(make_study(), quota=quota)
+    assert [len(drawn_together(searcher, str(number))) for number in range(len(sizes))] == sizes
+
+
+def test_a_group_has_no_student_over_a_limit() -> None:
+    study, driver = make_study(), Driver(max_layers=1)
+    together = drawn_together(make_searcher(study, driver, quota=THREE_A_TRIAL))
+    assert len(together) == 3
+    assert {choice.architecture.num_layers for choice in together.values()} == {1}
+    assert driver.refusals
+    assert not together.keys() & {number for number, _, _ in driver.refusals}
+
+
+def test_a_space_of_fewer_students_gives_a_smaller_group_and_then_none() -> None:
+    study, driver = make_study(), Driver()
+    searcher = make_searcher(study, driver, TWO_STUDENTS, quota=THREE_A_TRIAL)
+    assert len(drawn_together(searcher)) == 2
+    assert searcher.is_exhausted
+    num_draws = len(trials(study))
+    assert searcher.suggest("b") == FINISHED
+    assert len(trials(study)) == num_draws
+
+
+def test_each_student_of_a_group_is_told_as_soon_as_it_has_ended() -> None:
+    study, driver = make_study(), Driver()
+    searcher = make_searcher(study, driver, quota=THREE_A_TRIAL)
+    drawn_together(searcher)
+    searcher.on_trial_result("a", {"records": [1]})
+    assert [trial.state for trial in trials(study)] == [TrialState.RUNNING, TrialState.COMPLETE, TrialState.RUNNING]
+    searcher.on_trial_complete("a", {"records": [0, 2]})
+    assert [trial.state for trial in trials(study)] == [TrialState.COMPLETE] * 3
+
+
+def test_a_row_that_tune_repeats_ends_nobody_twice() -> None:
+    driver = Driver()
+    searcher = make_searcher(make_study(), driver, quota=THREE_A_TRIAL)
+    drawn_together(searcher)
+    for _ in range(2):
+        searcher.on_trial_result("a", {"records": [0, 1, 2]})
+    searcher.on_trial_complete("a", {"records": [0, 1, 2]})
+    assert [record.number for record in driver.records] == [0, 1, 2]
+
+
+def test_a_lost_trial_loses_only_the_students_that_had_not_ended() -> None:
+    study, driver = make_study(), Driver()
+    searcher = make_searcher(study, driver, quota=THREE_A_TRIAL)
+    drawn_together(searcher)
+    searcher.on_trial_result("a", {"records": [2]})
+    driver.status = Status.FAILED
+    searcher.on_trial_complete("a", None, error=True)
+    assert [trial.state for trial in trials(study)] == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
+    assert [(record.number, record.status) for record in driver.records] == [
+        (2, Status.COMPLETE),
+        (0, Status.FAILED),
+        (1, Status.FAILED),
+    ]

@@ -1,0 +1,138 @@
+"""Tests of what is done on the cluster before any trial: by whom, and what is said where it fails."""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from minilm_core.errors import UserError
+from search.config.settings import Resources
+from search.config.teaching import Tutor
+from search.driver import study_preparation as groundwork
+from search.driver.cluster import cluster
+from search.driver.study_preparation import builders, lay_groundwork
+from search.errors import GroundworkError
+from search.study.context import StudyContext
+from search.study.jobs import Progress
+from search.worker.preparation import caching_stage, prepare, read_preparation
+from tests.search.running import OpenStudy, Said
+
+
+@pytest.mark.parametrize(
+    ("resources", "num_cpus", "expected"),
+    [
+        (Resources(), 1, 1),
+        (Resources(cpus_per_worker=4, max_concurrent_trials=4), 16, 1),
+        (Resources(cpus_per_worker=4, max_concurrent_trials=8), 16, 2),
+        (Resources(gpus_per_worker=1, workers_per_trial=2, max_concurrent_trials=3), 1, 6),
+    ],
+)
+def test_targets_are_cached_by_every_gpu_or_by_the_cores_of_every_node(
+    resources: Resources, num_cpus: float, expected: int
+) -> None:
+    found = builders(resources, num_cpus)
+    assert [builder.number for builder in found] == list(range(expected))
+    assert {builder.num_builders for builder in found} == {expected}
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster of two nodes with a core each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            nodes.add_node(num_cpus=1)
+            yield nodes.address
+        finally:
+            nodes.shutdown()
+
+
+@pytest.fixture
+def study_of_two_nodes(open_study: OpenStudy, tmp_path: Path) -> StudyContext:
+    """A study that was not prepared, whose trials hold the cores of both nodes."""
+    return open_study(f"storage.cache={tmp_path}/cache", "resources.max_concurrent_trials=2", is_prepared=False)
+
+
+def laid(context: StudyContext, address: str) -> Said:
+    said = Said()
+    with cluster(context.config.resources, address):
+        lay_groundwork(context, said)
+    return said
+
+
+Work = Callable[..., Iterator[Progress]]
+
+
+def failing(error: Exception) -> Work:
+    """Returns work that fails after its first word; of this kind only what is local travels to a worker."""
+
+    def work(*_: Any) -> Iterator[Progress]:
+        yield Progress(stage="packing the corpus", step=1, num_steps=2)
+        raise error
+
+    return work
+
+
+@pytest.mark.slow
+def test_two_nodes_prepare_a_study_together(study_of_two_nodes: StudyContext, address: str) -> None:
+    said = laid(study_of_two_nodes, address)
+    found = read_preparation(study_of_two_nodes.study)
+    assert set(found.targets) == {Tutor.TEACHER}
+    assert any(caching_stage(Tutor.TEACHER) in line for line in said.lines)
+    assert not any("lost" in line for line in said.lines)
+
+
+@pytest.mark.slow
+def test_a_study_is_prepared_though_one_of_its_nodes_fails(
+    study_of_two_nodes: StudyContext, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groundwork, "make_ready_beside", failing(RuntimeError("CUDA out of memory")))
+    said = laid(study_of_two_nodes, address)
+    assert read_preparation(study_of_two_nodes.study).targets[Tutor.TEACHER] is not None
+    assert said.lines[-1] == "a process that cached targets was lost: RuntimeError: CUDA out of memory"
+
+
+@pytest.mark.slow
+def test_a_preparation_whose_process_is_lost_goes_on_in_another(
+    study_of_two_nodes: StudyContext, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_lost = tmp_path / "was-lost"
+
+    def lost_at_first(*arguments: Any) -> Iterator[Progress]:
+        if not was_lost.exists():
+            was_lost.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from prepare(*arguments)
+
+    monkeypatch.setattr(groundwork, "prepare", lost_at_first)
+    said = laid(study_of_two_nodes, address)
+    assert set(read_preparation(study_of_two_nodes.study).targets) == {Tutor.TEACHER}
+    assert len([line for line in said.lines if re.fullmatch("preparation: .*; started once more", line)]) == 1
+    assert not study_of_two_nodes.study.preparation_log.exists()
+
+
+@pytest.mark.slow
+def test_a_failed_preparation_says_why_in_one_line_and_where_in_a_log(
+    study_of_two_nodes: StudyContext, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groundwork, "prepare", failing(RuntimeError("CUDA out of memory\nof 80 GiB")))
+    with pytest.raises(GroundworkError, match=r"could not be made: out of memory: CUDA out of memory; .*says where"):
+        laid(study_of_two_nodes, address)
+    log = study_of_two_nodes.study.preparation_log.read_text(encoding="utf-8")
+    assert "ray::work()" in log, "the worker that raised it"
+    assert "\x1b" not in log
+
+
+@pytest.mark.slow
+def test_a_setting_that_prevents_it_is_the_users_to_mend(
+    study_of_two_nodes: StudyContext, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groundwork, "prepare", failing(UserError("max_tokens must be larger, got 1")))
+    with pytest.raises(UserError, match="max_tokens must be larger, got 1"):
+        laid(study_of_two_nodes, address)

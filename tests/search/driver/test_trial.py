@@ -1,0 +1,131 @@
+"""Tests of what a trial reports whatever happens in it. The work is a generator of the test's own; no cluster."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+from minilm_core.errors import FailureKind
+from minilm_core.results.records import Status, TrialRecord, append_record, from_json
+from search.driver.trial import guarded, jobs_left
+from search.study.context import StudyContext
+from search.study.jobs import Job, Progress
+from search.worker.process import StudentsFailedError
+from spaces.space import StudentChoice
+
+OpenStudy = Callable[..., StudyContext]
+Event = Progress | TrialRecord
+
+LOST = WorkerGroupError("lost", {0: WorkerHealthCheckFailedError("a worker died", RayActorError())})
+
+KILLED = WorkerGroupError(
+    "lost",
+    {0: WorkerHealthCheckFailedError("a worker died", OutOfMemoryError("the node is full\nTop 10 memory users"))},
+)
+
+
+@pytest.fixture
+def context(open_study: OpenStudy) -> StudyContext:
+    return open_study(is_prepared=False)
+
+
+@pytest.fixture
+def jobs(context: StudyContext, choice: StudentChoice) -> list[Job]:
+    return [context.student(number, choice) for number in (3, 4, 5)]
+
+
+class Work:
+    """Ends each of the students it is given, or raises what it is told to before some of them."""
+
+    def __init__(self, *errors: tuple[int, Exception]) -> None:
+        self.errors = list(errors)
+        self.groups: list[list[int]] = []
+
+    def __call__(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        self.groups.append([job.number for job in jobs])
+        for job in jobs:
+            if self.errors and self.errors[0][0] == job.number:
+                raise self.errors.pop(0)[1]
+            yield Progress(stage="working", step=1, num_steps=1, students=(job.number,))
+            yield job.blank_record(Status.COMPLETE)
+
+
+def endings(rows: Sequence[dict[str, Any]]) -> list[list[tuple[int, FailureKind | None]]]:
+    """Whom each row ended, and why if they failed."""
+    records = [[from_json(line) for line in row["records"]] for row in rows if "records" in row]
+    return [[(r.number, None if r.failure is None else r.failure.kind) for r in row] for row in records]
+
+
+def test_every_student_has_its_record_in_a_row_of_its_own(jobs: list[Job]) -> None:
+    rows = list(guarded(jobs, Work()))
+    assert endings(rows) == [[(3, None)], [(4, None)], [(5, None)]]
+    assert [row["students"] for row in rows if "stage" in row] == [(3,), (4,), (5,)]
+
+
+def test_an_exception_of_all_ends_those_without_a_record_in_one_row(jobs: list[Job]) -> None:
+    work = Work((4, MemoryError()))
+    assert endings(list(guarded(jobs, work))) == [
+        [(3, None)],
+        [(4, FailureKind.OUT_OF_MEMORY), (5, FailureKind.OUT_OF_MEMORY)],
+    ]
+    assert work.groups == [[3, 4, 5]]
+
+
+def test_an_exception_of_one_ends_it_and_the_others_go_on(jobs: list[Job]) -> None:
+    work = Work((4, StudentsFailedError((4,), KeyError("x"))))
+    assert endings(list(guarded(jobs, work))) == [[(3, None)], [(4, FailureKind.CRASH)], [(5, None)]]
+    assert work.groups == [[3, 4, 5], [5]]
+
+
+def test_an_exception_that_is_blamed_on_nobody_left_ends_all_that_are(jobs: list[Job]) -> None:
+    work = Work((4, StudentsFailedError((3,), KeyError("x"))))
+    assert endings(list(guarded(jobs, work))) == [[(3, None)], [(4, FailureKind.CRASH), (5, FailureKind.CRASH)]]
+
+
+def test_students_whose_workers_are_lost_are_tried_once_more(jobs: list[Job]) -> None:
+    work = Work((4, LOST))
+    assert endings(list(guarded(jobs, work))) == [[(3, None)], [(4, None)], [(5, None)]]
+    assert work.groups == [[3, 4, 5], [4, 5]]
+
+
+def test_students_whose_workers_are_lost_twice_have_failed(jobs: list[Job]) -> None:
+    rows = list(guarded(jobs, Work((4, LOST), (5, LOST))))
+    assert endings(rows) == [[(3, None)], [(4, None)], [(5, FailureKind.NODE_LOST)]]
+
+
+def test_workers_killed_for_memory_are_tried_once_more_and_then_have_failed_for_want_of_it(jobs: list[Job]) -> None:
+    rows = list(guarded(jobs, Work((4, KILLED), (5, KILLED))))
+    assert endings(rows) == [[(3, None)], [(4, None)], [(5, FailureKind.OUT_OF_MEMORY)]]
+    assert [row["lost"] for row in rows if "lost" in row] == ["out of memory on the node: the node is full"]
+    assert "Top 10 memory users" in jobs[1].paths.log.read_text(encoding="utf-8")
+
+
+def test_what_a_worker_under_ray_train_raised_is_told_as_it_was(jobs: list[Job]) -> None:
+    raised = StudentsFailedError((3,), TimeoutError("too long"))
+    rows = list(guarded(jobs, Work((3, WorkerGroupError("failed", {1: raised})))))
+    assert endings(rows) == [[(3, FailureKind.TIME_OUT)], [(4, None)], [(5, None)]]
+
+
+def test_a_failure_is_in_the_log_of_those_who_failed_alone(jobs: list[Job]) -> None:
+    list(guarded(jobs, Work((4, StudentsFailedError((4,), KeyError("x"))))))
+    logs = [job.paths.log.read_text() for job in jobs]
+    assert ["KeyError" in log for log in logs] == [False, True, False]
+
+
+def test_a_baseline_that_fails_has_its_own_number(context: StudyContext) -> None:
+    rows = list(guarded([context.fine_tuned_teacher()], Work((0, MemoryError()))))
+    assert endings(rows) == [[(-1, FailureKind.OUT_OF_MEMORY)]]
+
+
+def test_a_trial_that_is_started_anew_passes_over_students_that_have_a_record(
+    context: StudyContext, jobs: list[Job], choice: StudentChoice
+) -> None:
+    drawn = {"students": [{"number": job.number, "choice": choice.to_dict()} for job in jobs]}
+    assert jobs_left(drawn, context) == jobs
+    append_record(context.study.records, jobs[1].blank_record(Status.FAILED))
+    append_record(context.study.records, replace(context.twin(5, choice).blank_record(Status.COMPLETE), number=5))
+    assert [job.number for job in jobs_left(drawn, context)] == [3, 5]

@@ -1,0 +1,282 @@
+"""Tests of the driver's book: what counts for the budget, when the search ends, and the copy far away."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minilm_core.errors import FailureKind
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.results.records import Failure, Role, Status, TrialRecord, append_record, read_records
+from search.config.settings import Budget, SearchConfig, Storage, load_config
+from search.study.layout import StudyPaths
+from search.study.ledger import Ending, Ledger
+from tests.paths import QUICKSTART_YAML
+
+ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=96, num_heads=6)
+NO_MEMORY = Failure(kind=FailureKind.OUT_OF_MEMORY, message="out of memory", traceback="line 1")
+CRASH = Failure(kind=FailureKind.CRASH, message="a crash")
+
+
+class Book:
+    """A ledger over a folder of its own, and what it says."""
+
+    def __init__(self, folder: Path, *, mirror: str | None = None, **budget: Any) -> None:
+        self.config: SearchConfig = replace(
+            load_config(QUICKSTART_YAML).config,
+            budget=Budget(**{"num_trials": 10, **budget}),
+            storage=Storage(mirror=mirror),
+        )
+        self.study = StudyPaths(root=folder)
+        self.announced: list[TrialRecord] = []
+        self.troubles: list[str] = []
+        self.ledger = self.opened_again()
+
+    def endings(self, *records: TrialRecord) -> list[Ending | None]:
+        """Returns how the search stands after each record."""
+        return [self.ledger.ending for record in records if self.ledger.add(record)]
+
+    def opened_again(self) -> Ledger:
+        return Ledger(self.config, self.study, on_record=self.announced.append, on_trouble=self.troubles.append)
+
+
+def make_record(number: int, status: Status = Status.COMPLETE, **changes: Any) -> TrialRecord:
+    defaults = {"number": number, "role": Role.STUDENT, "status": status, "architecture": ARCHITECTURE}
+    return TrialRecord(**{**defaults, **changes})
+
+
+def failed(number: int, failure: Failure = NO_MEMORY) -> TrialRecord:
+    return make_record(number, Status.FAILED, failure=failure)
+
+
+# Records.
+
+
+def test_a_record_is_on_disk_before_it_is_announced(tmp_path: Path) -> None:
+    study = StudyPaths(root=tmp_path)
+    seen: list[tuple[TrialRecord, ...]] = []
+    ledger = Ledger(
+        Book(tmp_path).config,
+        study,
+        on_record=lambda _: seen.append(read_records(study.records)),
+        on_trouble=print,
+    )
+    record = ledger.add(make_record(0))
+    assert seen == [(record,)]
+
+
+def test_a_ledger_knows_the_records_of_earlier_runs(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    for number in range(3):
+        book.ledger.add(make_record(number))
+    again = book.opened_again()
+    assert again.records == book.ledger.records
+    assert (again.num_counted, again.num_left) == (3, 7)
+
+
+def test_the_last_record_of_a_trial_counts(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    book.ledger.add(failed(0))
+    book.ledger.add(make_record(0))
+    assert [record.status for record in book.ledger.records] == [Status.COMPLETE]
+    assert book.ledger.records == book.opened_again().records
+
+
+def test_a_record_is_found_by_role_and_number(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    teacher = book.ledger.add(make_record(-1, role=Role.TEACHER))
+    assert book.ledger.find(Role.TEACHER, -1) == teacher
+    assert book.ledger.find(Role.STUDENT, -1) is None
+    assert book.ledger.find(Role.TEACHER, 0) is None
+
+
+# The budget.
+
+
+@pytest.mark.parametrize(
+    ("role", "status", "num_counted"),
+    [
+        (Role.STUDENT, Status.COMPLETE, 1),
+        (Role.STUDENT, Status.STOPPED, 1),
+        (Role.STUDENT, Status.FAILED, 1),
+        (Role.STUDENT, Status.REFUSED, 0),
+        (Role.TEACHER, Status.COMPLETE, 0),
+        (Role.TWIN, Status.COMPLETE, 0),
+    ],
+)
+def test_the_budget_counts_students_that_ran(tmp_path: Path, role: Role, status: Status, num_counted: int) -> None:
+    book = Book(tmp_path)
+    book.ledger.add(make_record(0, status, role=role))
+    assert (book.ledger.num_counted, book.ledger.num_left) == (num_counted, 10 - num_counted)
+
+
+def test_the_search_ends_with_its_last_trial(tmp_path: Path) -> None:
+    book = Book(tmp_path, num_trials=2)
+    assert book.endings(make_record(0), make_record(1)) == [None, Ending.ALL_TRIALS]
+
+
+def test_a_trial_beyond_the_budget_leaves_none(tmp_path: Path) -> None:
+    book = Book(tmp_path, num_trials=1)
+    for number in range(3):
+        book.ledger.add(make_record(number))
+    assert book.ledger.num_left == 0
+
+
+def test_the_search_ends_when_its_device_hours_are_used_up(tmp_path: Path) -> None:
+    book = Book(tmp_path, max_device_hours=1.0)
+    teacher = make_record(-1, role=Role.TEACHER, device_hours=0.25)
+    half, rest = make_record(0, device_hours=0.5), make_record(1, device_hours=0.25)
+    assert book.endings(teacher, half, failed(2), rest) == [None, None, None, Ending.DEVICE_HOURS]
+    assert book.opened_again().ending is Ending.DEVICE_HOURS
+
+
+# The same failure again and again.
+
+
+def test_five_identical_failures_in_a_row_end_the_search(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    assert book.endings(*map(failed, range(4))) == [None] * 4
+    assert book.ledger.repeated_failure is None
+    assert book.endings(failed(4)) == [Ending.REPEATED_FAILURE]
+    assert book.ledger.repeated_failure == failed(4)
+
+
+def test_failures_are_identical_whatever_the_numbers_in_their_messages(tmp_path: Path) -> None:
+    book = Book(tmp_path, max_identical_failures=2)
+    messages = ("out of memory: tried to take 20.00 MiB", "out of memory: tried to take 1.5 MiB")
+    failures = [Failure(kind=FailureKind.OUT_OF_MEMORY, message=message) for message in messages]
+    assert book.endings(*(failed(n, failure) for n, failure in enumerate(failures)))[-1] is Ending.REPEATED_FAILURE
+
+
+def test_failures_are_identical_whatever_their_tracebacks(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    for number in range(5):
+        book.ledger.add(failed(number, replace(NO_MEMORY, traceback=f"line {number}")))
+    assert book.ledger.ending is Ending.REPEATED_FAILURE
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        failed(9, CRASH),
+        failed(9, replace(NO_MEMORY, kind=FailureKind.CRASH)),
+        failed(9, replace(NO_MEMORY, message="another message")),
+        make_record(9, Status.COMPLETE),
+        make_record(9, Status.STOPPED),
+    ],
+    ids=["another failure", "another kind", "another message", "a success", "a stopped one"],
+)
+def test_another_ending_in_between_begins_the_count_anew(tmp_path: Path, between: TrialRecord) -> None:
+    book = Book(tmp_path, num_trials=20)
+    for number in range(4):
+        book.ledger.add(failed(number))
+    book.ledger.add(between)
+    assert book.endings(*map(failed, range(4, 9))) == [None] * 4 + [Ending.REPEATED_FAILURE]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        make_record(9, Status.REFUSED, failure=Failure(kind=FailureKind.INFEASIBLE, message="too large")),
+        make_record(-1, Status.COMPLETE, role=Role.TEACHER),
+    ],
+    ids=["a refused student", "the teacher"],
+)
+def test_what_is_no_trial_does_not_interrupt_the_row(tmp_path: Path, between: TrialRecord) -> None:
+    book = Book(tmp_path)
+    for number in range(4):
+        book.ledger.add(failed(number))
+    book.ledger.add(between)
+    book.ledger.add(failed(4))
+    assert book.ledger.ending is Ending.REPEATED_FAILURE
+
+
+def test_a_teacher_that_fails_is_no_failure_of_the_search(tmp_path: Path) -> None:
+    book = Book(tmp_path, max_identical_failures=1)
+    book.ledger.add(replace(failed(-1), role=Role.TEACHER))
+    assert book.ledger.ending is None
+
+
+def test_how_many_failures_end_the_search_is_a_setting(tmp_path: Path) -> None:
+    book = Book(tmp_path, max_identical_failures=2)
+    for number in range(2):
+        book.ledger.add(failed(number))
+    assert book.ledger.ending is Ending.REPEATED_FAILURE
+
+
+def test_failures_that_filled_the_budget_still_stop_the_search(tmp_path: Path) -> None:
+    book = Book(tmp_path, num_trials=5)
+    for number in range(5):
+        book.ledger.add(failed(number))
+    assert book.ledger.ending is Ending.REPEATED_FAILURE
+
+
+def test_a_resumed_search_counts_its_failures_anew(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    for number in range(5):
+        book.ledger.add(failed(number))
+    again = book.opened_again()
+    assert (again.ending, again.repeated_failure) == (None, None)
+    assert again.num_left == 5
+
+
+def test_a_failure_that_ends_several_students_counts_once(tmp_path: Path) -> None:
+    book = Book(tmp_path, max_identical_failures=2)
+    book.ledger.add_together([failed(0), failed(1), failed(2)])
+    assert book.ledger.ending is None
+    assert (book.ledger.num_counted, book.announced) == (3, [failed(0), failed(1), failed(2)])
+    book.ledger.add(failed(3))
+    assert book.ledger.ending is Ending.REPEATED_FAILURE
+
+
+# The copy far away.
+
+
+def test_the_mirror_holds_all_records_after_each(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    book = Book(tmp_path / "study", mirror=str(tmp_path / "far"))
+    for number in range(3):
+        book.ledger.add(make_record(number))
+        copy = tmp_path / "far" / book.config.name / "records.jsonl"
+        assert copy.read_bytes() == book.study.records.read_bytes()
+    assert book.troubles == []
+
+
+def test_without_a_mirror_nothing_is_copied(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    book.ledger.add(make_record(0))
+    assert list(tmp_path.iterdir()) == [book.study.records]
+
+
+def test_a_mirror_that_fails_is_reported_and_does_not_stop_the_search(tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    far.write_text("a file where the folder should be", encoding="utf-8")
+    (tmp_path / "study").mkdir()
+    book = Book(tmp_path / "study", mirror=str(far))
+    record = book.ledger.add(make_record(0))
+    assert read_records(book.study.records) == (record,)
+    assert book.announced == [record]
+    (trouble,) = book.troubles
+    assert trouble.startswith(f"the records could not be mirrored to {far}: ")
+
+
+def test_a_mirror_that_failed_is_made_good_by_the_next_record(tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    far.write_text("in the way", encoding="utf-8")
+    (tmp_path / "study").mkdir()
+    book = Book(tmp_path / "study", mirror=str(far))
+    book.ledger.add(make_record(0))
+    far.unlink()
+    book.ledger.add(make_record(1))
+    assert len(book.troubles) == 1
+    assert [record.number for record in read_records(far / book.config.name / "records.jsonl")] == [0, 1]
+
+
+def test_earlier_records_are_read_whatever_wrote_them(tmp_path: Path) -> None:
+    append_record(tmp_path / "records.jsonl", make_record(4))
+    assert [record.number for record in Book(tmp_path).ledger.records] == [4]
+
+
+def test_endings_say_why_in_words() -> None:
+    assert all(" " in str(ending) for ending in Ending)

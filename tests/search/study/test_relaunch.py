@@ -1,0 +1,88 @@
+"""Tests of what a study is asked for when it goes on."""
+
+from pathlib import Path
+
+import pytest
+
+from minilm_core.errors import FailureKind, UserError
+from minilm_core.results.records import Status, append_record
+from search.config.settings import SearchConfig, load_config, resolved_yaml
+from search.study.layout import StudyPaths
+from search.study.relaunch import extended, take_up
+from tests.paths import QUICKSTART_YAML
+from tests.reports.example_studies import failed, student
+
+
+def config_with(folder: Path, *overrides: str) -> SearchConfig:
+    """The quickstart's settings with some changed."""
+    (folder / "template.yaml").write_text(QUICKSTART_YAML.read_text(encoding="utf-8"), encoding="utf-8")
+    return load_config(folder / "template.yaml", overrides).config
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SearchConfig:
+    return config_with(tmp_path, "budget.num_trials=2")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyPaths:
+    """A study of which one trial ended."""
+    append_record(tmp_path / "records.jsonl", student(0, 0.7))
+    return StudyPaths(root=tmp_path)
+
+
+def test_more_trials_may_be_asked_for_once_all_have_ended(study: StudyPaths, config: SearchConfig) -> None:
+    append_record(study.records, student(1, 0.7))
+    assert extended(study, config, 2).budget.num_trials == 4
+
+
+def test_a_request_for_more_that_was_interrupted_adds_nothing_when_made_again(
+    study: StudyPaths, config: SearchConfig
+) -> None:
+    append_record(study.records, student(1, 0.7))
+    once = extended(study, config, 2)
+    append_record(study.records, student(2, 0.7))
+    assert extended(study, once, 2) == once
+
+
+def test_a_student_refused_before_training_is_no_trial_that_ended(study: StudyPaths, config: SearchConfig) -> None:
+    append_record(study.records, failed(1, FailureKind.INFEASIBLE, "too large", Status.REFUSED))
+    assert extended(study, config, 2) == config
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> StudyPaths:
+    """A study for which everything was made and in which no trial ran."""
+    study = StudyPaths(root=tmp_path / "prepared")
+    study.assistant.student.mkdir(parents=True)
+    for file in (study.latency, study.preparation):
+        file.write_text("{}", encoding="utf-8")
+    return study
+
+
+@pytest.mark.parametrize(
+    ("earlier", "keeps_calibration", "keeps_assistant"),
+    [
+        ("budget.num_trials=3", True, True),
+        ("finetuning.num_epochs=5", False, True),
+        ("storage.max_cache_bytes=1GB", False, True),
+        ("distillation.num_steps=81", False, False),
+        ("seed=1", False, False),
+    ],
+)
+def test_other_settings_before_any_trial_ran_forget_what_was_made_for_the_first(
+    tmp_path: Path, prepared: StudyPaths, earlier: str, keeps_calibration: bool, keeps_assistant: bool
+) -> None:
+    prepared.search_yaml.write_text(resolved_yaml(config_with(tmp_path, earlier)), encoding="utf-8")
+    assert take_up(prepared, config_with(tmp_path)) == (not keeps_assistant)
+    assert prepared.latency.exists() == keeps_calibration
+    assert prepared.assistant.student.exists() == prepared.preparation.exists() == keeps_assistant
+    assert not list(prepared.root.glob("*.removed"))
+
+
+def test_an_unreadable_earlier_search_yaml_binds_only_once_a_trial_ran(tmp_path: Path, prepared: StudyPaths) -> None:
+    prepared.search_yaml.write_text("of: another version\n", encoding="utf-8")
+    take_up(prepared, config_with(tmp_path))
+    append_record(prepared.records, student(0, 0.7))
+    with pytest.raises(UserError, match="unknown key 'of'"):
+        take_up(prepared, config_with(tmp_path))

@@ -1,0 +1,399 @@
+"""Tests of what all trials of a study share."""
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minilm_core.corpus.packed import PackedCorpus
+from minilm_core.corpus.packing import Packing
+from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.target_storage import TargetsManifest, is_cached, make_room
+from minilm_core.distillation.targets import OnlineTargets
+from minilm_core.errors import NonFiniteLossError, UserError
+from minilm_core.models.adapters import LayerRelations
+from minilm_core.models.encoders import RelationEncoder, load_encoder
+from minilm_core.settings.schedules import Precision, Relation
+from search.config.teaching import Tutor, lessons_key
+from search.study.context import StudyContext
+from search.worker import assistant, preparation
+from search.worker.assistant import assistant_schedule
+from search.worker.preparation import (
+    Builder,
+    caching_stage,
+    held,
+    make_ready_beside,
+    open_lessons,
+    prepare,
+    read_preparation,
+)
+
+OpenStudy = Callable[..., StudyContext]
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")} if folder.exists() else set()
+
+
+# The teacher of the tests has two layers of width 24.
+ASSISTED = (
+    "assistant={hidden_size: 12, num_heads: 2, num_steps: 4, learning_rate: 1.0e-3}",
+    "space.num_layers=[1]",
+    "space.hidden_sizes=[12]",
+    "space.head_sizes=[4]",
+)
+
+
+def targets_of(context: StudyContext, tutor: Tutor = Tutor.TEACHER) -> Path:
+    folder = read_preparation(context.study).targets[tutor]
+    assert folder is not None
+    return Path(folder)
+
+
+def lessons_of(context: StudyContext, *, rank: int = 0, num_workers: int = 1) -> Lessons:
+    student = next(context.config.space.architectures())
+    key = lessons_key(context.config, context.teacher, student)
+    return open_lessons(context.config, context.study, key, rank=rank, num_workers=num_workers)
+
+
+def check_alike(ours: list[LayerRelations], theirs: list[LayerRelations], rtol: float = 2**-6) -> None:
+    """All operands of all layers are equal but for the rounding of the cached states."""
+    for of_layer, expected in zip(ours, theirs, strict=True):
+        assert of_layer.keys() == expected.keys()
+        for relation, operands in of_layer.items():
+            for part, other in zip(operands[:2], expected[relation][:2], strict=True):
+                torch.testing.assert_close(part, other, rtol=rtol, atol=rtol * other.abs().max().item())
+
+
+def test_preparing_says_what_it_does_and_how_far_it_is(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    progress = list(prepare(context.config, context.study, 1))
+    corpus = PackedCorpus.load(Path(read_preparation(context.study).corpus))
+    assert list(dict.fromkeys(step.stage for step in progress)) == [
+        "packing the corpus",
+        "caching the teacher's targets",
+    ]
+    assert progress[-1].is_finished
+    assert progress[-1].step == corpus.num_rows
+
+
+def test_what_is_found_is_not_made_again(open_study: OpenStudy, tmp_path: Path) -> None:
+    first = open_study(f"storage.cache={tmp_path}/cache")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    second = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    assert list(prepare(second.config, second.study, 1)) == []
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    found, again = read_preparation(first.study), read_preparation(second.study)
+    assert (found.corpus, found.targets) == (again.corpus, again.targets)
+    assert set(found.seconds) == {"packing the corpus", "caching the teacher's targets"}
+    assert again.seconds == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["teacher.layer=1", "corpus.sequence_length=24", "corpus.max_tokens=400", "distillation.precision=bf16"],
+)
+def test_another_layer_packing_or_precision_has_targets_of_its_own(open_study: OpenStudy, change: str) -> None:
+    plain, changed = (read_preparation(open_study(*changes).study) for changes in ((), (change,)))
+    assert plain.targets != changed.targets
+
+
+@pytest.mark.parametrize("change", ["teacher.layer=2", "seed=9", "distillation.num_steps=7", "budget.num_trials=9"])
+def test_what_the_targets_do_not_depend_on_changes_nothing(open_study: OpenStudy, change: str) -> None:
+    plain, changed = (read_preparation(open_study(*changes).study) for changes in ((), (change,)))
+    assert (plain.corpus, plain.targets) == (changed.corpus, changed.targets)
+
+
+def test_a_teacher_with_other_weights_has_targets_of_its_own(
+    open_study: OpenStudy, material: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(material / "teacher", tmp_path / "other")
+    teacher = load_encoder(tmp_path / "other")
+    with torch.no_grad():
+        teacher.embeddings.word_embeddings.weight[5] += 1
+    teacher.save_pretrained(tmp_path / "other")
+    plain, changed = open_study(), open_study(f"teacher.model={tmp_path}/other")
+    assert read_preparation(plain.study).targets != read_preparation(changed.study).targets
+    assert read_preparation(plain.study).corpus == read_preparation(changed.study).corpus
+
+
+def test_a_teacher_with_other_heads_over_the_same_weights_has_targets_of_its_own(
+    open_study: OpenStudy, material: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(material / "teacher", tmp_path / "other")
+    config = tmp_path / "other" / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**content, "num_attention_heads": 2}), encoding="utf-8")
+    plain, changed = open_study(), open_study(f"teacher.model={tmp_path}/other")
+    assert read_preparation(plain.study).targets != read_preparation(changed.study).targets
+
+
+def test_a_preparation_given_up_half_way_leaves_no_word_of_its_targets_and_goes_on(
+    open_study: OpenStudy, tmp_path: Path
+) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    steps = prepare(context.config, context.study, 1)
+    while next(steps).stage != "caching the teacher's targets":
+        pass
+    assert isinstance(steps, Generator)
+    steps.close()
+    assert not any(is_cached(folder) for folder in (tmp_path / "cache" / "targets").iterdir())
+    assert read_preparation(context.study).targets == {}
+    for _ in prepare(context.config, context.study, 1):
+        pass
+    assert is_cached(targets_of(context))
+
+
+def test_a_worker_reads_the_teachers_own_relations(open_study: OpenStudy, material: Path) -> None:
+    context = open_study("teacher.layer=1")
+    lessons = lessons_of(context)
+    rows = np.array([2, 0, 5])
+    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
+    relations = tuple(context.config.distillation.weights)
+    online = OnlineTargets(RelationEncoder(load_encoder(material / "teacher"), (1,), relations), Precision.FP32)
+    check_alike(lessons.targets.relations(rows, input_ids), online.relations(rows, input_ids))
+
+
+def test_a_teacher_whose_targets_do_not_fit_runs_beside_its_students(open_study: OpenStudy, tmp_path: Path) -> None:
+    cached = open_study()
+    context = open_study("storage.max_cache_bytes=1kB", f"storage.cache={tmp_path}/cache")
+    assert read_preparation(context.study).targets == {Tutor.TEACHER: None}
+    assert not (tmp_path / "cache" / "targets").exists()
+    lessons = lessons_of(context)
+    assert isinstance(lessons.targets, OnlineTargets)
+    rows = np.array([2, 0, 5])
+    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
+    check_alike(lessons_of(cached).targets.relations(rows, input_ids), lessons.targets.relations(rows, input_ids))
+
+
+def test_an_assistant_is_taught_once_and_teaches_the_small_students(open_study: OpenStudy) -> None:
+    context = open_study(*ASSISTED, is_prepared=False)
+    stages = list(dict.fromkeys(step.stage for step in prepare(context.config, context.study, 1)))
+    assert stages[-2:] == ["teaching the assistant", "caching the assistant's targets"]
+    assert {"teaching the assistant", "caching the assistant's targets"} <= set(read_preparation(context.study).seconds)
+    assert list(prepare(context.config, context.study, 1)) == []
+    encoder = load_encoder(context.study.assistant.student)
+    assert (encoder.config.num_hidden_layers, encoder.config.hidden_size) == (2, 12)
+    lessons = lessons_of(context)
+    rows = np.array([2, 0, 5])
+    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
+    relations = tuple(context.config.distillation.weights)
+    online = OnlineTargets(RelationEncoder(encoder, (2,), relations), Precision.FP32)
+    check_alike(lessons.targets.relations(rows, input_ids), online.relations(rows, input_ids))
+
+
+def test_students_of_an_assistant_are_judged_by_its_teacher(open_study: OpenStudy) -> None:
+    plain, assisted = lessons_of(open_study()), lessons_of(open_study(*ASSISTED))
+    rows = plain.corpus.held_out_rows[:2]
+    input_ids = torch.from_numpy(plain.corpus.rows(rows))
+    check_alike(
+        assisted.for_judging.targets.relations(rows, input_ids), plain.targets.relations(rows, input_ids), rtol=0.0
+    )
+    assert assisted.targets.hidden_size == 12
+
+
+def test_an_assistant_interrupted_while_it_learns_goes_on_from_its_checkpoint(open_study: OpenStudy) -> None:
+    settings = (*ASSISTED, "distillation.checkpoint_every_seconds=0")
+    whole, cut = open_study(*settings), open_study(*settings, "name=cut", is_prepared=False)
+    steps = prepare(cut.config, cut.study, 1)
+    while next(steps).stage != "teaching the assistant":
+        pass
+    next(steps)
+    assert isinstance(steps, Generator)
+    steps.close()
+    assert list(cut.study.assistant.checkpoint.iterdir()) != []
+    for _ in prepare(cut.config, cut.study, 1):
+        pass
+    weights = [load_file(context.study.assistant.student / "model.safetensors") for context in (whole, cut)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_what_an_interrupted_assistant_took_is_counted(open_study: OpenStudy) -> None:
+    context = open_study(*ASSISTED, is_prepared=False)
+    steps = prepare(context.config, context.study, 1)
+    while next(steps).stage != "teaching the assistant":
+        pass
+    assert isinstance(steps, Generator)
+    steps.close()
+    before = read_preparation(context.study).seconds["teaching the assistant"]
+    list(prepare(context.config, context.study, 1))
+    assert 0 < before < read_preparation(context.study).seconds["teaching the assistant"]
+
+
+def test_an_assistant_takes_as_many_rows_at_once_as_a_worker_of_its_students(open_study: OpenStudy) -> None:
+    config = open_study(*ASSISTED, "resources.workers_per_trial=2", is_prepared=False).config
+    assert config.assistant is not None
+    schedule = assistant_schedule(config, config.assistant)
+    assert (schedule.num_steps, schedule.batch_size, schedule.micro_batch_size) == (4, 4, 2)
+
+
+def test_an_assistant_that_cannot_learn_names_its_learning_rate(
+    open_study: OpenStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = open_study(*ASSISTED, is_prepared=False)
+
+    def diverging(*arguments: object, **settings: object) -> Generator[object]:
+        raise NonFiniteLossError("the loss and the gradient must be finite, got loss nan in step 3")
+        yield
+
+    monkeypatch.setattr(assistant, "distil", diverging)
+    with pytest.raises(UserError, match=r"assistant\.learning_rate must keep .* finite, got 0\.001 \(.* step 3\)"):
+        list(prepare(context.config, context.study, 1))
+
+
+def test_however_often_time_is_entered_none_is_lost(
+    open_study: OpenStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "SECONDS_BETWEEN_ENTRIES", 0.0)
+    plain = Packing.steps
+
+    def in_many_steps(packing: Packing) -> Generator[int]:
+        yield from (0, 0, 0)
+        yield from plain(packing)
+
+    monkeypatch.setattr(Packing, "steps", in_many_steps)
+    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    least = Counter()
+    for progress in prepare(context.config, context.study, 1):
+        time.sleep(0.2)
+        least[progress.stage] += 0.2
+    counted = read_preparation(context.study).seconds
+    assert counted.keys() == least.keys()
+    # Packing begins the account only at its end.
+    assert all(counted[stage] >= seconds for stage, seconds in least.items())
+
+
+def test_targets_of_an_earlier_format_are_made_again(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache")
+    old = targets_of(context).rename(tmp_path / "cache" / "targets" / "of-format-2")
+    manifest = old / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text(encoding="utf-8")), "format_version": 2}))
+    found = read_preparation(context.study)
+    context.study.preparation.write_text(json.dumps(asdict(replace(found, targets={Tutor.TEACHER: str(old)}))))
+    list(prepare(context.config, context.study, 1))
+    assert targets_of(context) != old
+    assert is_cached(targets_of(context))
+
+
+def test_a_study_whose_cache_lies_elsewhere_now_finds_it(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache")
+    before = read_preparation(context.study).seconds
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    storage = replace(context.config.storage, cache=str(tmp_path / "moved"))
+    assert list(prepare(replace(context.config, storage=storage), context.study, 1)) == []
+    assert targets_of(context).is_relative_to(tmp_path / "moved")
+    assert read_preparation(context.study).seconds == before
+
+
+def test_a_worker_knows_its_share(open_study: OpenStudy) -> None:
+    context = open_study()
+    lessons = lessons_of(context, rank=1, num_workers=2)
+    assert (lessons.rank, lessons.num_workers) == (1, 2)
+
+
+def test_a_node_without_the_cache_makes_its_own(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache")
+    expected = names_in(tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache")
+    lessons = lessons_of(context)
+    assert lessons.corpus.num_rows > 0
+    assert names_in(tmp_path / "cache") == expected
+
+
+def test_a_node_whose_own_precision_makes_other_targets_reads_those(open_study: OpenStudy) -> None:
+    context = open_study()
+    own = read_preparation(context.study)
+    elsewhere = replace(
+        own, targets={Tutor.TEACHER: str(targets_of(context).with_name("targets-of-another-precision"))}
+    )
+    context.study.preparation.write_text(json.dumps(asdict(elsewhere)))
+    lessons = lessons_of(context)
+    rows = np.array([0])
+    (relations,) = lessons.targets.relations(rows, torch.from_numpy(lessons.corpus.rows(rows)))
+    assert relations[Relation.VALUE].left.shape == (1, 16, 24)
+
+
+def test_the_labels_of_every_split_are_written_once_a_study(open_study: OpenStudy, material: Path) -> None:
+    context = open_study()
+    written = json.loads(context.study.evaluation.read_text())["mood"]
+    for split in ("validation", "test"):
+        table = pyarrow.parquet.read_table(material / "mood" / f"{split}.parquet")
+        assert written[split] == table["label"].to_pylist()
+    assert written["label_names"] is None
+
+
+def test_a_limit_on_the_validation_split_cuts_the_labels_too(open_study: OpenStudy) -> None:
+    task = "[{name: mood, path: mood, text_columns: [text], metric: accuracy, max_validation_examples: 7}]"
+    context = open_study(f"tasks={task}")
+    assert len(json.loads(context.study.evaluation.read_text())["mood"]["validation"]) == 7
+
+
+def test_a_teacher_of_other_weights_than_declared_is_refused(open_study: OpenStudy) -> None:
+    with pytest.raises(UserError, match="sha256"):
+        open_study(f"teacher.sha256={'0' * 64}")
+
+
+def test_other_labels_under_a_begun_study_are_refused(open_study: OpenStudy) -> None:
+    context = open_study()
+    context.study.evaluation.write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="a study's labels must not change once it has begun"):
+        list(prepare(context.config, context.study, 1))
+
+
+def test_another_corpus_under_a_begun_study_is_refused(open_study: OpenStudy) -> None:
+    context = open_study()
+    other = replace(context.config, corpus=replace(context.config.corpus, held_out_sequences=3))
+    with pytest.raises(UserError, match="a study's corpus must not change once it has begun"):
+        list(prepare(other, context.study, 1))
+
+
+def test_targets_of_another_corpus_are_refused(open_study: OpenStudy) -> None:
+    context = open_study()
+    manifest = targets_of(context) / "manifest.json"
+    original = manifest.read_text(encoding="utf-8")
+    try:
+        manifest.write_text(json.dumps({**json.loads(original), "corpus_fingerprint": "another"}), encoding="utf-8")
+        with pytest.raises(UserError, match="cached targets must be of the corpus they are used with"):
+            lessons_of(context)
+    finally:
+        manifest.write_text(original, encoding="utf-8")
+
+
+def test_finding_again_does_not_hide_what_making_cost(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache")
+    cost = read_preparation(context.study).seconds
+    list(prepare(context.config, context.study, 1))
+    assert all(read_preparation(context.study).seconds[stage] >= spent for stage, spent in cost.items())
+
+
+def test_several_processes_may_cache_the_targets_of_one_study(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    steps = prepare(context.config, context.study, 1)
+    while next(steps).stage != caching_stage(Tutor.TEACHER):
+        pass
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(list, make_ready_beside(context.config, context.study, Tutor.TEACHER, 1, Builder(1, 2)))
+        list(steps)
+    assert {step.stage for step in beside.result()} <= {caching_stage(Tutor.TEACHER)}
+    assert is_cached(targets_of(context))
+
+
+def test_a_study_holds_its_caches_against_eviction(open_study: OpenStudy, tmp_path: Path) -> None:
+    context = open_study(f"storage.cache={tmp_path}/cache")
+    targets = targets_of(context)
+    other, size = targets.with_name("other"), TargetsManifest.load(targets).num_bytes
+    with held(context.study), pytest.raises(UserError, match=r"storage\.max_cache_bytes"):
+        make_room(other, size, limit_bytes=size)
+    assert is_cached(targets)
+    make_room(other, size, limit_bytes=size)
+    assert not targets.exists()

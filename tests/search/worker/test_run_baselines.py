@@ -1,0 +1,91 @@
+"""Tests of what a worker does for the baselines: the twin that is not distilled, and the teacher. No Ray."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from minilm_core.models.encoders import build_encoder, load_encoder_config
+from minilm_core.models.initialisation import Initialisation
+from minilm_core.models.weight_transfer import build_student
+from minilm_core.results.records import Role, TrialRecord, from_json, to_json
+from search.study.context import StudyContext
+from search.study.jobs import Job
+from search.study.layout import TrialPaths
+from spaces.space import StudentChoice
+from tests.search.running import OpenStudy, figures_of, interrupt, record_of, weights_in
+
+
+@pytest.fixture(scope="module")
+def twin(context: StudyContext, choice: StudentChoice) -> Job:
+    return context.twin(7, choice)
+
+
+@pytest.fixture(scope="module")
+def record_of_twin(twin: Job) -> TrialRecord:
+    return record_of(twin)
+
+
+@pytest.mark.usefixtures("record_of_twin", "events")
+def test_a_twin_begins_with_the_weights_that_its_student_began_with(
+    twin: Job, job: Job, choice: StudentChoice, material: Path
+) -> None:
+    initial = build_encoder(choice.architecture, load_encoder_config(material / "teacher"), seed=3).state_dict()
+    of_twin, of_student = weights_in(twin.folder / "student"), weights_in(job.folder / "student")
+    assert all(torch.equal(weight, initial[name]) for name, weight in of_twin.items())
+    # Distillation teaches nothing to the pooler and to what follows Q, K and V of the last layer.
+    untaught = {name for name, weight in of_student.items() if torch.equal(weight, initial[name])}
+    last = "encoder.layer.1."
+    assert {
+        f"{last}intermediate.dense.weight",
+        f"{last}attention.output.dense.weight",
+        "pooler.dense.weight",
+    } < untaught
+    assert f"{last}attention.self.query.weight" not in untaught
+    assert "encoder.layer.0.output.dense.weight" not in untaught
+
+
+def test_a_student_begins_with_what_its_initialisation_takes_over(
+    context: StudyContext, choice: StudentChoice, material: Path
+) -> None:
+    chosen = replace(choice, initialisation=Initialisation.LAST_LAYERS)
+    job = context.twin(9, chosen)
+    record = record_of(job)
+    expected = build_student(
+        choice.architecture, material / "teacher", Initialisation.LAST_LAYERS, distilled_layer=2, seed=3
+    ).state_dict()
+    weights = weights_in(job.folder / "student")
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights.items())
+    assert record.initialisation is Initialisation.LAST_LAYERS
+    assert StudentChoice.from_record(replace(record, distillation_learning_rate=3e-3)) == chosen
+
+
+def test_a_twins_record_tells_of_no_distillation(record_of_twin: TrialRecord, record: TrialRecord) -> None:
+    assert (record_of_twin.role, record_of_twin.number, record_of_twin.twin_of) == (Role.TWIN, -107, 7)
+    assert (record_of_twin.num_steps, record_of_twin.num_tokens) == (0, 0)
+    assert record_of_twin.held_out_loss is None
+    assert record_of_twin.objectives["size_bytes"] == record.objectives["size_bytes"]
+    assert from_json(to_json(record_of_twin)) == record_of_twin
+
+
+def test_an_interrupted_twin_ends_with_the_same_figures(
+    open_study: OpenStudy, choice: StudentChoice, record_of_twin: TrialRecord
+) -> None:
+    again = open_study().twin(7, choice)
+    interrupt([again], after=3)
+    assert figures_of(record_of(again)) == figures_of(record_of_twin)
+
+
+def test_the_teacher_is_fine_tuned_from_its_own_folder(context: StudyContext, material: Path) -> None:
+    job = context.fine_tuned_teacher()
+    before = weights_in(material / "teacher")
+    record = record_of(job)
+    assert (record.role, record.number, record.architecture) == (Role.TEACHER, -1, context.teacher)
+    assert (record.held_out_loss, record.num_steps, record.distillation_learning_rate) == (None, 0, None)
+    assert record.finetuning_learning_rate == context.config.finetuning.teacher_learning_rate
+    assert not (job.folder / "student").exists()
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_in(material / "teacher").items())
+    tuned = weights_in(TrialPaths(root=job.folder).finetuned("mood"))
+    moved = (tuned["bert.embeddings.word_embeddings.weight"] - before["embeddings.word_embeddings.weight"]).abs().max()
+    assert 0 < moved < 0.01

@@ -1,0 +1,88 @@
+"""Tests of two workers at one trial, as processes of their own: the first one speaks for both. No Ray."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from minilm_core.results.records import Status, TrialRecord, from_json, to_json
+from search.study.jobs import Job
+from search.worker.run import run_group
+from spaces.space import StudentChoice
+from tests.minilm_core.two_workers import in_two_processes
+from tests.search.running import CHECKPOINT_EVERY_STEP, OpenStudy, copied, figures_of, interrupt
+
+
+def _work_as_one_of_two(rank: int, folder: Path, jobs_of_ranks: Sequence[Sequence[Job]]) -> None:
+    events = list(run_group(jobs_of_ranks[rank]))
+    kinds = [type(event).__name__ if isinstance(event, TrialRecord) else event.stage for event in events]
+    (folder / f"{rank}.json").write_text(json.dumps(kinds))
+    records = [to_json(event) for event in events if isinstance(event, TrialRecord)]
+    (folder / f"records-{rank}.jsonl").write_text("\n".join(records))
+
+
+def _run_two_workers(
+    folder: Path, jobs: Sequence[Job], jobs_of_second: Sequence[Job] | None = None
+) -> tuple[list[str], list[str], list[TrialRecord]]:
+    """Returns the kinds of events of both workers, and the first one's records."""
+    folder.mkdir()
+    in_two_processes(_work_as_one_of_two, folder, (jobs, jobs_of_second or jobs))
+    first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
+    records = [from_json(line) for line in (folder / "records-0.jsonl").read_text().splitlines()]
+    assert (folder / "records-1.jsonl").read_text() == ""
+    return first, second, records
+
+
+@pytest.mark.slow
+def test_two_workers_report_equally_often_and_only_the_first_has_the_records(
+    open_study: OpenStudy, choice: StudentChoice, tmp_path: Path
+) -> None:
+    context = open_study("resources.workers_per_trial=2", CHECKPOINT_EVERY_STEP)
+    wild = replace(choice, distillation_learning_rate=1e38)
+    jobs = [context.student(7, choice), context.student(8, wild), context.student(9, choice)]
+    first, second, records = _run_two_workers(tmp_path / "first", jobs)
+    assert [kind for kind in first if kind != "TrialRecord"] == second
+    assert second.count("distilling") == 6
+    assert second.count("evaluating on mood") == 2
+    assert [record.number for record in records] == [8, 7, 9]
+    assert [record.status for record in records] == [Status.FAILED, Status.COMPLETE, Status.COMPLETE]
+    assert {(record.num_workers, record.num_tokens) for record in records[1:]} == {(2, 6 * 4 * 16)}
+    # The others again, once all is done: the records alone.
+    assert _run_two_workers(tmp_path / "second", [jobs[0], jobs[2]])[:2] == (["TrialRecord"] * 2, [])
+
+
+@pytest.mark.slow
+def test_two_workers_go_on_from_where_one_was_interrupted(
+    open_study: OpenStudy, choice: StudentChoice, tmp_path: Path
+) -> None:
+    alone = open_study(CHECKPOINT_EVERY_STEP).student(7, choice)
+    interrupt([alone], after=4)
+    stages, _, (record,) = _run_two_workers(tmp_path / "two", [alone])
+    assert stages.count("distilling") == 2
+    assert record.status is Status.COMPLETE
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("events")
+def test_what_is_done_already_is_the_first_workers_to_say(
+    open_study: OpenStudy, choice: StudentChoice, record: TrialRecord, job: Job, tmp_path: Path
+) -> None:
+    # What the second worker sees of the study lags behind: there is a student and nothing of its fine-tuning.
+    behind = copied(job, choice, open_study)
+    shutil.rmtree(behind.paths.finetuned("mood").parent)
+    kinds, _, (again,) = _run_two_workers(tmp_path / "two", [job], [behind])
+    assert kinds == ["TrialRecord"]
+    assert figures_of(again) == figures_of(record)
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_see_the_checkpoint_of_the_first_ends_the_trial(
+    open_study: OpenStudy, choice: StudentChoice, tmp_path: Path
+) -> None:
+    begun, behind = (open_study(CHECKPOINT_EVERY_STEP).student(7, choice) for _ in range(2))
+    interrupt([begun], after=4)
+    with pytest.raises(Exception, match=r"every worker must see the first one's checkpoint step-\d+, got None in "):
+        _run_two_workers(tmp_path / "two", [begun], [behind])
