@@ -3,7 +3,7 @@
 from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
 from minilm_core.corpus.packing import pack
 from minilm_core.corpus.sources import CorpusSource
-from minilm_core.distillation.data import Lessons, held_out_loss
+from minilm_core.distillation.data import DistillationData, held_out_loss
 from minilm_core.distillation.loop import DistillationProgress, distil, distil_together
 from minilm_core.distillation.relations import relation_losses
 from minilm_core.distillation.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets
@@ -19,11 +19,11 @@ __all__ = [
     "CachedTargets",
     "CorpusSettings",
     "CorpusSource",
+    "DistillationData",
     "DistillationProgress",
     "DistillationSchedule",
     "Initialisation",
     "LayerMapping",
-    "Lessons",
     "Method",
     "OnlineTargets",
     "PackedCorpus",

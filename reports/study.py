@@ -16,7 +16,7 @@ from minilm_core.results.objectives import Objective, as_costs, objectives_named
 from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first, read_records
 from minilm_core.settings.yaml_source import read_yaml
 from reports.json_files import read_environment, read_importances, read_json, read_labels
-from reports.selection.requirements import Certainty, LatencyConditions, Limits
+from reports.selection.requirements import Certainty, LatencyConditions, Requirements
 
 if TYPE_CHECKING:
     from reports.selection.choice import Decision
@@ -170,7 +170,7 @@ class Study:
 
     def pick(
         self,
-        limits: Limits | None = None,
+        limits: Requirements | None = None,
         *,
         prefer: "Prefer | None" = None,
         certainty: Certainty = Certainty.LIKELY,
@@ -178,7 +178,7 @@ class Study:
         """Returns the student to deploy within the limits; see `reports.selection.choice.pick`."""
         from reports.selection import choice  # choice is built on studies
 
-        return choice.pick(self, limits or Limits(), prefer, certainty)
+        return choice.pick(self, limits or Requirements(), prefer, certainty)
 
     def _hypervolume_of(self, students: Sequence[TrialRecord]) -> float:
         if not students:

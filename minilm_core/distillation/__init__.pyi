@@ -1,8 +1,8 @@
-from .data import Lessons as Lessons
+from .data import DistillationData as DistillationData
 from .data import held_out_loss as held_out_loss
 from .loop import DistillationFailure as DistillationFailure
 from .loop import DistillationProgress as DistillationProgress
-from .loop import Pupil as Pupil
+from .loop import StudentRun as StudentRun
 from .loop import distil as distil
 from .loop import distil_together as distil_together
 from .relations import relation_losses as relation_losses

@@ -19,7 +19,7 @@ from minilm_core.training.devices import autocast, resolve_precision
 from minilm_core.training.optimisation import unwrapped
 
 
-class Lesson(NamedTuple):
+class TeacherBatch(NamedTuple):
     """Some rows of the text and what the teacher says about them."""
 
     input_ids: Int[Tensor, "batch seq"]
@@ -30,32 +30,36 @@ class Lesson(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lessons:
+class DistillationData:
     """What students learn from: packed text, the teacher's relations for it, and this worker's share of the rows."""
 
     corpus: PackedCorpus
     targets: Targets
-    judge: Targets | None = None
+    evaluation_targets: Targets | None = None
     """Whose relations the held-out loss is measured against; None: those of `targets`. Students of an assistant are
     judged by its teacher, so that they compare with the teacher's own."""
     rank: int = 0
     num_workers: int = 1
 
     @property
-    def for_judging(self) -> "Lessons":
+    def for_evaluation(self) -> "DistillationData":
         """The same text with what the judge says about it."""
-        return self if self.judge is None else replace(self, targets=self.judge, judge=None)
+        return (
+            self
+            if self.evaluation_targets is None
+            else replace(self, targets=self.evaluation_targets, evaluation_targets=None)
+        )
 
-    def of_rows(self, rows: RowNumbers, device: torch.device) -> Lesson:
+    def of_rows(self, rows: RowNumbers, device: torch.device) -> TeacherBatch:
         """Asks the teacher about some rows."""
         tokens = torch.from_numpy(self.corpus.rows(rows))
         # From page-locked memory a GPU fetches them while the host goes on.
         tokens = tokens.pin_memory() if device.type == "cuda" else tokens
         input_ids = tokens.to(device, non_blocking=True)
-        return Lesson(input_ids, self.targets.relations(rows, input_ids), self.targets.num_heads)
+        return TeacherBatch(input_ids, self.targets.relations(rows, input_ids), self.targets.num_heads)
 
 
-def relation_loss(student: nn.Module, lesson: Lesson, schedule: DistillationSchedule) -> Tensor:
+def relation_loss(student: nn.Module, lesson: TeacherBatch, schedule: DistillationSchedule) -> Tensor:
     """Returns the weighted sum of the relation terms over a lesson, in nats, averaged over layer pairs.
 
     Packed rows are full, so there is nothing to mask.
@@ -92,7 +96,9 @@ def _check_alike(
 
 
 @torch.no_grad()
-def held_out_losses(students: Sequence[nn.Module], lessons: Lessons, schedule: DistillationSchedule) -> list[float]:
+def held_out_losses(
+    students: Sequence[nn.Module], data: DistillationData, schedule: DistillationSchedule
+) -> list[float]:
     """Returns each student's mean relation loss over the rows that none trains on, in nats, without dropout.
 
     It compares students of one study, whatever their size: the method and its relation heads are the study's.
@@ -101,13 +107,13 @@ def held_out_losses(students: Sequence[nn.Module], lessons: Lessons, schedule: D
     encoders = [unwrapped(student) for student in students]
     were_training = [encoder.training for encoder in encoders]
     device = next(encoders[0].parameters()).device
-    rows, lessons = lessons.corpus.held_out_rows, lessons.for_judging
-    size = schedule.micro_batch_size or max(1, schedule.batch_size // lessons.num_workers)
+    rows, data = data.corpus.held_out_rows, data.for_evaluation
+    size = schedule.micro_batch_size or max(1, schedule.batch_size // data.num_workers)
     totals = torch.zeros(len(encoders), dtype=torch.float64, device=device)
     for encoder in encoders:
         encoder.eval()
     for start in range(0, len(rows), size):
-        lesson = lessons.of_rows(np.asarray(rows[start : start + size]), device)
+        lesson = data.of_rows(np.asarray(rows[start : start + size]), device)
         losses = [relation_loss(encoder, lesson, schedule) for encoder in encoders]
         totals += torch.stack(losses) * len(lesson.input_ids)
     for encoder, was_training in zip(encoders, were_training, strict=True):
@@ -116,7 +122,7 @@ def held_out_losses(students: Sequence[nn.Module], lessons: Lessons, schedule: D
     return means
 
 
-def held_out_loss(student: nn.Module, lessons: Lessons, schedule: DistillationSchedule) -> float:
+def held_out_loss(student: nn.Module, data: DistillationData, schedule: DistillationSchedule) -> float:
     """Returns the held-out loss of one student."""
-    (loss,) = held_out_losses([student], lessons, schedule)
+    (loss,) = held_out_losses([student], data, schedule)
     return loss

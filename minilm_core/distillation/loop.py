@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from minilm_core.corpus.packed import BatchOrder
-from minilm_core.distillation.data import Lesson, Lessons, held_out_losses, relation_loss
+from minilm_core.distillation.data import DistillationData, TeacherBatch, held_out_losses, relation_loss
 from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.models.encoders import RelationEncoder
 from minilm_core.models.families import max_sequence_length
@@ -33,7 +33,7 @@ RECOMPILE_LIMIT = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pupil:
+class StudentRun:
     """One of the students that learn in step from one teacher."""
 
     student: nn.Module
@@ -85,7 +85,7 @@ class DistillationFailure:
 
 def distil(
     student: nn.Module,
-    lessons: Lessons,
+    data: DistillationData,
     schedule: DistillationSchedule,
     *,
     learning_rate: float,
@@ -96,7 +96,7 @@ def distil(
 
     Args:
         student: a RelationEncoder, on its device, or one wrapped for data parallelism.
-        lessons: the text and what the teacher says about it.
+        data: the text and what the teacher says about it.
         schedule: all settings but the learning rate.
         learning_rate: the peak.
         seed: of the order of the rows and of dropout; with it and the student the result is fixed.
@@ -107,8 +107,8 @@ def distil(
         UserError: if the device lacks what the schedule asks for, the student cannot learn so from this teacher, or the
             checkpoint is damaged or of another training.
     """
-    pupil = Pupil(student=student, learning_rate=learning_rate, resume_from=resume_from)
-    for outcomes in distil_together([pupil], lessons, schedule, seed=seed):
+    run = StudentRun(student=student, learning_rate=learning_rate, resume_from=resume_from)
+    for outcomes in distil_together([run], data, schedule, seed=seed):
         outcome = outcomes[0]
         if isinstance(outcome, DistillationFailure):
             raise outcome.error
@@ -116,18 +116,18 @@ def distil(
 
 
 def distil_together(
-    pupils: Sequence[Pupil], lessons: Lessons, schedule: DistillationSchedule, *, seed: int
+    runs: Sequence[StudentRun], data: DistillationData, schedule: DistillationSchedule, *, seed: int
 ) -> Iterator[dict[int, DistillationProgress | DistillationFailure]]:
     """Teaches several students in step, each batch put to the teacher once; every student ends as it would alone.
 
-    Yields after every optimiser step what came of it, by the students' places in `pupils`. A student whose loss becomes
+    Yields after every optimiser step what came of it, by the students' places in `runs`. A student whose loss becomes
     infinite or NaN fails and leaves, as does, before the first step, one whose checkpoint is damaged or of another
     training; the others go on. Those whose checkpoints lie behind learn first, until they have caught up.
 
     Args:
-        pupils: the students, all on one device; of equally many distilled layers, so that all compare the same of the
+        runs: the students, all on one device; of equally many distilled layers, so that all compare the same of the
             teacher's.
-        lessons: the text and what the teacher says about it.
+        data: the text and what the teacher says about it.
         schedule: all settings but the learning rates.
         seed: of the order of the rows and of dropout; with it and the students the results are fixed.
 
@@ -135,14 +135,14 @@ def distil_together(
         UserError: if the students compare different layers of the teacher, cannot learn so from it, or the device lacks
             what the schedule asks for.
     """
-    _check_same_layers(pupils)
-    for pupil in pupils:
-        _check_pupil(pupil, lessons, schedule)
-    learning = {place: _begin(pupil, schedule, seed) for place, pupil in enumerate(pupils)}
+    _check_same_layers(runs)
+    for run in runs:
+        _check_student_run(run, data, schedule)
+    learning = {place: _begin(run, schedule, seed) for place, run in enumerate(runs)}
     unfit: dict[int, DistillationProgress | DistillationFailure] = {}
-    for place, pupil in enumerate(pupils):
+    for place, run in enumerate(runs):
         try:
-            _take_up(learning[place], pupil.resume_from)
+            _take_up(learning[place], run.resume_from)
         except UserError as error:
             unfit[place] = DistillationFailure(error=error)
             del learning[place]
@@ -151,25 +151,25 @@ def distil_together(
     if not learning:
         return
     first_step = min(state.step for state in learning.values())
-    device = next(pupils[0].student.parameters()).device
-    turns = _turns(lessons, schedule, seed, first_step, device)
+    device = next(runs[0].student.parameters()).device
+    turns = _turns(data, schedule, seed, first_step, device)
     turn = next(turns, None)
     while learning and turn is not None:
         step, is_last = turn.step, turn.micro_batch.is_last
         in_step = {place: state for place, state in learning.items() if state.step == step}
-        _add_gradients(in_step.values(), turn, schedule, seed, lessons.rank)
-        # Two lessons are never in memory at once. The next is read while a GPU still works on this one.
+        _add_gradients(in_step.values(), turn, schedule, seed, data.rank)
+        # Two batches are never in memory at once. The next is read while a GPU still works on this one.
         del turn
         turn = next(turns, None)
         if is_last and in_step:
-            outcomes = _take_steps(in_step, lessons, schedule)
+            outcomes = _take_steps(in_step, data, schedule)
             failed = {place for place, outcome in outcomes.items() if isinstance(outcome, DistillationFailure)}
             learning = {place: state for place, state in learning.items() if place not in failed}
             yield outcomes
 
 
-def _check_same_layers(pupils: Sequence[Pupil]) -> None:
-    numbers = {len(_encoder_of(pupil).layers) for pupil in pupils}
+def _check_same_layers(runs: Sequence[StudentRun]) -> None:
+    numbers = {len(_encoder_of(run).layers) for run in runs}
     if len(numbers) > 1:
         raise UserError(
             "students that learn together must have equally many distilled layers, "
@@ -177,15 +177,15 @@ def _check_same_layers(pupils: Sequence[Pupil]) -> None:
         )
 
 
-def _check_pupil(pupil: Pupil, lessons: Lessons, schedule: DistillationSchedule) -> None:
-    encoder, length = _encoder_of(pupil), lessons.corpus.manifest.sequence_length
-    if schedule.method is Method.MINILM and encoder.num_heads != lessons.targets.num_heads:
+def _check_student_run(run: StudentRun, data: DistillationData, schedule: DistillationSchedule) -> None:
+    encoder, length = _encoder_of(run), data.corpus.manifest.sequence_length
+    if schedule.method is Method.MINILM and encoder.num_heads != data.targets.num_heads:
         raise UserError(
-            f"with method minilm a student must have its teacher's {lessons.targets.num_heads} attention heads, "
+            f"with method minilm a student must have its teacher's {data.targets.num_heads} attention heads, "
             f"got {encoder.num_heads}"
         )
     if schedule.relation_heads is not None:
-        for whose, width in (("the teacher's", lessons.targets.hidden_size), ("the student's", encoder.hidden_size)):
+        for whose, width in (("the teacher's", data.targets.hidden_size), ("the student's", encoder.hidden_size)):
             if width % schedule.relation_heads:
                 raise UserError(
                     f"relation_heads must divide {whose} hidden size, got {schedule.relation_heads} and {width}"
@@ -193,15 +193,15 @@ def _check_pupil(pupil: Pupil, lessons: Lessons, schedule: DistillationSchedule)
     most = max_sequence_length(encoder.config.to_dict())
     if length > most:
         raise UserError(f"rows must be at most the student's {most} positions long, got {length}")
-    if not 0 < pupil.learning_rate < math.inf:
-        raise UserError(f"learning_rate must be positive and finite, got {pupil.learning_rate}")
+    if not 0 < run.learning_rate < math.inf:
+        raise UserError(f"learning_rate must be positive and finite, got {run.learning_rate}")
 
 
-def _begin(pupil: Pupil, schedule: DistillationSchedule, seed: int) -> TrainingState:
+def _begin(run: StudentRun, schedule: DistillationSchedule, seed: int) -> TrainingState:
     state = begin_training(
-        pupil.student, schedule, learning_rate=pupil.learning_rate, num_steps=schedule.num_steps, seed=seed
+        run.student, schedule, learning_rate=run.learning_rate, num_steps=schedule.num_steps, seed=seed
     )
-    encoder = _encoder_of(pupil)
+    encoder = _encoder_of(run)
     if schedule.dropout is not None:
         set_dropout(encoder, schedule.dropout)
     if schedule.checkpoint_activations:
@@ -227,8 +227,8 @@ def _take_up(state: TrainingState, root: Path | None) -> None:
             raise UserError(f"{error}; remove {root} to begin anew") from error
 
 
-def _encoder_of(pupil: Pupil) -> RelationEncoder:
-    encoder = unwrapped(pupil.student)
+def _encoder_of(run: StudentRun) -> RelationEncoder:
+    encoder = unwrapped(run.student)
     if not isinstance(encoder, RelationEncoder):
         raise UserError(f"a student must be a RelationEncoder, got {type(encoder).__name__}")
     return encoder
@@ -239,24 +239,24 @@ class _Turn(NamedTuple):
 
     step: int
     micro_batch: MicroBatch
-    lesson: Lesson
+    lesson: TeacherBatch
 
 
 def _turns(
-    lessons: Lessons, schedule: DistillationSchedule, seed: int, first_step: int, device: torch.device
+    data: DistillationData, schedule: DistillationSchedule, seed: int, first_step: int, device: torch.device
 ) -> Iterator[_Turn]:
     """Yields the micro-batches of every step from `first_step` on, each with what the teacher says of it."""
     order = BatchOrder(
-        row_indices=lessons.corpus.training_rows,
+        row_indices=data.corpus.training_rows,
         batch_size=schedule.batch_size,
         seed=seed,
-        rank=lessons.rank,
-        num_workers=lessons.num_workers,
+        rank=data.rank,
+        num_workers=data.num_workers,
     )
     for step in range(first_step, schedule.num_steps):
-        lessons.targets.prefetch(order.rows_of_step(step + 1))
+        data.targets.prefetch(order.rows_of_step(step + 1))
         for part in micro_batches(order.rows_of_step(step), schedule.micro_batch_size):
-            yield _Turn(step, part, lessons.of_rows(part.rows, device))
+            yield _Turn(step, part, data.of_rows(part.rows, device))
 
 
 def _add_gradients(
@@ -271,7 +271,7 @@ def _add_gradients(
 
 
 def _take_steps(
-    states: Mapping[int, TrainingState], lessons: Lessons, schedule: DistillationSchedule
+    states: Mapping[int, TrainingState], data: DistillationData, schedule: DistillationSchedule
 ) -> dict[int, DistillationProgress | DistillationFailure]:
     """Lets each student follow its gradient, then measures those that could where that is due."""
     rates = {place: state.learning_rate for place, state in states.items()}
@@ -286,7 +286,7 @@ def _take_steps(
             state.optimiser.zero_grad(set_to_none=True)
     held_out: dict[int, float] = {}
     if losses and schedule.is_evaluation_due(states[min(losses)].step):
-        measured = held_out_losses([states[place].module for place in losses], lessons, schedule)
+        measured = held_out_losses([states[place].module for place in losses], data, schedule)
         held_out = dict(zip(losses, measured, strict=True))
     return failures | {
         place: DistillationProgress(
@@ -294,7 +294,7 @@ def _take_steps(
             num_steps=schedule.num_steps,
             loss=loss,
             learning_rate=rates[place],
-            num_tokens=states[place].step * schedule.batch_size * lessons.corpus.manifest.sequence_length,
+            num_tokens=states[place].step * schedule.batch_size * data.corpus.manifest.sequence_length,
             held_out_loss=held_out.get(place),
             state=states[place],
         )

@@ -6,4 +6,4 @@ from .decisions import write_decision as write_decision
 from .preference import Prefer as Prefer
 from .requirements import Certainty as Certainty
 from .requirements import LatencyConditions as LatencyConditions
-from .requirements import Limits as Limits
+from .requirements import Requirements as Requirements

@@ -8,7 +8,7 @@ from typing import Any
 
 from reports.selection import choice
 from reports.selection.decisions import is_current, read_decision
-from reports.selection.requirements import Certainty, Limits
+from reports.selection.requirements import Certainty, Requirements
 from reports.selection.shortfalls import admitting_percentage, share_of
 from reports.statistics import Resamples
 from reports.study import Study, accuracy_of
@@ -78,7 +78,7 @@ def first_options(study: Study, validation: Resamples) -> tuple[str, ...]:
 
 
 def _unlimited(study: Study, validation: Resamples) -> choice.Decision:
-    return choice.pick(study, Limits(), None, Certainty.LIKELY, validation)
+    return choice.pick(study, Requirements(), None, Certainty.LIKELY, validation)
 
 
 def _decided(study: Study, decision: Mapping[str, Any], validation: Resamples) -> Answer:

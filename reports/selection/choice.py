@@ -10,7 +10,7 @@ from minilm_core.results.records import TrialRecord
 from reports.selection.alternatives import Mention, alternatives
 from reports.selection.preference import Prefer, cheapest_by, cost_of, preference_for, preferred, unbeaten
 from reports.selection.reasons import Standing, reason_for, rule_for
-from reports.selection.requirements import Certainty, Limits
+from reports.selection.requirements import Certainty, Requirements
 from reports.selection.shortfalls import Shortfall, judge_for
 from reports.statistics import Resamples, Split, resample
 from reports.study import Study, accuracy_of, student_path
@@ -31,7 +31,7 @@ class Decision:
     """The next more accurate student and the next cheaper one, both within the limits and beaten by no other there."""
     near_misses: tuple[Mention, ...]
     """The nearest outside the limits, of those that are better than the winner in what is preferred."""
-    limits: Limits
+    limits: Requirements
     prefer: Prefer
     options: tuple[str, ...]
     """What was asked, as the command line takes it."""
@@ -72,7 +72,7 @@ class Decision:
 
 
 def pick(
-    study: Study, limits: Limits, prefer: Prefer | None, certainty: Certainty, validation: Resamples | None = None
+    study: Study, limits: Requirements, prefer: Prefer | None, certainty: Certainty, validation: Resamples | None = None
 ) -> Decision:
     """Chooses among all complete students the one within the limits that is preferred.
 
@@ -125,7 +125,7 @@ def _figures(student: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _options(limits: Limits, prefer: Prefer | None, certainty: Certainty) -> tuple[str, ...]:
+def _options(limits: Requirements, prefer: Prefer | None, certainty: Certainty) -> tuple[str, ...]:
     preference = () if prefer is None else ("--prefer", prefer.value)
     return (
         *limits.options(),

@@ -7,7 +7,7 @@ import numpy as np
 
 from minilm_core.results.frontier import is_on_frontier, knee
 from minilm_core.results.records import TrialRecord
-from reports.selection.requirements import Limits
+from reports.selection.requirements import Requirements
 from reports.statistics import Resamples
 from reports.study import Study, accuracy_of
 
@@ -36,10 +36,10 @@ def cheapest_by(study: Study, prefer: Prefer | None = None) -> Prefer:
     return Prefer.FASTEST if is_timed else Prefer.SMALLEST
 
 
-def preference_for(study: Study, limits: Limits) -> Prefer:
+def preference_for(study: Study, limits: Requirements) -> Prefer:
     """Returns what is preferred where nothing is asked for: what the limits leave open.
 
-    Limits on costs leave accuracy open, a limit on accuracy leaves the cost open, and both together leave the balance.
+    Limits on costs leave accuracy open, one on accuracy leaves the cost open, both together leave the balance open.
     Without a limit the cheapest student is preferred that cannot be told apart from the most accurate.
     """
     if limits.has_accuracy and limits.has_cost:

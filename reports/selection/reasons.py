@@ -6,7 +6,7 @@ from minilm_core.results.records import TrialRecord
 from reports.page import wording
 from reports.selection.alternatives import MORE
 from reports.selection.preference import Prefer, cheapest_by, cost_of, first_by, is_comparable, preference_for
-from reports.selection.requirements import Limits
+from reports.selection.requirements import Requirements
 from reports.statistics import Resamples
 from reports.study import Study, accuracy_of
 
@@ -51,7 +51,7 @@ def reason_for(study: Study, winner: TrialRecord | None, standing: Standing, val
     return "; ".join((figures, *evidence))
 
 
-def rule_for(study: Study, limits: Limits, asked: Prefer | None) -> str:
+def rule_for(study: Study, limits: Requirements, asked: Prefer | None) -> str:
     """Says what is preferred, and why: because it was asked for, or because of what is limited."""
     prefer = asked or preference_for(study, limits)
     title = f"the {_TITLES[prefer]}" if prefer in _TITLES else _tied_title(cheapest_by(study))

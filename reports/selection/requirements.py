@@ -72,7 +72,7 @@ class LatencyConditions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class Requirements:
     """What a student must satisfy to be deployed; None sets no limit.
 
     Raises:

@@ -6,7 +6,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from minilm_core.errors import UserError
 from minilm_core.results.records import TrialRecord
 from reports.page import wording
-from reports.selection.requirements import Certainty, Limits
+from reports.selection.requirements import Certainty, Requirements
 from reports.statistics import Resamples, Split, resample
 from reports.study import P90, Study, accuracy_of
 
@@ -28,7 +28,7 @@ class Shortfall:
 class Judge:
     """Holds students against limits, with the certainty asked for."""
 
-    limits: Limits
+    limits: Requirements
     certainty: Certainty
     teacher: TrialRecord | None
     resamples: Resamples | None
@@ -129,7 +129,7 @@ def admitting_percentage(share: float, step: str) -> Decimal:
     return max(Decimal(0), _round_up(100 * (1 - share - ROUNDING), step))
 
 
-def judge_for(study: Study, limits: Limits, certainty: Certainty) -> Judge:
+def judge_for(study: Study, limits: Requirements, certainty: Certainty) -> Judge:
     """Prepares to hold a study's students against limits.
 
     Raises:
@@ -150,7 +150,7 @@ def judge_for(study: Study, limits: Limits, certainty: Certainty) -> Judge:
     )
 
 
-def _latency_error(study: Study, limits: Limits, is_sure: bool) -> float:
+def _latency_error(study: Study, limits: Requirements, is_sure: bool) -> float:
     if limits.max_latency_ms is None:
         return 0.0
     students = study.students()

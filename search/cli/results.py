@@ -49,10 +49,10 @@ def pick(
     as_json: AsJson = False,
 ) -> None:
     """Choose the student to deploy, and write down why."""
-    from reports import Certainty, Limits, Prefer, load_study, write_decision
+    from reports import Certainty, Prefer, Requirements, load_study, write_decision
 
     study = load_study(study_folder)
-    limits = Limits.parse(
+    limits = Requirements.parse(
         within=within,
         min_accuracy=min_accuracy,
         max_latency=max_latency,

@@ -41,7 +41,7 @@ def launch(
     """Run a search; a study of the same settings goes on from where it stands."""
     from search.config.compatibility import check_against_teacher, find_teacher_config
     from search.config.settings import load_config
-    from search.study.relaunch import take_up
+    from search.study.relaunch import validate_relaunch
 
     loaded = load_config(search_yaml, overrides or ())
     config = loaded.config
@@ -52,7 +52,7 @@ def launch(
     if config.storage.mirror is not None:
         check_mirror(config.storage.mirror)
     with only_driver(study):
-        if study.search_yaml.exists() and take_up(study, config):
+        if study.search_yaml.exists() and validate_relaunch(study, config):
             complain(f"the assistant in {shown_path(study.root)} was that of other settings and is taught anew")
         _run(config, study, address, as_json)
 

@@ -15,7 +15,7 @@ from minilm_core.models.families import encoder_architecture, family_shape
 from minilm_core.models.student_family import student_base
 from search.config.compatibility import check_against_teacher
 from search.config.settings import LoadedConfig, SearchConfig
-from search.config.teaching import Tutor, assistant_of, layers_taught
+from search.config.teacher_assignment import TeacherRole, assistant_of, layers_taught
 from spaces.limits import Limits
 
 CHECKPOINT_COPIES = 3
@@ -171,18 +171,18 @@ def _assistant(
 
 
 def _targets_bytes(config: SearchConfig, teacher: Mapping[str, Any] | None, num_tokens: int | None) -> int | None:
-    """Returns the bytes of all tutors' cached states; those of a tutor that runs beside its students are none."""
+    """Returns the bytes of all teachers' cached states; those of a teacher that runs beside its students are none."""
     if teacher is None or num_tokens is None:
         return None
     architecture = encoder_architecture(teacher)
-    sizes = {Tutor.TEACHER: architecture.hidden_size}
+    sizes = {TeacherRole.TEACHER: architecture.hidden_size}
     if config.assistant is not None:
-        sizes[Tutor.ASSISTANT] = assistant_of(config, architecture).hidden_size
+        sizes[TeacherRole.ASSISTANT] = assistant_of(config, architecture).hidden_size
     space = config.space.for_method(config.distillation.method, architecture.num_heads)
     taught = layers_taught(config, architecture, space.architectures())
     limit, total = config.storage.max_cache_bytes, 0
-    for tutor, layers in taught.items():
-        num_bytes = cache_bytes(num_tokens, sizes[tutor], len(layers))
+    for teacher_role, layers in taught.items():
+        num_bytes = cache_bytes(num_tokens, sizes[teacher_role], len(layers))
         # One that does not fit beside the others runs beside its students.
         total += num_bytes if limit is None or total + num_bytes <= limit else 0
     return total

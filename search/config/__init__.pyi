@@ -8,10 +8,10 @@ from .settings import SamplerName as SamplerName
 from .settings import SearchConfig as SearchConfig
 from .settings import load_config as load_config
 from .settings import resolved_yaml as resolved_yaml
-from .teaching import LessonsKey as LessonsKey
-from .teaching import Tutor as Tutor
-from .teaching import assistant_of as assistant_of
-from .teaching import distilled_layer as distilled_layer
-from .teaching import layer_pairs as layer_pairs
-from .teaching import layers_taught as layers_taught
-from .teaching import lessons_key as lessons_key
+from .teacher_assignment import DistillationKey as DistillationKey
+from .teacher_assignment import TeacherRole as TeacherRole
+from .teacher_assignment import assistant_of as assistant_of
+from .teacher_assignment import distillation_key as distillation_key
+from .teacher_assignment import distilled_layer as distilled_layer
+from .teacher_assignment import layer_pairs as layer_pairs
+from .teacher_assignment import layers_taught as layers_taught

@@ -19,7 +19,7 @@ from minilm_core.models.student_family import check_inheritance, student_base
 from minilm_core.models.teacher import local_config, read_config
 from minilm_core.settings.schedules import Method, Relation
 from search.config.settings import LoadedConfig, SearchConfig
-from search.config.teaching import Tutor, assistant_of, distilled_layer, layer_pairs, tutor_of
+from search.config.teacher_assignment import TeacherRole, assistant_of, distilled_layer, layer_pairs, teacher_role_of
 from spaces.space import StudentSpace
 
 
@@ -87,10 +87,10 @@ def _check_assistant(config: SearchConfig, teacher: StudentArchitecture, config_
             f"got {assistant.num_heads} and {teacher.num_heads}"
         )
     if Relation.VALUE_VECTORS in config.distillation.weights:
-        # A student's values are mapped to the width of one tutor, and its judge, the teacher, has another.
+        # Values are mapped to the width of one teacher, and the targets that students are evaluated by have another.
         raise UserError("distillation.relations must leave value_vectors out with an assistant, got value_vectors")
     check_layer_pairs(
-        layer_pairs(config, teacher, assistant, Tutor.TEACHER),
+        layer_pairs(config, teacher, assistant, TeacherRole.TEACHER),
         tuple(config.distillation.weights),
         config_json,
         num_student_layers=assistant.num_layers,
@@ -110,13 +110,15 @@ def _check_student(
     """Refuses sizes that the family cannot have and layers that cannot be compared."""
     check_student(student, base)
     # By its teacher it is judged, whoever teaches it.
-    for tutor in dict.fromkeys((Tutor.TEACHER, tutor_of(config, teacher, student))):
+    for teacher_role in dict.fromkeys((TeacherRole.TEACHER, teacher_role_of(config, teacher, student))):
         check_layer_pairs(
-            layer_pairs(config, teacher, student, tutor),
+            layer_pairs(config, teacher, student, teacher_role),
             tuple(config.distillation.weights),
             base,
             num_student_layers=student.num_layers,
-            num_teacher_layers=(teacher if tutor is Tutor.TEACHER else assistant_of(config, teacher)).num_layers,
+            num_teacher_layers=(
+                teacher if teacher_role is TeacherRole.TEACHER else assistant_of(config, teacher)
+            ).num_layers,
         )
 
 

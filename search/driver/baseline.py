@@ -7,7 +7,7 @@ from ray.exceptions import RayError
 
 from minilm_core.errors import first_line
 from minilm_core.results.records import Status, from_json
-from search.driver.cluster import Stream
+from search.driver.cluster import RemoteGenerator
 from search.driver.display import Display
 from search.driver.losses import NUM_ATTEMPTS, log_loss, loss_kind
 from search.driver.trial import baseline, log_failure
@@ -30,18 +30,20 @@ class Baseline:
 
     def follow(self) -> None:
         """Takes in what it has reported since the last call."""
-        self._take_in(Stream.ready)
+        self._take_in(RemoteGenerator.ready)
 
     def finish(self) -> None:
         """Waits for its end."""
-        self._take_in(Stream.rest)
+        self._take_in(RemoteGenerator.rest)
 
-    def _started(self) -> Stream:
+    def _started(self) -> RemoteGenerator:
         resources = self._job.config.resources
         self._num_attempts += 1
-        return Stream(baseline, self._job, num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)
+        return RemoteGenerator(
+            baseline, self._job, num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker
+        )
 
-    def _take_in(self, rows_of: Callable[[Stream], Iterator[Mapping[str, Any]]]) -> None:
+    def _take_in(self, rows_of: Callable[[RemoteGenerator], Iterator[Mapping[str, Any]]]) -> None:
         while True:
             try:
                 for row in rows_of(self._stream):

@@ -92,7 +92,7 @@ def _started_from(folder: Path) -> Iterator[None]:
             os.environ["PYTHONPATH"] = given
 
 
-class Stream:
+class RemoteGenerator:
     """A generator that runs on the cluster.
 
     Whoever takes from it hears what the generator raised, NodeOutOfMemoryError if Ray killed its process for memory, or

@@ -24,7 +24,7 @@ from search.config.compatibility import check_against_teacher
 from search.config.settings import Executor, SearchConfig
 from search.driver.baseline import Baseline
 from search.driver.calibration import Timed, calibrate_apart, timed
-from search.driver.cluster import Stream, cluster
+from search.driver.cluster import RemoteGenerator, cluster
 from search.driver.display import Display, students_label
 from search.driver.events import StudyEvents
 from search.driver.inputs import check_inputs
@@ -33,7 +33,7 @@ from search.driver.log import complaints_logged, told_in_one_line
 from search.driver.losses import NUM_ATTEMPTS, Losses, log_loss
 from search.driver.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
 from search.driver.students_per_worker import students_per_worker, worker_memory_bytes
-from search.driver.study_preparation import lay_groundwork
+from search.driver.study_preparation import prepare_study
 from search.driver.trial import jobs_left, make_trainable
 from search.study.context import StudyContext
 from search.study.jobs import Job, Progress
@@ -86,7 +86,7 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
 
 
 def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Display) -> Ending:
-    lay_groundwork(context, display)
+    prepare_study(context, display)
     teacher_job = _teacher_job(context, ledger)
     teacher = None if teacher_job is None else Baseline(teacher_job, ledger, display)
     mend_journal(context.study, display.message)
@@ -189,7 +189,7 @@ def _quota(context: StudyContext, space: StudentSpace, ledger: Ledger) -> Quota:
 
     def worker_bytes() -> int:
         held = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
-        (num_bytes,) = Stream(worker_memory_bytes, resources, **held).rest()
+        (num_bytes,) = RemoteGenerator(worker_memory_bytes, resources, **held).rest()
         return int(num_bytes)
 
     return Quota(

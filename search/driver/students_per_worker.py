@@ -11,7 +11,7 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.distillation import group_size as sharing
 from minilm_core.models.architecture import StudentArchitecture
 from search.config.settings import Resources
-from search.config.teaching import Tutor, layers_taught
+from search.config.teacher_assignment import TeacherRole, layers_taught
 from search.study.context import StudyContext
 from spaces.space import StudentSpace
 
@@ -77,7 +77,7 @@ def _as_many_as_pay(context: StudyContext, space: StudentSpace, worker_bytes: in
 
 def _teacher_work(context: StudyContext, students: Sequence[StudentArchitecture]) -> sharing.TeacherWork:
     config, length = context.config, context.config.corpus.sequence_length
-    layers = layers_taught(config, context.teacher, students)[Tutor.TEACHER]
+    layers = layers_taught(config, context.teacher, students)[TeacherRole.TEACHER]
     # Above the highest distilled layer nothing of the teacher runs.
     teacher = replace(context.teacher, num_layers=layers[-1])
     return sharing.TeacherWork(

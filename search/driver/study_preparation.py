@@ -6,20 +6,20 @@ import ray
 
 from minilm_core.errors import UserError, classify_failure, failure_reason, first_line
 from search.config.settings import Resources
-from search.config.teaching import Tutor
-from search.driver.cluster import Stream, cores_on_one_node
+from search.config.teacher_assignment import TeacherRole
+from search.driver.cluster import RemoteGenerator, cores_on_one_node
 from search.driver.display import Display
 from search.driver.losses import NUM_ATTEMPTS, loss_kind, loss_told_by
 from search.errors import GroundworkError
 from search.study.context import StudyContext
 from search.study.environment import set_seconds
 from search.study.memory import NodeOutOfMemoryError
-from search.worker.preparation import Builder, caching_stage, make_ready_beside, prepare, read_preparation
+from search.worker.preparation import CacheShard, caching_stage, make_ready_beside, prepare, read_preparation
 
 WORK = "preparation"
 
 
-def lay_groundwork(context: StudyContext, display: Display) -> None:
+def prepare_study(context: StudyContext, display: Display) -> None:
     """Makes what all trials share, and shows how far it is.
 
     Raises:
@@ -64,16 +64,17 @@ def _lay(context: StudyContext, display: Display) -> None:
     # No trial runs yet, so the cores of all that will run at once are free.
     num_cpus = cores_on_one_node(resources)
     first, *others = builders(resources, num_cpus)
-    beside: dict[Tutor, list[Stream]] = {}
-    for progress in Stream(
+    beside: dict[TeacherRole, list[RemoteGenerator]] = {}
+    for progress in RemoteGenerator(
         prepare, config, study, num_cpus, first, num_cpus=num_cpus, num_gpus=resources.gpus_per_worker
     ).rest():
         display.progress(WORK, progress)
-        for tutor in Tutor:
-            if progress.stage == caching_stage(tutor) and tutor not in beside:
+        for teacher_role in TeacherRole:
+            if progress.stage == caching_stage(teacher_role) and teacher_role not in beside:
                 held = {"num_cpus": 0 if resources.gpus_per_worker else num_cpus, "num_gpus": resources.gpus_per_worker}
-                beside[tutor] = [
-                    Stream(make_ready_beside, config, study, tutor, num_cpus, builder, **held) for builder in others
+                beside[teacher_role] = [
+                    RemoteGenerator(make_ready_beside, config, study, teacher_role, num_cpus, builder, **held)
+                    for builder in others
                 ]
     for stream in (stream for streams in beside.values() for stream in streams):
         try:
@@ -84,9 +85,9 @@ def _lay(context: StudyContext, display: Display) -> None:
             display.message(f"a process that cached targets was lost: {type(error).__name__}: {first_line(error)}")
 
 
-def builders(resources: Resources, num_cpus: float) -> list[Builder]:
+def builders(resources: Resources, num_cpus: float) -> list[CacheShard]:
     """Returns the processes that cache targets: one a worker that has a GPU, else one for the cores of each node."""
     number = resources.max_concurrent_trials * resources.workers_per_trial
     if not resources.gpus_per_worker:
         number = max(1, int(resources.num_cpus // num_cpus))
-    return [Builder(place, number) for place in range(number)]
+    return [CacheShard(place, number) for place in range(number)]

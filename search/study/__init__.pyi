@@ -19,7 +19,7 @@ from .ledger import Ledger as Ledger
 from .lock import only_driver as only_driver
 from .memory import NodeOutOfMemoryError as NodeOutOfMemoryError
 from .relaunch import extended as extended
-from .relaunch import take_up as take_up
+from .relaunch import validate_relaunch as validate_relaunch
 from .status import State as State
 from .status import StudyStatus as StudyStatus
 from .status import read_status as read_status

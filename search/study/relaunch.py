@@ -10,7 +10,7 @@ from search.config.settings import SearchConfig, load_config
 from search.study.layout import StudyPaths
 
 
-def take_up(study: StudyPaths, config: SearchConfig) -> bool:
+def validate_relaunch(study: StudyPaths, config: SearchConfig) -> bool:
     """Goes on with a study that has a search.yaml; only its budget may have changed since.
 
     A study in which no trial ran binds nobody, for its settings may have been what kept it from running: what was made

@@ -1,4 +1,4 @@
-from .preparation import Builder as Builder
+from .preparation import CacheShard as CacheShard
 from .preparation import caching_stage as caching_stage
 from .preparation import held as held
 from .preparation import make_ready_beside as make_ready_beside

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import distil
 from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.models.architecture import StudentArchitecture
@@ -16,7 +16,7 @@ from minilm_core.models.encoders import RelationEncoder, build_encoder, load_enc
 from minilm_core.settings.schedules import DistillationSchedule
 from minilm_core.training.devices import training_device
 from search.config.settings import SearchConfig
-from search.config.teaching import Tutor, assistant_of, layer_pairs
+from search.config.teacher_assignment import TeacherRole, assistant_of, layer_pairs
 from search.study.jobs import Progress, distillation_event, is_due
 from search.study.layout import TrialPaths
 from spaces.space import LogRange
@@ -25,7 +25,11 @@ STAGE = "teaching the assistant"
 
 
 def teach_assistant(
-    config: SearchConfig, teacher: StudentArchitecture, teacher_folder: Path, lessons: Lessons, paths: TrialPaths
+    config: SearchConfig,
+    teacher: StudentArchitecture,
+    teacher_folder: Path,
+    data: DistillationData,
+    paths: TrialPaths,
 ) -> Iterator[Progress]:
     """Distils the assistant from its latest checkpoint on and saves it; does nothing where it is there.
 
@@ -36,17 +40,17 @@ def teach_assistant(
     if paths.student.is_dir():
         return
     architecture = assistant_of(config, teacher)
-    pairs = layer_pairs(config, teacher, architecture, Tutor.TEACHER)
+    pairs = layer_pairs(config, teacher, architecture, TeacherRole.TEACHER)
     encoder = build_encoder(architecture, load_encoder_config(teacher_folder), seed=config.seed)
     student = RelationEncoder(
-        encoder, pairs.student, tuple(config.distillation.weights), teacher_width=lessons.targets.hidden_size
+        encoder, pairs.student, tuple(config.distillation.weights), teacher_width=data.targets.hidden_size
     ).to(training_device(config.resources.gpus_per_worker > 0))
     schedule = assistant_schedule(config, config.assistant)
     learning_rate = config.assistant.learning_rate or middle_learning_rate(config)
     last_saved = time.monotonic()
     try:
         for progress in distil(
-            student, lessons, schedule, learning_rate=learning_rate, seed=config.seed, resume_from=paths.checkpoint
+            student, data, schedule, learning_rate=learning_rate, seed=config.seed, resume_from=paths.checkpoint
         ):
             if time.monotonic() - last_saved >= schedule.checkpoint_every_seconds and not progress.is_finished:
                 progress.save_checkpoint(paths.checkpoint)

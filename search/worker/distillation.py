@@ -1,4 +1,4 @@
-"""Students of one trial that are taught in step: each batch is put to their tutor once."""
+"""Students of one trial that are taught in step: each batch is put to their teacher once."""
 
 import shutil
 import time
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from minilm_core.distillation.data import Lessons
-from minilm_core.distillation.loop import DistillationFailure, DistillationProgress, Pupil, distil_together
+from minilm_core.distillation.data import DistillationData
+from minilm_core.distillation.loop import DistillationFailure, DistillationProgress, StudentRun, distil_together
 from minilm_core.models.encoders import RelationEncoder
 from minilm_core.results.records import TrialRecord
 from minilm_core.training.checkpoints import latest_checkpoint
-from search.config.teaching import LessonsKey, layer_pairs, lessons_key
+from search.config.teacher_assignment import DistillationKey, distillation_key, layer_pairs
 from search.study.context import failed_record
 from search.study.jobs import Job, Progress, distillation_event, is_due
-from search.worker.preparation import open_lessons
-from search.worker.process import Member, Worker, blamed_on, write_down
+from search.worker.preparation import open_distillation_data
+from search.worker.process import Member, Worker, attribute_failure, write_down
 
 STAGE = "distilling"
 
@@ -28,26 +28,28 @@ def distilled(worker: Worker, members: Sequence[Member]) -> Iterator[Progress | 
     others; the first worker yields its record.
     """
     is_missing = worker.agree(lambda: [not member.job.paths.student.is_dir() for member in members])
-    groups: dict[LessonsKey, list[Member]] = {}
+    groups: dict[DistillationKey, list[Member]] = {}
     for member in (member for member, missing in zip(members, is_missing, strict=True) if missing):
-        key = lessons_key(worker.room.config, worker.room.teacher, member.job.choice.architecture)
+        key = distillation_key(worker.node.config, worker.node.teacher, member.job.choice.architecture)
         groups.setdefault(key, []).append(member)
     for key, group in groups.items():
-        with blamed_on(group):
+        with attribute_failure(group):
             yield from _distilled_together(worker, key, group)
 
 
-def _distilled_together(worker: Worker, key: LessonsKey, members: Sequence[Member]) -> Iterator[Progress | TrialRecord]:
-    schedule, seed = worker.room.config.distillation, worker.room.config.seed
-    lessons = _opened(worker, key)
+def _distilled_together(
+    worker: Worker, key: DistillationKey, members: Sequence[Member]
+) -> Iterator[Progress | TrialRecord]:
+    schedule, seed = worker.node.config.distillation, worker.node.config.seed
+    data = _opened(worker, key)
     encoders: list[PreTrainedModel] = []
-    pupils: list[Pupil] = []
+    runs: list[StudentRun] = []
     for member in members:
-        with blamed_on([member]):
+        with attribute_failure([member]):
             encoders.append(worker.initialised(member.job))
-            pupils.append(_pupil(worker, key, lessons, member.job, encoders[-1]))
+            runs.append(_student_run(worker, key, data, member.job, encoders[-1]))
     last_saved = time.monotonic()
-    for outcomes in distil_together(pupils, lessons, schedule, seed=seed):
+    for outcomes in distil_together(runs, data, schedule, seed=seed):
         worker.share_time([members[place] for place in outcomes])
         yield from _failures(worker, members, outcomes)
         standing = [
@@ -67,24 +69,26 @@ def _distilled_together(worker: Worker, key: LessonsKey, members: Sequence[Membe
     yield from _saved(worker, members, encoders)
 
 
-def _opened(worker: Worker, key: LessonsKey) -> Lessons:
+def _opened(worker: Worker, key: DistillationKey) -> DistillationData:
     """Opens what the students learn from; the first worker before the others, for it makes what is missing."""
-    config, study = worker.room.config, worker.room.study
+    config, study = worker.node.config, worker.node.study
     if worker.is_first:
-        lessons = open_lessons(config, study, key, rank=0, num_workers=worker.num_workers)
+        data = open_distillation_data(config, study, key, rank=0, num_workers=worker.num_workers)
     worker.wait_for_others()
     if not worker.is_first:
-        lessons = open_lessons(config, study, key, rank=worker.rank, num_workers=worker.num_workers)
-    return lessons
+        data = open_distillation_data(config, study, key, rank=worker.rank, num_workers=worker.num_workers)
+    return data
 
 
-def _pupil(worker: Worker, key: LessonsKey, lessons: Lessons, job: Job, encoder: PreTrainedModel) -> Pupil:
-    config, teacher = worker.room.config, worker.room.teacher
-    pairs = layer_pairs(config, teacher, job.choice.architecture, key.tutor)
+def _student_run(
+    worker: Worker, key: DistillationKey, data: DistillationData, job: Job, encoder: PreTrainedModel
+) -> StudentRun:
+    config, teacher = worker.node.config, worker.node.teacher
+    pairs = layer_pairs(config, teacher, job.choice.architecture, key.teacher_role)
     student = RelationEncoder(
-        encoder, pairs.student, tuple(config.distillation.weights), teacher_width=lessons.targets.hidden_size
+        encoder, pairs.student, tuple(config.distillation.weights), teacher_width=data.targets.hidden_size
     )
-    return Pupil(
+    return StudentRun(
         student=worker.in_parallel(student),
         learning_rate=job.choice.distillation_learning_rate,
         resume_from=_checkpoints(worker, job),

@@ -1,4 +1,4 @@
-"""What all trials of a study share: the packed text, the tutors and their targets. Made once, then found."""
+"""What all trials of a study share: the packed text, the teachers and their targets. Made once, then found."""
 
 import json
 import time
@@ -13,7 +13,7 @@ import torch
 from minilm_core.atomic import write_text_atomically
 from minilm_core.corpus.packed import PackedCorpus
 from minilm_core.corpus.packing import Packing
-from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.target_cache import cache_targets
 from minilm_core.distillation.target_storage import TargetsKey, TargetsManifest, cache_bytes, hold, is_cached, make_room
 from minilm_core.distillation.targets import CachedTargets, OnlineTargets, Targets
@@ -27,7 +27,7 @@ from minilm_core.settings.schedules import Precision, Relation
 from minilm_core.tasks.splits import load_splits
 from minilm_core.training.devices import resolve_precision, training_device
 from search.config.settings import SearchConfig
-from search.config.teaching import LessonsKey, Tutor, assistant_of, layer_pairs, layers_taught
+from search.config.teacher_assignment import DistillationKey, TeacherRole, assistant_of, layer_pairs, layers_taught
 from search.study.jobs import Progress
 from search.study.layout import StudyPaths
 from search.worker.assistant import teach_assistant
@@ -42,25 +42,25 @@ class Preparation:
 
     corpus: str
     """A folder of the cache."""
-    targets: dict[Tutor, str | None]
-    """Likewise, of each tutor that is ready; None where it runs beside its students."""
+    targets: dict[TeacherRole, str | None]
+    """Likewise, of each teacher that is ready; None where it runs beside its students."""
     seconds: dict[str, float]
     """What each stage took, over all runs; nothing where it was found made."""
 
 
-class Builder(NamedTuple):
-    """One of the processes that cache a tutor's targets together."""
+class CacheShard(NamedTuple):
+    """One of the processes that cache a teacher's targets together."""
 
     number: int
     """From 0."""
     num_builders: int
 
 
-ALONE = Builder(0, 1)
+ALONE = CacheShard(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Classroom:
+class NodeContext:
     """A study's settings and its teacher, as they are on one node."""
 
     config: SearchConfig
@@ -69,7 +69,7 @@ class Classroom:
     teacher: StudentArchitecture
 
     @classmethod
-    def open(cls, config: SearchConfig, study: StudyPaths) -> "Classroom":
+    def open(cls, config: SearchConfig, study: StudyPaths) -> "NodeContext":
         """Finds the teacher on this node, and the folder for compiled loops if it has no other."""
         keep_compiled_loops_in(Path(config.storage.cache) / "loops")
         # Whoever prepared the study has checked the weights' hash; no trial reads them all again.
@@ -84,27 +84,29 @@ class Classroom:
 
     @property
     def precision(self) -> Precision:
-        """What the tutors run in."""
+        """What the teachers run in."""
         return resolve_precision(self.config.distillation.precision, self.device)
 
     @property
-    def layers(self) -> dict[Tutor, tuple[int, ...]]:
-        """The layers of each tutor that are compared with some student's; no tutor but these is needed."""
+    def layers(self) -> dict[TeacherRole, tuple[int, ...]]:
+        """The layers of each teacher that are compared with some student's; no other teacher is needed."""
         return layers_taught(self.config, self.teacher, self.config.space.architectures())
 
-    def folder(self, tutor: Tutor) -> Path:
-        """Returns where a tutor's weights are, or will be."""
-        return self.teacher_folder if tutor is Tutor.TEACHER else self.study.assistant.student
+    def folder(self, teacher_role: TeacherRole) -> Path:
+        """Returns where a teacher's weights are, or will be."""
+        return self.teacher_folder if teacher_role is TeacherRole.TEACHER else self.study.assistant.student
 
-    def is_there(self, found: Preparation, tutor: Tutor) -> bool:
-        """Returns whether a tutor is ready on this node."""
-        if tutor not in found.targets:
+    def is_there(self, found: Preparation, teacher_role: TeacherRole) -> bool:
+        """Returns whether a teacher is ready on this node."""
+        if teacher_role not in found.targets:
             return False
-        targets = found.targets[tutor]
-        return self.folder(tutor).is_dir() if targets is None else is_cached(Path(targets))
+        targets = found.targets[teacher_role]
+        return self.folder(teacher_role).is_dir() if targets is None else is_cached(Path(targets))
 
 
-def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float, builder: Builder = ALONE) -> Iterator[Progress]:
+def prepare(
+    config: SearchConfig, study: StudyPaths, num_cpus: float, builder: CacheShard = ALONE
+) -> Iterator[Progress]:
     """Makes whatever the trials share and is not there, and yields how far it is.
 
     Args:
@@ -116,42 +118,46 @@ def prepare(config: SearchConfig, study: StudyPaths, num_cpus: float, builder: B
     torch.set_num_threads(max(1, int(num_cpus)))
     # Once, with the hash of the weights where one is declared.
     resolve(config.teacher, study.root)
-    room = Classroom.open(config, study)
+    node = NodeContext.open(config, study)
     # First, for labels are read in seconds and text may take hours.
     write_evaluation(config, study)
-    yield from _timed(study, _pack(room))
-    yield from _timed(study, make_ready(room, Tutor.TEACHER, builder))
-    if Tutor.ASSISTANT in room.layers:
-        lessons = open_lessons(config, study, _assistant_key(room), rank=0, num_workers=1)
-        yield from _timed(study, teach_assistant(config, room.teacher, room.teacher_folder, lessons, study.assistant))
-        yield from _timed(study, make_ready(room, Tutor.ASSISTANT, builder))
+    yield from _timed(study, _pack(node))
+    yield from _timed(study, make_ready(node, TeacherRole.TEACHER, builder))
+    if TeacherRole.ASSISTANT in node.layers:
+        data = open_distillation_data(config, study, _assistant_key(node), rank=0, num_workers=1)
+        yield from _timed(study, teach_assistant(config, node.teacher, node.teacher_folder, data, study.assistant))
+        yield from _timed(study, make_ready(node, TeacherRole.ASSISTANT, builder))
 
 
-def make_ready(room: Classroom, tutor: Tutor, builder: Builder = ALONE) -> Iterator[Progress]:
-    """Caches a tutor's targets if they fit, and writes down where they are."""
-    folder = yield from _cached(room, tutor, builder)
-    found = read_preparation(room.study)
-    _write(room.study, replace(found, targets={**found.targets, tutor: None if folder is None else str(folder)}))
+def make_ready(node: NodeContext, teacher_role: TeacherRole, builder: CacheShard = ALONE) -> Iterator[Progress]:
+    """Caches a teacher's targets if they fit, and writes down where they are."""
+    folder = yield from _cached(node, teacher_role, builder)
+    found = read_preparation(node.study)
+    _write(node.study, replace(found, targets={**found.targets, teacher_role: None if folder is None else str(folder)}))
 
 
-def _cached(room: Classroom, tutor: Tutor, builder: Builder) -> Generator[Progress, None, Path | None]:
-    """Caches a tutor's targets; several processes may do it together. Returns their folder, None if they do not fit."""
-    found = read_preparation(room.study)
+def _cached(
+    node: NodeContext, teacher_role: TeacherRole, builder: CacheShard
+) -> Generator[Progress, None, Path | None]:
+    """Caches a teacher's targets, several processes together, and returns their folder, or None if they do not fit."""
+    found = read_preparation(node.study)
     corpus = PackedCorpus.load(Path(found.corpus))
-    encoder = load_encoder(room.folder(tutor)).to(room.device)
+    encoder = load_encoder(node.folder(teacher_role)).to(node.device)
     key = TargetsKey(
-        weights_sha256=weights_sha256(room.folder(tutor)),
-        config_sha256=config_sha256(room.folder(tutor)),
-        layers=room.layers[tutor],
+        weights_sha256=weights_sha256(node.folder(teacher_role)),
+        config_sha256=config_sha256(node.folder(teacher_role)),
+        layers=node.layers[teacher_role],
         corpus_fingerprint=corpus.fingerprint,
-        precision=room.precision,
+        precision=node.precision,
     )
     num_tokens = corpus.num_rows * corpus.manifest.sequence_length
     num_bytes = cache_bytes(num_tokens, encoder.config.hidden_size, len(key.layers))
-    limit, cache = room.config.storage.max_cache_bytes, Path(room.config.storage.cache) / "targets"
+    limit, cache = node.config.storage.max_cache_bytes, Path(node.config.storage.cache) / "targets"
     folder = cache / key.folder_name
-    # The other tutors' caches stay; this one's own, if it was of another key, need not.
-    kept = {Path(targets) for other, targets in found.targets.items() if other is not tutor and targets is not None}
+    # The other teachers' caches stay; this one's own, if it was of another key, need not.
+    kept = {
+        Path(targets) for other, targets in found.targets.items() if other is not teacher_role and targets is not None
+    }
     num_kept_bytes = sum(TargetsManifest.load(other).num_bytes for other in kept if is_cached(other))
     if limit is not None and num_kept_bytes + num_bytes > limit:
         return None
@@ -160,21 +166,21 @@ def _cached(room: Classroom, tutor: Tutor, builder: Builder) -> Generator[Progre
     tutor_encoder = RelationEncoder(encoder, key.layers, tuple(Relation))
     place = {"rank": builder.number, "num_workers": builder.num_builders}
     for num_rows in cache_targets(tutor_encoder, corpus, key, cache, **place):
-        yield Progress(stage=caching_stage(tutor), step=num_rows, num_steps=corpus.num_rows)
+        yield Progress(stage=caching_stage(teacher_role), step=num_rows, num_steps=corpus.num_rows)
     return folder
 
 
 def make_ready_beside(
-    config: SearchConfig, study: StudyPaths, tutor: Tutor, num_cpus: float, builder: Builder
+    config: SearchConfig, study: StudyPaths, teacher_role: TeacherRole, num_cpus: float, builder: CacheShard
 ) -> Iterator[Progress]:
     """Does part of what `prepare` is doing in another process, on another node or GPU."""
     torch.set_num_threads(max(1, int(num_cpus)))
-    yield from _cached(Classroom.open(config, study), tutor, builder)
+    yield from _cached(NodeContext.open(config, study), teacher_role, builder)
 
 
-def caching_stage(tutor: Tutor) -> str:
+def caching_stage(teacher_role: TeacherRole) -> str:
     """Returns what the progress of `make_ready` says."""
-    return f"caching the {tutor}'s targets"
+    return f"caching the {teacher_role}'s targets"
 
 
 @contextmanager
@@ -187,54 +193,64 @@ def held(study: StudyPaths) -> Iterator[None]:
         yield
 
 
-def open_lessons(config: SearchConfig, study: StudyPaths, key: LessonsKey, *, rank: int, num_workers: int) -> Lessons:
-    """Opens the shared text and what a student's tutor says of it; what is not on this node is made first."""
-    room = Classroom.open(config, study)
+def open_distillation_data(
+    config: SearchConfig, study: StudyPaths, key: DistillationKey, *, rank: int, num_workers: int
+) -> DistillationData:
+    """Opens the shared text and what a student's teacher says of it; what is not on this node is made first."""
+    node = NodeContext.open(config, study)
     found = read_preparation(study)
-    if not Path(found.corpus).is_dir() or not all(room.is_there(found, tutor) for tutor in {Tutor.TEACHER, key.tutor}):
+    if not Path(found.corpus).is_dir() or not all(
+        node.is_there(found, teacher_role) for teacher_role in {TeacherRole.TEACHER, key.teacher_role}
+    ):
         for _ in prepare(config, study, config.resources.cpus_per_worker):
             pass
         found = read_preparation(study)
     corpus = PackedCorpus.load(Path(found.corpus))
-    targets = _targets(room, found, key.tutor, key.layers, corpus)
-    judge = None if key.tutor is Tutor.TEACHER else _targets(room, found, Tutor.TEACHER, key.judged_layers, corpus)
-    return Lessons(corpus=corpus, targets=targets, judge=judge, rank=rank, num_workers=num_workers)
+    targets = _targets(node, found, key.teacher_role, key.layers, corpus)
+    judge = (
+        None
+        if key.teacher_role is TeacherRole.TEACHER
+        else _targets(node, found, TeacherRole.TEACHER, key.evaluation_layers, corpus)
+    )
+    return DistillationData(
+        corpus=corpus, targets=targets, evaluation_targets=judge, rank=rank, num_workers=num_workers
+    )
 
 
 def _targets(
-    room: Classroom, found: Preparation, tutor: Tutor, layers: tuple[int, ...], corpus: PackedCorpus
+    node: NodeContext, found: Preparation, teacher_role: TeacherRole, layers: tuple[int, ...], corpus: PackedCorpus
 ) -> Targets:
-    relations = tuple(room.config.distillation.weights)
-    folder = found.targets[tutor]
+    relations = tuple(node.config.distillation.weights)
+    folder = found.targets[teacher_role]
     if folder is None:
-        encoder = load_encoder(room.folder(tutor)).to(room.device)
-        return OnlineTargets(RelationEncoder(encoder, layers, relations), room.precision)
-    cached = CachedTargets(Path(folder), room.device, room.precision, layers=layers, relations=relations)
+        encoder = load_encoder(node.folder(teacher_role)).to(node.device)
+        return OnlineTargets(RelationEncoder(encoder, layers, relations), node.precision)
+    cached = CachedTargets(Path(folder), node.device, node.precision, layers=layers, relations=relations)
     cached.check_corpus(corpus)
     return cached
 
 
-def _pack(room: Classroom) -> Iterator[Progress]:
+def _pack(node: NodeContext) -> Iterator[Progress]:
     """Packs the corpus, unless it is there, and begins the study's account of what it shares."""
-    corpus = room.config.corpus
-    packing = Packing.plan(corpus, room.study.root, room.teacher_folder, Path(room.config.storage.cache) / "corpora")
-    _check_same_corpus(room.study, packing.folder)
+    corpus = node.config.corpus
+    packing = Packing.plan(corpus, node.study.root, node.teacher_folder, Path(node.config.storage.cache) / "corpora")
+    _check_same_corpus(node.study, packing.folder)
     for num_tokens in packing.steps():
         # How much text there is nobody knows before it is read; a limit is all that can be said.
         limit = max(num_tokens, corpus.max_tokens or 0)
         yield Progress(stage="packing the corpus", step=num_tokens, num_steps=limit)
-    found = read_preparation(room.study) if room.study.preparation.exists() else None
+    found = read_preparation(node.study) if node.study.preparation.exists() else None
     # The cache may lie elsewhere now.
     if found is None or found.corpus != str(packing.folder):
         seconds = {} if found is None else found.seconds
-        _write(room.study, Preparation(corpus=str(packing.folder), targets={}, seconds=seconds))
+        _write(node.study, Preparation(corpus=str(packing.folder), targets={}, seconds=seconds))
 
 
-def _assistant_key(room: Classroom) -> LessonsKey:
+def _assistant_key(node: NodeContext) -> DistillationKey:
     """Returns what the assistant is told: the teacher teaches it, however small it is."""
-    assistant = assistant_of(room.config, room.teacher)
-    layers = layer_pairs(room.config, room.teacher, assistant, Tutor.TEACHER).teacher
-    return LessonsKey(tutor=Tutor.TEACHER, layers=layers, judged_layers=layers)
+    assistant = assistant_of(node.config, node.teacher)
+    layers = layer_pairs(node.config, node.teacher, assistant, TeacherRole.TEACHER).teacher
+    return DistillationKey(teacher_role=TeacherRole.TEACHER, layers=layers, evaluation_layers=layers)
 
 
 def _timed(study: StudyPaths, stage: Iterator[Progress]) -> Iterator[Progress]:
@@ -273,7 +289,7 @@ def _write(study: StudyPaths, found: Preparation) -> None:
 def read_preparation(study: StudyPaths) -> Preparation:
     """Returns what `prepare` found or made."""
     content = json.loads(study.preparation.read_text(encoding="utf-8"))
-    targets = {Tutor(tutor): folder for tutor, folder in content["targets"].items()}
+    targets = {TeacherRole(teacher_role): folder for teacher_role, folder in content["targets"].items()}
     return Preparation(**{**content, "targets": targets})
 
 

@@ -16,9 +16,9 @@ from minilm_core.models.encoders import save_encoder
 from minilm_core.models.weight_transfer import build_student
 from minilm_core.results.records import Role
 from minilm_core.training.devices import keep_freed_memory
-from search.config.teaching import distilled_layer
+from search.config.teacher_assignment import distilled_layer
 from search.study.jobs import Job, Progress, ProgressLog
-from search.worker.preparation import Classroom
+from search.worker.preparation import NodeContext
 
 Decision = TypeVar("Decision")
 
@@ -65,7 +65,7 @@ class Stopwatch:
 class Worker:
     """One of the processes that share a trial."""
 
-    room: Classroom
+    node: NodeContext
     rank: int
     num_workers: int
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -74,12 +74,12 @@ class Worker:
     def join(cls, job: Job) -> "Worker":
         """Returns this process as a worker of a job's trial."""
         keep_freed_memory()
-        room = Classroom.open(job.config, job.study)
-        if room.device.type == "cpu":
+        node = NodeContext.open(job.config, job.study)
+        if node.device.type == "cpu":
             torch.set_num_threads(max(1, int(job.config.resources.cpus_per_worker)))
         is_shared = torch.distributed.is_available() and torch.distributed.is_initialized()
         return cls(
-            room=room,
+            node=node,
             rank=torch.distributed.get_rank() if is_shared else 0,
             num_workers=torch.distributed.get_world_size() if is_shared else 1,
         )
@@ -96,7 +96,7 @@ class Worker:
         """
         decisions = [decide() if self.is_first else None]
         if self.num_workers > 1:
-            torch.distributed.broadcast_object_list(decisions, src=0, device=self.room.device)
+            torch.distributed.broadcast_object_list(decisions, src=0, device=self.node.device)
         return decisions[0]  # type: ignore[return-value]  # None only before the first worker's has come
 
     def wait_for_others(self) -> None:
@@ -106,7 +106,7 @@ class Worker:
 
     def in_parallel(self, module: nn.Module) -> nn.Module:
         """Moves a module to the device and, among several workers, averages its gradients with theirs."""
-        module = module.to(self.room.device)
+        module = module.to(self.node.device)
         return DistributedDataParallel(module) if self.num_workers > 1 else module
 
     def share_time(self, members: Sequence[Member]) -> None:
@@ -121,7 +121,7 @@ class Worker:
         Raises:
             TimeoutError: if each took more of its own than the budget allows a trial.
         """
-        limit_minutes = self.room.config.budget.trial_timeout_minutes
+        limit_minutes = self.node.config.budget.trial_timeout_minutes
         if limit_minutes is None:
             return
         limit_seconds = 60 * limit_minutes
@@ -135,24 +135,24 @@ class Worker:
         """Returns a student before training; its seed is the study's, so that a twin begins with the same weights."""
         return build_student(
             job.choice.architecture,
-            self.room.teacher_folder,
+            self.node.teacher_folder,
             job.choice.initialisation,
-            family=self.room.config.student_family,
-            distilled_layer=distilled_layer(self.room.config, self.room.teacher),
+            family=self.node.config.student_family,
+            distilled_layer=distilled_layer(self.node.config, self.node.teacher),
             seed=job.config.seed,
         )
 
     def save_encoder(self, encoder: PreTrainedModel, job: Job) -> None:
         """Saves a student as a folder that transformers loads."""
-        save_encoder(encoder, self.room.teacher_folder, job.paths.student)
+        save_encoder(encoder, self.node.teacher_folder, job.paths.student)
 
     def student_folder(self, job: Job) -> Path:
         """Returns what fine-tuning starts from."""
-        return self.room.teacher_folder if job.role is Role.TEACHER else job.paths.student
+        return self.node.teacher_folder if job.role is Role.TEACHER else job.paths.student
 
 
 @contextmanager
-def blamed_on(members: Sequence[Member]) -> Iterator[None]:
+def attribute_failure(members: Sequence[Member]) -> Iterator[None]:
     """Makes what goes wrong in the block the failure of these students and of no others."""
     try:
         yield

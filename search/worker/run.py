@@ -18,7 +18,7 @@ from minilm_core.tasks.task import Task
 from minilm_core.training.devices import device_name, resolve_precision
 from search.study.jobs import Job, Progress, is_event, mean_accuracy, now
 from search.worker.distillation import distilled
-from search.worker.process import Member, Worker, blamed_on, write_down
+from search.worker.process import Member, Worker, attribute_failure, write_down
 
 
 def run_group(jobs: Sequence[Job]) -> Iterator[Progress | TrialRecord]:
@@ -34,7 +34,7 @@ def run_group(jobs: Sequence[Job]) -> Iterator[Progress | TrialRecord]:
     yield from distilled(worker, [member for member in members if member.job.role is Role.STUDENT])
     for member in members:
         if not member.has_failed:
-            with blamed_on([member]):
+            with attribute_failure([member]):
                 yield from _finished(worker, member)
 
 
@@ -59,7 +59,7 @@ def _undistilled(worker: Worker, member: Member) -> Iterator[Progress]:
 
 def _finetuned(worker: Worker, member: Member, task: Task) -> Iterator[Progress]:
     """Fine-tunes on a task, evaluates, and keeps the classifier and its result."""
-    job, schedule, teacher_folder = member.job, worker.room.config.finetuning, worker.room.teacher_folder
+    job, schedule, teacher_folder = member.job, worker.node.config.finetuning, worker.node.teacher_folder
     folder, result = job.paths.finetuned(task.name), job.paths.result(task.name)
     if worker.agree(result.exists):
         return
@@ -93,7 +93,7 @@ def _told(worker: Worker, member: Member, progress: Progress) -> Iterator[Progre
 
 
 def _record(worker: Worker, member: Member) -> TrialRecord:
-    job, log, schedule = member.job, member.log, worker.room.config.distillation
+    job, log, schedule = member.job, member.log, worker.node.config.distillation
     tasks: dict[str, TaskResult] = {
         task.name: task_result_from_dict(json.loads(job.paths.result(task.name).read_text(encoding="utf-8")))
         for task in job.config.tasks
@@ -111,8 +111,8 @@ def _record(worker: Worker, member: Member) -> TrialRecord:
         num_tokens=schedule.num_steps * tokens_per_step if distils else 0,
         seconds=seconds,
         device_hours=job.num_devices * sum(seconds.values()) / 3600,
-        device=device_name(worker.room.device),
-        precision=str(resolve_precision(schedule.precision, worker.room.device)),
+        device=device_name(worker.node.device),
+        precision=str(resolve_precision(schedule.precision, worker.node.device)),
         started_at=log.started_at(),
         finished_at=now(),
     )

@@ -25,7 +25,7 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
 from minilm_core.corpus.packing import pack
 from minilm_core.corpus.sources import CorpusSource
-from minilm_core.distillation.data import Lessons, held_out_loss
+from minilm_core.distillation.data import DistillationData, held_out_loss
 from minilm_core.distillation.loop import distil
 from minilm_core.distillation.target_cache import cache_targets
 from minilm_core.distillation.target_storage import TargetsKey
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, obje
         encoder, started = exam.new_student(), time.monotonic()
         for _ in distil(
             exam.apart(encoder, variant.schedule),
-            exam.lessons(variant.schedule),
+            exam.distillation_data(variant.schedule),
             variant.schedule,
             learning_rate=arguments.learning_rate,
             seed=0,
@@ -188,7 +188,7 @@ class _Exam:
         for _ in cache_targets(teacher, self._corpus, self._key, self._scratch):
             pass
 
-    def lessons(self, schedule: DistillationSchedule) -> Lessons:
+    def distillation_data(self, schedule: DistillationSchedule) -> DistillationData:
         targets = CachedTargets(
             self._scratch / self._key.folder_name,
             CPU,
@@ -196,7 +196,7 @@ class _Exam:
             layers=self._pairs(schedule).teacher,
             relations=tuple(schedule.weights),
         )
-        return Lessons(corpus=self._corpus, targets=targets)
+        return DistillationData(corpus=self._corpus, targets=targets)
 
     def row(self, variant: Variant, encoder, *, num_steps: int, seconds: float) -> dict[str, object]:
         """Judges a student."""
@@ -211,7 +211,7 @@ class _Exam:
                 layer_mapping=LayerMapping.LAST,
                 precision=Precision.FP32,
             )
-            held_out[name] = held_out_loss(self.apart(encoder, measure), self.lessons(measure), measure)
+            held_out[name] = held_out_loss(self.apart(encoder, measure), self.distillation_data(measure), measure)
         accuracies = self._accuracies(encoder)
         return {
             "method": variant.name,

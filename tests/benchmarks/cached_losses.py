@@ -73,14 +73,14 @@ def lines(
     """Returns a line for each relation of a method."""
     relations = METHOD_RELATIONS[method]
     teacher = RelationEncoder(load_encoder(teacher_folder), [LAYER], relations)
-    pupil = RelationEncoder(student, [3], relations)
+    run = RelationEncoder(student, [3], relations)
     losses: dict[str, list[tuple[float, float]]] = {relation: [] for relation in relations}
     squares: dict[str, list[tuple[float, float]]] = {relation: [] for relation in relations}
     for batch in input_ids.split(BATCH_ROWS):
         (states,) = teacher.states(batch, None)
         exact: LayerRelations = teacher.heads[str(LAYER)](states)
         cached: LayerRelations = teacher.heads[str(LAYER)](states.bfloat16().float())
-        (ours,) = pupil(batch, None)
+        (ours,) = run(batch, None)
         pairs = [relation_losses(targets, ours, num_heads) for targets in (exact, cached)]
         for relation in relations:
             losses[relation].append((pairs[0][relation].item(), pairs[1][relation].item()))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import distil
 from minilm_core.distillation.relations import split_heads
 from minilm_core.distillation.targets import CachedTargets, OnlineTargets, Targets, cache_targets
@@ -249,8 +249,8 @@ def product_run(case: Case, variant: Variant, cache: Path, device: torch.device)
             cache / key.folder_name, device, schedule.precision, layers=key.layers, relations=tuple(schedule.weights)
         )
     student = relation_encoder(build_student(case.pair), schedule).to(device)
-    lessons = Lessons(corpus=corpus, targets=targets)
-    steps = distil(student, lessons, schedule, learning_rate=LEARNING_RATE, seed=SEED)
+    distillation_data = DistillationData(corpus=corpus, targets=targets)
+    steps = distil(student, distillation_data, schedule, learning_rate=LEARNING_RATE, seed=SEED)
     return lambda: next(steps)
 
 

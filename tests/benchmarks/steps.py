@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BertConfig, PreTrainedModel
 
 from minilm_core.corpus.packed import BatchOrder, CorpusManifest, PackedCorpus
-from minilm_core.distillation.data import Lessons, relation_loss
+from minilm_core.distillation.data import DistillationData, relation_loss
 from minilm_core.distillation.loop import distil
 from minilm_core.distillation.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets
 from minilm_core.errors import UserError
@@ -56,19 +56,23 @@ def begin(case: Case, variant: Variant, cache: Path) -> Iterator[object]:
         )
     schedule = schedule_of(case, precision_of(variant))
     targets = cached_targets(case, schedule, cache) if variant.is_cached else online_targets(case.pair, schedule)
-    lessons = Lessons(corpus=corpus, targets=targets)
-    return distil(relation_encoder(student, schedule), lessons, schedule, learning_rate=LEARNING_RATE, seed=SEED)
+    distillation_data = DistillationData(corpus=corpus, targets=targets)
+    return distil(
+        relation_encoder(student, schedule), distillation_data, schedule, learning_rate=LEARNING_RATE, seed=SEED
+    )
 
 
 def compared_losses(case: Case, teacher: PreTrainedModel, student: PreTrainedModel) -> tuple[Tensor, Tensor]:
     """Returns the product's loss and the peer's on the same rows, in nats, without dropout and autocast."""
     corpus, schedule = random_corpus(case.batch), schedule_of(case, Precision.FP32)
-    lessons = Lessons(corpus=corpus, targets=OnlineTargets(relation_encoder(teacher, schedule), Precision.FP32))
+    distillation_data = DistillationData(
+        corpus=corpus, targets=OnlineTargets(relation_encoder(teacher, schedule), Precision.FP32)
+    )
     trainer = peer_trainer(teacher, student.eval(), case.pair.relation_heads)
     rows = corpus.training_rows
     theirs = trainer.compute_loss(student, full_rows(torch.from_numpy(corpus.rows(rows))))
     encoder = relation_encoder(student, schedule).eval()
-    return relation_loss(encoder, lessons.of_rows(rows, CPU), schedule), theirs
+    return relation_loss(encoder, distillation_data.of_rows(rows, CPU), schedule), theirs
 
 
 def schedule_of(case: Case, precision: Precision) -> DistillationSchedule:

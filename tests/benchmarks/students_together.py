@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from minilm_core.distillation.data import Lessons
-from minilm_core.distillation.loop import Pupil, distil, distil_together
+from minilm_core.distillation.data import DistillationData
+from minilm_core.distillation.loop import StudentRun, distil, distil_together
 from minilm_core.settings.schedules import DistillationSchedule, Precision
 from minilm_core.training.devices import resolve_precision
 from tests.benchmarks.cases import CASES, SHORT, Case, Pair
@@ -51,19 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _together(case: Case, schedule: DistillationSchedule, num_students: int) -> Iterator[object]:
-    lessons = Lessons(corpus=random_corpus(case.batch), targets=online_targets(case.pair, schedule))
-    pupils = [
-        Pupil(student=relation_encoder(build_student(case.pair), schedule), learning_rate=LEARNING_RATE)
+    distillation_data = DistillationData(corpus=random_corpus(case.batch), targets=online_targets(case.pair, schedule))
+    runs = [
+        StudentRun(student=relation_encoder(build_student(case.pair), schedule), learning_rate=LEARNING_RATE)
         for _ in range(num_students)
     ]
-    return distil_together(pupils, lessons, schedule, seed=SEED)
+    return distil_together(runs, distillation_data, schedule, seed=SEED)
 
 
 def _apart(case: Case, schedule: DistillationSchedule, num_students: int) -> list[Iterator[object]]:
     return [
         distil(
             relation_encoder(build_student(case.pair), schedule),
-            Lessons(corpus=random_corpus(case.batch), targets=online_targets(case.pair, schedule)),
+            DistillationData(corpus=random_corpus(case.batch), targets=online_targets(case.pair, schedule)),
             schedule,
             learning_rate=LEARNING_RATE,
             seed=SEED,

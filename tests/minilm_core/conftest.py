@@ -16,10 +16,18 @@ from transformers import (
 )
 
 from minilm_core.corpus.packed import PackedCorpus
-from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.data import DistillationData
 from minilm_core.runtimes.onnx_export import export_onnx
 from minilm_core.tasks.finetuning import TaskData, load_task_data
-from tests.minilm_core.distilling import Run, lessons_of, make_corpus, make_targets, new_student, run, teacher_of
+from tests.minilm_core.distilling import (
+    Run,
+    distillation_data_of,
+    make_corpus,
+    make_targets,
+    new_student,
+    run,
+    teacher_of,
+)
 from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, VALUES, write_tasks
 
 SENTENCE = "the a student learns what its teacher knows about text and a search finds which one to ship today"
@@ -91,9 +99,9 @@ def targets(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, corp
 
 
 @pytest.fixture(scope="session")
-def lessons(corpus: PackedCorpus, targets: Path) -> Lessons:
+def distillation_data(corpus: PackedCorpus, targets: Path) -> DistillationData:
     """What the tiny teacher says of its words."""
-    return lessons_of(corpus, targets)
+    return distillation_data_of(corpus, targets)
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +135,6 @@ def often(tasks_folder: Path, teacher_folder: Path) -> TaskData:
 
 
 @pytest.fixture(scope="session")
-def whole(teacher_config: PretrainedConfig, lessons: Lessons) -> Run:
+def whole(teacher_config: PretrainedConfig, distillation_data: DistillationData) -> Run:
     """A distillation that nothing interrupted."""
-    return run(new_student(teacher_config), lessons)
+    return run(new_student(teacher_config), distillation_data)

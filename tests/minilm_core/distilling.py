@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
 from minilm_core.corpus.packing import pack
 from minilm_core.corpus.sources import CorpusSource
-from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import DistillationProgress, distil
 from minilm_core.distillation.target_cache import cache_targets
 from minilm_core.distillation.target_storage import TargetsKey
@@ -81,9 +81,11 @@ def make_targets(cache: Path, teacher: RelationEncoder, corpus: PackedCorpus) ->
     return cache / key.folder_name
 
 
-def lessons_of(corpus: PackedCorpus, targets: Path, method: Method = Method.MINILMV2, **share: int) -> Lessons:
+def distillation_data_of(
+    corpus: PackedCorpus, targets: Path, method: Method = Method.MINILMV2, **share: int
+) -> DistillationData:
     cached = CachedTargets(targets, CPU, Precision.FP32, layers=[3], relations=METHOD_RELATIONS[method])
-    return Lessons(corpus=corpus, targets=cached, **share)
+    return DistillationData(corpus=corpus, targets=cached, **share)
 
 
 def new_student(
@@ -103,10 +105,14 @@ def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def run(
-    student: nn.Module, lessons: Lessons, schedule: DistillationSchedule = SCHEDULE, seed: int = 0, **more: Any
+    student: nn.Module,
+    distillation_data: DistillationData,
+    schedule: DistillationSchedule = SCHEDULE,
+    seed: int = 0,
+    **more: Any,
 ) -> Run:
     rate = more.pop("learning_rate", LEARNING_RATE)
-    progress = list(distil(student, lessons, schedule, learning_rate=rate, seed=seed, **more))
+    progress = list(distil(student, distillation_data, schedule, learning_rate=rate, seed=seed, **more))
     return run_of(student, progress)
 
 
@@ -139,6 +145,6 @@ def assert_close(one: Run, other: Run, rtol: float = 1e-4) -> None:
         torch.testing.assert_close(parameter, other.parameters[name], rtol=rtol, atol=1e-5, msg=name)
 
 
-def first_step(student: object, lessons: Lessons, **changes: Any) -> None:
+def first_step(student: object, distillation_data: DistillationData, **changes: Any) -> None:
     settings = {"learning_rate": LEARNING_RATE, "seed": 0, "schedule": SCHEDULE, **changes}
-    next(distil(student, lessons, settings.pop("schedule"), **settings))
+    next(distil(student, distillation_data, settings.pop("schedule"), **settings))

@@ -19,9 +19,9 @@ HEAVY = (
 )
 SCRIPT = """
 import sys
-from reports import Limits, load_study, write_decision
+from reports import Requirements, load_study, write_decision
 study = load_study(sys.argv[1])
-write_decision(study, study.pick(Limits.parse(within="5%")))
+write_decision(study, study.pick(Requirements.parse(within="5%")))
 print(*[name for name in sys.argv[2:] if name in sys.modules])
 """
 

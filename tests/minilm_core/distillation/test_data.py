@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from minilm_core.distillation.data import Lesson, relation_loss
+from minilm_core.distillation.data import TeacherBatch, relation_loss
 from minilm_core.distillation.relations import relation_losses
 from minilm_core.errors import UserError
 from minilm_core.models.adapters import LayerRelations, RelationOperands
@@ -49,7 +49,7 @@ def loss_of(of_teacher: list[LayerRelations], of_student: list[LayerRelations], 
     schedule = DistillationSchedule(
         num_steps=1, batch_size=2, relation_heads=NUM_HEADS, precision=Precision.FP32, **settings
     )
-    lesson = Lesson(torch.zeros(2, 5, dtype=torch.long), of_teacher, NUM_HEADS)
+    lesson = TeacherBatch(torch.zeros(2, 5, dtype=torch.long), of_teacher, NUM_HEADS)
     return relation_loss(Recited(of_student), lesson, schedule).item()
 
 

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
 from minilm_core.corpus.packing import pack
 from minilm_core.corpus.sources import CorpusSource
-from minilm_core.distillation.data import Lessons, held_out_loss, relation_loss
+from minilm_core.distillation.data import DistillationData, held_out_loss, relation_loss
 from minilm_core.distillation.loop import distil
 from minilm_core.distillation.relations import relation_losses
 from minilm_core.distillation.targets import OnlineTargets
@@ -33,8 +33,8 @@ from tests.minilm_core.distilling import (
     SCHEDULE,
     Run,
     assert_same_bits,
+    distillation_data_of,
     first_step,
-    lessons_of,
     new_student,
     run,
     run_of,
@@ -46,34 +46,36 @@ from tests.paths import SHARED_DATA
 SHARED_CORPUS = SHARED_DATA / "corpus"
 
 
-def test_the_same_seed_gives_the_same_bits(teacher_config: PretrainedConfig, lessons: Lessons, whole: Run) -> None:
-    assert_same_bits(run(new_student(teacher_config), lessons), whole)
+def test_the_same_seed_gives_the_same_bits(
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run
+) -> None:
+    assert_same_bits(run(new_student(teacher_config), distillation_data), whole)
 
 
 def test_what_else_draws_random_numbers_changes_nothing(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run
 ) -> None:
     student = new_student(teacher_config)
     progress = []
-    for step in distil(student, lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0):
+    for step in distil(student, distillation_data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0):
         progress.append(step)
         torch.rand(step.step)
     assert_same_bits(run_of(student, progress), whole)
 
 
 def test_another_seed_gives_another_order_and_other_dropout(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run
 ) -> None:
-    other = run(new_student(teacher_config), lessons, seed=1)
+    other = run(new_student(teacher_config), distillation_data, seed=1)
     assert all(ours != theirs for ours, theirs in zip(other.losses, whole.losses, strict=True))
 
 
 def test_a_student_of_a_half_precision_teacher_is_trained_in_fp32(
-    teacher_config: PretrainedConfig, lessons: Lessons
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     half = type(teacher_config)(**{**teacher_config.to_dict(), "dtype": torch.float16})
     student = new_student(half)
-    run(student, lessons, replace(SCHEDULE, num_steps=1, num_evaluations=1))
+    run(student, distillation_data, replace(SCHEDULE, num_steps=1, num_evaluations=1))
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
 
 
@@ -83,49 +85,51 @@ def test_a_student_that_sees_the_same_rows_again_and_again_learns_them(
 ) -> None:
     schedule = replace(SCHEDULE, method=method, relation_heads=relation_heads, num_steps=60, num_evaluations=1)
     student = new_student(without_dropout(teacher_config), method=method)
-    losses = run(student, lessons_of(corpus, targets, method), schedule, learning_rate=2e-2).losses
+    losses = run(student, distillation_data_of(corpus, targets, method), schedule, learning_rate=2e-2).losses
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:2])
 
 
 def test_the_loss_of_a_step_is_the_plain_sum_of_the_relation_terms(
-    teacher_config: PretrainedConfig, lessons: Lessons
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     student = new_student(teacher_config).eval()
-    rows = lessons.corpus.training_rows[:4]
-    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
-    (of_teacher,), (of_student,) = lessons.targets.relations(rows, input_ids), student(input_ids, None)
+    rows = distillation_data.corpus.training_rows[:4]
+    input_ids = torch.from_numpy(distillation_data.corpus.rows(rows))
+    (of_teacher,), (of_student,) = distillation_data.targets.relations(rows, input_ids), student(input_ids, None)
     terms = relation_losses(of_teacher, of_student, 4)
-    assert relation_loss(student, lessons.of_rows(rows, CPU), SCHEDULE).item() == pytest.approx(
+    assert relation_loss(student, distillation_data.of_rows(rows, CPU), SCHEDULE).item() == pytest.approx(
         sum(t.item() for t in terms.values())
     )
 
 
 def test_online_and_cached_targets_teach_the_same_to_bf16_precision(
-    teacher_config: PretrainedConfig, teacher_folder: Path, lessons: Lessons, whole: Run
+    teacher_config: PretrainedConfig, teacher_folder: Path, distillation_data: DistillationData, whole: Run
 ) -> None:
-    online = replace(lessons, targets=OnlineTargets(teacher_of(teacher_folder), Precision.FP32))
+    online = replace(distillation_data, targets=OnlineTargets(teacher_of(teacher_folder), Precision.FP32))
     assert run(new_student(teacher_config), online).losses == pytest.approx(whole.losses, rel=0.01)
 
 
 def test_the_schedules_dropout_is_taken_in_place_of_the_teachers(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run
 ) -> None:
-    without = run(new_student(teacher_config), lessons, replace(SCHEDULE, dropout=0.0))
-    assert_same_bits(without, run(new_student(without_dropout(teacher_config)), lessons))
-    with_teachers = run(new_student(without_dropout(teacher_config)), lessons, replace(SCHEDULE, dropout=0.1))
+    without = run(new_student(teacher_config), distillation_data, replace(SCHEDULE, dropout=0.0))
+    assert_same_bits(without, run(new_student(without_dropout(teacher_config)), distillation_data))
+    with_teachers = run(new_student(without_dropout(teacher_config)), distillation_data, replace(SCHEDULE, dropout=0.1))
     assert_same_bits(with_teachers, whole)
 
 
 def test_students_are_judged_by_the_judge_and_learn_from_the_targets(
-    teacher_config: PretrainedConfig, teacher_folder: Path, lessons: Lessons, whole: Run
+    teacher_config: PretrainedConfig, teacher_folder: Path, distillation_data: DistillationData, whole: Run
 ) -> None:
-    judge = OnlineTargets(
+    evaluation_targets = OnlineTargets(
         RelationEncoder(load_encoder(teacher_folder), [2], METHOD_RELATIONS[Method.MINILMV2]), Precision.FP32
     )
     student = new_student(teacher_config)
-    judged = run(student, replace(lessons, judge=judge))
+    judged = run(student, replace(distillation_data, evaluation_targets=evaluation_targets))
     assert judged.losses == whole.losses
-    assert judged.held_out[-1] == held_out_loss(student, replace(lessons, targets=judge), SCHEDULE)
+    assert judged.held_out[-1] == held_out_loss(
+        student, replace(distillation_data, targets=evaluation_targets), SCHEDULE
+    )
     assert judged.held_out[-1] != whole.held_out[-1]
 
 
@@ -135,39 +139,41 @@ def test_the_held_out_loss_is_measured_as_often_as_asked_and_at_the_end(whole: R
 
 
 def test_the_held_out_loss_is_the_mean_over_rows_without_dropout(
-    teacher_config: PretrainedConfig, lessons: Lessons
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     student = new_student(teacher_config).eval()
     with torch.no_grad():
-        rows = [np.array([row]) for row in lessons.corpus.held_out_rows]
-        expected = np.mean([relation_loss(student, lessons.of_rows(row, CPU), SCHEDULE).item() for row in rows])
+        rows = [np.array([row]) for row in distillation_data.corpus.held_out_rows]
+        expected = np.mean(
+            [relation_loss(student, distillation_data.of_rows(row, CPU), SCHEDULE).item() for row in rows]
+        )
     student.train()
-    assert held_out_loss(student, lessons, SCHEDULE) == pytest.approx(expected, rel=1e-5)
+    assert held_out_loss(student, distillation_data, SCHEDULE) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
 def test_the_held_out_loss_does_not_depend_on_the_batch_size(
-    teacher_config: PretrainedConfig, lessons: Lessons, batch_size: int
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, batch_size: int
 ) -> None:
     student = new_student(teacher_config)
-    expected = held_out_loss(student, lessons, SCHEDULE)
-    assert held_out_loss(student, lessons, replace(SCHEDULE, batch_size=batch_size)) == pytest.approx(
+    expected = held_out_loss(student, distillation_data, SCHEDULE)
+    assert held_out_loss(student, distillation_data, replace(SCHEDULE, batch_size=batch_size)) == pytest.approx(
         expected, rel=1e-5
     )
 
 
 @pytest.mark.parametrize("is_training", [True, False])
 def test_measuring_the_held_out_loss_leaves_the_mode_and_the_gradients_as_they_were(
-    teacher_config: PretrainedConfig, lessons: Lessons, is_training: bool
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, is_training: bool
 ) -> None:
     student = new_student(teacher_config).train(is_training)
-    held_out_loss(student, lessons, SCHEDULE)
+    held_out_loss(student, distillation_data, SCHEDULE)
     assert all(module.training is is_training for module in student.modules())
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
 def test_no_student_trains_on_held_out_rows(
-    teacher_config: PretrainedConfig, teacher_folder: Path, lessons: Lessons
+    teacher_config: PretrainedConfig, teacher_folder: Path, distillation_data: DistillationData
 ) -> None:
     seen: set[int] = set()
 
@@ -178,21 +184,21 @@ def test_no_student_trains_on_held_out_rows(
 
     steps = distil(
         new_student(teacher_config),
-        replace(lessons, targets=Watching(teacher_of(teacher_folder), Precision.FP32)),
+        replace(distillation_data, targets=Watching(teacher_of(teacher_folder), Precision.FP32)),
         replace(SCHEDULE, num_steps=16, num_evaluations=1),
         learning_rate=LEARNING_RATE,
         seed=0,
     )
     for _ in range(15):
         next(steps)
-    assert seen == set(lessons.corpus.training_rows.tolist())
+    assert seen == set(distillation_data.corpus.training_rows.tolist())
 
 
 def test_progress_counts_the_tokens_of_all_workers(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run
 ) -> None:
     assert [step.num_tokens for step in whole.progress] == [8 * 16 * step for step in range(1, 9)]
-    one_of_two = replace(lessons, num_workers=2)
+    one_of_two = replace(distillation_data, num_workers=2)
     first = next(distil(new_student(teacher_config), one_of_two, SCHEDULE, learning_rate=LEARNING_RATE, seed=0))
     assert first.num_tokens == 8 * 16
 
@@ -203,27 +209,29 @@ def test_progress_says_the_learning_rate_of_its_step(whole: Run) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_distillation_and_leaves_the_student_as_it_was(
-    teacher_config: PretrainedConfig, lessons: Lessons
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     student = new_student(teacher_config)
     with torch.no_grad():
         student.heads["2"].vectors["query"].weight[0, 0] = torch.inf
     before = {name: parameter.clone() for name, parameter in student.named_parameters()}
     with pytest.raises(NonFiniteLossError, match=r"the gradient must be finite, got loss nan in step 1"):
-        run(student, lessons)
+        run(student, distillation_data)
     assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
 
 
 def test_a_learning_rate_that_blows_the_student_up_stops_the_distillation(
-    teacher_config: PretrainedConfig, lessons: Lessons
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     with pytest.raises(NonFiniteLossError):
-        run(new_student(teacher_config), lessons, learning_rate=1e38)
+        run(new_student(teacher_config), distillation_data, learning_rate=1e38)
 
 
-def test_biases_and_layer_norms_are_not_decayed(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+def test_biases_and_layer_norms_are_not_decayed(
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
+) -> None:
     student = new_student(teacher_config)
-    state = next(distil(student, lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0)).state
+    state = next(distil(student, distillation_data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0)).state
     spared = {id(p) for group in state.optimiser.param_groups if group["weight_decay"] == 0 for p in group["params"]}
     names = [name for name, parameter in student.named_parameters() if id(parameter) in spared]
     assert sorted(names) == sorted(n for n, _ in student.named_parameters() if "LayerNorm" in n or n.endswith("bias"))
@@ -248,9 +256,9 @@ def test_fifteen_steps_on_real_text_bring_a_student_nearer_to_a_real_teacher(tmp
     architecture = StudentArchitecture(num_layers=2, hidden_size=96, num_heads=4)
     encoder = build_encoder(architecture, load_encoder_config(teacher_folder), seed=0)
     student = RelationEncoder(encoder, [2], tuple(schedule.weights))
-    lessons = Lessons(corpus=corpus, targets=OnlineTargets(teacher, Precision.FP32))
-    before = held_out_loss(student, lessons, schedule)
-    after = list(distil(student, lessons, schedule, learning_rate=2e-3, seed=0))[-1].held_out_loss
+    distillation_data = DistillationData(corpus=corpus, targets=OnlineTargets(teacher, Precision.FP32))
+    before = held_out_loss(student, distillation_data, schedule)
+    after = list(distil(student, distillation_data, schedule, learning_rate=2e-3, seed=0))[-1].held_out_loss
     assert after is not None
     assert after < 0.9 * before
 
@@ -264,31 +272,35 @@ def test_with_minilm_a_student_of_other_heads_is_refused(
     with pytest.raises(
         UserError, match="with method minilm a student must have its teacher's 4 attention heads, got 2"
     ):
-        first_step(student, lessons_of(corpus, targets, Method.MINILM), schedule=schedule)
+        first_step(student, distillation_data_of(corpus, targets, Method.MINILM), schedule=schedule)
 
 
-def test_relation_heads_that_do_not_divide_are_refused(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+def test_relation_heads_that_do_not_divide_are_refused(
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
+) -> None:
     with pytest.raises(UserError, match="relation_heads must divide the teacher's hidden size, got 5 and 24"):
-        first_step(new_student(teacher_config), lessons, schedule=replace(SCHEDULE, relation_heads=5))
+        first_step(new_student(teacher_config), distillation_data, schedule=replace(SCHEDULE, relation_heads=5))
 
 
-def test_an_encoder_that_is_not_taken_apart_is_refused(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+def test_an_encoder_that_is_not_taken_apart_is_refused(
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
+) -> None:
     encoder = build_encoder(StudentArchitecture(num_layers=1, hidden_size=16, num_heads=4), teacher_config, seed=0)
     with pytest.raises(UserError, match="a student must be a RelationEncoder, got BertModel"):
-        first_step(encoder, lessons)
+        first_step(encoder, distillation_data)
 
 
 def test_rows_longer_than_the_students_positions_are_refused(
-    teacher_config: PretrainedConfig, lessons: Lessons
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     short = type(teacher_config)(**{**teacher_config.to_dict(), "max_position_embeddings": 8})
     with pytest.raises(UserError, match="rows must be at most the student's 8 positions long, got 16"):
-        first_step(new_student(short), lessons)
+        first_step(new_student(short), distillation_data)
 
 
 @pytest.mark.parametrize("learning_rate", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_learning_rate_that_teaches_nothing_is_refused(
-    teacher_config: PretrainedConfig, lessons: Lessons, learning_rate: float
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, learning_rate: float
 ) -> None:
     with pytest.raises(UserError, match="learning_rate must be positive and finite, got "):
-        first_step(new_student(teacher_config), lessons, learning_rate=learning_rate)
+        first_step(new_student(teacher_config), distillation_data, learning_rate=learning_rate)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
-from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import distil
 from minilm_core.errors import UserError
 from minilm_core.settings.schedules import Precision
@@ -29,63 +29,79 @@ from tests.minilm_core.distilling import (
 
 @pytest.mark.parametrize("num_steps_before", [1, 3, 7])
 def test_resumed_equals_never_stopped(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path, num_steps_before: int
+    teacher_config: PretrainedConfig,
+    distillation_data: DistillationData,
+    whole: Run,
+    tmp_path: Path,
+    num_steps_before: int,
 ) -> None:
-    steps = distil(new_student(teacher_config), lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0)
+    steps = distil(new_student(teacher_config), distillation_data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0)
     before = [next(steps) for _ in range(num_steps_before)]
     before[-1].save_checkpoint(tmp_path)
     give_up(steps)
     # Another initialisation: nothing of the student but its checkpoint comes into it.
     student = new_student(teacher_config, seed=99)
-    after = list(distil(student, lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0, resume_from=tmp_path))
+    after = list(
+        distil(student, distillation_data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0, resume_from=tmp_path)
+    )
     assert_same_bits(run_of(student, [*before, *after]), whole)
     assert [step.num_tokens for step in [*before, *after]] == [step.num_tokens for step in whole.progress]
 
 
 def test_resuming_a_finished_distillation_restores_the_student_and_takes_no_step(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run, tmp_path: Path
 ) -> None:
     whole.progress[-1].save_checkpoint(tmp_path)
     student = new_student(teacher_config, seed=99)
-    assert run(student, lessons, resume_from=tmp_path).losses == []
+    assert run(student, distillation_data, resume_from=tmp_path).losses == []
     assert all(torch.equal(parameter, whole.parameters[name]) for name, parameter in student.named_parameters())
 
 
 def test_without_a_checkpoint_resuming_begins_at_the_first_step(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run, tmp_path: Path
 ) -> None:
-    assert_same_bits(run(new_student(teacher_config), lessons, resume_from=tmp_path / "none"), whole)
+    assert_same_bits(run(new_student(teacher_config), distillation_data, resume_from=tmp_path / "none"), whole)
 
 
 def test_a_checkpoint_that_a_crash_cut_short_is_passed_over(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run, tmp_path: Path
 ) -> None:
-    steps = distil(new_student(teacher_config), lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0)
+    steps = distil(new_student(teacher_config), distillation_data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0)
     before = [next(steps) for _ in range(3)]
     before[-1].save_checkpoint(tmp_path)
     unfinished = tmp_path / "step-00000004.partial-1-abcdef01"
     unfinished.mkdir()
     (unfinished / "tensors.safetensors").write_bytes(b"half")
     student = new_student(teacher_config, seed=99)
-    after = list(distil(student, lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0, resume_from=tmp_path))
+    after = list(
+        distil(student, distillation_data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0, resume_from=tmp_path)
+    )
     assert_same_bits(run_of(student, [*before, *after]), whole)
 
 
-def test_only_the_latest_checkpoint_is_kept(teacher_config: PretrainedConfig, lessons: Lessons, tmp_path: Path) -> None:
+def test_only_the_latest_checkpoint_is_kept(
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, tmp_path: Path
+) -> None:
     (tmp_path / "step-00000001.partial-1-abcdef01").mkdir()
-    for progress in distil(new_student(teacher_config), lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0):
+    for progress in distil(
+        new_student(teacher_config), distillation_data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0
+    ):
         progress.save_checkpoint(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000008"]
 
 
-def test_bf16_is_resumed_bit_for_bit_too(teacher_config: PretrainedConfig, lessons: Lessons, tmp_path: Path) -> None:
+def test_bf16_is_resumed_bit_for_bit_too(
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, tmp_path: Path
+) -> None:
     schedule = replace(SCHEDULE, precision=Precision.BF16, num_steps=4)
-    uninterrupted = run(new_student(teacher_config), lessons, schedule)
-    steps = distil(new_student(teacher_config), lessons, schedule, learning_rate=LEARNING_RATE, seed=0)
+    uninterrupted = run(new_student(teacher_config), distillation_data, schedule)
+    steps = distil(new_student(teacher_config), distillation_data, schedule, learning_rate=LEARNING_RATE, seed=0)
     before = [next(steps) for _ in range(2)]
     before[-1].save_checkpoint(tmp_path)
     student = new_student(teacher_config, seed=99)
-    after = list(distil(student, lessons, schedule, learning_rate=LEARNING_RATE, seed=0, resume_from=tmp_path))
+    after = list(
+        distil(student, distillation_data, schedule, learning_rate=LEARNING_RATE, seed=0, resume_from=tmp_path)
+    )
     assert_same_bits(run_of(student, [*before, *after]), uninterrupted)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
 
@@ -100,13 +116,18 @@ def test_bf16_is_resumed_bit_for_bit_too(teacher_config: PretrainedConfig, lesso
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path, change: dict[str, Any], message: str
+    teacher_config: PretrainedConfig,
+    distillation_data: DistillationData,
+    whole: Run,
+    tmp_path: Path,
+    change: dict[str, Any],
+    message: str,
 ) -> None:
     whole.progress[-1].save_checkpoint(tmp_path)
     with pytest.raises(
         UserError, match=f"^a checkpoint must be of the training that resumes it, {message}; remove .* to begin anew$"
     ):
-        first_step(new_student(teacher_config), lessons, resume_from=tmp_path, **change)
+        first_step(new_student(teacher_config), distillation_data, resume_from=tmp_path, **change)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +138,12 @@ def test_a_checkpoint_of_another_training_is_refused(
     ],
 )
 def test_a_checkpoint_of_another_student_is_refused(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path, sizes: dict[str, int], message: str
+    teacher_config: PretrainedConfig,
+    distillation_data: DistillationData,
+    whole: Run,
+    tmp_path: Path,
+    sizes: dict[str, int],
+    message: str,
 ) -> None:
     whole.progress[-1].save_checkpoint(tmp_path)
     student = new_student(teacher_config, architecture=replace(ARCHITECTURE, **sizes))
@@ -126,12 +152,12 @@ def test_a_checkpoint_of_another_student_is_refused(
         UserError,
         match=f"^a checkpoint must hold the module that resumes it, where {message}; remove .* to begin anew$",
     ):
-        first_step(student, lessons, resume_from=tmp_path)
+        first_step(student, distillation_data, resume_from=tmp_path)
     assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
 
 
 def test_a_checkpoint_that_does_not_say_of_what_training_it_is_is_refused(
-    teacher_config: PretrainedConfig, lessons: Lessons, whole: Run, tmp_path: Path
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run, tmp_path: Path
 ) -> None:
     whole.progress[-1].save_checkpoint(tmp_path)
     (state,) = tmp_path.glob("*/state.json")
@@ -139,4 +165,4 @@ def test_a_checkpoint_that_does_not_say_of_what_training_it_is_is_refused(
     del content["run"]
     state.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match=rf"with num_steps {SCHEDULE.num_steps}, got None; remove {tmp_path} to begin"):
-        first_step(new_student(teacher_config), lessons, resume_from=tmp_path)
+        first_step(new_student(teacher_config), distillation_data, resume_from=tmp_path)

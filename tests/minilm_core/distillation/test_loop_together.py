@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from minilm_core.distillation.data import Lessons, held_out_loss, held_out_losses
-from minilm_core.distillation.loop import DistillationFailure, DistillationProgress, Pupil, distil, distil_together
+from minilm_core.distillation.data import DistillationData, held_out_loss, held_out_losses
+from minilm_core.distillation.loop import DistillationFailure, DistillationProgress, StudentRun, distil, distil_together
 from minilm_core.distillation.targets import OnlineTargets
 from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.models.adapters import LayerRelations
@@ -57,8 +57,10 @@ def students_of(config: PretrainedConfig, seed: int = 0) -> list[RelationEncoder
     return [new_student(config, seed=seed, architecture=architecture) for architecture in ARCHITECTURES]
 
 
-def pupils_of(students: list[RelationEncoder], **more: Any) -> list[Pupil]:
-    return [Pupil(student=student, learning_rate=rate, **more) for student, rate in zip(students, RATES, strict=True)]
+def student_runs_of(students: list[RelationEncoder], **more: Any) -> list[StudentRun]:
+    return [
+        StudentRun(student=student, learning_rate=rate, **more) for student, rate in zip(students, RATES, strict=True)
+    ]
 
 
 def runs_of(students: list[RelationEncoder], outcomes: list[Outcomes]) -> list[Run]:
@@ -74,21 +76,25 @@ def progress_of(outcomes: Outcomes, place: int) -> DistillationProgress:
     return outcome
 
 
-def run_alone(config: PretrainedConfig, lessons: Lessons, schedule: DistillationSchedule = SCHEDULE) -> list[Run]:
+def run_alone(
+    config: PretrainedConfig, distillation_data: DistillationData, schedule: DistillationSchedule = SCHEDULE
+) -> list[Run]:
     return [
-        run(student, lessons, schedule, learning_rate=rate)
+        run(student, distillation_data, schedule, learning_rate=rate)
         for student, rate in zip(students_of(config), RATES, strict=True)
     ]
 
 
-def run_together(config: PretrainedConfig, lessons: Lessons, schedule: DistillationSchedule = SCHEDULE) -> list[Run]:
+def run_together(
+    config: PretrainedConfig, distillation_data: DistillationData, schedule: DistillationSchedule = SCHEDULE
+) -> list[Run]:
     students = students_of(config)
-    return runs_of(students, list(distil_together(pupils_of(students), lessons, schedule, seed=0)))
+    return runs_of(students, list(distil_together(student_runs_of(students), distillation_data, schedule, seed=0)))
 
 
 @pytest.fixture(scope="module")
-def alone(teacher_config: PretrainedConfig, lessons: Lessons) -> list[Run]:
-    return run_alone(teacher_config, lessons)
+def alone(teacher_config: PretrainedConfig, distillation_data: DistillationData) -> list[Run]:
+    return run_alone(teacher_config, distillation_data)
 
 
 def assert_all_same_bits(some: list[Run], others: list[Run]) -> None:
@@ -97,9 +103,9 @@ def assert_all_same_bits(some: list[Run], others: list[Run]) -> None:
 
 
 def test_each_student_ends_bit_for_bit_as_it_would_alone(
-    teacher_config: PretrainedConfig, lessons: Lessons, alone: list[Run]
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, alone: list[Run]
 ) -> None:
-    assert_all_same_bits(run_together(teacher_config, lessons), alone)
+    assert_all_same_bits(run_together(teacher_config, distillation_data), alone)
 
 
 @pytest.mark.parametrize(
@@ -113,23 +119,28 @@ def test_each_student_ends_bit_for_bit_as_it_would_alone(
     ids=["micro-batches", "bf16", "fp16", "checkpointed"],
 )
 def test_so_does_each_whatever_the_schedule(
-    teacher_config: PretrainedConfig, lessons: Lessons, changes: dict[str, Any]
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, changes: dict[str, Any]
 ) -> None:
     schedule = replace(SCHEDULE, num_steps=3, num_evaluations=1, **changes)
-    assert_all_same_bits(run_together(teacher_config, lessons, schedule), run_alone(teacher_config, lessons, schedule))
+    assert_all_same_bits(
+        run_together(teacher_config, distillation_data, schedule),
+        run_alone(teacher_config, distillation_data, schedule),
+    )
 
 
 @pytest.mark.parametrize(("micro_batch_size", "num_parts"), [(None, 1), (4, 2)])
 def test_the_teacher_is_asked_once_for_all_students(
     teacher_config: PretrainedConfig,
-    lessons: Lessons,
+    distillation_data: DistillationData,
     teacher: CountingTargets,
     micro_batch_size: int | None,
     num_parts: int,
 ) -> None:
     schedule = replace(SCHEDULE, num_evaluations=1, micro_batch_size=micro_batch_size)
     outcomes = list(
-        distil_together(pupils_of(students_of(teacher_config)), replace(lessons, targets=teacher), schedule, seed=0)
+        distil_together(
+            student_runs_of(students_of(teacher_config)), replace(distillation_data, targets=teacher), schedule, seed=0
+        )
     )
     assert len(outcomes) == schedule.num_steps
     # The five held-out rows are measured once, at the end.
@@ -138,22 +149,22 @@ def test_the_teacher_is_asked_once_for_all_students(
 
 
 def test_held_out_losses_are_those_of_each_alone(
-    teacher_config: PretrainedConfig, lessons: Lessons, teacher: CountingTargets
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, teacher: CountingTargets
 ) -> None:
     students = students_of(teacher_config)
-    with_teacher = replace(lessons, targets=teacher)
+    with_teacher = replace(distillation_data, targets=teacher)
     together = held_out_losses(students, with_teacher, SCHEDULE)
     assert teacher.num_calls == 1
     assert together == [held_out_loss(student, with_teacher, SCHEDULE) for student in students]
 
 
 def test_a_student_that_fails_leaves_and_the_others_go_on(
-    teacher_config: PretrainedConfig, lessons: Lessons, alone: list[Run]
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, alone: list[Run]
 ) -> None:
     students = students_of(teacher_config)
     with torch.no_grad():
         students[1].heads["2"].vectors["query"].weight[0, 0] = torch.inf
-    outcomes = list(distil_together(pupils_of(students), lessons, SCHEDULE, seed=0))
+    outcomes = list(distil_together(student_runs_of(students), distillation_data, SCHEDULE, seed=0))
     failure = outcomes[0][1]
     assert isinstance(failure, DistillationFailure)
     assert isinstance(failure.error, NonFiniteLossError)
@@ -164,26 +175,26 @@ def test_a_student_that_fails_leaves_and_the_others_go_on(
         assert_same_bits(run_of(students[place], progress), alone[place])
 
 
-def test_once_all_have_failed_it_ends(teacher_config: PretrainedConfig, lessons: Lessons) -> None:
+def test_once_all_have_failed_it_ends(teacher_config: PretrainedConfig, distillation_data: DistillationData) -> None:
     students = students_of(teacher_config)
     for student, architecture in zip(students, ARCHITECTURES, strict=True):
         with torch.no_grad():
             student.heads[str(architecture.num_layers)].vectors["query"].weight[0, 0] = torch.inf
-    (outcomes,) = distil_together(pupils_of(students), lessons, SCHEDULE, seed=0)
+    (outcomes,) = distil_together(student_runs_of(students), distillation_data, SCHEDULE, seed=0)
     assert all(isinstance(outcome, DistillationFailure) for outcome in outcomes.values())
 
 
 def test_those_whose_checkpoints_lie_behind_catch_up_first(
-    teacher_config: PretrainedConfig, lessons: Lessons, alone: list[Run], tmp_path: Path
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, alone: list[Run], tmp_path: Path
 ) -> None:
     num_steps_before = [2, 8, 5]
     for place, student in enumerate(students_of(teacher_config)):
-        steps = distil(student, lessons, SCHEDULE, learning_rate=RATES[place], seed=0)
+        steps = distil(student, distillation_data, SCHEDULE, learning_rate=RATES[place], seed=0)
         *_, last = itertools.islice(steps, num_steps_before[place])
         last.save_checkpoint(tmp_path / str(place))
     students = students_of(teacher_config, seed=99)
-    pupils = [replace(pupil, resume_from=tmp_path / str(place)) for place, pupil in enumerate(pupils_of(students))]
-    outcomes = list(distil_together(pupils, lessons, SCHEDULE, seed=0))
+    runs = [replace(run, resume_from=tmp_path / str(place)) for place, run in enumerate(student_runs_of(students))]
+    outcomes = list(distil_together(runs, distillation_data, SCHEDULE, seed=0))
     assert [sorted(step) for step in outcomes] == [[0], [0], [0], [0, 2], [0, 2], [0, 2]]
     for place, resumed in enumerate(runs_of(students, outcomes)):
         before = alone[place].progress[: num_steps_before[place]]
@@ -191,14 +202,14 @@ def test_those_whose_checkpoints_lie_behind_catch_up_first(
 
 
 def test_a_checkpoint_of_another_training_costs_only_its_own_student(
-    teacher_config: PretrainedConfig, lessons: Lessons, alone: list[Run], tmp_path: Path
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, alone: list[Run], tmp_path: Path
 ) -> None:
     students = students_of(teacher_config)
-    next(distil(students[1], lessons, SCHEDULE, learning_rate=RATES[1], seed=7)).save_checkpoint(tmp_path)
+    next(distil(students[1], distillation_data, SCHEDULE, learning_rate=RATES[1], seed=7)).save_checkpoint(tmp_path)
     students = students_of(teacher_config)
-    pupils = pupils_of(students)
-    pupils[1] = replace(pupils[1], resume_from=tmp_path)
-    first, *outcomes = distil_together(pupils, lessons, SCHEDULE, seed=0)
+    runs = student_runs_of(students)
+    runs[1] = replace(runs[1], resume_from=tmp_path)
+    first, *outcomes = distil_together(runs, distillation_data, SCHEDULE, seed=0)
     (failure,) = first.values()
     assert isinstance(failure, DistillationFailure)
     assert "must be of the training that resumes it, with seed 0, got 7" in str(failure.error)
@@ -209,7 +220,7 @@ def test_a_checkpoint_of_another_training_costs_only_its_own_student(
 
 
 def test_students_that_compare_different_layers_of_the_teacher_are_refused(
-    teacher_config: PretrainedConfig, lessons: Lessons
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     schedule = replace(SCHEDULE, layer_mapping=LayerMapping.UNIFORM)
     students = [
@@ -221,4 +232,4 @@ def test_students_that_compare_different_layers_of_the_teacher_are_refused(
         for architecture in ARCHITECTURES
     ]
     with pytest.raises(UserError, match=r"equally many distilled layers, got 1 and 2 and 3$"):
-        next(distil_together(pupils_of(students), lessons, schedule, seed=0))
+        next(distil_together(student_runs_of(students), distillation_data, schedule, seed=0))

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PretrainedConfig
 
 from minilm_core.corpus.packed import PackedCorpus
-from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import DistillationProgress, distil
 from minilm_core.errors import NonFiniteLossError
 from minilm_core.models.encoders import load_encoder_config
@@ -25,7 +25,7 @@ from tests.minilm_core.distilling import (
     SCHEDULE,
     Run,
     assert_close,
-    lessons_of,
+    distillation_data_of,
     new_student,
     run,
     run_of,
@@ -46,7 +46,7 @@ KINDS = {"fresh": 0, "resumed": NUM_STEPS_BEFORE, "in parts": 0, "checkpointed":
 
 def _distil_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets: Path) -> None:
     config = without_dropout(load_encoder_config(folder / "teacher"))
-    share = lessons_of(PackedCorpus.load(corpus_folder), targets, rank=rank, num_workers=2)
+    share = distillation_data_of(PackedCorpus.load(corpus_folder), targets, rank=rank, num_workers=2)
     # Every worker builds its own student; here the second one's is another, which the first one's must replace.
     fresh = new_student(config, seed=rank)
     # Only the first worker saves, as in a trial.
@@ -58,14 +58,16 @@ def _distil_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets:
     for kind, schedule in (("in parts", IN_PARTS), ("checkpointed", CHECKPOINTED)):
         student = new_student(config, seed=rank)
         _save(folder / f"{kind}-{rank}", student, run(DistributedDataParallel(student), share, schedule))
-    heard = lessons_of(PackedCorpus.load(corpus_folder), targets, Method.MINILM, rank=rank, num_workers=2)
+    heard = distillation_data_of(PackedCorpus.load(corpus_folder), targets, Method.MINILM, rank=rank, num_workers=2)
     student = new_student(config, seed=rank, method=Method.MINILM)
     _save(folder / f"minilm-{rank}", student, run(DistributedDataParallel(student), heard, MINILM))
 
 
-def saving(student: nn.Module, lessons: Lessons, root: Path | None) -> Iterator[DistillationProgress]:
+def saving(
+    student: nn.Module, distillation_data: DistillationData, root: Path | None
+) -> Iterator[DistillationProgress]:
     """Distils, and saves one checkpoint on the way."""
-    for progress in distil(student, lessons, SCHEDULE, learning_rate=LEARNING_RATE, seed=0):
+    for progress in distil(student, distillation_data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0):
         if root is not None and progress.step == NUM_STEPS_BEFORE:
             progress.save_checkpoint(root)
         yield progress
@@ -78,7 +80,7 @@ def _save(path: Path, student: nn.Module, of_run: Run) -> None:
 
 @dataclass(frozen=True)
 class OfTwo:
-    """One worker and two workers at the same lessons: fresh, from a checkpoint, in micro-batches, and with activations
+    """One worker and two workers at the same data: fresh, from a checkpoint, in micro-batches, and with activations
     computed again. And two at MiniLM's."""
 
     alone: Run
@@ -93,14 +95,14 @@ def of_two(
     tmp_path_factory: pytest.TempPathFactory,
     teacher_folder: Path,
     teacher_config: PretrainedConfig,
-    lessons: Lessons,
+    distillation_data: DistillationData,
     targets: Path,
 ) -> OfTwo:
     folder = tmp_path_factory.mktemp("two")
     (folder / "teacher").symlink_to(teacher_folder)
     student = new_student(without_dropout(teacher_config))
-    progress = list(saving(student, lessons, folder / "of-one"))
-    in_two_processes(_distil_as_one_of_two, folder, lessons.corpus.folder, targets)
+    progress = list(saving(student, distillation_data, folder / "of-one"))
+    in_two_processes(_distil_as_one_of_two, folder, distillation_data.corpus.folder, targets)
     cases = [(kind, rank) for kind in (*KINDS, "minilm") for rank in range(2)]
     return OfTwo(
         run_of(student, progress),
@@ -114,7 +116,7 @@ def test_two_workers_at_minilm_equal_one_on_the_joined_batch(
     of_two: OfTwo, teacher_config: PretrainedConfig, corpus: PackedCorpus, targets: Path
 ) -> None:
     student = new_student(without_dropout(teacher_config), method=Method.MINILM)
-    alone = run(student, lessons_of(corpus, targets, Method.MINILM), MINILM)
+    alone = run(student, distillation_data_of(corpus, targets, Method.MINILM), MINILM)
     for rank in range(2):
         assert of_two.figures["minilm", rank]["losses"] == pytest.approx(alone.losses, rel=1e-4)
         for name, parameter in of_two.parameters["minilm", rank].items():
@@ -143,10 +145,10 @@ def test_two_workers_equal_one_on_the_joined_batch(of_two: OfTwo, kind: str, num
 
 
 def test_one_worker_goes_on_from_the_checkpoint_of_two(
-    of_two: OfTwo, teacher_config: PretrainedConfig, lessons: Lessons
+    of_two: OfTwo, teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     student = new_student(without_dropout(teacher_config), seed=99)
-    after = run(student, lessons, resume_from=of_two.checkpoint).progress
+    after = run(student, distillation_data, resume_from=of_two.checkpoint).progress
     before = of_two.alone.progress[:NUM_STEPS_BEFORE]
     assert_close(run_of(student, [*before, *after]), of_two.alone)
 
@@ -156,16 +158,16 @@ def _dropout_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets
     student = new_student(load_encoder_config(folder / "teacher"))
     drawn = []
     student.trunk.register_forward_pre_hook(lambda *_: drawn.append(torch.random.get_rng_state()))
-    share = lessons_of(PackedCorpus.load(corpus_folder), targets, rank=rank, num_workers=2)
+    share = distillation_data_of(PackedCorpus.load(corpus_folder), targets, rank=rank, num_workers=2)
     next(distil(DistributedDataParallel(student), share, SCHEDULE, learning_rate=LEARNING_RATE, seed=0))
     save_file({"drawn": drawn[0]}, folder / f"drawn-{rank}.safetensors")
 
 
 def test_two_workers_draw_different_dropout(
-    tmp_path: Path, teacher_folder: Path, lessons: Lessons, targets: Path
+    tmp_path: Path, teacher_folder: Path, distillation_data: DistillationData, targets: Path
 ) -> None:
     (tmp_path / "teacher").symlink_to(teacher_folder)
-    in_two_processes(_dropout_as_one_of_two, tmp_path, lessons.corpus.folder, targets)
+    in_two_processes(_dropout_as_one_of_two, tmp_path, distillation_data.corpus.folder, targets)
     first, second = (load_file(tmp_path / f"drawn-{rank}.safetensors")["drawn"] for rank in range(2))
     assert not torch.equal(first, second)
 

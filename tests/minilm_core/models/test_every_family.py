@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, Pretrain
 from minilm_core.corpus.packed import PackedCorpus
 from minilm_core.deployment.packaging import PackageSource, package
 from minilm_core.deployment.verification import run_checks
-from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import distil
 from minilm_core.distillation.target_cache import cache_targets
 from minilm_core.distillation.targets import CachedTargets, OnlineTargets, Targets
@@ -74,14 +74,14 @@ def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     cached = CachedTargets(folder / "targets" / key.folder_name, CPU, Precision.FP32, layers=[4], relations=RELATIONS)
     base = base_config(load_encoder_config(folder / "teacher"), student_family)
     encoder = build_encoder(ARCHITECTURE, base, seed=0)
-    losses = taught_losses(encoder, Lessons(corpus=corpus, targets=cached))
+    losses = taught_losses(encoder, DistillationData(corpus=corpus, targets=cached))
     encoder.save_pretrained(folder / "student")
     return Taught(folder / "teacher", base, folder / "student", corpus, cached, losses)
 
 
-def taught_losses(encoder: PreTrainedModel, lessons: Lessons) -> list[float]:
+def taught_losses(encoder: PreTrainedModel, distillation_data: DistillationData) -> list[float]:
     student = RelationEncoder(encoder, [ARCHITECTURE.num_layers], RELATIONS)
-    return [step.loss for step in distil(student, lessons, SCHEDULE, learning_rate=1e-3, seed=0)]
+    return [step.loss for step in distil(student, distillation_data, SCHEDULE, learning_rate=1e-3, seed=0)]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_a_cached_teacher_says_what_the_teacher_says(taught: Taught) -> None:
     online = OnlineTargets(RelationEncoder(load_encoder(taught.teacher), [4], RELATIONS), Precision.FP32)
     encoder = build_encoder(ARCHITECTURE, taught.base, seed=0)
     # The states are kept in bf16.
-    losses = taught_losses(encoder, Lessons(corpus=taught.corpus, targets=online))
+    losses = taught_losses(encoder, DistillationData(corpus=taught.corpus, targets=online))
     assert taught.losses == pytest.approx(losses, rel=0.02)
     assert all(loss > 0 for loss in losses)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minilm_core.errors import FailureKind
-from reports import Limits, Study, write_decision
+from reports import Requirements, Study, write_decision
 from reports.page.figures import INSTALL_HINT
 from reports.page.page import Report, write_report
 from tests.reports.example_studies import TASK, failed, kept_labels, student, teacher, twin, write_full_study
@@ -139,7 +139,7 @@ def test_without_a_complete_student_the_page_says_so_and_offers_to_go_on(make_st
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_decision_on_file_is_the_answer(full_study: Study) -> None:
-    write_decision(full_study, full_study.pick(Limits(max_latency_ms=6.5)))
+    write_decision(full_study, full_study.pick(Requirements(max_latency_ms=6.5)))
     text = page_of(full_study)
     assert "Chosen: trial" in text
     assert "Missed: trial 1: latency 8.00 ms is 1.50 ms over 6.5 ms" in text

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.records import TrialRecord
-from reports import Limits, Prefer
+from reports import Prefer, Requirements
 from tests.reports.example_studies import TASK, kept_labels, student, study_of, without_interval
 
 accuracies = st.integers(50, 95).map(lambda percent: percent / 100)
@@ -28,7 +28,7 @@ def test_alternatives_are_within_the_limits_and_on_their_frontier(
 ) -> None:
     records = [bare(i, accuracy, float(latency), size) for i, (accuracy, latency, size) in enumerate(figures)]
     study = study_of(*records)
-    decision = study.pick(Limits(max_latency_ms=max_latency_ms, min_accuracy=floor), prefer=prefer)
+    decision = study.pick(Requirements(max_latency_ms=max_latency_ms, min_accuracy=floor), prefer=prefer)
     within = [
         record
         for record in records
@@ -49,7 +49,7 @@ def test_of_two_objectives_the_alternatives_are_the_neighbours_on_the_frontier(
 ) -> None:
     records = [bare(i, accuracy, float(latency)) for i, (accuracy, latency) in enumerate(figures)]
     study = study_of(*records, objectives=("accuracy", "latency_ms"))
-    decision = study.pick(Limits(max_latency_ms=max_latency_ms), prefer=Prefer.KNEE)
+    decision = study.pick(Requirements(max_latency_ms=max_latency_ms), prefer=Prefer.KNEE)
     if decision.winner is None:
         return
     winner = place(decision.winner)

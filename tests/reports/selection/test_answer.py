@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_core.errors import FailureKind
-from reports import Limits, Prefer, Study, write_decision
+from reports import Prefer, Requirements, Study, write_decision
 from reports.selection.answer import STALE, Answer, answer, first_options
 from reports.statistics import Split, resample
 from tests.reports.example_studies import (
@@ -27,12 +27,12 @@ def answer_of(study: Study) -> Answer:
     return answer(study, resample(study, Split.VALIDATION))
 
 
-def limits_in(words: tuple[str, ...]) -> Limits:
+def limits_in(words: tuple[str, ...]) -> Requirements:
     """The limits of a pick, read off its words."""
     verb, _, *options = words
     assert verb == "pick"
     named = zip(options[::2], options[1::2], strict=True)
-    return Limits.parse(**{option.removeprefix("--").replace("-", "_"): value for option, value in named})
+    return Requirements.parse(**{option.removeprefix("--").replace("-", "_"): value for option, value in named})
 
 
 @settings(deadline=None, derandomize=True)
@@ -60,7 +60,7 @@ def test_the_limit_proposed_is_the_tightest_whole_percentage_that_admits_the_hea
     assert "trial 1 (4x64 A2)" in found.headline
     assert found.command == f"minilm-search pick {study.path} --within 12%"
     assert found.next_words == ("pick", str(study.path), "--within", "12%")
-    assert study.pick(Limits(within=0.11)).winner is None
+    assert study.pick(Requirements(within=0.11)).winner is None
 
 
 def test_without_a_teacher_a_pick_without_limits_is_proposed(make_study: Callable[..., Study]) -> None:
@@ -79,7 +79,7 @@ def test_the_headline_is_the_pick_without_limits(tmp_path) -> None:
 
 
 def test_a_decision_on_file_is_the_answer_and_the_package_is_next(full_study: Study) -> None:
-    decision = full_study.pick(Limits.parse(max_latency="6.5ms"), prefer=Prefer.BEST)
+    decision = full_study.pick(Requirements.parse(max_latency="6.5ms"), prefer=Prefer.BEST)
     write_decision(full_study, decision)
     found = answer_of(full_study)
     assert found.headline == f"Chosen: {decision.reason}."
@@ -88,7 +88,7 @@ def test_a_decision_on_file_is_the_answer_and_the_package_is_next(full_study: St
 
 
 def test_a_decision_for_no_student_is_followed_by_a_pick_that_some_student_meets(full_study: Study) -> None:
-    write_decision(full_study, full_study.pick(Limits(max_size_bytes=1)))
+    write_decision(full_study, full_study.pick(Requirements(max_size_bytes=1)))
     found = answer_of(full_study)
     assert found.headline == "None chosen: no student is within the limits, of 4 complete students."
     assert full_study.pick(limits_in(found.next_words)).winner is not None

@@ -4,12 +4,12 @@ import json
 import pytest
 
 from minilm_core.errors import UserError
-from reports import Limits, Study, write_decision
+from reports import Requirements, Study, write_decision
 from reports.selection.decisions import read_decision
 
 
 def test_the_decision_on_disk_is_bound_to_its_records(full_study: Study) -> None:
-    decision = full_study.pick(Limits(within=0.05))
+    decision = full_study.pick(Requirements(within=0.05))
     path = write_decision(full_study, decision)
     content = json.loads(path.read_text())
     assert path.name == "decision.json"
@@ -22,7 +22,7 @@ def test_the_decision_on_disk_is_bound_to_its_records(full_study: Study) -> None
 
 def test_a_decision_replaces_the_one_before_and_leaves_no_scratch_file(full_study: Study) -> None:
     write_decision(full_study, full_study.pick())
-    write_decision(full_study, full_study.pick(Limits(max_size_bytes=1)))
+    write_decision(full_study, full_study.pick(Requirements(max_size_bytes=1)))
     assert json.loads((full_study.path / "decision.json").read_text())["winner"] is None
     assert not list(full_study.path.glob("*.partial*"))
 

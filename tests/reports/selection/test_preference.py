@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from minilm_core.results.records import Evaluation, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import accuracy as accuracy_metric
 from minilm_core.tasks.metrics import paired_difference, pearson, score
-from reports import Limits, Prefer, Study
+from reports import Prefer, Requirements, Study
 from reports.selection.preference import unbeaten
 from tests.reports.example_studies import TASK, kept_labels, student, study_of, task_result, without_interval
 
@@ -42,7 +42,7 @@ def test_no_student_within_a_limit_on_cost_is_more_accurate_than_the_answer(
     figures: list[tuple[float, int, int, int]], limit: str, value: int
 ) -> None:
     study = made_up(figures)
-    decision = study.pick(Limits(**{limit: value}))
+    decision = study.pick(Requirements(**{limit: value}))
     name = limit.removeprefix("max_").replace("parameters", "num_parameters")
     qualifying = [record for record in study.students() if getattr(record, name) <= value]
     if decision.winner is None:
@@ -58,7 +58,7 @@ def test_no_student_within_a_limit_on_accuracy_is_faster_than_the_answer(
     figures: list[tuple[float, int, int, int]], value: float
 ) -> None:
     study = made_up(figures)
-    decision = study.pick(Limits(min_accuracy=value))
+    decision = study.pick(Requirements(min_accuracy=value))
     qualifying = [record for record in study.students() if accuracy_in(record) >= value]
     if decision.winner is None:
         assert qualifying == []
@@ -94,22 +94,22 @@ def lead_of(best: TrialRecord, other: TrialRecord) -> float:
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
-        (Limits(), Prefer.TIED),
-        (Limits(max_size_bytes=100), Prefer.BEST),
-        (Limits(max_parameters=10**9), Prefer.BEST),
-        (Limits(max_latency_ms=9.0), Prefer.BEST),
-        (Limits(min_accuracy=0.5), Prefer.FASTEST),
-        (Limits(min_accuracy=0.5, max_size_bytes=10**9), Prefer.KNEE),
+        (Requirements(), Prefer.TIED),
+        (Requirements(max_size_bytes=100), Prefer.BEST),
+        (Requirements(max_parameters=10**9), Prefer.BEST),
+        (Requirements(max_latency_ms=9.0), Prefer.BEST),
+        (Requirements(min_accuracy=0.5), Prefer.FASTEST),
+        (Requirements(min_accuracy=0.5, max_size_bytes=10**9), Prefer.KNEE),
     ],
 )
-def test_what_is_preferred_follows_from_what_is_limited(limits: Limits, expected: Prefer) -> None:
+def test_what_is_preferred_follows_from_what_is_limited(limits: Requirements, expected: Prefer) -> None:
     assert study_of(student(0, 0.8, tasks={})).pick(limits).prefer is expected
 
 
 def test_where_latency_is_no_objective_a_limit_on_accuracy_is_answered_by_the_smallest() -> None:
     """Latency is measured here, for limits, but the search did not look at it."""
     small, fast = student(0, 0.8, tasks={}, size_bytes=1, latency_ms=2.0), student(1, 0.9, tasks={}, latency_ms=1.0)
-    decision = study_of(small, fast, objectives=("accuracy", "size_bytes")).pick(Limits(min_accuracy=0.5))
+    decision = study_of(small, fast, objectives=("accuracy", "size_bytes")).pick(Requirements(min_accuracy=0.5))
     assert decision.winner is small
     assert "and latency is no objective of this study, so the smallest is preferred" in decision.rule
 
@@ -124,7 +124,7 @@ def test_without_a_latency_the_smallest_of_the_tied_is_taken() -> None:
 
 def test_a_student_without_a_latency_is_outside_a_limit_on_latency() -> None:
     untimed, timed = student(0, 0.9, tasks={}, latency_ms=None), student(1, 0.8, 6, tasks={}, latency_ms=5.0)
-    decision = study_of(untimed, timed, objectives=("accuracy", "size_bytes")).pick(Limits(max_latency_ms=6.0))
+    decision = study_of(untimed, timed, objectives=("accuracy", "size_bytes")).pick(Requirements(max_latency_ms=6.0))
     assert decision.winner is timed
     assert [miss.reason for miss in decision.near_misses] == ["its latency was not measured"]
 

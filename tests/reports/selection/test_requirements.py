@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from minilm_core.errors import UserError
 from reports.selection.requirements import (
     LatencyConditions,
-    Limits,
+    Requirements,
     parse_accuracy,
     parse_latency,
     parse_percentage,
@@ -34,7 +34,7 @@ def test_a_latency_is_read_with_its_conditions() -> None:
 @pytest.mark.parametrize("limits", [{"max_size": "25"}, {"max_latency": "20"}, {"max_latency": "20@cpu1"}])
 def test_a_number_without_its_unit_is_refused(limits: dict[str, str]) -> None:
     with pytest.raises(UserError, match="must have a unit, as in"):
-        Limits.parse(**limits)
+        Requirements.parse(**limits)
 
 
 @pytest.mark.parametrize("text", ["1", "0.01", "%", "-1%", "1%%"])
@@ -74,11 +74,13 @@ def test_conditions_that_are_none_are_refused(qualifier: str) -> None:
 )
 def test_a_limit_outside_its_range_is_refused(limits: dict[str, float], rule: str) -> None:
     with pytest.raises(UserError, match=rule):
-        Limits(**limits)
+        Requirements(**limits)
 
 
 def test_limits_are_read_as_a_user_writes_them() -> None:
-    assert Limits.parse(within="1%", max_latency="20ms@b1", max_size="25MB", max_parameters="30M") == Limits(
+    assert Requirements.parse(
+        within="1%", max_latency="20ms@b1", max_size="25MB", max_parameters="30M"
+    ) == Requirements(
         within=0.01,
         max_latency_ms=20.0,
         latency_conditions=LatencyConditions(batch_size=1),
@@ -95,7 +97,7 @@ def test_conditions_are_covered_where_all_that_is_named_was_measured() -> None:
 
 
 written = st.builds(
-    Limits.parse,
+    Requirements.parse,
     within=st.none() | st.integers(0, 1000).map(lambda tenths: f"{tenths / 10}%"),
     min_accuracy=st.none() | st.floats(0, 1).map(lambda value: f"{value:.4f}"),
     max_latency=st.none()
@@ -109,20 +111,20 @@ written = st.builds(
 
 @settings(deadline=None, derandomize=True)
 @given(written)
-def test_limits_written_as_options_are_read_as_the_same_limits(limits: Limits) -> None:
+def test_limits_written_as_options_are_read_as_the_same_limits(limits: Requirements) -> None:
     options = limits.options()
     named = {
         option.removeprefix("--").replace("-", "_"): value for option, value in zip(*[iter(options)] * 2, strict=True)
     }
-    assert Limits.parse(**named) == limits
+    assert Requirements.parse(**named) == limits
 
 
 def test_a_percentage_is_the_number_nearest_to_what_was_written() -> None:
-    assert Limits.parse(within="93.3%").within == 0.933
+    assert Requirements.parse(within="93.3%").within == 0.933
 
 
 def test_limits_are_written_as_a_user_would_write_them() -> None:
-    limits = Limits(
+    limits = Requirements(
         within=0.05, min_accuracy=0.9, max_latency_ms=6.0, max_size_bytes=25_000_000, max_parameters=30_000_000
     )
     assert limits.options() == (
@@ -134,14 +136,14 @@ def test_limits_are_written_as_a_user_would_write_them() -> None:
 @pytest.mark.parametrize(
     ("limits", "has_accuracy", "has_cost"),
     [
-        (Limits(), False, False),
-        (Limits(within=0.0), True, False),
-        (Limits(min_accuracy=0.0), True, False),
-        (Limits(max_latency_ms=1.0), False, True),
-        (Limits(max_size_bytes=1), False, True),
-        (Limits(max_parameters=1), False, True),
-        (Limits(within=0.0, max_parameters=1), True, True),
+        (Requirements(), False, False),
+        (Requirements(within=0.0), True, False),
+        (Requirements(min_accuracy=0.0), True, False),
+        (Requirements(max_latency_ms=1.0), False, True),
+        (Requirements(max_size_bytes=1), False, True),
+        (Requirements(max_parameters=1), False, True),
+        (Requirements(within=0.0, max_parameters=1), True, True),
     ],
 )
-def test_limits_know_what_they_are_on(limits: Limits, has_accuracy: bool, has_cost: bool) -> None:
+def test_limits_know_what_they_are_on(limits: Requirements, has_accuracy: bool, has_cost: bool) -> None:
     assert (limits.has_accuracy, limits.has_cost) == (has_accuracy, has_cost)

@@ -11,7 +11,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from minilm_core.errors import FailureKind
-from search.driver.cluster import Stream
+from search.driver.cluster import RemoteGenerator
 from search.driver.losses import Losses, log_loss, loss_kind, loss_told_by
 from search.study.context import StudyContext
 from search.study.memory import NodeOutOfMemoryError
@@ -75,7 +75,7 @@ def test_a_stream_whose_process_the_memory_monitor_killed_says_so_in_one_line() 
         threading.Event().wait(120)
 
     with ray_that_kills_every(SECONDS_BETWEEN_KILLS), pytest.raises(NodeOutOfMemoryError) as killed:
-        list(Stream(work, num_cpus=1, num_gpus=0).rest())
+        list(RemoteGenerator(work, num_cpus=1, num_gpus=0).rest())
     assert re.fullmatch(r"out of memory on the node: .* GB in use, largest process .*", str(killed.value))
 
 

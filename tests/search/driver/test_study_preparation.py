@@ -12,10 +12,10 @@ from ray.cluster_utils import Cluster
 
 from minilm_core.errors import UserError
 from search.config.settings import Resources
-from search.config.teaching import Tutor
+from search.config.teacher_assignment import TeacherRole
 from search.driver import study_preparation as groundwork
 from search.driver.cluster import cluster
-from search.driver.study_preparation import builders, lay_groundwork
+from search.driver.study_preparation import builders, prepare_study
 from search.errors import GroundworkError
 from search.study.context import StudyContext
 from search.study.jobs import Progress
@@ -62,7 +62,7 @@ def study_of_two_nodes(open_study: OpenStudy, tmp_path: Path) -> StudyContext:
 def laid(context: StudyContext, address: str) -> Said:
     said = Said()
     with cluster(context.config.resources, address):
-        lay_groundwork(context, said)
+        prepare_study(context, said)
     return said
 
 
@@ -83,8 +83,8 @@ def failing(error: Exception) -> Work:
 def test_two_nodes_prepare_a_study_together(study_of_two_nodes: StudyContext, address: str) -> None:
     said = laid(study_of_two_nodes, address)
     found = read_preparation(study_of_two_nodes.study)
-    assert set(found.targets) == {Tutor.TEACHER}
-    assert any(caching_stage(Tutor.TEACHER) in line for line in said.lines)
+    assert set(found.targets) == {TeacherRole.TEACHER}
+    assert any(caching_stage(TeacherRole.TEACHER) in line for line in said.lines)
     assert not any("lost" in line for line in said.lines)
 
 
@@ -94,7 +94,7 @@ def test_a_study_is_prepared_though_one_of_its_nodes_fails(
 ) -> None:
     monkeypatch.setattr(groundwork, "make_ready_beside", failing(RuntimeError("CUDA out of memory")))
     said = laid(study_of_two_nodes, address)
-    assert read_preparation(study_of_two_nodes.study).targets[Tutor.TEACHER] is not None
+    assert read_preparation(study_of_two_nodes.study).targets[TeacherRole.TEACHER] is not None
     assert said.lines[-1] == "a process that cached targets was lost: RuntimeError: CUDA out of memory"
 
 
@@ -112,7 +112,7 @@ def test_a_preparation_whose_process_is_lost_goes_on_in_another(
 
     monkeypatch.setattr(groundwork, "prepare", lost_at_first)
     said = laid(study_of_two_nodes, address)
-    assert set(read_preparation(study_of_two_nodes.study).targets) == {Tutor.TEACHER}
+    assert set(read_preparation(study_of_two_nodes.study).targets) == {TeacherRole.TEACHER}
     assert len([line for line in said.lines if re.fullmatch("preparation: .*; started once more", line)]) == 1
     assert not study_of_two_nodes.study.preparation_log.exists()
 

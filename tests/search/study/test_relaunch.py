@@ -8,7 +8,7 @@ from minilm_core.errors import FailureKind, UserError
 from minilm_core.results.records import Status, append_record
 from search.config.settings import SearchConfig, load_config, resolved_yaml
 from search.study.layout import StudyPaths
-from search.study.relaunch import extended, take_up
+from search.study.relaunch import extended, validate_relaunch
 from tests.paths import QUICKSTART_YAML
 from tests.reports.example_studies import failed, student
 
@@ -74,7 +74,7 @@ def test_other_settings_before_any_trial_ran_forget_what_was_made_for_the_first(
     tmp_path: Path, prepared: StudyPaths, earlier: str, keeps_calibration: bool, keeps_assistant: bool
 ) -> None:
     prepared.search_yaml.write_text(resolved_yaml(config_with(tmp_path, earlier)), encoding="utf-8")
-    assert take_up(prepared, config_with(tmp_path)) == (not keeps_assistant)
+    assert validate_relaunch(prepared, config_with(tmp_path)) == (not keeps_assistant)
     assert prepared.latency.exists() == keeps_calibration
     assert prepared.assistant.student.exists() == prepared.preparation.exists() == keeps_assistant
     assert not list(prepared.root.glob("*.removed"))
@@ -82,7 +82,7 @@ def test_other_settings_before_any_trial_ran_forget_what_was_made_for_the_first(
 
 def test_an_unreadable_earlier_search_yaml_binds_only_once_a_trial_ran(tmp_path: Path, prepared: StudyPaths) -> None:
     prepared.search_yaml.write_text("of: another version\n", encoding="utf-8")
-    take_up(prepared, config_with(tmp_path))
+    validate_relaunch(prepared, config_with(tmp_path))
     append_record(prepared.records, student(0, 0.7))
     with pytest.raises(UserError, match="unknown key 'of'"):
-        take_up(prepared, config_with(tmp_path))
+        validate_relaunch(prepared, config_with(tmp_path))

@@ -17,23 +17,23 @@ from safetensors.torch import load_file
 
 from minilm_core.corpus.packed import PackedCorpus
 from minilm_core.corpus.packing import Packing
-from minilm_core.distillation.data import Lessons
+from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.target_storage import TargetsManifest, is_cached, make_room
 from minilm_core.distillation.targets import OnlineTargets
 from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.models.adapters import LayerRelations
 from minilm_core.models.encoders import RelationEncoder, load_encoder
 from minilm_core.settings.schedules import Precision, Relation
-from search.config.teaching import Tutor, lessons_key
+from search.config.teacher_assignment import TeacherRole, distillation_key
 from search.study.context import StudyContext
 from search.worker import assistant, preparation
 from search.worker.assistant import assistant_schedule
 from search.worker.preparation import (
-    Builder,
+    CacheShard,
     caching_stage,
     held,
     make_ready_beside,
-    open_lessons,
+    open_distillation_data,
     prepare,
     read_preparation,
 )
@@ -54,16 +54,16 @@ ASSISTED = (
 )
 
 
-def targets_of(context: StudyContext, tutor: Tutor = Tutor.TEACHER) -> Path:
-    folder = read_preparation(context.study).targets[tutor]
+def targets_of(context: StudyContext, teacher_role: TeacherRole = TeacherRole.TEACHER) -> Path:
+    folder = read_preparation(context.study).targets[teacher_role]
     assert folder is not None
     return Path(folder)
 
 
-def lessons_of(context: StudyContext, *, rank: int = 0, num_workers: int = 1) -> Lessons:
+def distillation_data_of(context: StudyContext, *, rank: int = 0, num_workers: int = 1) -> DistillationData:
     student = next(context.config.space.architectures())
-    key = lessons_key(context.config, context.teacher, student)
-    return open_lessons(context.config, context.study, key, rank=rank, num_workers=num_workers)
+    key = distillation_key(context.config, context.teacher, student)
+    return open_distillation_data(context.config, context.study, key, rank=rank, num_workers=num_workers)
 
 
 def check_alike(ours: list[LayerRelations], theirs: list[LayerRelations], rtol: float = 2**-6) -> None:
@@ -156,24 +156,27 @@ def test_a_preparation_given_up_half_way_leaves_no_word_of_its_targets_and_goes_
 
 def test_a_worker_reads_the_teachers_own_relations(open_study: OpenStudy, material: Path) -> None:
     context = open_study("teacher.layer=1")
-    lessons = lessons_of(context)
+    distillation_data = distillation_data_of(context)
     rows = np.array([2, 0, 5])
-    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
+    input_ids = torch.from_numpy(distillation_data.corpus.rows(rows))
     relations = tuple(context.config.distillation.weights)
     online = OnlineTargets(RelationEncoder(load_encoder(material / "teacher"), (1,), relations), Precision.FP32)
-    check_alike(lessons.targets.relations(rows, input_ids), online.relations(rows, input_ids))
+    check_alike(distillation_data.targets.relations(rows, input_ids), online.relations(rows, input_ids))
 
 
 def test_a_teacher_whose_targets_do_not_fit_runs_beside_its_students(open_study: OpenStudy, tmp_path: Path) -> None:
     cached = open_study()
     context = open_study("storage.max_cache_bytes=1kB", f"storage.cache={tmp_path}/cache")
-    assert read_preparation(context.study).targets == {Tutor.TEACHER: None}
+    assert read_preparation(context.study).targets == {TeacherRole.TEACHER: None}
     assert not (tmp_path / "cache" / "targets").exists()
-    lessons = lessons_of(context)
-    assert isinstance(lessons.targets, OnlineTargets)
+    distillation_data = distillation_data_of(context)
+    assert isinstance(distillation_data.targets, OnlineTargets)
     rows = np.array([2, 0, 5])
-    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
-    check_alike(lessons_of(cached).targets.relations(rows, input_ids), lessons.targets.relations(rows, input_ids))
+    input_ids = torch.from_numpy(distillation_data.corpus.rows(rows))
+    check_alike(
+        distillation_data_of(cached).targets.relations(rows, input_ids),
+        distillation_data.targets.relations(rows, input_ids),
+    )
 
 
 def test_an_assistant_is_taught_once_and_teaches_the_small_students(open_study: OpenStudy) -> None:
@@ -184,20 +187,20 @@ def test_an_assistant_is_taught_once_and_teaches_the_small_students(open_study: 
     assert list(prepare(context.config, context.study, 1)) == []
     encoder = load_encoder(context.study.assistant.student)
     assert (encoder.config.num_hidden_layers, encoder.config.hidden_size) == (2, 12)
-    lessons = lessons_of(context)
+    distillation_data = distillation_data_of(context)
     rows = np.array([2, 0, 5])
-    input_ids = torch.from_numpy(lessons.corpus.rows(rows))
+    input_ids = torch.from_numpy(distillation_data.corpus.rows(rows))
     relations = tuple(context.config.distillation.weights)
     online = OnlineTargets(RelationEncoder(encoder, (2,), relations), Precision.FP32)
-    check_alike(lessons.targets.relations(rows, input_ids), online.relations(rows, input_ids))
+    check_alike(distillation_data.targets.relations(rows, input_ids), online.relations(rows, input_ids))
 
 
 def test_students_of_an_assistant_are_judged_by_its_teacher(open_study: OpenStudy) -> None:
-    plain, assisted = lessons_of(open_study()), lessons_of(open_study(*ASSISTED))
+    plain, assisted = distillation_data_of(open_study()), distillation_data_of(open_study(*ASSISTED))
     rows = plain.corpus.held_out_rows[:2]
     input_ids = torch.from_numpy(plain.corpus.rows(rows))
     check_alike(
-        assisted.for_judging.targets.relations(rows, input_ids), plain.targets.relations(rows, input_ids), rtol=0.0
+        assisted.for_evaluation.targets.relations(rows, input_ids), plain.targets.relations(rows, input_ids), rtol=0.0
     )
     assert assisted.targets.hidden_size == 12
 
@@ -279,7 +282,7 @@ def test_targets_of_an_earlier_format_are_made_again(open_study: OpenStudy, tmp_
     manifest = old / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text(encoding="utf-8")), "format_version": 2}))
     found = read_preparation(context.study)
-    context.study.preparation.write_text(json.dumps(asdict(replace(found, targets={Tutor.TEACHER: str(old)}))))
+    context.study.preparation.write_text(json.dumps(asdict(replace(found, targets={TeacherRole.TEACHER: str(old)}))))
     list(prepare(context.config, context.study, 1))
     assert targets_of(context) != old
     assert is_cached(targets_of(context))
@@ -297,16 +300,16 @@ def test_a_study_whose_cache_lies_elsewhere_now_finds_it(open_study: OpenStudy, 
 
 def test_a_worker_knows_its_share(open_study: OpenStudy) -> None:
     context = open_study()
-    lessons = lessons_of(context, rank=1, num_workers=2)
-    assert (lessons.rank, lessons.num_workers) == (1, 2)
+    distillation_data = distillation_data_of(context, rank=1, num_workers=2)
+    assert (distillation_data.rank, distillation_data.num_workers) == (1, 2)
 
 
 def test_a_node_without_the_cache_makes_its_own(open_study: OpenStudy, tmp_path: Path) -> None:
     context = open_study(f"storage.cache={tmp_path}/cache")
     expected = names_in(tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
-    lessons = lessons_of(context)
-    assert lessons.corpus.num_rows > 0
+    distillation_data = distillation_data_of(context)
+    assert distillation_data.corpus.num_rows > 0
     assert names_in(tmp_path / "cache") == expected
 
 
@@ -314,12 +317,12 @@ def test_a_node_whose_own_precision_makes_other_targets_reads_those(open_study: 
     context = open_study()
     own = read_preparation(context.study)
     elsewhere = replace(
-        own, targets={Tutor.TEACHER: str(targets_of(context).with_name("targets-of-another-precision"))}
+        own, targets={TeacherRole.TEACHER: str(targets_of(context).with_name("targets-of-another-precision"))}
     )
     context.study.preparation.write_text(json.dumps(asdict(elsewhere)))
-    lessons = lessons_of(context)
+    distillation_data = distillation_data_of(context)
     rows = np.array([0])
-    (relations,) = lessons.targets.relations(rows, torch.from_numpy(lessons.corpus.rows(rows)))
+    (relations,) = distillation_data.targets.relations(rows, torch.from_numpy(distillation_data.corpus.rows(rows)))
     assert relations[Relation.VALUE].left.shape == (1, 16, 24)
 
 
@@ -364,7 +367,7 @@ def test_targets_of_another_corpus_are_refused(open_study: OpenStudy) -> None:
     try:
         manifest.write_text(json.dumps({**json.loads(original), "corpus_fingerprint": "another"}), encoding="utf-8")
         with pytest.raises(UserError, match="cached targets must be of the corpus they are used with"):
-            lessons_of(context)
+            distillation_data_of(context)
     finally:
         manifest.write_text(original, encoding="utf-8")
 
@@ -379,12 +382,14 @@ def test_finding_again_does_not_hide_what_making_cost(open_study: OpenStudy, tmp
 def test_several_processes_may_cache_the_targets_of_one_study(open_study: OpenStudy, tmp_path: Path) -> None:
     context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
     steps = prepare(context.config, context.study, 1)
-    while next(steps).stage != caching_stage(Tutor.TEACHER):
+    while next(steps).stage != caching_stage(TeacherRole.TEACHER):
         pass
     with ThreadPoolExecutor(1) as pool:
-        beside = pool.submit(list, make_ready_beside(context.config, context.study, Tutor.TEACHER, 1, Builder(1, 2)))
+        beside = pool.submit(
+            list, make_ready_beside(context.config, context.study, TeacherRole.TEACHER, 1, CacheShard(1, 2))
+        )
         list(steps)
-    assert {step.stage for step in beside.result()} <= {caching_stage(Tutor.TEACHER)}
+    assert {step.stage for step in beside.result()} <= {caching_stage(TeacherRole.TEACHER)}
     assert is_cached(targets_of(context))
 
 

@@ -10,7 +10,7 @@ from minilm_core.settings.schedules import LayerPairs
 from search.config.settings import SearchConfig
 
 
-class Tutor(StrEnum):
+class TeacherRole(StrEnum):
     """A model that students learn from."""
 
     TEACHER = "teacher"
@@ -18,46 +18,48 @@ class Tutor(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LessonsKey:
+class DistillationKey:
     """What a student is told: students of one key may learn together."""
 
-    tutor: Tutor
+    teacher_role: TeacherRole
     layers: tuple[int, ...]
-    """Of the tutor, counted from 1."""
-    judged_layers: tuple[int, ...]
+    """Of the teacher, counted from 1."""
+    evaluation_layers: tuple[int, ...]
     """Of the teacher: every student is judged by its held-out loss against the teacher's own relations, so that they
     compare."""
 
 
-def lessons_key(config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture) -> LessonsKey:
+def distillation_key(
+    config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture
+) -> DistillationKey:
     """Returns what a student is told.
 
     Raises:
-        UserError: if its layers cannot be paired with its tutor's.
+        UserError: if its layers cannot be paired with its teacher_role's.
     """
-    tutor = tutor_of(config, teacher, student)
-    return LessonsKey(
-        tutor=tutor,
-        layers=layer_pairs(config, teacher, student, tutor).teacher,
-        judged_layers=layer_pairs(config, teacher, student, Tutor.TEACHER).teacher,
+    teacher_role = teacher_role_of(config, teacher, student)
+    return DistillationKey(
+        teacher_role=teacher_role,
+        layers=layer_pairs(config, teacher, student, teacher_role).teacher,
+        evaluation_layers=layer_pairs(config, teacher, student, TeacherRole.TEACHER).teacher,
     )
 
 
-def tutor_of(config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture) -> Tutor:
+def teacher_role_of(config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture) -> TeacherRole:
     """Returns the assistant for a small student where there is one, else the teacher."""
     is_assisted = config.assistant is not None and learns_from_assistant(student, teacher)
-    return Tutor.ASSISTANT if is_assisted else Tutor.TEACHER
+    return TeacherRole.ASSISTANT if is_assisted else TeacherRole.TEACHER
 
 
 def layer_pairs(
-    config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture, tutor: Tutor
+    config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture, teacher_role: TeacherRole
 ) -> LayerPairs:
-    """Returns the student's layers with those of a tutor that they are compared with.
+    """Returns the student's layers with those of a teacher that they are compared with.
 
     Raises:
         UserError: if they cannot be paired.
     """
-    if tutor is Tutor.TEACHER:
+    if teacher_role is TeacherRole.TEACHER:
         num_layers, layer = teacher.num_layers, config.teacher.layer
     else:
         num_layers, layer = assistant_of(config, teacher).num_layers, None
@@ -79,17 +81,17 @@ def assistant_of(config: SearchConfig, teacher: StudentArchitecture) -> StudentA
 
 def layers_taught(
     config: SearchConfig, teacher: StudentArchitecture, students: Iterable[StudentArchitecture]
-) -> dict[Tutor, tuple[int, ...]]:
-    """Returns every layer of each tutor that some student is compared with; a tutor without students is left out.
+) -> dict[TeacherRole, tuple[int, ...]]:
+    """Returns every layer of each teacher that some student is compared with; one without students is left out.
 
     The teacher has all students: those it does not teach it judges. It teaches the assistant, too.
     """
-    keys = {lessons_key(config, teacher, student) for student in students}
-    layers: dict[Tutor, set[int]] = {Tutor.TEACHER: set()}
+    keys = {distillation_key(config, teacher, student) for student in students}
+    layers: dict[TeacherRole, set[int]] = {TeacherRole.TEACHER: set()}
     for key in keys:
-        layers[Tutor.TEACHER].update(key.judged_layers)
-        layers.setdefault(key.tutor, set()).update(key.layers)
-    if Tutor.ASSISTANT in layers:
-        pairs = layer_pairs(config, teacher, assistant_of(config, teacher), Tutor.TEACHER)
-        layers[Tutor.TEACHER].update(pairs.teacher)
-    return {tutor: tuple(sorted(layers[tutor])) for tutor in Tutor if tutor in layers}
+        layers[TeacherRole.TEACHER].update(key.evaluation_layers)
+        layers.setdefault(key.teacher_role, set()).update(key.layers)
+    if TeacherRole.ASSISTANT in layers:
+        pairs = layer_pairs(config, teacher, assistant_of(config, teacher), TeacherRole.TEACHER)
+        layers[TeacherRole.TEACHER].update(pairs.teacher)
+    return {teacher_role: tuple(sorted(layers[teacher_role])) for teacher_role in TeacherRole if teacher_role in layers}

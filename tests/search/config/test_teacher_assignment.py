@@ -8,7 +8,7 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.assistant import Assistant
 from minilm_core.settings.schedules import LayerMapping
 from search.config.settings import SearchConfig, load_config
-from search.config.teaching import LessonsKey, Tutor, layer_pairs, layers_taught, lessons_key
+from search.config.teacher_assignment import DistillationKey, TeacherRole, distillation_key, layer_pairs, layers_taught
 from tests.paths import QUICKSTART_YAML
 
 TEACHER = StudentArchitecture(num_layers=12, hidden_size=768, num_heads=12)
@@ -29,35 +29,35 @@ def assisted(config: SearchConfig) -> SearchConfig:
 
 
 def test_without_an_assistant_all_students_learn_from_the_teachers_last_layer(config: SearchConfig) -> None:
-    keys = {lessons_key(config, TEACHER, one) for one in (student(3, 192), student(12, 384))}
-    assert keys == {LessonsKey(tutor=Tutor.TEACHER, layers=(12,), judged_layers=(12,))}
+    keys = {distillation_key(config, TEACHER, one) for one in (student(3, 192), student(12, 384))}
+    assert keys == {DistillationKey(teacher_role=TeacherRole.TEACHER, layers=(12,), evaluation_layers=(12,))}
 
 
 def test_only_small_students_learn_from_the_assistant_and_are_judged_by_the_teacher(assisted: SearchConfig) -> None:
     assisted = replace(assisted, teacher=replace(assisted.teacher, layer=10), assistant=Assistant(num_layers=8))
-    small, large = (lessons_key(assisted, TEACHER, one) for one in (student(3, 192), student(8, 384)))
-    assert small == LessonsKey(tutor=Tutor.ASSISTANT, layers=(8,), judged_layers=(10,))
-    assert large == LessonsKey(tutor=Tutor.TEACHER, layers=(10,), judged_layers=(10,))
+    small, large = (distillation_key(assisted, TEACHER, one) for one in (student(3, 192), student(8, 384)))
+    assert small == DistillationKey(teacher_role=TeacherRole.ASSISTANT, layers=(8,), evaluation_layers=(10,))
+    assert large == DistillationKey(teacher_role=TeacherRole.TEACHER, layers=(10,), evaluation_layers=(10,))
 
 
 def test_mapped_evenly_every_layer_of_a_student_has_its_own_of_the_tutor(config: SearchConfig) -> None:
     config = replace(config, distillation=replace(config.distillation, layer_mapping=LayerMapping.UNIFORM))
-    pairs = layer_pairs(config, TEACHER, student(3, 192), Tutor.TEACHER)
+    pairs = layer_pairs(config, TEACHER, student(3, 192), TeacherRole.TEACHER)
     assert (pairs.student, pairs.teacher) == ((1, 2, 3), (4, 8, 12))
 
 
 def test_the_layers_of_a_tutor_are_those_of_all_its_students(assisted: SearchConfig) -> None:
     mapped = replace(assisted, distillation=replace(assisted.distillation, layer_mapping=LayerMapping.UNIFORM))
     assert layers_taught(assisted, TEACHER, [student(3, 192), student(8, 384)]) == {
-        Tutor.TEACHER: (12,),
-        Tutor.ASSISTANT: (12,),
+        TeacherRole.TEACHER: (12,),
+        TeacherRole.ASSISTANT: (12,),
     }
     # The assistant has as many layers as the teacher, and is itself compared with every one of them.
     assert layers_taught(mapped, TEACHER, [student(3, 192), student(2, 384)]) == {
-        Tutor.TEACHER: tuple(range(1, 13)),
-        Tutor.ASSISTANT: (4, 6, 8, 12),
+        TeacherRole.TEACHER: tuple(range(1, 13)),
+        TeacherRole.ASSISTANT: (4, 6, 8, 12),
     }
 
 
 def test_an_assistant_without_students_teaches_nothing(assisted: SearchConfig) -> None:
-    assert layers_taught(assisted, TEACHER, [student(12, 384)]) == {Tutor.TEACHER: (12,)}
+    assert layers_taught(assisted, TEACHER, [student(12, 384)]) == {TeacherRole.TEACHER: (12,)}
