@@ -105,7 +105,7 @@ def guarded(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Iterator[Event]]
 
     An exception becomes the failed records of those it happened to; the others are run on without them.
     """
-    left = {job.record_number: job for job in jobs}
+    left = {job.number: job for job in jobs}
     num_attempts = 1
     while left:
         with _logged(tuple(left.values())):

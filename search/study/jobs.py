@@ -25,7 +25,7 @@ class Job:
 
     role: Role
     number: int
-    """The trial's; for a twin its student's; of no meaning for the teacher."""
+    """The number of the trial; for a twin that of the student that it doubles; 0 for the teacher."""
     choice: StudentChoice
     """For the teacher its own sizes."""
     config: SearchConfig
@@ -53,11 +53,6 @@ class Job:
         return TrialPaths(root=self.folder)
 
     @property
-    def record_number(self) -> int:
-        """The number of its record. Twins and the teacher are no trials of the search: theirs keep out of its way."""
-        return {Role.STUDENT: self.number, Role.TEACHER: -1, Role.TWIN: -100 - self.number}[self.role]
-
-    @property
     def num_workers(self) -> int:
         """Processes that share the job: baselines are trained by one, whatever a trial has."""
         return self.config.resources.workers_per_trial if self.role is Role.STUDENT else 1
@@ -83,7 +78,7 @@ class Job:
         architecture = self.choice.architecture
         distils = self.role is Role.STUDENT
         return TrialRecord(
-            number=self.record_number,
+            number=self.number,
             role=self.role,
             status=status,
             architecture=architecture,
@@ -98,7 +93,6 @@ class Job:
             num_workers=self.num_workers,
             seed=self.config.seed,
             failure=failure,
-            twin_of=self.number if self.role is Role.TWIN else None,
         )
 
 

@@ -159,7 +159,7 @@ def attribute_failure(members: Sequence[Member]) -> Iterator[None]:
     except StudentsFailedError:
         raise
     except Exception as error:
-        numbers = tuple(member.job.record_number for member in members if not member.has_failed)
+        numbers = tuple(member.job.number for member in members if not member.has_failed)
         raise StudentsFailedError(numbers, error) from error
 
 

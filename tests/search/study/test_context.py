@@ -93,13 +93,12 @@ def test_a_job_knows_its_figures_before_any_training(context: StudyContext, choi
     assert "latency_ms" not in context.student(4, choice).known_figures()
 
 
-def test_every_role_has_a_folder_and_a_number_of_its_own(context: StudyContext, choice: StudentChoice) -> None:
+def test_every_role_has_a_folder_of_its_own(context: StudyContext, choice: StudentChoice) -> None:
     jobs = [context.student(4, choice), context.twin(4, choice), context.fine_tuned_teacher()]
     records = [job.blank_record(Status.COMPLETE) for job in jobs]
     assert [job.folder.name for job in jobs] == ["0004", "twin-0004", "teacher"]
-    assert [record.number for record in records] == [4, -104, -1]
+    assert [record.number for record in records] == [4, 4, 0]
     assert [record.role for record in records] == [Role.STUDENT, Role.TWIN, Role.TEACHER]
-    assert [record.twin_of for record in records] == [None, 4, None]
     assert [record.distillation_learning_rate for record in records] == [3e-3, None, None]
 
 

@@ -62,20 +62,10 @@ def written(log: ProgressLog, *lines: str) -> ProgressLog:
 # Records before training.
 
 
-@pytest.mark.parametrize(("role", "number"), [(Role.STUDENT, 7), (Role.TEACHER, -1), (Role.TWIN, -107)])
-def test_a_blank_record_has_the_number_of_its_role(config: SearchConfig, role: Role, number: int) -> None:
+@pytest.mark.parametrize("role", Role)
+def test_a_blank_record_has_the_role_and_the_number_of_its_job(config: SearchConfig, role: Role) -> None:
     record = make_job(config, role).blank_record(Status.COMPLETE)
-    assert (record.role, record.number) == (role, number)
-
-
-def test_a_twin_names_its_student(config: SearchConfig) -> None:
-    assert make_job(config, Role.TWIN).blank_record(Status.COMPLETE).twin_of == 7
-    assert make_job(config, Role.STUDENT).blank_record(Status.COMPLETE).twin_of is None
-
-
-def test_no_twin_shares_its_number_with_the_teacher_or_a_student(config: SearchConfig) -> None:
-    first = replace(make_job(config, Role.TWIN), number=0).blank_record(Status.COMPLETE)
-    assert first.number < -1
+    assert (record.role, record.number) == (role, 7)
 
 
 @pytest.mark.parametrize(("role", "rate"), [(Role.STUDENT, 1e-3), (Role.TEACHER, None), (Role.TWIN, None)])

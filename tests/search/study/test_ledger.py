@@ -85,8 +85,8 @@ def test_the_last_record_of_a_trial_counts(tmp_path: Path) -> None:
 
 def test_a_record_is_found_by_role_and_number(tmp_path: Path) -> None:
     book = Book(tmp_path)
-    teacher = book.ledger.add(make_record(-1, role=Role.TEACHER))
-    assert book.ledger.find(Role.TEACHER, -1) == teacher
+    teacher = book.ledger.add(make_record(0, role=Role.TEACHER))
+    assert book.ledger.find(Role.TEACHER, 0) == teacher
     assert book.ledger.find(Role.STUDENT, -1) is None
     assert book.ledger.find(Role.TEACHER, 0) is None
 
@@ -125,7 +125,7 @@ def test_a_trial_beyond_the_budget_leaves_none(tmp_path: Path) -> None:
 
 def test_the_search_ends_when_its_device_hours_are_used_up(tmp_path: Path) -> None:
     book = Book(tmp_path, max_device_hours=1.0)
-    teacher = make_record(-1, role=Role.TEACHER, device_hours=0.25)
+    teacher = make_record(0, role=Role.TEACHER, device_hours=0.25)
     half, rest = make_record(0, device_hours=0.5), make_record(1, device_hours=0.25)
     assert book.endings(teacher, half, failed(2), rest) == [None, None, None, Ending.DEVICE_HOURS]
     assert book.opened_again().ending is Ending.DEVICE_HOURS
@@ -179,7 +179,7 @@ def test_another_ending_in_between_begins_the_count_anew(tmp_path: Path, between
     "between",
     [
         make_record(9, Status.REFUSED, failure=Failure(kind=FailureKind.INFEASIBLE, message="too large")),
-        make_record(-1, Status.COMPLETE, role=Role.TEACHER),
+        make_record(0, Status.COMPLETE, role=Role.TEACHER),
     ],
     ids=["a refused student", "the teacher"],
 )
@@ -194,7 +194,7 @@ def test_what_is_no_trial_does_not_interrupt_the_row(tmp_path: Path, between: Tr
 
 def test_a_teacher_that_fails_is_no_failure_of_the_search(tmp_path: Path) -> None:
     book = Book(tmp_path, max_identical_failures=1)
-    book.ledger.add(replace(failed(-1), role=Role.TEACHER))
+    book.ledger.add(replace(failed(0), role=Role.TEACHER))
     assert book.ledger.ending is None
 
 

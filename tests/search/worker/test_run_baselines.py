@@ -62,7 +62,7 @@ def test_a_student_begins_with_what_its_initialisation_takes_over(
 
 
 def test_a_twins_record_tells_of_no_distillation(record_of_twin: TrialRecord, record: TrialRecord) -> None:
-    assert (record_of_twin.role, record_of_twin.number, record_of_twin.twin_of) == (Role.TWIN, -107, 7)
+    assert (record_of_twin.role, record_of_twin.number) == (Role.TWIN, 7)
     assert (record_of_twin.num_steps, record_of_twin.num_tokens) == (0, 0)
     assert record_of_twin.held_out_loss is None
     assert record_of_twin.objectives["size_bytes"] == record.objectives["size_bytes"]
@@ -81,7 +81,7 @@ def test_the_teacher_is_fine_tuned_from_its_own_folder(context: StudyContext, ma
     job = context.fine_tuned_teacher()
     before = weights_in(material / "teacher")
     record = record_of(job)
-    assert (record.role, record.number, record.architecture) == (Role.TEACHER, -1, context.teacher)
+    assert (record.role, record.number, record.architecture) == (Role.TEACHER, 0, context.teacher)
     assert (record.held_out_loss, record.num_steps, record.distillation_learning_rate) == (None, 0, None)
     assert record.finetuning_learning_rate == context.config.finetuning.teacher_learning_rate
     assert not (job.folder / "student").exists()
