@@ -1,4 +1,4 @@
-"""The report's charts: facts first (what is drawn and its finding), drawing second. Needs the `report` extra."""
+"""The charts of the report: first the points and the finding, then the drawing. It needs the `report` extra."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports.page import wording
-from reports.page.tables import Row
+from reports import wording
 from reports.study import Study
+from reports.trial_rows import Row
 
 INSTALL_HINT = "no figures were drawn: pip install minilm-search[report] adds them"
 WIDTH, HEIGHT = 540, 320
@@ -201,10 +201,10 @@ def _pareto_finding(axis: Axis, placed: Sequence[Row], num_steps: int) -> str:
 
 
 def _progress(alt: Any, study: Study) -> Drawn | None:
-    final = study.hypervolume()
+    final = study.hypervolume
     if final <= 0:
         return None
-    points = [{"hours": p.device_hours, "share": p.hypervolume / final, "trial": p.trial} for p in study.progress()]
+    points = [{"hours": p.device_hours, "share": p.hypervolume / final, "trial": p.trial} for p in study.progress]
     chart = (
         alt.Chart(alt.Data(values=points), width=WIDTH, height=HEIGHT * 2 // 3)
         .mark_line(interpolate="step-after", point={"color": PLACES["on the frontier"][1]})

@@ -8,6 +8,8 @@ import numpy as np
 import yaml
 
 from minilm_core.errors import FailureKind
+from minilm_core.latency.measurements import Measurement, Statistic, Width
+from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.objectives import objectives_named
 from minilm_core.results.records import (
@@ -140,7 +142,7 @@ def study_of(
         path=Path("nowhere"),
         config={"name": "example"},
         objectives=objectives_named(objectives),
-        all_records=records,
+        records=records,
         records_sha256="",
         evaluation=evaluation or {},
         environment={},
@@ -155,7 +157,7 @@ def write_study(
     *,
     objectives: Sequence[str] = ("accuracy", "latency_ms", "size_bytes"),
     evaluation: dict[str, Any] | None = None,
-    latency: dict[str, Any] | None = None,
+    latency: LatencyTable | None = None,
     environment: dict[str, Any] | None = None,
     importances: dict[str, Any] | None = None,
 ) -> Study:
@@ -167,13 +169,14 @@ def write_study(
     (folder / "search.yaml").write_text(yaml.safe_dump(config))
     extras = {
         "evaluation": evaluation,
-        "latency": latency,
         "environment": environment,
         "importances": importances,
     }
     for name, content in extras.items():
         if content is not None:
             (folder / f"{name}.json").write_text(json.dumps(content))
+    if latency is not None:
+        latency.save(folder / "latency.json")
     return load_study(folder)
 
 
@@ -188,13 +191,40 @@ def kept_labels(*tasks: str, has_test: bool = True) -> dict[str, Any]:
     }
 
 
-LATENCY_TABLE = {
-    "device": "some processor",
-    "is_noisy": False,
-    "held_out_error": 0.02,
-    "statistic": "median",
-    "target": {"device": "cpu", "num_threads": 1, "batch_size": 1, "sequence_length": 128},
-}
+def latency_table(
+    *,
+    held_out_error: float = 0.02,
+    p90_over_p50: float | None = None,
+    held_out_p90_error: float = 0.0,
+    busy_cores: float = 0.0,
+    statistic: Statistic = Statistic.MEDIAN,
+    target: LatencyTarget | None = None,
+) -> LatencyTable:
+    """The table of one width, 1 ms a layer and 1 ms more, whose predictions err by so much."""
+    width = Width(hidden_size=64, num_heads=2, intermediate_ratio=4.0)
+
+    def measured(num_layers: int, latency_ms: float, p90_ms: float | None = None) -> Measurement:
+        return Measurement(
+            architecture=width.with_layers(num_layers),
+            latency_ms=latency_ms,
+            round_medians_ms=(latency_ms, latency_ms),
+            p90_ms=p90_ms,
+        )
+
+    p90_ms = None if p90_over_p50 is None else p90_over_p50 * 5.0 / (1 + held_out_p90_error)
+    return LatencyTable(
+        target=target or LatencyTarget(),
+        fingerprint=DeviceFingerprint(processor="some processor", isa=(), torch="2.13.0", python="3.11.7"),
+        measured_at="2026-11-22T12:00:00+00:00",
+        contention=Contention(num_cores=2, busy_cores=busy_cores),
+        fitted=(measured(2, 3.0), measured(12, 13.0)),
+        held_out=(measured(4, 5.0 / (1 + held_out_error), p90_ms),),
+        p90_over_p50=p90_over_p50,
+        statistic=statistic,
+    )
+
+
+LATENCY_TABLE = latency_table()
 
 
 def write_full_study(folder: Path) -> Study:

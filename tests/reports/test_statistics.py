@@ -57,7 +57,7 @@ def test_a_negative_correlation_counts_as_zero_in_the_mean(make_study: Callable[
 
 def test_a_model_differs_from_itself_by_nothing(full_study: Study) -> None:
     resamples = resample(full_study, Split.TEST)
-    best = full_study.students()[1]
+    best = full_study.students[1]
     difference, ratio = resamples.difference(best, best), resamples.ratio(best, best)
     assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
     assert (ratio.value, ratio.low, ratio.high) == (1.0, 1.0, 1.0)
@@ -87,10 +87,10 @@ def test_a_record_that_kept_no_predictions_is_left_out(make_study: Callable[...,
 
 
 def test_the_resamples_of_some_records_are_those_of_all(full_study: Study) -> None:
-    first, second, *_ = full_study.students()
+    first, second, *_ = full_study.students
     some, every = (resample(full_study, Split.VALIDATION, wanted) for wanted in ([second, first], None))
     assert some.difference(first, second) == every.difference(first, second)
-    assert full_study.students()[2] not in some
+    assert full_study.students[2] not in some
 
 
 def test_labels_that_do_not_match_the_predictions_are_refused(make_study: Callable[..., Study]) -> None:

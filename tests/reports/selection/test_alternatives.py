@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.records import TrialRecord
-from reports import Prefer, Requirements
+from reports import Prefer, Requirements, pick
 from tests.reports.example_studies import TASK, kept_labels, student, study_of, without_interval
 
 accuracies = st.integers(50, 95).map(lambda percent: percent / 100)
@@ -28,7 +28,7 @@ def test_alternatives_are_within_the_limits_and_on_their_frontier(
 ) -> None:
     records = [bare(i, accuracy, float(latency), size) for i, (accuracy, latency, size) in enumerate(figures)]
     study = study_of(*records)
-    decision = study.pick(Requirements(max_latency_ms=max_latency_ms, min_accuracy=floor), prefer=prefer)
+    decision = pick(study, Requirements(max_latency_ms=max_latency_ms, min_accuracy=floor), prefer=prefer)
     within = [
         record
         for record in records
@@ -49,7 +49,7 @@ def test_of_two_objectives_the_alternatives_are_the_neighbours_on_the_frontier(
 ) -> None:
     records = [bare(i, accuracy, float(latency)) for i, (accuracy, latency) in enumerate(figures)]
     study = study_of(*records, objectives=("accuracy", "latency_ms"))
-    decision = study.pick(Requirements(max_latency_ms=max_latency_ms), prefer=Prefer.KNEE)
+    decision = pick(study, Requirements(max_latency_ms=max_latency_ms), prefer=Prefer.KNEE)
     if decision.winner is None:
         return
     winner = place(decision.winner)
@@ -70,7 +70,7 @@ def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def reasons(*records: TrialRecord, is_measured: bool = False) -> Sequence[str]:
     labels = kept_labels(TASK) if is_measured else {}
-    decision = study_of(*records, evaluation=labels).pick(prefer=Prefer.KNEE)
+    decision = pick(study_of(*records, evaluation=labels), prefer=Prefer.KNEE)
     return [mention.reason for mention in decision.alternatives]
 
 
@@ -97,7 +97,7 @@ def test_an_alternative_gives_the_paired_interval_and_whether_the_two_can_be_tol
 
 def test_a_difference_below_the_digits_shown_is_not_called_zero() -> None:
     records = [bare(0, 0.80, 1.0), bare(1, 0.8001, 1.001)]
-    (mention,) = study_of(*records).pick(prefer=Prefer.FASTEST).alternatives
+    (mention,) = pick(study_of(*records), prefer=Prefer.FASTEST).alternatives
     assert mention.reason.endswith(
         "gains less than 0.1 points of accuracy (paired interval not measured) and costs less than 0.01 ms"
     )

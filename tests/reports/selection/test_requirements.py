@@ -3,13 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_core.errors import UserError
-from reports.selection.requirements import (
-    LatencyConditions,
-    Requirements,
-    parse_accuracy,
-    parse_latency,
-    parse_percentage,
-)
+from reports.latency import LatencyConditions
+from reports.selection.requirements import Requirements, parse_accuracy, parse_latency, parse_percentage
 
 
 def test_a_percentage_is_a_fraction() -> None:

@@ -8,10 +8,19 @@ from pathlib import Path
 import pytest
 
 from minilm_core.errors import FailureKind
-from reports import Requirements, Study, write_decision
+from reports import Requirements, Study, pick, write_decision
 from reports.page.figures import INSTALL_HINT
-from reports.page.page import Report, write_report
-from tests.reports.example_studies import TASK, failed, kept_labels, student, teacher, twin, write_full_study
+from reports.page.writer import Report, write_report
+from tests.reports.example_studies import (
+    TASK,
+    failed,
+    kept_labels,
+    latency_table,
+    student,
+    teacher,
+    twin,
+    write_full_study,
+)
 
 
 class Tags(html.parser.HTMLParser):
@@ -63,7 +72,15 @@ def test_the_corner_of_the_hypervolume_is_written_in_plain_figures(drawn_page: s
 
 def test_every_promised_file_is_written(drawn: Report) -> None:
     written = {path.name for path in drawn.folder.iterdir()}
-    assert written == {"report.html", "report.md", "report.json", "trials.csv", "frontier.csv", "figures"}
+    assert written == {
+        "report.html",
+        "report.md",
+        "report.json",
+        "trials.csv",
+        "trials.parquet",
+        "frontier.csv",
+        "figures",
+    }
     assert drawn.folder.name == "report"
     assert {path.suffix for path in drawn.figures} == {".svg", ".png"}
     assert all(path.is_file() for path in drawn.figures)
@@ -118,7 +135,7 @@ def test_a_name_cannot_end_the_script_it_stands_in(make_study: Callable[..., Stu
 
 def test_every_figure_of_a_tooltip_stands_in_a_table(full_study: Study, drawn_page: str) -> None:
     cells = set(re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", drawn_page))
-    for record in (*full_study.students(), full_study.teacher, full_study.twin):
+    for record in (*full_study.students, full_study.teacher, full_study.twin):
         assert record is not None
         assert {record.label, record.architecture.label, f"{record.latency_ms:.2f}"} <= cells
 
@@ -139,7 +156,7 @@ def test_without_a_complete_student_the_page_says_so_and_offers_to_go_on(make_st
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_decision_on_file_is_the_answer(full_study: Study) -> None:
-    write_decision(full_study, full_study.pick(Requirements(max_latency_ms=6.5)))
+    write_decision(full_study, pick(full_study, Requirements(max_latency_ms=6.5)))
     text = page_of(full_study)
     assert "Chosen: trial" in text
     assert "Missed: trial 1: latency 8.00 ms is 1.50 ms over 6.5 ms" in text
@@ -148,7 +165,7 @@ def test_the_decision_on_file_is_the_answer(full_study: Study) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_decision_made_on_other_records_is_not_the_answer(full_study: Study) -> None:
-    path = write_decision(full_study, full_study.pick())
+    path = write_decision(full_study, pick(full_study))
     path.write_text(json.dumps({**json.loads(path.read_text()), "records_sha256": "other"}))
     text = page_of(full_study)
     assert "Chosen:" not in text
@@ -174,8 +191,8 @@ def test_the_verdict_says_when_models_cannot_be_told_apart(make_study: Callable[
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_noisy_latency_is_announced(make_study: Callable[..., Study]) -> None:
-    assert "NOISY" in page_of(make_study(student(0, 0.8), latency={"is_noisy": True}))
-    assert "NOISY" not in page_of(make_study(student(0, 0.8), latency={"is_noisy": False}))
+    assert "NOISY" in page_of(make_study(student(0, 0.8), latency=latency_table(busy_cores=2.0)))
+    assert "NOISY" not in page_of(make_study(student(0, 0.8), latency=latency_table(busy_cores=0.0)))
 
 
 @pytest.mark.usefixtures("undrawn")
