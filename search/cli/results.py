@@ -95,9 +95,14 @@ def package(
     as_json: AsJson = False,
 ) -> None:
     """Make a folder to deploy: model, tokenizer, card, evaluation, provenance, checksums."""
+    from reports import load_study, picked_trial
     from search.commands.package import Deployment, package_student
 
-    deployment = Deployment.choose(existing_study(study_folder), trial=trial, is_picked=picked, task=task)
+    if picked == (trial is not None):
+        raise UserError("package needs one of --picked and --trial, got " + ("both" if picked else "neither"))
+    study = existing_study(study_folder)
+    number = picked_trial(load_study(study_folder)) if trial is None else trial
+    deployment = Deployment.choose(study, number, is_picked=picked, task=task)
     folder = package_student(
         deployment,
         out,

@@ -1,7 +1,6 @@
-"""From a study's records to a folder to deploy: which student, which of its models, and what goes with it."""
+"""The package of a student of a study: its fine-tuned model with everything that documents it."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,27 +17,25 @@ from search.study.layout import StudyPaths, TrialPaths
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deployment:
-    """A student of a study and the task that it is deployed for."""
+    """A student of a study and the task for which it is deployed."""
 
     study: StudyPaths
     config: SearchConfig
     record: TrialRecord
     task: Task
     is_picked: bool
+    """Whether pick chose the student, so that its decision belongs into the package."""
 
     @classmethod
-    def choose(cls, study: StudyPaths, *, trial: int | None, is_picked: bool, task: str | None) -> "Deployment":
-        """Finds the student that was picked, or that of a trial.
+    def choose(cls, study: StudyPaths, trial: int, *, is_picked: bool, task: str | None) -> "Deployment":
+        """Finds the student of a trial; `task` may be None in a study with a single task.
 
         Raises:
-            UserError: unless exactly one of the two is asked for, the student is complete and the task is clear.
+            UserError: if the trial has no complete student, or the task is not clear.
         """
-        if is_picked == (trial is not None):
-            raise UserError("package needs one of --picked and --trial, got " + ("both" if is_picked else "neither"))
-        number = _picked_number(study) if trial is None else trial
-        record = next((r for r in read_records(study.records) if r.is_complete_student and r.number == number), None)
+        record = next((r for r in read_records(study.records) if r.is_complete_student and r.number == trial), None)
         if record is None:
-            raise UserError(f"--trial must be that of a complete student, got {number}")
+            raise UserError(f"--trial must be that of a complete student, got {trial}")
         config = load_config(study.search_yaml).config
         return cls(study=study, config=config, record=record, task=_chosen_task(config, task), is_picked=is_picked)
 
@@ -52,15 +49,15 @@ def package_student(
     max_int8_drop: float | None,
     overwrite: bool,
 ) -> Path:
-    """Makes the folder and returns it.
+    """Makes the package and returns its folder.
 
     Args:
-        deployment: What is packaged.
+        deployment: The student and its task.
         out: The folder to make.
-        licence: Of the teacher's weights; None: what the teacher's card says.
+        licence: The licence of the teacher's weights; None for that of the teacher's model card.
         has_onnx: Whether an ONNX export is added.
-        max_int8_drop: The largest fall of the metric that int8 may cost; None: no int8 model.
-        overwrite: Whether a package that is there is replaced.
+        max_int8_drop: The largest loss of the task's metric that int8 may cause; None for no int8 model.
+        overwrite: Whether an existing package is replaced.
 
     Raises:
         UserError: if the student's files are missing, `out` is taken, or an export differs too much.
@@ -109,19 +106,6 @@ def _add_onnx(model_folder: Path, deployment: Deployment, max_int8_drop: float |
     quantise_int8(out, evaluation, max_drop=max_int8_drop)
 
 
-def _picked_number(study: StudyPaths) -> int:
-    if not study.decision.exists():
-        raise UserError(f"--picked needs the decision that pick writes, got none in {study.root}")
-    try:
-        winner = json.loads(study.decision.read_text(encoding="utf-8"))["winner"]
-        number = None if winner is None else int(winner["trial"])
-    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"--picked needs the decision as pick wrote it, got a damaged one: {study.decision}") from error
-    if number is None:
-        raise UserError("--picked needs a student that qualifies, the latest pick found none")
-    return number
-
-
 def _chosen_task(config: SearchConfig, name: str | None) -> Task:
     names = [task.name for task in config.tasks]
     if name is None and len(names) > 1:
@@ -132,7 +116,7 @@ def _chosen_task(config: SearchConfig, name: str | None) -> Task:
 
 
 def _licence_of_teacher(deployment: Deployment) -> str | None:
-    """Reads the licence off the teacher's model card, where it is on this machine and says so."""
+    """Returns the licence in the teacher's model card; None where the card is not on this machine or names none."""
     folder = deployment.config.teacher.find_locally(deployment.study.root)
     if folder is None or not (folder / "README.md").is_file():
         return None
