@@ -74,10 +74,10 @@ def student_path(record: TrialRecord) -> str:
 def trial_row(record: TrialRecord) -> Row:
     """Returns the figures of a record by name, each in its own unit; None where a figure was not reached.
 
-    `task_NAME` is the main metric on the validation split, `task_NAME/test` that on the test split; both have an
-    interval under `/low` and `/high`. `seconds/STAGE` is the wall-clock time of a stage. A task's name has no slash.
+    `task_NAME` is the main metric on the validation split and `task_NAME/test` that on the test split; both have an
+    interval under `/low` and `/high`. `seconds/STAGE` is the wall-clock time of a stage. No task has a slash in its
+    name, so that no two columns coincide.
     """
-    architecture = record.architecture
     row: Row = {
         "trial": record.number if record.role is Role.STUDENT else None,
         "number": record.number,
@@ -85,15 +85,7 @@ def trial_row(record: TrialRecord) -> Row:
         "role": record.role.value,
         "status": record.status.value,
         "failure": None if record.failure is None else record.failure.kind.value,
-        "shape": architecture.label,
-        "num_layers": architecture.num_layers,
-        "hidden_size": architecture.hidden_size,
-        "num_heads": architecture.num_heads,
-        "head_size": architecture.head_size,
-        "intermediate_size": architecture.intermediate_size,
-        "initialisation": None if record.initialisation is None else record.initialisation.value,
-        "distillation_learning_rate": record.distillation_learning_rate,
-        "finetuning_learning_rate": record.finetuning_learning_rate,
+        **_choices(record),
         "accuracy": accuracy_of(record),
         "latency_ms": record.latency_ms,
         "size_bytes": record.size_bytes,
@@ -101,20 +93,13 @@ def trial_row(record: TrialRecord) -> Row:
         "num_layer_parameters": record.num_layer_parameters,
         "flops": record.flops,
         "held_out_loss": record.held_out_loss,
-        "num_steps": record.num_steps,
-        "num_tokens": record.num_tokens,
-        "device_hours": record.device_hours,
-        "device": record.device or None,
-        "precision": record.precision or None,
-        "num_workers": record.num_workers,
-        "seed": record.seed,
-        "started_at": record.started_at or None,
-        "finished_at": record.finished_at or None,
+        **_run(record),
         "student": student_path(record) if record.is_complete_student else None,
     }
     for name, result in record.tasks.items():
-        row |= {f"task_{name}/metric": result.metric, **_metric(f"task_{name}", result.validation)}
+        row |= _metric(f"task_{name}", result.validation)
         row |= {} if result.test is None else _metric(f"task_{name}/test", result.test)
+        row[f"task_{name}/metric"] = result.metric
     return row | {f"seconds/{stage}": seconds for stage, seconds in record.seconds.items()}
 
 
@@ -127,7 +112,7 @@ def to_pandas(records: Sequence[TrialRecord]) -> "pandas.DataFrame":
     import pandas
 
     rows = [trial_row(record) for record in records]
-    further = sorted({name for row in rows for name in row} - _DTYPES.keys())
+    further = dict.fromkeys(name for row in rows for name in row if name not in _DTYPES)
     dtypes = _DTYPES | {name: "string" if name.endswith("/metric") else "float64" for name in further}
     frame = pandas.DataFrame.from_records(rows, columns=list(dtypes))
     try:
@@ -138,6 +123,35 @@ def to_pandas(records: Sequence[TrialRecord]) -> "pandas.DataFrame":
         raise UserError(
             f"the figures of every record must fit the columns of a table, got {first_line(error)}"
         ) from error
+
+
+def _choices(record: TrialRecord) -> Row:
+    architecture = record.architecture
+    return {
+        "shape": architecture.label,
+        "num_layers": architecture.num_layers,
+        "hidden_size": architecture.hidden_size,
+        "num_heads": architecture.num_heads,
+        "head_size": architecture.head_size,
+        "intermediate_size": architecture.intermediate_size,
+        "initialisation": None if record.initialisation is None else record.initialisation.value,
+        "distillation_learning_rate": record.distillation_learning_rate,
+        "finetuning_learning_rate": record.finetuning_learning_rate,
+    }
+
+
+def _run(record: TrialRecord) -> Row:
+    return {
+        "num_steps": record.num_steps,
+        "num_tokens": record.num_tokens,
+        "device_hours": record.device_hours,
+        "device": record.device or None,
+        "precision": record.precision or None,
+        "num_workers": record.num_workers,
+        "seed": record.seed,
+        "started_at": record.started_at or None,
+        "finished_at": record.finished_at or None,
+    }
 
 
 def _metric(name: str, evaluation: Evaluation) -> Row:

@@ -170,7 +170,7 @@ def test_a_near_miss_is_better_in_what_is_preferred(asked: Requirements, expecte
 def test_a_limit_may_be_met_likely_but_not_surely(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.80), teacher(0.81), evaluation=kept_labels(TASK))
     asked = Requirements(within=0.02, min_accuracy=0.79)
-    assert pick(study, asked, certainty=Certainty.LIKELY).winner is not None
+    assert pick(study, asked, certainty=Certainty.LIKELY).winner is study.best
     unsure = pick(study, asked, certainty=Certainty.SURE)
     assert unsure.winner is None
     assert "95% paired interval" in unsure.near_misses[0].reason
@@ -180,7 +180,9 @@ def test_a_limit_may_be_met_likely_but_not_surely(make_study: Callable[..., Stud
 def test_a_limit_far_off_is_met_surely(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.80), teacher(0.81), evaluation=kept_labels(TASK), latency=LATENCY_TABLE)
     asked = Requirements(within=0.3, min_accuracy=0.6, max_latency_ms=6.0)
-    assert pick(study, asked, certainty=Certainty.SURE).winner is not None
+    assert pick(study, asked, certainty=Certainty.SURE).winner is study.best
+    out_of_reach = Requirements(within=0.3, min_accuracy=0.6, max_latency_ms=4.0)
+    assert pick(study, out_of_reach, certainty=Certainty.SURE).winner is None
 
 
 def test_a_sure_latency_adds_the_error_of_the_table(make_study: Callable[..., Study]) -> None:
