@@ -28,7 +28,7 @@ class Split(StrEnum):
     """The labelled examples that a statement is based on."""
 
     VALIDATION = "validation"
-    """The split that the search optimised: it flatters the best of many students."""
+    """The split that the search optimised: on it, the best of many students looks better than it is."""
     TEST = "test"
     """The split that the search never used."""
 

@@ -50,7 +50,7 @@ class Facts:
         if not self.preparation_seconds:
             return ""
         stages = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in self.preparation_seconds.items())
-        return f"Preparation, which the device-hours above leave out: {stages}."
+        return f"Preparation, which the device-hours above do not include: {stages}."
 
     @property
     def volume(self) -> str:
@@ -134,8 +134,8 @@ def _warnings(study: Study) -> Iterator[str]:
     if study.students:
         students = wording.counted(len(study.students), "complete student")
         yield (
-            f"Provisional: one training run a student, and {students} ranked on the validation split that the search "
-            "optimised, which flatters the best of them."
+            f"Provisional: each student was trained once, and the ranking of {students} is that of the validation "
+            "split, which the search optimised: the best of many looks better than it is."
         )
     if study.latency is not None and study.latency.is_noisy:
         yield "NOISY: the machine was busy while latency was calibrated; do not ship on these latencies."
@@ -146,10 +146,10 @@ def _warnings(study: Study) -> Iterator[str]:
 def _caveats(study: Study) -> Iterator[str]:
     metrics = sorted({result.metric for record in study.records for result in record.tasks.values()})
     yield f"Accuracy is the unweighted mean of the tasks' main metrics ({', '.join(metrics) or 'none measured'})."
-    yield "Intervals are 95% bootstrap intervals over examples; another training seed may move a student by more."
-    yield "P(on frontier) resamples the examples alone and takes size and latency as exact."
-    yield "A student is tied with the frontier if its accuracy cannot be told from that of the student that beats it."
-    yield "GFLOP is that of one forward pass over one sequence; held-out loss is the relation loss in nats."
+    yield "Intervals are 95% bootstrap intervals over examples; another training seed may change a figure by more."
+    yield "P(on frontier) resamples the examples only, and takes size and latency as exact."
+    yield "A student is tied with the frontier if it cannot be told apart, in accuracy, from the student that beats it."
+    yield "GFLOP counts one forward pass over one sequence; held-out loss is the relation loss in nats."
     yield "Size counts the encoder's weights in fp32, without tokenizer and task head."
     yield "Latency is predicted from a calibrated table, not timed on the trained student."
     yield "The hypervolume depends on its reference point: compare it only within this study."
@@ -211,12 +211,12 @@ def _measurement(study: Study) -> Iterator[tuple[str, str]]:
     errors = {"of the median": facts.held_out_error, "of the 90th percentile": facts.held_out_p90_error}
     noisy = "NOISY: the machine was busy" if facts.is_noisy else "quiet"
     yield "Device", facts.device_name
-    yield "Latency of", facts.conditions.label
-    yield "Predicted are", facts.statistic_in_words
+    yield "Latency under", facts.conditions.label
+    yield "Predicted figures", facts.statistic_in_words
     for figure, error in errors.items():
         shown = wording.NOT_MEASURED if error is None else wording.percentage(error)
-        yield f"Error of the prediction {figure}, students it was not fitted on", shown
-    yield "Machine while calibrating", noisy
+        yield f"Mean error of the prediction {figure}, for students that the table was not fitted to", shown
+    yield "Machine during the calibration", noisy
 
 
 def _flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -169,7 +169,7 @@ def _is_better(study: Study, student: TrialRecord, winner: TrialRecord, prefer: 
 
 def _notes(study: Study) -> tuple[str, ...]:
     notes = [
-        "accuracy is that of the validation split, which the search optimised: the best of many is flattered by it"
+        "accuracy is that of the validation split, which the search optimised: the best of many looks better than it is"
     ]
     if any(student.latency_ms is not None for student in study.students):
         facts = study.latency

@@ -36,7 +36,7 @@ def labels(split: str, num_examples: int = NUM_EXAMPLES) -> np.ndarray:
 
 
 def predictions_of(split: str, accuracy: float, seed: int, num_examples: int = NUM_EXAMPLES) -> np.ndarray:
-    """Predictions of which exactly the share `accuracy` (rounded to whole examples) is right."""
+    """Predictions of which a fraction of `accuracy`, rounded to whole examples, is right."""
     truth = labels(split, num_examples)
     # Models err on much the same examples: a common order of difficulty with a little of each model's own.
     difficulty = np.random.default_rng(5).normal(size=num_examples)
@@ -49,7 +49,7 @@ def predictions_of(split: str, accuracy: float, seed: int, num_examples: int = N
 
 @functools.cache
 def evaluation(split: str, accuracy: float, seed: int, num_examples: int = NUM_EXAMPLES) -> Evaluation:
-    """The evaluation of `predictions_of` the same, with its interval."""
+    """The evaluation of `predictions_of` with the same arguments, with its interval."""
     predictions = predictions_of(split, accuracy, seed, num_examples)
     interval = bootstrap_interval(accuracy_metric, labels(split, num_examples), predictions)
     return Evaluation(
@@ -137,7 +137,7 @@ def study_of(
     objectives: Sequence[str] = ("accuracy", "latency_ms", "size_bytes"),
     evaluation: dict[str, Any] | None = None,
 ) -> Study:
-    """A study that lies in no folder, for what needs its records alone."""
+    """A study without a folder, for tests that need only its records."""
     return Study(
         path=Path("nowhere"),
         config={"name": "example"},
@@ -200,7 +200,7 @@ def latency_table(
     statistic: Statistic = Statistic.MEDIAN,
     target: LatencyTarget | None = None,
 ) -> LatencyTable:
-    """The table of one width, 1 ms a layer and 1 ms more, whose predictions err by so much."""
+    """A table of one width, with 1 ms a layer and 1 ms more, whose predictions have the given errors."""
     width = Width(hidden_size=64, num_heads=2, intermediate_ratio=4.0)
 
     def measured(num_layers: int, latency_ms: float, p90_ms: float | None = None) -> Measurement:
@@ -251,7 +251,7 @@ def write_full_study(folder: Path) -> Study:
 
 
 def without_interval(accuracy: float, seed: int) -> dict[str, TaskResult]:
-    """One task, validated but not tested; its own interval is left empty, since drawing one takes time."""
+    """One task with a validation split only. Its interval is empty, since the bootstrap takes time."""
     predictions = tuple(map(float, predictions_of("validation", accuracy, seed)))
     value = Evaluation(value=accuracy, low=accuracy, high=accuracy, predictions=predictions)
     return {TASK: TaskResult(metric="accuracy", validation=value)}
@@ -260,8 +260,8 @@ def without_interval(accuracy: float, seed: int) -> dict[str, TaskResult]:
 def large_records() -> tuple[TrialRecord, ...]:
     """48 students, of which 24 take at most 6 ms, with a teacher of 85 %.
 
-    From 0.6 ms to 12 ms accuracy rises fast to 79 % at 1.6 ms and slowly from there; within 6 ms the most accurate is
-    that of 82 % at 5.3 ms. Every other student is larger and less accurate by 3 points than the one before it.
+    From 0.6 ms to 12 ms, accuracy rises fast to 79 % at 1.6 ms and slowly from there. Within 6 ms the most accurate
+    student has 82 % at 5.3 ms. Every second student is larger than the one before it, and less accurate by 3 points.
     """
     latencies = (0.6, 1.0, 1.6, 2.2, 2.8, 3.4, 4.0, 4.6, 5.3, 5.6, 5.8, 6.0, *(6.5 + 0.5 * i for i in range(12)))
     accuracies = (0.62, 0.72, 0.79, 0.795, 0.80, 0.805, 0.81, 0.815, 0.82, 0.80, 0.78, 0.81)

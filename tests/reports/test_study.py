@@ -40,7 +40,7 @@ def test_the_twin_is_that_of_the_best_student(make_study: Callable[..., Study]) 
     assert study.twin.number == 1
 
 
-def test_a_study_without_teacher_or_twin_says_none(make_study: Callable[..., Study]) -> None:
+def test_a_study_without_teacher_or_twin_has_none(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8))
     assert (study.teacher, study.twin) == (None, None)
 
@@ -82,7 +82,7 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
         load_study(tmp_path)
 
 
-def test_a_configuration_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
     write_study(tmp_path, [])
     (tmp_path / "search.yaml").write_text("objectives: [accuracy\nname: x\n")
     with pytest.raises(UserError, match=r"search\.yaml:2: must be valid YAML, got: [^\n]*$"):

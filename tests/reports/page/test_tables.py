@@ -38,7 +38,7 @@ def test_a_figure_that_was_not_measured_is_a_dash(make_study: Callable[..., Stud
     assert cells["size_bytes"] != "–"
 
 
-def test_device_hours_add_up_over_roles_and_endings(full_study: Study) -> None:
+def test_device_hours_add_up_over_roles_and_statuses(full_study: Study) -> None:
     total = sum(row["device_hours"] for row in cost_rows(full_study))
     assert total == pytest.approx(sum(record.device_hours for record in full_study.records))
 

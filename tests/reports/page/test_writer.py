@@ -55,17 +55,17 @@ def drawn_page(drawn: Report) -> str:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said does not depend on the figures; drawing none is fast."""
+    """Draws no figures, which is faster; the text of a report does not depend on them."""
     monkeypatch.setitem(sys.modules, "altair", None)
 
 
-def test_page_and_markdown_say_what_was_spent_before_any_trial(drawn: Report, drawn_page: str) -> None:
-    sentence = "Preparation, which the device-hours above leave out: targets 12 s."
+def test_page_and_markdown_give_the_seconds_of_the_preparation(drawn: Report, drawn_page: str) -> None:
+    sentence = "Preparation, which the device-hours above do not include: targets 12 s."
     assert sentence in drawn_page
     assert sentence in (drawn.folder / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_corner_of_the_hypervolume_is_written_in_plain_figures(drawn_page: str) -> None:
+def test_the_reference_point_of_the_hypervolume_is_written_in_plain_figures(drawn_page: str) -> None:
     (corner,) = re.findall(r"Hypervolume from the reference point (.*) \(an objective", drawn_page)
     assert re.fullmatch(r"accuracy 0, latency_ms [\d.]+, size_bytes \d{1,3}(,\d{3})+", corner)
 
@@ -120,7 +120,7 @@ def test_tables_have_captions_scopes_and_sort_buttons(drawn_page: str) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_what_a_message_says_never_becomes_markup(full_study: Study) -> None:
+def test_a_failure_message_never_becomes_markup(full_study: Study) -> None:
     report = write_report(full_study)
     assert "<b>here</b>" not in report.html.read_text(encoding="utf-8")
     assert "&lt;b&gt;here&lt;/b&gt;" in report.html.read_text(encoding="utf-8")
@@ -128,12 +128,12 @@ def test_what_a_message_says_never_becomes_markup(full_study: Study) -> None:
     assert "CUDA out of memory \\| tried 2 GiB &lt;b&gt;here&lt;/b&gt;" in markdown
 
 
-def test_a_name_cannot_end_the_script_it_stands_in(make_study: Callable[..., Study]) -> None:
+def test_a_name_cannot_end_the_script_that_contains_it(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8), student(1, 0.9, 3), importances={"accuracy": {"</script><b>": 1.0}})
     assert "</script><b>" not in page_of(study)
 
 
-def test_every_figure_of_a_tooltip_stands_in_a_table(full_study: Study, drawn_page: str) -> None:
+def test_every_figure_of_a_tooltip_is_in_a_table_too(full_study: Study, drawn_page: str) -> None:
     cells = set(re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", drawn_page))
     for record in (*full_study.students, full_study.teacher, full_study.twin):
         assert record is not None
@@ -155,7 +155,7 @@ def test_without_a_complete_student_the_page_says_so_and_offers_to_go_on(make_st
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_decision_on_file_is_the_answer(full_study: Study) -> None:
+def test_the_page_begins_with_a_current_decision(full_study: Study) -> None:
     write_decision(full_study, pick(full_study, Requirements(max_latency_ms=6.5)))
     text = page_of(full_study)
     assert "Chosen: trial" in text
@@ -164,7 +164,7 @@ def test_the_decision_on_file_is_the_answer(full_study: Study) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_decision_made_on_other_records_is_not_the_answer(full_study: Study) -> None:
+def test_the_page_does_not_show_a_decision_made_from_other_records(full_study: Study) -> None:
     path = write_decision(full_study, pick(full_study))
     path.write_text(json.dumps({**json.loads(path.read_text()), "records_sha256": "other"}))
     text = page_of(full_study)
@@ -196,7 +196,7 @@ def test_a_noisy_latency_is_announced(make_study: Callable[..., Study]) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_what_was_not_measured_is_said_not_guessed(make_study: Callable[..., Study]) -> None:
+def test_the_page_names_what_was_not_measured(make_study: Callable[..., Study]) -> None:
     text = page_of(make_study(student(0, 0.8, latency_ms=None), objectives=("accuracy", "size_bytes")))
     assert "Latency was not measured: the study has no calibrated table." in text
     assert "Versions and machine were not recorded." in text
@@ -230,7 +230,7 @@ def test_without_the_drawing_libraries_tables_are_still_written(full_study: Stud
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_figures_of_an_earlier_report_do_not_stay_behind(full_study: Study) -> None:
+def test_figures_of_an_earlier_report_are_removed(full_study: Study) -> None:
     stale = full_study.path / "report" / "figures" / "accuracy_latency_ms.svg"
     stale.parent.mkdir(parents=True)
     stale.write_text("<svg/>")

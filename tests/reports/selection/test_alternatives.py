@@ -44,7 +44,7 @@ def test_alternatives_are_within_the_limits_and_on_their_frontier(
 
 @given(st.lists(st.tuples(accuracies, costs), min_size=48, max_size=48), costs.map(float))
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_of_two_objectives_the_alternatives_are_the_neighbours_on_the_frontier(
+def test_with_two_objectives_the_alternatives_are_the_neighbours_on_the_frontier(
     figures: list[tuple[float, int]], max_latency_ms: float
 ) -> None:
     records = [bare(i, accuracy, float(latency)) for i, (accuracy, latency) in enumerate(figures)]
@@ -74,7 +74,7 @@ def reasons(*records: TrialRecord, is_measured: bool = False) -> Sequence[str]:
     return [mention.reason for mention in decision.alternatives]
 
 
-def test_an_alternative_says_what_it_gains_saves_costs_and_loses() -> None:
+def test_an_alternative_states_what_it_gains_saves_costs_and_loses() -> None:
     found = reasons(bare(0, 0.60, 1.0, 9_000_000), bare(1, 0.80, 2.0, 3_000_000), bare(2, 0.81, 9.0, 2_500_000))
     assert found == [
         "trial 2 (2x64 A2) is the next more accurate student: it gains 1.0 points of accuracy (paired interval not "

@@ -27,8 +27,8 @@ def answer_of(study: Study) -> Answer:
     return answer(study, resample(study, Split.VALIDATION))
 
 
-def limits_in(words: tuple[str, ...]) -> Requirements:
-    """The limits of a pick, read off its words."""
+def requirements_in(words: tuple[str, ...]) -> Requirements:
+    """The requirements that the words of a pick state."""
     verb, _, *options = words
     assert verb == "pick"
     named = zip(options[::2], options[1::2], strict=True)
@@ -41,18 +41,18 @@ def test_the_pick_that_is_proposed_admits_the_student_of_the_headline(found: lis
     records = [student(i, accuracy, tasks={}, latency_ms=float(i + 1)) for i, accuracy in enumerate(found)]
     study = study_of(*records, teacher(of_teacher, tasks=without_interval(of_teacher, 0)))
     validation = resample(study, Split.VALIDATION)
-    limits = limits_in(("pick", "STUDY", *first_options(study, validation)))
-    assert limits.within is not None
-    unlimited, limited = pick(study), pick(study, limits)
+    requirements = requirements_in(("pick", "STUDY", *first_options(study, validation)))
+    assert requirements.within is not None
+    unlimited, limited = pick(study), pick(study, requirements)
     assert limited.winner is not None
     assert unlimited.winner is not None
-    assert pick(study_of(unlimited.winner, *study.records[-1:]), limits).num_qualifying == 1
+    assert pick(study_of(unlimited.winner, *study.records[-1:]), requirements).num_qualifying == 1
 
 
 def test_the_limit_proposed_is_the_tightest_whole_percentage_that_admits_the_headlines_student(
     make_study: Callable[..., Study],
 ) -> None:
-    """The best keeps 88 % of its teacher, so that a loss of 1 % would admit nobody."""
+    """The best student has 88 % of its teacher's accuracy, so that `--within 1%` would admit none."""
     study = make_study(
         student(0, 0.66), student(1, 0.75, 4, latency_ms=9.0), teacher(0.85), evaluation=kept_labels(TASK)
     )
@@ -78,7 +78,7 @@ def test_the_headline_is_the_pick_without_limits(tmp_path) -> None:
     ]
 
 
-def test_a_decision_on_file_is_the_answer_and_the_package_is_next(full_study: Study) -> None:
+def test_a_current_decision_is_the_answer_and_the_package_is_next(full_study: Study) -> None:
     decision = pick(full_study, Requirements.parse(max_latency="6.5ms"), prefer=Prefer.BEST)
     write_decision(full_study, decision)
     found = answer_of(full_study)
@@ -91,10 +91,10 @@ def test_a_decision_for_no_student_is_followed_by_a_pick_that_some_student_meets
     write_decision(full_study, pick(full_study, Requirements(max_size_bytes=1)))
     found = answer_of(full_study)
     assert found.headline == "None chosen: no student is within the limits, of 4 complete students."
-    assert pick(full_study, limits_in(found.next_words)).winner is not None
+    assert pick(full_study, requirements_in(found.next_words)).winner is not None
 
 
-def test_a_decision_made_from_other_records_is_said_to_be_stale(full_study: Study) -> None:
+def test_a_decision_made_from_other_records_is_called_stale(full_study: Study) -> None:
     path = write_decision(full_study, pick(full_study))
     path.write_text(json.dumps({**json.loads(path.read_text()), "records_sha256": "other"}))
     found = answer_of(full_study)
@@ -112,6 +112,6 @@ def test_a_decision_whose_mentions_do_not_name_their_student_is_shown_with_its_n
 
 
 @pytest.mark.parametrize("records", [(), (failed(0, FailureKind.CRASH, "broken"),)])
-def test_without_a_complete_student_the_search_goes_on(make_study: Callable[..., Study], records: tuple) -> None:
+def test_without_a_complete_student_resume_is_next(make_study: Callable[..., Study], records: tuple) -> None:
     study = make_study(*records)
     assert answer_of(study).next_words == ("resume", str(study.path))

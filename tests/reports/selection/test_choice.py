@@ -38,7 +38,7 @@ fixed = settings(deadline=None, derandomize=True)
 accuracies = st.sampled_from([0.0, 0.5, 0.7, 0.8, 0.801, 0.85, 0.9, 0.99, 1.0])
 costs = st.integers(1, 6)
 candidates = st.lists(st.tuples(accuracies, costs, costs, costs), max_size=8)
-limits = st.builds(
+requirements = st.builds(
     Requirements,
     within=st.none() | st.sampled_from([0.0, 0.01, 0.1, 0.5]),
     min_accuracy=st.none() | accuracies,
@@ -48,13 +48,13 @@ limits = st.builds(
 )
 
 
-def is_within(record: TrialRecord, asked: Requirements) -> bool:
+def is_within(record: TrialRecord, required: Requirements) -> bool:
     checks = (
-        (asked.within, lambda limit: record.objectives["accuracy"] >= (1 - limit) * 0.9 - 1e-9),
-        (asked.min_accuracy, lambda limit: record.objectives["accuracy"] >= limit),
-        (asked.max_latency_ms, lambda limit: (record.latency_ms or 0) <= limit),
-        (asked.max_size_bytes, lambda limit: (record.size_bytes or 0) <= limit),
-        (asked.max_parameters, lambda limit: (record.num_parameters or 0) <= limit),
+        (required.within, lambda limit: record.objectives["accuracy"] >= (1 - limit) * 0.9 - 1e-9),
+        (required.min_accuracy, lambda limit: record.objectives["accuracy"] >= limit),
+        (required.max_latency_ms, lambda limit: (record.latency_ms or 0) <= limit),
+        (required.max_size_bytes, lambda limit: (record.size_bytes or 0) <= limit),
+        (required.max_parameters, lambda limit: (record.num_parameters or 0) <= limit),
     )
     return all(limit is None or check(limit) for limit, check in checks)
 
@@ -67,14 +67,14 @@ FIGURE_OF = {
 
 
 @fixed
-@given(candidates, limits, st.sampled_from(Prefer))
-def test_the_winner_is_within_the_limits_and_none_there_is_preferred(
-    figures: list[tuple[float, int, int, int]], asked: Requirements, prefer: Prefer
+@given(candidates, requirements, st.sampled_from(Prefer))
+def test_the_winner_qualifies_and_no_qualifying_student_is_preferred_to_it(
+    figures: list[tuple[float, int, int, int]], required: Requirements, prefer: Prefer
 ) -> None:
     records = [bare(i, a, float(latency), size, count) for i, (a, latency, size, count) in enumerate(figures)]
     study = study_of(*records, TEACHER)
-    decision = pick(study, asked, prefer=prefer)
-    qualifying = [record for record in records if is_within(record, asked)]
+    decision = pick(study, required, prefer=prefer)
+    qualifying = [record for record in records if is_within(record, required)]
     assert decision.num_qualifying == len(qualifying)
     if not qualifying:
         assert decision.winner is None
@@ -88,24 +88,24 @@ def test_the_winner_is_within_the_limits_and_none_there_is_preferred(
 
 
 @fixed
-@given(candidates, limits)
+@given(candidates, requirements)
 def test_the_limits_that_a_near_miss_names_would_admit_it(
-    figures: list[tuple[float, int, int, int]], asked: Requirements
+    figures: list[tuple[float, int, int, int]], required: Requirements
 ) -> None:
     records = [
         bare(i, a, latency / 3, size * 1_234_567, count * 1_111_111)
         for i, (a, latency, size, count) in enumerate(figures)
     ]
-    asked = dataclasses.replace(
-        asked,
-        max_size_bytes=None if asked.max_size_bytes is None else asked.max_size_bytes * 1_000_000,
-        max_parameters=None if asked.max_parameters is None else asked.max_parameters * 1_000_000,
+    required = dataclasses.replace(
+        required,
+        max_size_bytes=None if required.max_size_bytes is None else required.max_size_bytes * 1_000_000,
+        max_parameters=None if required.max_parameters is None else required.max_parameters * 1_000_000,
     )
     study = study_of(*records, TEACHER)
-    for miss in pick(study, asked).near_misses:
+    for miss in pick(study, required).near_misses:
         raised = Requirements.parse(**admitting_limits(miss.reason))
         admitted = {name: value for name, value in dataclasses.asdict(raised).items() if value is not None}
-        wider = dataclasses.replace(asked, **{**admitted, "latency_conditions": LatencyConditions()})
+        wider = dataclasses.replace(required, **{**admitted, "latency_conditions": LatencyConditions()})
         assert pick(study_of(miss.student, TEACHER), wider).num_qualifying == 1
 
 
@@ -128,7 +128,7 @@ def test_ties_are_decided_by_the_other_figures_then_by_the_earlier_trial() -> No
     assert winner.number == 1
 
 
-def test_within_is_a_share_of_the_teachers_accuracy() -> None:
+def test_within_is_a_fraction_of_the_teachers_accuracy() -> None:
     of_teacher = teacher(0.5, tasks={TASK: task_result(0.5, 1)})
     study = study_of(bare(0, 0.45, 1.0, 1), bare(1, 0.449, 0.5, 1), of_teacher)
     decision = pick(study, Requirements(within=0.1))
@@ -137,7 +137,7 @@ def test_within_is_a_share_of_the_teachers_accuracy() -> None:
     assert decision.teacher_accuracy == 0.5
 
 
-def test_a_near_miss_says_which_limit_by_how_much_and_what_would_admit_it() -> None:
+def test_a_near_miss_states_the_limit_the_excess_and_the_limit_that_would_admit_it() -> None:
     study = study_of(bare(0, 0.8, 5.0, 20_000_000), bare(1, 0.9, 8.25, 27_340_000))
     decision = pick(study, Requirements.parse(max_size="25MB", max_latency="8ms"))
     assert [miss.student.number for miss in decision.near_misses] == [1]
@@ -158,29 +158,29 @@ def test_near_misses_are_few() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"), [(Requirements(max_latency_ms=4.0), [3, 4]), (Requirements(min_accuracy=0.7), [0, 1])]
+    ("required", "expected"), [(Requirements(max_latency_ms=4.0), [3, 4]), (Requirements(min_accuracy=0.7), [0, 1])]
 )
-def test_a_near_miss_is_better_in_what_is_preferred(asked: Requirements, expected: list[int]) -> None:
-    """Trials 5 and 6 are slower, less accurate and smaller than the winner: a wider limit would buy nothing."""
+def test_a_near_miss_is_better_in_what_is_preferred(required: Requirements, expected: list[int]) -> None:
+    """Trials 5 and 6 are slower, less accurate and smaller than the winner: a wider limit would gain nothing."""
     frontier = [bare(i, 0.5 + i / 10, 2.0 + i, 10) for i in range(5)]
     study = study_of(*frontier, bare(5, 0.55, 9.0, 1), bare(6, 0.56, 9.5, 2))
-    assert sorted(miss.student.number for miss in pick(study, asked).near_misses) == expected
+    assert sorted(miss.student.number for miss in pick(study, required).near_misses) == expected
 
 
-def test_a_limit_may_be_met_likely_but_not_surely(make_study: Callable[..., Study]) -> None:
+def test_a_limit_may_be_met_by_the_figures_and_not_by_their_intervals(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.80), teacher(0.81), evaluation=kept_labels(TASK))
-    asked = Requirements(within=0.02, min_accuracy=0.79)
-    assert pick(study, asked, certainty=Certainty.LIKELY).winner is study.best
-    unsure = pick(study, asked, certainty=Certainty.SURE)
+    required = Requirements(within=0.02, min_accuracy=0.79)
+    assert pick(study, required, certainty=Certainty.LIKELY).winner is study.best
+    unsure = pick(study, required, certainty=Certainty.SURE)
     assert unsure.winner is None
     assert "95% paired interval" in unsure.near_misses[0].reason
     assert "lower end of its accuracy's 95% interval" in unsure.near_misses[0].reason
 
 
-def test_a_limit_far_off_is_met_surely(make_study: Callable[..., Study]) -> None:
+def test_a_wide_limit_is_met_by_the_intervals_too(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.80), teacher(0.81), evaluation=kept_labels(TASK), latency=LATENCY_TABLE)
-    asked = Requirements(within=0.3, min_accuracy=0.6, max_latency_ms=6.0)
-    assert pick(study, asked, certainty=Certainty.SURE).winner is study.best
+    required = Requirements(within=0.3, min_accuracy=0.6, max_latency_ms=6.0)
+    assert pick(study, required, certainty=Certainty.SURE).winner is study.best
     out_of_reach = Requirements(within=0.3, min_accuracy=0.6, max_latency_ms=4.0)
     assert pick(study, out_of_reach, certainty=Certainty.SURE).winner is None
 
@@ -219,7 +219,7 @@ def test_a_sure_90th_percentile_adds_the_error_of_the_predicted_percentiles(make
     assert pick(study, Requirements.parse(max_latency="4.1ms"), certainty=Certainty.SURE).num_qualifying == 1
 
 
-def test_what_is_predicted_is_said_of_new_tables_and_of_those_of_fastest_rounds(
+def test_the_notes_state_whether_medians_of_all_rounds_or_of_the_fastest_are_predicted(
     make_study: Callable[..., Study],
 ) -> None:
     old = latency_table(statistic=Statistic.FASTEST_ROUND)
@@ -229,7 +229,7 @@ def test_what_is_predicted_is_said_of_new_tables_and_of_those_of_fastest_rounds(
 
 
 @pytest.mark.parametrize("qualifier", ["cuda", "cpu2", "b8", "s64", "p90"])
-def test_a_latency_under_other_conditions_is_refused_and_says_what_was_measured(
+def test_a_latency_under_other_conditions_is_refused_with_those_that_were_measured(
     full_study: Study, qualifier: str
 ) -> None:
     with pytest.raises(UserError, match=r"what was measured \(cpu, 1 thread, batch 1, sequence 128, p50\), got"):
@@ -237,7 +237,7 @@ def test_a_latency_under_other_conditions_is_refused_and_says_what_was_measured(
 
 
 @pytest.mark.parametrize(
-    ("limits", "options", "rule"),
+    ("requirements", "options", "rule"),
     [
         (Requirements(within=0.01), {}, "--within needs the fine-tuned teacher"),
         (Requirements(max_latency_ms=5.0), {}, "--max-latency needs measured latencies"),
@@ -245,11 +245,11 @@ def test_a_latency_under_other_conditions_is_refused_and_says_what_was_measured(
     ],
 )
 def test_a_limit_on_what_was_not_measured_is_refused(
-    make_study: Callable[..., Study], limits: Requirements, options: dict[str, Any], rule: str
+    make_study: Callable[..., Study], requirements: Requirements, options: dict[str, Any], rule: str
 ) -> None:
     study = make_study(student(0, 0.8, latency_ms=None), objectives=("accuracy", "size_bytes"))
     with pytest.raises(UserError, match=rule):
-        pick(study, limits, **options)
+        pick(study, requirements, **options)
 
 
 def test_a_sure_latency_needs_the_error_of_the_table(make_study: Callable[..., Study]) -> None:
@@ -264,12 +264,12 @@ def test_a_study_without_complete_students_has_no_winner(make_study: Callable[..
     assert decision.reason == "no student can be chosen: the study has no complete one"
 
 
-def test_a_noisy_table_is_named(make_study: Callable[..., Study]) -> None:
+def test_a_noisy_table_is_noted(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8), latency=latency_table(busy_cores=2.0))
     assert any("NOISY" in note for note in pick(study).notes)
 
 
-def test_the_terminal_is_told_winner_alternatives_misses_and_notes(full_study: Study) -> None:
+def test_the_lines_of_a_decision_give_winner_rule_misses_and_notes(full_study: Study) -> None:
     lines = pick(full_study, Requirements(max_latency_ms=6.5)).lines()
     assert lines[0].startswith("trial ")
     assert lines[1].startswith("rule: cost is limited and accuracy is not, so the most accurate is preferred")
@@ -278,9 +278,9 @@ def test_the_terminal_is_told_winner_alternatives_misses_and_notes(full_study: S
     assert all("\n" not in line for line in lines)
 
 
-def test_a_decision_holds_the_limits_as_values(full_study: Study) -> None:
-    asked = Requirements.parse(within="5%", max_latency="6ms@cpu1,b1", max_size="25MB", max_parameters="30M")
-    content = pick(full_study, asked).as_json()["limits"]
+def test_a_decision_has_the_requirements_as_values(full_study: Study) -> None:
+    required = Requirements.parse(within="5%", max_latency="6ms@cpu1,b1", max_size="25MB", max_parameters="30M")
+    content = pick(full_study, required).as_json()["limits"]
     assert content == {
         "within": 0.05,
         "min_accuracy": None,

@@ -92,7 +92,7 @@ def lead_of(best: TrialRecord, other: TrialRecord) -> float:
 
 
 @pytest.mark.parametrize(
-    ("limits", "expected"),
+    ("requirements", "expected"),
     [
         (Requirements(), Prefer.TIED),
         (Requirements(max_size_bytes=100), Prefer.BEST),
@@ -102,19 +102,19 @@ def lead_of(best: TrialRecord, other: TrialRecord) -> float:
         (Requirements(min_accuracy=0.5, max_size_bytes=10**9), Prefer.KNEE),
     ],
 )
-def test_what_is_preferred_follows_from_what_is_limited(limits: Requirements, expected: Prefer) -> None:
-    assert pick(study_of(student(0, 0.8, tasks={})), limits).prefer is expected
+def test_the_preference_follows_from_the_requirements(requirements: Requirements, expected: Prefer) -> None:
+    assert pick(study_of(student(0, 0.8, tasks={})), requirements).prefer is expected
 
 
 def test_where_latency_is_no_objective_a_limit_on_accuracy_is_answered_by_the_smallest() -> None:
-    """Latency is measured here, for limits, but the search did not look at it."""
+    """Latency is measured here, but it is no objective of the search."""
     small, fast = student(0, 0.8, tasks={}, size_bytes=1, latency_ms=2.0), student(1, 0.9, tasks={}, latency_ms=1.0)
     decision = pick(study_of(small, fast, objectives=("accuracy", "size_bytes")), Requirements(min_accuracy=0.5))
     assert decision.winner is small
     assert "and latency is no objective of this study, so the smallest is preferred" in decision.rule
 
 
-def test_without_a_latency_the_smallest_of_the_tied_is_taken() -> None:
+def test_without_a_latency_the_smallest_of_the_tied_students_is_chosen() -> None:
     small = student(0, 0.89, 2, latency_ms=None, tasks=without_interval(0.89, 0))
     large = student(1, 0.90, 6, latency_ms=None, tasks=without_interval(0.90, 1))
     decision = pick(study_of(small, large, objectives=("accuracy", "size_bytes"), evaluation=kept_labels(TASK)))
@@ -137,14 +137,14 @@ def test_a_clear_lead_is_not_given_up_for_a_lower_latency() -> None:
     assert decision.reason.endswith("; every faster student on the frontier can be told apart from it")
 
 
-def test_students_of_the_same_accuracy_are_decided_by_their_cost() -> None:
+def test_of_students_of_the_same_accuracy_the_cheapest_is_chosen() -> None:
     slow, fast = student(0, 0.8, tasks={}, latency_ms=3.0), student(1, 0.8, tasks={}, latency_ms=2.0)
     twice = student(2, 0.8, tasks={}, latency_ms=2.0)
     assert pick(study_of(slow, twice, fast)).winner is fast
 
 
 @pytest.mark.parametrize("labels", [{}, kept_labels(TASK)], ids=["no labels", "no predictions"])
-def test_where_no_tie_was_measured_the_most_accurate_is_taken_and_the_reason_says_so(labels: dict) -> None:
+def test_where_no_tie_was_measured_the_most_accurate_is_chosen_with_that_reason(labels: dict) -> None:
     without = TaskResult(
         metric="accuracy", validation=Evaluation(value=0.8, low=0.7, high=0.9, predictions=() if labels else (1.0,))
     )

@@ -33,7 +33,7 @@ def test_a_limit_on_accuracy_is_answered_by_the_fastest_within_it(large_study: S
     assert "is the fastest of the 22 students within the limits" in decision.reason
 
 
-def test_limits_on_both_are_answered_by_the_knee_and_say_so(large_study: Study) -> None:
+def test_limits_on_both_are_answered_by_the_knee_with_that_rule(large_study: Study) -> None:
     decision = pick(large_study, Requirements.parse(within="10%", max_latency="6ms"))
     assert "is the knee (the best balance of the objectives) of the 18 students within the limits" in decision.reason
     assert decision.rule.startswith("accuracy and cost are both limited, so the knee")
@@ -50,14 +50,14 @@ def test_without_limits_the_reason_gives_the_interval_of_the_tie(large_study: St
 
 
 @pytest.mark.parametrize("prefer", Prefer)
-def test_a_preference_that_is_asked_for_overrides_the_limits(large_study: Study, prefer: Prefer) -> None:
+def test_a_requested_preference_overrides_the_rule(large_study: Study, prefer: Prefer) -> None:
     decision = pick(large_study, Requirements.parse(within="10%", max_latency="6ms"), prefer=prefer)
     assert decision.prefer is prefer
     assert decision.rule.startswith(f"--prefer {prefer} asks for the ")
     assert decision.options == ("--within", "10%", "--max-latency", "6ms", "--prefer", prefer.value)
 
 
-def test_one_student_only_is_said_to_be_the_only_one(make_study: Callable[..., Study]) -> None:
+def test_a_single_student_is_called_the_only_one(make_study: Callable[..., Study]) -> None:
     decision = pick(make_study(student(0, 0.8), evaluation=kept_labels(TASK)))
     assert "trial 0 (2x64 A2) is the only complete student: accuracy" in decision.reason
     assert decision.alternatives == ()
