@@ -4,9 +4,6 @@ import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter
-
-from minilm_core.errors import UserError, first_line
 from minilm_core.latency.measurements import Statistic
 from minilm_core.latency.table import LatencyTable
 
@@ -86,9 +83,6 @@ class LatencyFacts:
         return required.is_covered_by(self.conditions)
 
 
-_FACTS = TypeAdapter(tuple[LatencyFacts], config=ConfigDict(allow_inf_nan=False, revalidate_instances="always"))
-
-
 def read_latency(path: Path) -> LatencyFacts | None:
     """Reads the latency table of a study; returns None where the study has none.
 
@@ -97,26 +91,13 @@ def read_latency(path: Path) -> LatencyFacts | None:
     """
     if not path.is_file():
         return None
-    try:
-        (facts,) = _FACTS.validate_python((_facts_of(LatencyTable.load(path)),), strict=True)
-    except UserError:
-        raise
-    # The table reads its file without looking at the type of every value, so that a damaged one fails anywhere.
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} must be as the calibration wrote it, got a damaged one: {first_line(error)}"
-        ) from error
-    return facts
-
-
-def _facts_of(table: LatencyTable) -> LatencyFacts:
-    target = table.target
+    table = LatencyTable.load(path)
     return LatencyFacts(
         conditions=LatencyConditions(
-            device=target.device.value,
-            num_threads=target.num_threads,
-            batch_size=target.batch_size,
-            sequence_length=target.sequence_length,
+            device=table.target.device.value,
+            num_threads=table.target.num_threads,
+            batch_size=table.target.batch_size,
+            sequence_length=table.target.sequence_length,
             percentile=MEDIAN_PERCENTILE,
         ),
         device_name=table.fingerprint.label,

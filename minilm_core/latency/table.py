@@ -6,6 +6,7 @@ linear predictors in FLOPs and in parameters erred by 7.5 % and 41 % where this 
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
@@ -235,40 +238,42 @@ class LatencyTable:
         """Reads a saved table.
 
         Raises:
-            UserError: if there is none, or it was written by another version of the schema.
+            UserError: if there is none, or it is damaged or of an unknown version of the schema.
         """
         if not path.is_file():
             raise UserError(f"a latency table must be a file written by calibrate, got {path}")
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
             raise UserError(f"a latency table must be JSON written by calibrate, got {path}") from None
-        found = content.get("schema_version")
-        if found not in _STATISTICS:
+        found = content.get("schema_version") if isinstance(content, dict) else None
+        if type(found) is not int or found not in _STATISTICS:
             known = " or ".join(map(str, _STATISTICS))
             raise UserError(f"a latency table's schema_version must be {known}, got {found} in {path}")
-        target, device = content["target"], content["fingerprint"]
-        return cls(
-            target=LatencyTarget(**{**target, "device": Device(target["device"])}),
-            fingerprint=DeviceFingerprint(**{**device, "isa": tuple(device["isa"])}),
-            measured_at=content["measured_at"],
-            contention=Contention(**content["contention"]),
-            fitted=tuple(_measurement(m) for m in content["fitted"]),
-            held_out=tuple(_measurement(m) for m in content["held_out"]),
-            p90_over_p50=content.get("p90_over_p50"),
-            statistic=_STATISTICS[found],
-        )
+        try:
+            (table,) = _reader().validate_json(json.dumps([_fields(content, _STATISTICS[found])]), strict=True)
+            _ = table.noise  # predicts the held-out students, which a damaged table cannot
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(f"a latency table must be as calibrate wrote it, got a damaged one: {path}") from error
+        return table
 
 
-def _measurement(content: Mapping[str, Any]) -> Measurement:
-    medians_ms = tuple(content["round_medians_ms"])
-    return Measurement(
-        architecture=StudentArchitecture(**content["architecture"]),
-        # Version 1 did not keep it: there it was the fastest round's median.
-        latency_ms=content.get("latency_ms", min(medians_ms)),
-        round_medians_ms=medians_ms,
-        p90_ms=content.get("p90_ms"),
-    )
+@functools.cache
+def _reader() -> TypeAdapter[tuple[LatencyTable]]:
+    # Written figures are finite; a dataclass takes this configuration from the type that holds it.
+    return TypeAdapter(tuple[LatencyTable], config=ConfigDict(extra="forbid", allow_inf_nan=False))
+
+
+def _fields(content: Mapping[str, Any], statistic: Statistic) -> dict[str, Any]:
+    names = ("target", "fingerprint", "measured_at", "contention")
+    measurements = {name: [_measurement(m) for m in content[name]] for name in ("fitted", "held_out")}
+    tail = {"p90_over_p50": content.get("p90_over_p50"), "statistic": statistic}
+    return {name: content[name] for name in names} | measurements | tail
+
+
+def _measurement(content: Mapping[str, Any]) -> dict[str, Any]:
+    # Version 1 did not keep latency_ms: there it was the fastest round's median.
+    return {"latency_ms": min(content["round_medians_ms"]), "p90_ms": None, **content}
 
 
 def _cpu() -> tuple[str, tuple[str, ...]]:

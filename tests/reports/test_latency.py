@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -44,30 +43,7 @@ def test_a_90th_percentile_is_covered_where_the_tail_was_measured(
     assert facts_of(tmp_path, p90_over_p50=p90_over_p50).covers(LatencyConditions(percentile=90)) is is_covered
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"target": {"device": "cpu", "num_threads": "one"}},
-        {"fitted": []},
-        {"fitted": 5},
-        {"held_out": [{"architecture": {}}]},
-        {"p90_over_p50": "twice"},
-        {"p90_over_p50": float("inf")},
-        {"contention": {"num_cores": 2, "busy_cores": None}},
-        {"fingerprint": None},
-    ],
-    ids=str,
-)
-def test_a_damaged_table_is_refused_in_one_line(tmp_path: Path, damage: dict[str, Any]) -> None:
-    path = tmp_path / "latency.json"
-    latency_table().save(path)
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **damage}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"^[^\n]*$"):
-        read_latency(path)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "3", '{"schema_version": 99}'])
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "latency.json").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=r"latency\.json"):
+def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latency.json").write_text('{"schema_version": 2}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"got a damaged one: .*latency\.json$"):
         read_latency(tmp_path / "latency.json")
