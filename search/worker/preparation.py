@@ -164,7 +164,7 @@ def _cached(
     make_room(folder, num_bytes, limit_bytes=limit, keep={other.name for other in kept})
     # With every relation: another method, or other weights, finds the same cache.
     tutor_encoder = RelationEncoder(encoder, key.layers, tuple(Relation))
-    place = {"rank": builder.number, "num_workers": builder.num_builders}
+    place = {"rank": builder.number, "world_size": builder.num_builders}
     for num_rows in cache_targets(tutor_encoder, corpus, key, cache, **place):
         yield Progress(stage=caching_stage(teacher_role), step=num_rows, num_steps=corpus.num_rows)
     return folder
@@ -212,9 +212,7 @@ def open_distillation_data(
         if key.teacher_role is TeacherRole.TEACHER
         else _targets(node, found, TeacherRole.TEACHER, key.evaluation_layers, corpus)
     )
-    return DistillationData(
-        corpus=corpus, targets=targets, evaluation_targets=judge, rank=rank, num_workers=num_workers
-    )
+    return DistillationData(corpus=corpus, targets=targets, evaluation_targets=judge, rank=rank, world_size=num_workers)
 
 
 def _targets(

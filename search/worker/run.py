@@ -71,7 +71,8 @@ def _finetuned(worker: Worker, member: Member, task: Task) -> Iterator[Progress]
         schedule,
         learning_rate=job.choice.finetuning_learning_rate,
         seed=job.config.seed,
-        share=(worker.rank, worker.num_workers),
+        rank=worker.rank,
+        world_size=worker.num_workers,
     ):
         if is_event(step.step, step.num_steps):
             stage = f"fine-tuning on {task.name}"

@@ -72,7 +72,7 @@ def compared_losses(case: Case, teacher: PreTrainedModel, student: PreTrainedMod
     rows = corpus.training_rows
     theirs = trainer.compute_loss(student, full_rows(torch.from_numpy(corpus.rows(rows))))
     encoder = relation_encoder(student, schedule).eval()
-    return relation_loss(encoder, distillation_data.of_rows(rows, CPU), schedule), theirs
+    return relation_loss(encoder, distillation_data.teacher_batch(rows, CPU), schedule), theirs
 
 
 def schedule_of(case: Case, precision: Precision) -> DistillationSchedule:

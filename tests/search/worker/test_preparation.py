@@ -301,7 +301,7 @@ def test_a_study_whose_cache_lies_elsewhere_now_finds_it(open_study: OpenStudy, 
 def test_a_worker_knows_its_share(open_study: OpenStudy) -> None:
     context = open_study()
     distillation_data = distillation_data_of(context, rank=1, num_workers=2)
-    assert (distillation_data.rank, distillation_data.num_workers) == (1, 2)
+    assert (distillation_data.rank, distillation_data.world_size) == (1, 2)
 
 
 def test_a_node_without_the_cache_makes_its_own(open_study: OpenStudy, tmp_path: Path) -> None:
