@@ -8,6 +8,7 @@ from .finetuning import save_classifier as save_classifier
 from .metrics import CONFIDENCE as CONFIDENCE
 from .metrics import NUM_RESAMPLES as NUM_RESAMPLES
 from .metrics import Interval as Interval
+from .metrics import mean_accuracy as mean_accuracy
 from .metrics import metric_named as metric_named
 from .metrics import resampled_scores as resampled_scores
 from .metrics import score as score

@@ -9,7 +9,6 @@ from .jobs import ProgressLog as ProgressLog
 from .jobs import distillation_event as distillation_event
 from .jobs import is_due as is_due
 from .jobs import is_event as is_event
-from .jobs import mean_accuracy as mean_accuracy
 from .jobs import now as now
 from .layout import StudyPaths as StudyPaths
 from .layout import TrialPaths as TrialPaths

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from minilm_core.atomic import append_line
 from minilm_core.models.architecture import FamilyShape
-from minilm_core.results.records import Failure, Role, Status, TaskResult, TrialRecord
+from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from search.config.settings import SearchConfig
 from search.study.layout import StudyPaths, TrialPaths
 from spaces.space import StudentChoice
@@ -208,15 +208,6 @@ def _whole_lines(content: bytes) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(line, dict) and line.keys() >= _KEYS_READ:
             yield line
-
-
-def mean_accuracy(tasks: Mapping[str, TaskResult]) -> float:
-    """Returns the unweighted mean of the tasks' main metrics on validation, in [0, 1].
-
-    A correlation below zero is worth no more than none and counts as 0; the record keeps it as it is.
-    """
-    values = [max(0.0, task.validation.value) for task in tasks.values()]
-    return sum(values) / len(values)
 
 
 def now() -> str:

@@ -14,9 +14,10 @@ from transformers.utils import logging as transformers_logging
 from minilm_core.atomic import atomic_folder, write_text_atomically
 from minilm_core.results.records import Role, Status, TaskResult, TrialRecord, task_result_from_dict
 from minilm_core.tasks.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
+from minilm_core.tasks.metrics import mean_accuracy
 from minilm_core.tasks.task import Task
 from minilm_core.training.devices import device_name, resolve_precision
-from search.study.jobs import Job, Progress, is_event, mean_accuracy, now
+from search.study.jobs import Job, Progress, is_event, now
 from search.worker.distillation import distilled
 from search.worker.process import Member, Worker, attribute_failure, write_down
 
@@ -99,7 +100,8 @@ def _record(worker: Worker, member: Member) -> TrialRecord:
         task.name: task_result_from_dict(json.loads(job.paths.result(task.name).read_text(encoding="utf-8")))
         for task in job.config.tasks
     }
-    figures = {"accuracy": mean_accuracy(tasks), **job.known_figures()}
+    accuracy = mean_accuracy([task.validation.value for task in tasks.values()])
+    figures = {"accuracy": float(accuracy), **job.known_figures()}
     seconds = log.seconds()
     distils = job.role is Role.STUDENT
     tokens_per_step = schedule.batch_size * job.config.corpus.sequence_length

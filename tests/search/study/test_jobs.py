@@ -9,9 +9,9 @@ import pytest
 
 from minilm_core.errors import FailureKind
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
-from minilm_core.results.records import Evaluation, Failure, Role, Status, TaskResult, TrialRecord
+from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from search.config.settings import Resources, SearchConfig, load_config
-from search.study.jobs import Job, Progress, ProgressLog, mean_accuracy, total_device_hours
+from search.study.jobs import Job, Progress, ProgressLog, total_device_hours
 from search.study.layout import StudyPaths
 from spaces.space import StudentChoice
 from tests.paths import QUICKSTART_YAML
@@ -199,23 +199,6 @@ def test_a_run_after_a_line_cut_short_is_not_lost(log: ProgressLog) -> None:
 
 
 # Figures of trials.
-
-
-def task_result(value: float) -> TaskResult:
-    return TaskResult(metric="matthews", validation=Evaluation(value=value, low=value, high=value, predictions=()))
-
-
-def test_accuracy_is_the_mean_over_tasks() -> None:
-    assert mean_accuracy({"a": task_result(0.25), "b": task_result(0.75)}) == 0.5
-
-
-def test_a_correlation_below_zero_counts_as_none() -> None:
-    assert mean_accuracy({"a": task_result(-0.5), "b": task_result(0.5)}) == 0.25
-
-
-def test_the_test_split_is_no_part_of_accuracy() -> None:
-    result = replace(task_result(0.5), test=Evaluation(value=0.9, low=0.9, high=0.9, predictions=()))
-    assert mean_accuracy({"a": result}) == 0.5
 
 
 @pytest.mark.parametrize(
