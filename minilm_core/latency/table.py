@@ -208,9 +208,9 @@ class LatencyTable:
         """
         return None if self.p90_over_p50 is None else self.p90_over_p50 * self.predict_ms(architecture)
 
-    def save(self, path: Path) -> None:
-        """Writes the table as JSON, whole or not at all; what follows from the raw timings is written for readers."""
-        content = {
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the table as JSON types; what follows from the raw timings is included for readers."""
+        return {
             "schema_version": next(version for version, of_it in _STATISTICS.items() if of_it is self.statistic),
             "statistic": self.statistic,
             "target": dataclasses.asdict(self.target),
@@ -228,7 +228,10 @@ class LatencyTable:
             "fitted": [dataclasses.asdict(m) for m in self.fitted],
             "held_out": [dataclasses.asdict(m) for m in self.held_out],
         }
-        write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def save(self, path: Path) -> None:
+        """Writes the table as JSON, whole or not at all."""
+        write_text_atomically(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
@@ -243,10 +246,19 @@ class LatencyTable:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(f"a latency table must be JSON written by calibrate, got {path}") from None
+        return cls.from_dict(content, source=str(path))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], *, source: str) -> "LatencyTable":
+        """Reads what `to_dict` returned; the source is named in errors.
+
+        Raises:
+            UserError: if it is of another version of the schema.
+        """
         found = content.get("schema_version")
         if found not in _STATISTICS:
             known = " or ".join(map(str, _STATISTICS))
-            raise UserError(f"a latency table's schema_version must be {known}, got {found} in {path}")
+            raise UserError(f"a latency table's schema_version must be {known}, got {found} in {source}")
         target, device = content["target"], content["fingerprint"]
         return cls(
             target=LatencyTarget(**{**target, "device": Device(target["device"])}),

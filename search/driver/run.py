@@ -23,7 +23,7 @@ from minilm_core.results.records import Status, TrialRecord, most_accurate_first
 from search.config.compatibility import check_against_teacher
 from search.config.settings import Executor, SearchConfig
 from search.driver.baseline import Baseline
-from search.driver.calibration import Timed, calibrate_apart, timed
+from search.driver.calibration import TimedEncoders, encoders_to_time
 from search.driver.cluster import RemoteGenerator, cluster
 from search.driver.display import Display, students_label
 from search.driver.events import StudyEvents
@@ -68,10 +68,10 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
         UserError: if the settings do not fit the teacher, or the cluster is too small.
         SearchError: if it cannot go on for another reason; what is recorded is whole.
     """
-    context, space = _open(config, study)
     display = Display(
         config.name, config.declared_objectives, config.budget.num_trials, config.resources.max_concurrent_trials
     )
+    context, space = _open(config, study, display)
     ledger = Ledger(config, study, on_record=display.record, on_trouble=display.message)
     display.seen_before(ledger.records)
     ending = ledger.ending
@@ -100,7 +100,7 @@ def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Di
     return ending
 
 
-def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, StudentSpace]:
+def _open(config: SearchConfig, study: StudyPaths, display: Display) -> tuple[StudyContext, StudentSpace]:
     """Checks the settings against the teacher and finds or makes the latency tables."""
     config_json = read_config(resolve_config(config.teacher, study.root))
     space = check_against_teacher(config, config_json)
@@ -109,8 +109,9 @@ def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, Studen
     if not study.evaluation.exists():
         # Before the calibration, which takes minutes. Later on it is the labels that the study began with that count.
         check_inputs(config, teacher_folder, study.root)
-    asked = timed(config, space, config_json) if config.needs_latency_table else ()
-    tables = [_table(config, study, *pair) for pair in zip(asked, (study.latency, study.teacher_latency), strict=False)]
+    asked = encoders_to_time(config, space, config_json) if config.needs_latency_table else ()
+    files = (study.latency, study.teacher_latency)
+    tables = [_table(config, one, file, display) for one, file in zip(asked, files, strict=False)]
     context = StudyContext(
         config=config,
         study=study,
@@ -127,15 +128,15 @@ def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, Studen
     return context, space
 
 
-def _table(config: SearchConfig, study: StudyPaths, asked: Timed, file: Path) -> LatencyTable:
+def _table(config: SearchConfig, asked: TimedEncoders, file: Path, display: Display) -> LatencyTable:
     """Returns the table that the study began with, for one study never mixes two calibrations; else this machine's."""
     if file.exists():
         return LatencyTable.load(file)
     table = asked.find(config)
     if table is None:
-        calibrate_apart(study.search_yaml)
-        table = asked.find(config)
-        assert table is not None, "a calibration that ended well covers the space it was asked for"
+        table = asked.measure(config)
+        if table.noise is not None:
+            display.message(f"NOISY: {table.noise}")
     table.save(file)
     return table
 
