@@ -17,14 +17,14 @@ class PackageSource:
     task: str
     """The task the student was fine-tuned on; one of the record's tasks."""
     study: str
-    config_sha256: str
-    """The hash of the study's resolved search.yaml."""
     teacher: str
     """The teacher's name, as the study gives it."""
     method: str
     """The distillation method's name."""
     licence: str | None
     """The Hub's identifier for the licence of the teacher's weights, which a student inherits; None: not stated."""
+    config_sha256: str | None = None
+    """The hash of the study's resolved search.yaml; None for a student that no search made."""
     base_model: str | None = None
     """The teacher's id on the Hub; None for a teacher from elsewhere."""
     latency_table: LatencyTable | None = None

@@ -12,7 +12,9 @@ from transformers import BertConfig, PreTrainedModel
 from minilm_core.corpus.packed import BatchOrder, CorpusManifest, PackedCorpus
 from minilm_core.distillation.data import DistillationData, relation_loss
 from minilm_core.distillation.loop import distil
-from minilm_core.distillation.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets
+from minilm_core.distillation.target_cache import cache_targets
+from minilm_core.distillation.target_storage import TargetsKey
+from minilm_core.distillation.targets import CachedTargets, OnlineTargets
 from minilm_core.errors import UserError
 from minilm_core.models.encoders import RelationEncoder, build_encoder, load_encoder
 from minilm_core.models.teacher import TeacherSource
