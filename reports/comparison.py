@@ -28,7 +28,8 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """Says which is better, or that it cannot be said."""
-        other = "its twin without distillation" if self.other.twin_of == self.record.number else name_of(self.other)
+        is_own_twin = self.other.role is Role.TWIN and self.other.number == self.record.number
+        other = "its twin without distillation" if is_own_twin else name_of(self.other)
         names = f"{name_of(self.record)} and {other}"
         if self.difference is None:
             return f"Whether {names} differ was not measured."
@@ -45,7 +46,7 @@ def name_of(record: TrialRecord) -> str:
         case Role.TEACHER:
             return "the fine-tuned teacher"
         case Role.TWIN:
-            return f"the twin of trial {record.twin_of} without distillation"
+            return f"the twin of trial {record.number} without distillation"
         case Role.STUDENT:
             return record.label
 
@@ -65,7 +66,7 @@ def comparisons(study: Study, validation: Resamples, test: Resamples) -> tuple[C
     Where the best student has no twin, the student that has one is compared with it.
     """
     best, twin, teacher = study.best, study.twin, study.teacher
-    doubled = study.student(twin.twin_of) if twin is not None else None
+    doubled = study.student(twin.number) if twin is not None else None
     pairs = ((doubled, twin), (best, teacher), (twin, teacher))
     return tuple(compare(a, b, validation, test) for a, b in pairs if a is not None and b is not None)
 

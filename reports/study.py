@@ -115,7 +115,7 @@ class Study:
         """The best student's double without distillation; where the best has none, the last one trained."""
         best = self.best
         twins = [r for r in self.all_records if r.role is Role.TWIN and r.status is Status.COMPLETE]
-        of_best = [twin for twin in twins if best is not None and twin.twin_of == best.number]
+        of_best = [twin for twin in twins if best is not None and twin.number == best.number]
         return next(reversed(of_best or twins), None)
 
     def student(self, number: int | None) -> TrialRecord | None:

@@ -18,7 +18,8 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.objectives import Objective, as_costs
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The version of the lines that are written; older ones are read too."""
 
 
 class Status(StrEnum):
@@ -80,9 +81,9 @@ class Failure:
 class TrialRecord:
     """What is known of one trial. Fields that were not reached are None, never a guess."""
 
-    number: int
-    """The trial's number in the study. The teacher is -1; a twin has minus 100 minus its student's number."""
     role: Role
+    number: int
+    """The trial's number in the study; for a twin that of the student that it doubles; 0 for the teacher."""
     status: Status
     architecture: StudentArchitecture
     distillation_learning_rate: float | None = None
@@ -120,8 +121,6 @@ class TrialRecord:
     """ISO 8601, UTC."""
     finished_at: str = ""
     failure: Failure | None = None
-    twin_of: int | None = None
-    """The number of the student a twin is the double of."""
 
     @property
     def label(self) -> str:
@@ -130,7 +129,7 @@ class TrialRecord:
             case Role.TEACHER:
                 return f"teacher {self.architecture.label}"
             case Role.TWIN:
-                return f"twin of trial {self.twin_of}"
+                return f"twin of trial {self.number}"
             case Role.STUDENT:
                 return f"trial {self.number}"
 
@@ -155,18 +154,16 @@ def to_json(record: TrialRecord) -> str:
 
 
 def from_json(line: str | bytes) -> TrialRecord:
-    """Reads one line of JSON.
+    """Reads one line of JSON, written with this version of the schema or an older one.
 
     Raises:
-        JSONDecodeError, UnicodeDecodeError: if the line is no JSON: a crash cut it short.
-        UserError: if it is no record, or was written by another version of the schema.
+        JSONDecodeError, UnicodeDecodeError: if the line is no JSON, as when a crash cut it short.
+        UserError: if it is no record, or was written with a newer version of the schema.
     """
     content = json.loads(line)
     if not isinstance(content, dict):
         raise UserError(f"a record must be a JSON object, got a {type(content).__name__}")
-    version = content.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
-        raise UserError(f"a record's schema_version must be {SCHEMA_VERSION}, got {version}")
+    content = _migrated(content)
     try:
         (record,) = _reader().validate_json(json.dumps([content]), strict=True)
     except ValidationError as error:
@@ -174,6 +171,30 @@ def from_json(line: str | bytes) -> TrialRecord:
         where = ".".join(map(str, first["loc"][1:])) or "content"
         raise UserError(f"a record's {where} must be as it was written, got: {first['msg']}") from None
     return record
+
+
+def _migrated(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a record as the present version of the schema has them."""
+    fields = dict(content)
+    version = fields.pop("schema_version", None)
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        remedy = "; upgrade minilm-search" if type(version) is int and version > SCHEMA_VERSION else ""
+        raise UserError(f"a record's schema_version must be between 1 and {SCHEMA_VERSION}, got {version}{remedy}")
+    for older in range(version, SCHEMA_VERSION):
+        fields = _MIGRATIONS[older](fields)
+    return fields
+
+
+def _from_version_1(fields: dict[str, Any]) -> dict[str, Any]:
+    """Gives the teacher the number 0 and a twin its student's; they were -1 and -100 minus the student's number."""
+    number, student = fields.get("number"), fields.pop("twin_of", None)
+    if isinstance(number, int) and number < 0:
+        fields["number"] = 0 if fields.get("role") == Role.TEACHER else student
+    return fields
+
+
+_MIGRATIONS = {1: _from_version_1}
+"""What turns the fields of one version of the schema into those of the next."""
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from minilm_core.errors import failure_reason
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.objectives import Objective, as_costs
 from minilm_core.results.records import Role, Status, TrialRecord
-from search.study.jobs import Progress
+from search.study.progress import Progress
 
 NUM_RECORDS_SHOWN = 12
 SECONDS_BETWEEN_LINES = 20.0

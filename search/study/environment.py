@@ -12,8 +12,8 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.provenance import source_state, versions_of
 from search.config.settings import SearchConfig
-from search.study.jobs import now
 from search.study.layout import StudyPaths
+from search.study.progress import now
 
 PACKAGES = ("minilm-search", "ray", "torch", "transformers", "optuna", "datasets", "numpy", "tokenizers", "safetensors")
 

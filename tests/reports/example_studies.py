@@ -106,16 +106,15 @@ def student(number: int, accuracy: float, num_layers: int = 2, hidden_size: int 
 
 def teacher(accuracy: float, **fields: Any) -> TrialRecord:
     architecture = StudentArchitecture(num_layers=6, hidden_size=384, num_heads=12)
-    return model(Role.TEACHER, -1, accuracy, architecture, **{"latency_ms": 40.0, **fields})
+    return model(Role.TEACHER, 0, accuracy, architecture, **{"latency_ms": 40.0, **fields})
 
 
 def twin(of: TrialRecord, accuracy: float, **fields: Any) -> TrialRecord:
     return model(
         Role.TWIN,
-        -100 - of.number,
+        of.number,
         accuracy,
         of.architecture,
-        twin_of=of.number,
         **{"latency_ms": of.latency_ms, **fields},
     )
 

@@ -53,7 +53,7 @@ def test_a_twin_of_another_student_is_compared_with_that_one(make_study: Callabl
     second = student(0, 0.8)
     study = make_study(second, student(1, 0.9), twin(second, 0.7), evaluation=kept_labels(TASK))
     (only,) = comparisons(study, *both(study))
-    assert (only.record.number, only.other.twin_of) == (0, 0)
+    assert (only.record.number, only.other.number) == (0, 0)
 
 
 @pytest.mark.parametrize(

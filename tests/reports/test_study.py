@@ -31,14 +31,14 @@ def test_only_complete_students_count_as_students(full_study: Study) -> None:
 
 def test_the_teacher_is_found(full_study: Study) -> None:
     assert full_study.teacher is not None
-    assert full_study.teacher.number == -1
+    assert full_study.teacher.number == 0
 
 
 def test_the_twin_is_that_of_the_best_student(make_study: Callable[..., Study]) -> None:
     good, better = student(0, 0.8), student(1, 0.9)
     study = make_study(good, better, twin(better, 0.6), twin(good, 0.5))
     assert study.twin is not None
-    assert study.twin.twin_of == 1
+    assert study.twin.number == 1
 
 
 def test_a_study_without_teacher_or_twin_says_none(make_study: Callable[..., Study]) -> None:

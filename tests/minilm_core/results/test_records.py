@@ -30,7 +30,7 @@ from minilm_core.results.records import (
     task_result_from_dict,
     to_json,
 )
-from tests.paths import ROOT
+from tests.paths import EARLIER_STUDY, ROOT
 
 ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=96, num_heads=6, intermediate_ratio=3)
 
@@ -47,7 +47,7 @@ task_results = st.builds(TaskResult, metric=st.text(), validation=evaluations, t
 failures = st.builds(Failure, kind=st.sampled_from(FailureKind), message=st.text(), traceback=st.text())
 any_record = st.builds(
     TrialRecord,
-    number=st.integers(-200, 2**31),
+    number=st.integers(0, 2**31),
     role=st.sampled_from(Role),
     status=st.sampled_from(Status),
     architecture=st.just(ARCHITECTURE),
@@ -63,7 +63,6 @@ any_record = st.builds(
     device=st.text(),
     started_at=st.text(),
     failure=st.none() | failures,
-    twin_of=st.none() | counts,
 )
 
 
@@ -115,18 +114,21 @@ def test_a_refused_record_leaves_the_file_alone(path: Path) -> None:
     assert [record.number for record in read_records(path)] == [0]
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
-def test_a_record_of_another_schema_is_refused(path: Path, version: Any) -> None:
+@pytest.mark.parametrize(
+    ("version", "remedy"), [(0, ""), (SCHEMA_VERSION + 1, "; upgrade minilm-search"), ("1", ""), (True, ""), (None, "")]
+)
+def test_a_record_of_an_unknown_schema_is_refused(path: Path, version: Any, remedy: str) -> None:
     content = {**json.loads(to_json(make_record())), "schema_version": version}
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match=rf"^a record's schema_version must be 1, got {version} \(line 1 of .*\)$"):
+    rule = f"a record's schema_version must be between 1 and {SCHEMA_VERSION}, got {version}{remedy}"
+    with pytest.raises(UserError, match=rf"^{rule} \(line 1 of .*\)$"):
         read_records(path)
 
 
 def test_a_record_without_a_version_is_refused() -> None:
     content = json.loads(to_json(make_record()))
     del content["schema_version"]
-    with pytest.raises(UserError, match="schema_version must be 1, got None"):
+    with pytest.raises(UserError, match="schema_version must be between 1 and 2, got None"):
         from_json(json.dumps(content))
 
 
@@ -211,8 +213,8 @@ def test_only_a_complete_student_has_a_place_on_the_frontier(role: Role, status:
 
 def test_a_record_is_labelled_by_its_role() -> None:
     assert make_record(7).label == "trial 7"
-    assert make_record(-107, role=Role.TWIN, twin_of=7).label == "twin of trial 7"
-    assert make_record(-1, role=Role.TEACHER).label == "teacher 2x96/3 A6"
+    assert make_record(7, role=Role.TWIN).label == "twin of trial 7"
+    assert make_record(role=Role.TEACHER).label == "teacher 2x96/3 A6"
 
 
 def append_many(path: Path, start: int, number: int) -> None:
@@ -265,10 +267,31 @@ def test_reading_records_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("role", "number", "student", "present_number"),
+    [(Role.STUDENT, 3, None, 3), (Role.TEACHER, -1, None, 0), (Role.TWIN, -103, 3, 3), (Role.TWIN, -100, 0, 0)],
+)
+def test_the_numbers_of_schema_1_become_those_of_today(
+    role: Role, number: int, student: int | None, present_number: int
+) -> None:
+    expected = make_record(present_number, role=role)
+    content = {**json.loads(to_json(expected)), "schema_version": 1, "number": number, "twin_of": student}
+    assert from_json(json.dumps(content)) == expected
+
+
+def test_the_records_of_an_earlier_study_are_read() -> None:
+    records = read_records(EARLIER_STUDY / "finished_records.jsonl")
+    assert [(record.role, record.number) for record in records] == [
+        (Role.TEACHER, 0),
+        *((Role.STUDENT, number) for number in range(4)),
+        (Role.TWIN, 2),
+    ]
+
+
 WRONG_SHAPES = (
     ("[]", "a record must be a JSON object, got a list"),
     ("null", "a record must be a JSON object, got a NoneType"),
-    ('{"schema_version": 1}', "a record's number must be as it was written, got: Field required"),
+    ('{"schema_version": 2}', "a record's role must be as it was written, got: Field required"),
     ({"status": "odd"}, "a record's status must be as it was written, got: Input should be "),
     ({"objectives": {"accuracy": "high"}}, "a record's objectives.accuracy must be as it was written, got: "),
     (

@@ -3,7 +3,7 @@ import pytest
 from minilm_core.errors import FailureKind
 from minilm_core.results.objectives import objectives_named
 from search.driver.display import Display, StageClock, describe, step_shown, students_label
-from search.study.jobs import Progress
+from search.study.progress import Progress
 from tests.reports.example_studies import failed, student
 
 OBJECTIVES = objectives_named(["accuracy", "size_bytes"])

@@ -58,7 +58,7 @@ def test_the_teacher_and_the_best_students_twin_are_measured_too(finished: Study
     assert study.teacher is not None
     assert study.twin is not None
     assert study.best is not None
-    assert study.twin.twin_of == study.best.number
+    assert study.twin.number == study.best.number
     assert study.twin.architecture == study.best.architecture
 
 

@@ -1,4 +1,4 @@
-"""Tests of what a worker is told, of its progress on disk, and of the figures that follow from both."""
+"""Tests of a job, of its progress on disk, and of the figures that follow from both."""
 
 import json
 from dataclasses import replace
@@ -11,10 +11,15 @@ from minilm_core.errors import FailureKind
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from search.config.settings import Resources, SearchConfig, load_config
-from search.study.jobs import Job, Progress, ProgressLog, total_device_hours
+from search.config.teacher_assignment import TeacherAssignment
+from search.study.jobs import Job
 from search.study.layout import StudyPaths
+from search.study.ledger import total_device_hours
+from search.study.progress import Progress, ProgressLog
+from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 from tests.paths import QUICKSTART_YAML
+from tests.search.latency_tables import table_of
 
 EMBEDDINGS = FamilyShape(vocabulary_size=1000, num_positions=128, num_token_types=2)
 ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=96, num_heads=6)
@@ -32,15 +37,18 @@ def log(tmp_path: Path) -> ProgressLog:
 
 
 def make_job(config: SearchConfig, role: Role = Role.STUDENT, latency_ms: float | None = 2.5) -> Job:
-    return Job(
-        role=role,
-        number=7,
-        choice=CHOICE,
+    study = ResolvedStudy(
         config=config,
-        study=StudyPaths(root=Path("s")),
-        family=EMBEDDINGS,
-        latency_ms=latency_ms,
+        paths=StudyPaths(root=Path("s")),
+        space=config.space,
+        teachers=TeacherAssignment.of(config, ARCHITECTURE),
+        teacher_family=EMBEDDINGS,
+        student_family=EMBEDDINGS,
+        latency_table=None
+        if latency_ms is None
+        else table_of(ARCHITECTURE, ms_per_layer=latency_ms / ARCHITECTURE.num_layers),
     )
+    return Job(role=role, number=7, choice=CHOICE, study=study)
 
 
 def spent(seconds: float, stage: str, run: float = 0, **changes: Any) -> str:
@@ -62,20 +70,10 @@ def written(log: ProgressLog, *lines: str) -> ProgressLog:
 # Records before training.
 
 
-@pytest.mark.parametrize(("role", "number"), [(Role.STUDENT, 7), (Role.TEACHER, -1), (Role.TWIN, -107)])
-def test_a_blank_record_has_the_number_of_its_role(config: SearchConfig, role: Role, number: int) -> None:
+@pytest.mark.parametrize("role", Role)
+def test_a_blank_record_has_the_role_and_the_number_of_its_job(config: SearchConfig, role: Role) -> None:
     record = make_job(config, role).blank_record(Status.COMPLETE)
-    assert (record.role, record.number) == (role, number)
-
-
-def test_a_twin_names_its_student(config: SearchConfig) -> None:
-    assert make_job(config, Role.TWIN).blank_record(Status.COMPLETE).twin_of == 7
-    assert make_job(config, Role.STUDENT).blank_record(Status.COMPLETE).twin_of is None
-
-
-def test_no_twin_shares_its_number_with_the_teacher_or_a_student(config: SearchConfig) -> None:
-    first = replace(make_job(config, Role.TWIN), number=0).blank_record(Status.COMPLETE)
-    assert first.number < -1
+    assert (record.role, record.number) == (role, 7)
 
 
 @pytest.mark.parametrize(("role", "rate"), [(Role.STUDENT, 1e-3), (Role.TEACHER, None), (Role.TWIN, None)])
@@ -218,7 +216,7 @@ def test_a_trial_holds_its_gpus_or_else_its_cores(config: SearchConfig, resource
 def test_a_baseline_holds_one_worker_whatever_a_trial_has(config: SearchConfig) -> None:
     shared = replace(config, resources=Resources(workers_per_trial=4, gpus_per_worker=1.0))
     job = make_job(shared, Role.TEACHER)
-    assert (job.num_workers, job.num_devices) == (1, 1.0)
+    assert (job.world_size, job.num_devices) == (1, 1.0)
     assert job.blank_record(Status.COMPLETE).num_workers == 1
 
 

@@ -11,7 +11,7 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.records import Failure, Role, Status, TrialRecord, append_record, read_records
 from search.config.settings import Budget, SearchConfig, Storage, load_config
 from search.study.layout import StudyPaths
-from search.study.ledger import Ending, Ledger
+from search.study.ledger import Ending, Ledger, num_counted
 from tests.paths import QUICKSTART_YAML
 
 ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=96, num_heads=6)
@@ -72,7 +72,7 @@ def test_a_ledger_knows_the_records_of_earlier_runs(tmp_path: Path) -> None:
         book.ledger.add(make_record(number))
     again = book.opened_again()
     assert again.records == book.ledger.records
-    assert (again.num_counted, again.num_left) == (3, 7)
+    assert (num_counted(again.records), again.num_left) == (3, 7)
 
 
 def test_the_last_record_of_a_trial_counts(tmp_path: Path) -> None:
@@ -85,17 +85,17 @@ def test_the_last_record_of_a_trial_counts(tmp_path: Path) -> None:
 
 def test_a_record_is_found_by_role_and_number(tmp_path: Path) -> None:
     book = Book(tmp_path)
-    teacher = book.ledger.add(make_record(-1, role=Role.TEACHER))
-    assert book.ledger.find(Role.TEACHER, -1) == teacher
-    assert book.ledger.find(Role.STUDENT, -1) is None
-    assert book.ledger.find(Role.TEACHER, 0) is None
+    teacher = book.ledger.add(make_record(0, role=Role.TEACHER))
+    assert book.ledger.find(Role.TEACHER, 0) == teacher
+    assert book.ledger.find(Role.STUDENT, 0) is None
+    assert book.ledger.find(Role.TEACHER, 1) is None
 
 
 # The budget.
 
 
 @pytest.mark.parametrize(
-    ("role", "status", "num_counted"),
+    ("role", "status", "num_expected"),
     [
         (Role.STUDENT, Status.COMPLETE, 1),
         (Role.STUDENT, Status.STOPPED, 1),
@@ -105,10 +105,10 @@ def test_a_record_is_found_by_role_and_number(tmp_path: Path) -> None:
         (Role.TWIN, Status.COMPLETE, 0),
     ],
 )
-def test_the_budget_counts_students_that_ran(tmp_path: Path, role: Role, status: Status, num_counted: int) -> None:
+def test_the_budget_counts_students_that_ran(tmp_path: Path, role: Role, status: Status, num_expected: int) -> None:
     book = Book(tmp_path)
     book.ledger.add(make_record(0, status, role=role))
-    assert (book.ledger.num_counted, book.ledger.num_left) == (num_counted, 10 - num_counted)
+    assert (num_counted(book.ledger.records), book.ledger.num_left) == (num_expected, 10 - num_expected)
 
 
 def test_the_search_ends_with_its_last_trial(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_trial_beyond_the_budget_leaves_none(tmp_path: Path) -> None:
 
 def test_the_search_ends_when_its_device_hours_are_used_up(tmp_path: Path) -> None:
     book = Book(tmp_path, max_device_hours=1.0)
-    teacher = make_record(-1, role=Role.TEACHER, device_hours=0.25)
+    teacher = make_record(0, role=Role.TEACHER, device_hours=0.25)
     half, rest = make_record(0, device_hours=0.5), make_record(1, device_hours=0.25)
     assert book.endings(teacher, half, failed(2), rest) == [None, None, None, Ending.DEVICE_HOURS]
     assert book.opened_again().ending is Ending.DEVICE_HOURS
@@ -179,7 +179,7 @@ def test_another_ending_in_between_begins_the_count_anew(tmp_path: Path, between
     "between",
     [
         make_record(9, Status.REFUSED, failure=Failure(kind=FailureKind.INFEASIBLE, message="too large")),
-        make_record(-1, Status.COMPLETE, role=Role.TEACHER),
+        make_record(0, Status.COMPLETE, role=Role.TEACHER),
     ],
     ids=["a refused student", "the teacher"],
 )
@@ -194,7 +194,7 @@ def test_what_is_no_trial_does_not_interrupt_the_row(tmp_path: Path, between: Tr
 
 def test_a_teacher_that_fails_is_no_failure_of_the_search(tmp_path: Path) -> None:
     book = Book(tmp_path, max_identical_failures=1)
-    book.ledger.add(replace(failed(-1), role=Role.TEACHER))
+    book.ledger.add(replace(failed(0), role=Role.TEACHER))
     assert book.ledger.ending is None
 
 
@@ -225,7 +225,7 @@ def test_a_failure_that_ends_several_students_counts_once(tmp_path: Path) -> Non
     book = Book(tmp_path, max_identical_failures=2)
     book.ledger.add_together([failed(0), failed(1), failed(2)])
     assert book.ledger.ending is None
-    assert (book.ledger.num_counted, book.announced) == (3, [failed(0), failed(1), failed(2)])
+    assert (num_counted(book.ledger.records), book.announced) == (3, [failed(0), failed(1), failed(2)])
     book.ledger.add(failed(3))
     assert book.ledger.ending is Ending.REPEATED_FAILURE
 
