@@ -1,19 +1,37 @@
-"""What a program needs to distil a student without Ray: the README's example imports from here."""
+"""The library without Ray: what a program imports to distil, fine-tune, evaluate and package a student."""
 
 from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
 from minilm_core.corpus.packing import pack
 from minilm_core.corpus.sources import CorpusSource
+from minilm_core.deployment.packaging import package
+from minilm_core.deployment.quantisation import LabelledTexts, quantise_int8
+from minilm_core.deployment.source import PackageSource
+from minilm_core.deployment.verification import verify
 from minilm_core.distillation.data import DistillationData, held_out_loss
-from minilm_core.distillation.loop import DistillationProgress, distil, distil_together
+from minilm_core.distillation.loop import DistillationProgress, StudentRun, distil, distil_together
 from minilm_core.distillation.relations import relation_losses
-from minilm_core.distillation.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets
+from minilm_core.distillation.target_cache import cache_targets
+from minilm_core.distillation.target_storage import TargetsKey
+from minilm_core.distillation.targets import CachedTargets, OnlineTargets
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import RelationEncoder, base_config, build_encoder, load_encoder, save_encoder
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.student_family import StudentFamily
-from minilm_core.models.teacher import TeacherSource, resolve
+from minilm_core.models.teacher import TeacherSource, config_sha256, resolve, weights_sha256
 from minilm_core.models.weight_transfer import build_student, initialise
-from minilm_core.settings.schedules import DistillationSchedule, LayerMapping, Method, Precision, Relation
+from minilm_core.results.records import Role, Status, TrialRecord
+from minilm_core.runtimes.onnx_export import export_onnx
+from minilm_core.settings.schedules import (
+    DistillationSchedule,
+    FinetuningSchedule,
+    LayerMapping,
+    Method,
+    Precision,
+    Relation,
+)
+from minilm_core.tasks.benchmarks import named_task
+from minilm_core.tasks.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
+from minilm_core.tasks.task import Task
 
 __all__ = [
     "CachedTargets",
@@ -22,29 +40,49 @@ __all__ = [
     "DistillationData",
     "DistillationProgress",
     "DistillationSchedule",
+    "FinetuningSchedule",
     "Initialisation",
+    "LabelledTexts",
     "LayerMapping",
     "Method",
     "OnlineTargets",
+    "PackageSource",
     "PackedCorpus",
     "Precision",
     "Relation",
     "RelationEncoder",
+    "Role",
+    "Status",
     "StudentArchitecture",
     "StudentFamily",
+    "StudentRun",
     "TargetsKey",
+    "Task",
     "TeacherSource",
+    "TrialRecord",
     "base_config",
+    "build_classifier",
     "build_encoder",
     "build_student",
     "cache_targets",
+    "config_sha256",
     "distil",
     "distil_together",
+    "evaluate",
+    "export_onnx",
+    "finetune",
     "held_out_loss",
     "initialise",
     "load_encoder",
+    "load_task_data",
+    "named_task",
     "pack",
+    "package",
+    "quantise_int8",
     "relation_losses",
     "resolve",
+    "save_classifier",
     "save_encoder",
+    "verify",
+    "weights_sha256",
 ]

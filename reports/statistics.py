@@ -13,13 +13,13 @@ from minilm_core.results.records import Evaluation, Role, TrialRecord
 from minilm_core.tasks.metrics import (
     NUM_RESAMPLES,
     Interval,
+    mean_accuracy,
     metric_named,
     percentile_interval,
     resampled_scores,
     score,
 )
 from reports.study import Study
-from reports.trial_rows import task_accuracy
 
 Key = tuple[Role, int]
 
@@ -79,19 +79,20 @@ def resample(study: Study, split: Split, records: Sequence[TrialRecord] | None =
     scored = [r for r in candidates if tasks and all(_has_predictions(r, task, split) for task in tasks)]
     if not scored or any(of_task is None for of_task in labels.values()):
         return Resamples(split=split, values={}, resampled={})
-    values, resampled = np.zeros(len(scored)), np.zeros((len(scored), NUM_RESAMPLES))
+    values: list[Float[np.ndarray, " records"]] = []
+    resampled: list[Float[np.ndarray, "records resamples"]] = []
     # One seed a task: tasks are resampled independently, and another task does not change the resamples of the others.
     for seed, task in enumerate(tasks):
         metric = metric_named(scored[0].tasks[task].metric)
         of_task = np.asarray(labels[task])
         predictions = [_predictions(record, task, split, len(of_task)) for record in scored]
-        values += task_accuracy([score(metric, of_task, of_record) for of_record in predictions])
-        resampled += task_accuracy(resampled_scores(metric, of_task, predictions, seed))
+        values.append(np.array([score(metric, of_task, of_record) for of_record in predictions]))
+        resampled.append(resampled_scores(metric, of_task, predictions, seed))
     keys = [_key(record) for record in scored]
     return Resamples(
         split=split,
-        values=dict(zip(keys, (values / len(tasks)).tolist(), strict=True)),
-        resampled=dict(zip(keys, resampled / len(tasks), strict=True)),
+        values=dict(zip(keys, mean_accuracy(values).tolist(), strict=True)),
+        resampled=dict(zip(keys, mean_accuracy(resampled), strict=True)),
     )
 
 
@@ -116,7 +117,7 @@ def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | N
     evaluation = _evaluation(record, next(iter(record.tasks)), resamples.split)
     if evaluation is None:
         return None
-    value, low, high = task_accuracy([evaluation.value, evaluation.low, evaluation.high]).tolist()
+    value, low, high = mean_accuracy([np.array([evaluation.value, evaluation.low, evaluation.high])]).tolist()
     return Interval(value=value, low=low, high=high)
 
 

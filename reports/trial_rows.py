@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from jaxtyping import Float
-from numpy.typing import ArrayLike
-
 from minilm_core.errors import UserError, first_line
 from minilm_core.results.records import Evaluation, Role, TrialRecord
+from minilm_core.tasks.metrics import mean_accuracy
 
 if TYPE_CHECKING:
     import pandas
@@ -57,13 +54,7 @@ def accuracy_of(record: TrialRecord) -> float | None:
     if "accuracy" in record.objectives:
         return record.objectives["accuracy"]
     values = [result.validation.value for result in record.tasks.values()]
-    return float(task_accuracy(values).mean()) if values else None
-
-
-def task_accuracy(metric: ArrayLike) -> Float[np.ndarray, "..."]:
-    """Returns the part of the accuracy that a task's main metric makes: itself, and 0 for a negative correlation."""
-    accuracy: np.ndarray = np.maximum(np.asarray(metric, dtype=float), 0.0)
-    return accuracy
+    return float(mean_accuracy(values)) if values else None
 
 
 def student_path(record: TrialRecord) -> str:

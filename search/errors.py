@@ -1,13 +1,13 @@
-"""How a search fails as a whole, where no trial's record can tell. No torch, no Ray."""
+"""The failures of a search as a whole, which the record of no trial describes. No torch, no Ray."""
 
 
 class SearchError(Exception):
-    """A search could not go on, for a reason that lies outside the settings. Its one line says which."""
+    """A search could not go on, for a reason other than its settings. The message is one line."""
 
 
-class GroundworkError(SearchError):
-    """What all trials share could not be made."""
+class PreparationError(SearchError):
+    """What all trials of a study share could not be made."""
 
 
 class SearchStoppedError(SearchError):
-    """The driver met an exception that no trial's record can tell. What is recorded is whole."""
+    """The driver stopped with an exception. The records that are written are whole."""

@@ -1,6 +1,6 @@
-"""Whether a deployment folder is whole and works: checked by a fresh process that may not reach the network.
+"""Verifies that a deployment folder is whole and works, in a fresh process without access to the network.
 
-Run as a module it is that process: it prints one JSON object a check. The parent never imports torch.
+Run as a module, this file is that process: it prints one JSON object a check. The parent never imports torch.
 """
 
 import contextlib
@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from minilm_core.deployment.layout import PROVENANCE_FILE, REFERENCE_FILE, REQUIRED_FILES, SUMS_FILE, sha256_of
 from minilm_core.errors import UserError
 from minilm_core.fresh_process import import_path, module_command
 from minilm_core.latency.table import Device, fingerprint
@@ -26,17 +28,17 @@ TIMEOUT_SECONDS = 600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     is_passed: bool
     detail: str
-    """One line: what was found."""
+    """What was found, in one line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """Everything that was looked at, in order; a failed check ends the list, for the next ones rest on it."""
+    """The results of all checks in order; a failed check ends the list, because the next ones depend on it."""
 
     folder: Path
     checks: tuple[Check, ...]
@@ -78,20 +80,10 @@ def verify(folder: Path, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Verific
 
 def run_checks(folder: Path) -> Iterator[Check]:
     """Yields the checks one by one in this process, up to the first that fails."""
-    loaded: list[PackagedModel] = []
-    steps: tuple[tuple[str, Callable[[], str]], ...] = (
-        ("files", lambda: check_files(folder)),
-        ("heads", lambda: _check_heads(folder)),
-        ("loading", lambda: _check_loading(folder, loaded)),
-        ("tokenizer", lambda: _check_tokenizer(loaded[0])),
-        ("processor", lambda: _processors(folder)),
-        ("outputs", lambda: _check_outputs(folder, loaded[0])),
-        ("onnx", lambda: _check_onnx(folder, loaded[0])),
-        ("int8", lambda: _check_int8(folder, loaded[0])),
-    )
-    for name, step in steps:
+    package = _Package(folder)
+    for name, check in CHECKS:
         try:
-            yield Check(name=name, is_passed=True, detail=step())
+            yield Check(name=name, is_passed=True, detail=check(package))
         # Whatever a library raises over a damaged file is the finding.
         except Exception as error:
             message = (
@@ -101,103 +93,128 @@ def run_checks(folder: Path) -> Iterator[Check]:
             return
 
 
-def check_files(folder: Path) -> str:
-    """Compares every file with SHA256SUMS; hidden files, which hubs and systems add, may be unlisted.
+class _Package:
+    """A deployment folder, whose files are read when a check first needs them."""
 
-    Raises:
-        CheckFailedError: naming the file that is missing, changed or not listed.
-    """
-    from minilm_core.deployment.packaging import REQUIRED_FILES, SUMS_FILE, sha256_of
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    if not (folder / SUMS_FILE).is_file():
+    @cached_property
+    def loaded(self) -> "PackagedModel":
+        """The model and its tokenizer."""
+        from minilm_core.runtimes.torch_model import load_packaged
+
+        return load_packaged(self.folder)
+
+    @cached_property
+    def reference(self) -> dict[str, Any]:
+        """The texts, the outputs that the student gave for them, and the tolerance."""
+        return self._read(REFERENCE_FILE)
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """The study, machine and software that made the package; empty without the file."""
+        return self._read(PROVENANCE_FILE) if self.has(PROVENANCE_FILE) else {}
+
+    @cached_property
+    def int8_report(self) -> dict[str, Any]:
+        """The report of the int8 model that the package's maker measured; empty without one."""
+        from minilm_core.runtimes.onnx_model import PARITY_FILE
+
+        report: dict[str, Any] = self._read(PARITY_FILE).get("int8", {}) if self.has(PARITY_FILE) else {}
+        return report
+
+    def has(self, name: str) -> bool:
+        """Returns whether the package contains a file."""
+        return (self.folder / name).is_file()
+
+    def _read(self, name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        return content
+
+
+def _check_files(package: _Package) -> str:
+    """Compares every file with SHA256SUMS; hidden files, which hubs and systems add, may be unlisted."""
+    if not package.has(SUMS_FILE):
         raise CheckFailedError(f"{SUMS_FILE} is missing")
-    lines = (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
+    lines = (package.folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in (*REQUIRED_FILES, *sums):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise CheckFailedError(f"{SUMS_FILE} names a file outside the folder: {name}")
-        if not (folder / name).is_file():
+        if not package.has(name):
             raise CheckFailedError(f"{name} is missing")
         if name not in sums:
             raise CheckFailedError(f"{name} is not listed in {SUMS_FILE}")
-        if sha256_of(folder / name) != sums[name]:
+        if sha256_of(package.folder / name) != sums[name]:
             raise CheckFailedError(f"{name} has changed: its checksum is not that in {SUMS_FILE}")
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
+    for path in sorted(package.folder.rglob("*")):
+        parts = path.relative_to(package.folder).parts
         is_hidden = any(part.startswith(".") for part in parts)
         if path.is_file() and not is_hidden and "/".join(parts) not in {*sums, SUMS_FILE}:
             raise CheckFailedError(f"{'/'.join(parts)} is not listed in {SUMS_FILE}")
     return f"{len(sums)} files match {SUMS_FILE}"
 
 
-def _check_heads(folder: Path) -> str:
-    architecture = encoder_architecture(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+def _check_heads(package: _Package) -> str:
+    architecture = encoder_architecture(json.loads((package.folder / "config.json").read_text(encoding="utf-8")))
     return f"{architecture.num_heads} heads divide a hidden size of {architecture.hidden_size}"
 
 
-def _check_loading(folder: Path, loaded: list["PackagedModel"]) -> str:
-    from minilm_core.runtimes.torch_model import load_packaged
-
-    packaged = load_packaged(folder)
+def _check_loading(package: _Package) -> str:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(map(str, packaged.loading_info[kind])):
+        if keys := sorted(map(str, package.loaded.loading_info[kind])):
             raise CheckFailedError(f"model.safetensors has {kind.replace('_', ' ')}: {', '.join(keys)}")
-    loaded.append(packaged)
-    return f"{type(packaged.model).__name__} and {type(packaged.tokenizer).__name__} load offline, no key amiss"
+    names = f"{type(package.loaded.model).__name__} and {type(package.loaded.tokenizer).__name__}"
+    return f"{names} load offline, and every weight has its parameter"
 
 
-def _check_tokenizer(packaged: "PackagedModel") -> str:
+def _check_tokenizer(package: _Package) -> str:
     from minilm_core.models.tokenizers import check_vocabulary, vocabulary_size
 
-    num_rows = packaged.model.get_input_embeddings().weight.shape[0]
-    check_vocabulary(packaged.tokenizer, num_rows)
-    return f"{vocabulary_size(packaged.tokenizer)} tokens, {num_rows} embeddings"
+    num_rows = package.loaded.model.get_input_embeddings().weight.shape[0]
+    check_vocabulary(package.loaded.tokenizer, num_rows)
+    return f"{vocabulary_size(package.loaded.tokenizer)} tokens, {num_rows} embeddings"
 
 
-def _check_outputs(folder: Path, packaged: "PackagedModel") -> str:
+def _compare_processors(package: _Package) -> str:
+    """Returns the instruction sets of the machine that made the package and of this one; it cannot fail."""
+    # Packages of earlier versions recorded the maker's processor in the report of int8 only.
+    maker = package.provenance.get("packaged_on") or package.int8_report.get("processor")
+    made_with = _instruction_sets(maker["isa"]) if maker else "instruction sets that are not recorded"
+    return f"made with {made_with}; verified with {_instruction_sets(fingerprint(Device.CPU).isa)}"
+
+
+def _instruction_sets(names: Sequence[str]) -> str:
+    return ", ".join(names) or "no instruction set that changes matrix products"
+
+
+def _check_outputs(package: _Package) -> str:
     import torch
 
-    reference = _reference(folder)
-    outputs = packaged.outputs(reference["texts"])
-    return _compare(outputs - torch.tensor(reference["outputs"]), reference)
+    outputs = package.loaded.outputs(package.reference["texts"])
+    return _compare(outputs - torch.tensor(package.reference["outputs"]), package.reference)
 
 
-def _processors(folder: Path) -> str:
-    """Returns the instruction sets of the machine that made the package and of this one; no fault can be found here."""
-    from minilm_core.deployment.packaging import PROVENANCE_FILE
-    from minilm_core.runtimes.onnx_model import PARITY_FILE
-
-    # Packages of earlier versions recorded the maker's processor beside int8 alone.
-    beside_int8 = _json(folder / PARITY_FILE).get("int8", {}).get("processor")
-    maker = _json(folder / PROVENANCE_FILE).get("packaged_on") or beside_int8
-    made_with = _names(maker["isa"]) if maker else "instruction sets that are not recorded"
-    return f"made with {made_with}; verified with {_names(fingerprint(Device.CPU).isa)}"
-
-
-def _names(instruction_sets: Sequence[str]) -> str:
-    return ", ".join(instruction_sets) or "no instruction set that changes matrix products"
-
-
-def _check_onnx(folder: Path, packaged: "PackagedModel") -> str:
+def _check_onnx(package: _Package) -> str:
     import torch
 
     from minilm_core.runtimes.onnx_model import ONNX_FILE, OnnxModel
 
-    if not (folder / ONNX_FILE).is_file():
+    if not package.has(ONNX_FILE):
         return "no ONNX in this package"
-    reference = _reference(folder)
-    outputs = OnnxModel(folder / ONNX_FILE).outputs(packaged.tokens(reference["texts"]))
-    return _compare(outputs - torch.tensor(reference["outputs"]), reference)
+    inputs = package.loaded.tokens(package.reference["texts"])
+    outputs = OnnxModel(package.folder / ONNX_FILE).outputs(inputs)
+    return _compare(outputs - torch.tensor(package.reference["outputs"]), package.reference)
 
 
-def _check_int8(folder: Path, packaged: "PackagedModel") -> str:
+def _check_int8(package: _Package) -> str:
     from minilm_core.deployment.quantisation import INT8_FILE, can_saturate, int8_deviation
-    from minilm_core.runtimes.onnx_model import PARITY_FILE
 
-    if not (folder / INT8_FILE).is_file():
+    if not package.has(INT8_FILE):
         return "no int8 in this package"
-    found = int8_deviation(folder, packaged, _reference(folder)["texts"])
-    recorded = _json(folder / PARITY_FILE).get("int8", {}).get("reference")
+    found = int8_deviation(package.folder, package.loaded, package.reference["texts"])
+    recorded = package.int8_report.get("reference")
     # Packages of earlier versions recorded no bound.
     bound = found.default_tolerance if recorded is None else recorded["tolerance"]
     # Written so that NaN fails too.
@@ -211,22 +228,22 @@ def _check_int8(folder: Path, packaged: "PackagedModel") -> str:
     )
     if found.num_agreeing is not None:
         detail += f", {found.num_agreeing} of {found.num_texts} of the same class"
-    if can_saturate(folder / INT8_FILE):
+    if can_saturate(package.folder / INT8_FILE):
         detail += "; its products may saturate on an x86-64 processor without VNNI"
     return detail
 
 
-def _reference(folder: Path) -> dict[str, Any]:
-    from minilm_core.deployment.packaging import REFERENCE_FILE
-
-    content: dict[str, Any] = json.loads((folder / REFERENCE_FILE).read_text(encoding="utf-8"))
-    return content
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Returns what a file of a package holds; nothing where the package has no such file."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content
+CHECKS: tuple[tuple[str, Callable[[_Package], str]], ...] = (
+    ("files", _check_files),
+    ("heads", _check_heads),
+    ("loading", _check_loading),
+    ("tokenizer", _check_tokenizer),
+    ("processor", _compare_processors),
+    ("outputs", _check_outputs),
+    ("onnx", _check_onnx),
+    ("int8", _check_int8),
+)
+"""The checks in order, by name. Each returns what it found in one line, or raises."""
 
 
 def _compare(difference: Any, reference: dict[str, Any]) -> str:
@@ -240,9 +257,9 @@ def _compare(difference: Any, reference: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Checks the folder that the command line names, and prints the checks as lines of JSON."""
+    """Checks the folder given as the only argument and prints each check as a line of JSON."""
     results = sys.stdout
-    # What a library prints while it loads is not a result.
+    # Libraries may print while they load.
     with contextlib.redirect_stdout(sys.stderr):
         for check in run_checks(Path(sys.argv[1])):
             print(json.dumps(asdict(check)), file=results, flush=True)

@@ -1,4 +1,4 @@
-"""What students learn from, and how far one is from what its teacher says: in training and on held-out rows."""
+"""The data of a distillation, and the relation loss of a student on a training batch and on the held-out rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,78 +20,79 @@ from minilm_core.training.optimisation import unwrapped
 
 
 class TeacherBatch(NamedTuple):
-    """Some rows of the text and what the teacher says about them."""
+    """Rows of the corpus with the teacher's relations for them."""
 
     input_ids: Int[Tensor, "batch seq"]
-    of_teacher: list[LayerRelations]
-    """The operands of each distilled layer."""
+    teacher_relations: list[LayerRelations]
+    """The operands of each distilled layer of the teacher."""
     num_attention_heads: int
-    """The teacher's."""
+    """Attention heads of the teacher."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillationData:
-    """What students learn from: packed text, the teacher's relations for it, and this worker's share of the rows."""
+    """What a worker distils from: packed text, the teacher's relations for it, and the worker's part of each batch."""
 
     corpus: PackedCorpus
     targets: Targets
     evaluation_targets: Targets | None = None
-    """Whose relations the held-out loss is measured against; None: those of `targets`. Students of an assistant are
-    judged by its teacher, so that they compare with the teacher's own."""
+    """What the held-out loss is measured against; None: `targets`. Students of an assistant are evaluated against the
+    teacher, so that their losses compare with those of the teacher's own students."""
     rank: int = 0
-    num_workers: int = 1
+    """This worker's number, from 0."""
+    world_size: int = 1
+    """The number of workers that share a batch."""
 
     @property
     def for_evaluation(self) -> "DistillationData":
-        """The same text with what the judge says about it."""
+        """The same text with the relations that the held-out loss is measured against."""
         return (
             self
             if self.evaluation_targets is None
             else replace(self, targets=self.evaluation_targets, evaluation_targets=None)
         )
 
-    def of_rows(self, rows: RowNumbers, device: torch.device) -> TeacherBatch:
-        """Asks the teacher about some rows."""
+    def teacher_batch(self, rows: RowNumbers, device: torch.device) -> TeacherBatch:
+        """Returns rows of the corpus on a device, with the teacher's relations for them."""
         tokens = torch.from_numpy(self.corpus.rows(rows))
-        # From page-locked memory a GPU fetches them while the host goes on.
+        # A GPU copies from page-locked memory while the host goes on.
         tokens = tokens.pin_memory() if device.type == "cuda" else tokens
         input_ids = tokens.to(device, non_blocking=True)
         return TeacherBatch(input_ids, self.targets.relations(rows, input_ids), self.targets.num_heads)
 
 
-def relation_loss(student: nn.Module, lesson: TeacherBatch, schedule: DistillationSchedule) -> Tensor:
-    """Returns the weighted sum of the relation terms over a lesson, in nats, averaged over layer pairs.
+def relation_loss(student: nn.Module, batch: TeacherBatch, schedule: DistillationSchedule) -> Tensor:
+    """Returns the weighted sum of the relation terms over a batch, in nats, averaged over layer pairs.
 
-    Packed rows are full, so there is nothing to mask.
+    Packed rows are full, so nothing is masked.
 
     Raises:
-        UserError: if teacher and student cannot be compared as the schedule says.
+        UserError: if the relations of teacher and student cannot be compared as the schedule requires.
     """
-    device = lesson.input_ids.device
+    device = batch.input_ids.device
+    relation_heads = schedule.relation_heads or batch.num_attention_heads
+    terms: list[Tensor] = []
     with autocast(resolve_precision(schedule.precision, device), device):
-        of_student: list[LayerRelations] = student(lesson.input_ids, None)
-        _check_alike(lesson.of_teacher, of_student, schedule)
-        terms = [
-            weight * losses[relation]
-            for of_layers in zip(lesson.of_teacher, of_student, strict=True)
-            for losses in [relation_losses(*of_layers, schedule.relation_heads or lesson.num_attention_heads)]
-            for relation, weight in schedule.weights.items()
-        ]
-    return torch.stack(terms).sum() / len(of_student)
+        student_relations: list[LayerRelations] = student(batch.input_ids, None)
+        _check_comparable(batch.teacher_relations, student_relations, schedule)
+        for of_teacher, of_student in zip(batch.teacher_relations, student_relations, strict=True):
+            losses = relation_losses(of_teacher, of_student, relation_heads)
+            terms += [weight * losses[relation] for relation, weight in schedule.weights.items()]
+    return torch.stack(terms).sum() / len(student_relations)
 
 
-def _check_alike(
-    of_teacher: Sequence[LayerRelations], of_student: Sequence[LayerRelations], schedule: DistillationSchedule
+def _check_comparable(
+    teacher: Sequence[LayerRelations], student: Sequence[LayerRelations], schedule: DistillationSchedule
 ) -> None:
-    if len(of_teacher) != len(of_student):
+    if len(teacher) != len(student):
         raise UserError(
-            f"teacher and student must have equally many distilled layers, got {len(of_teacher)} and {len(of_student)}"
+            f"teacher and student must have equally many distilled layers, got {len(teacher)} and {len(student)}"
         )
-    for relations in of_student:
+    for relations in student:
         if relations.keys() != schedule.weights.keys():
             raise UserError(
-                f"a student must tell the relations of its schedule, {', '.join(schedule.weights)}, "
-                f"got {', '.join(relations)}"
+                f"a student must compute the relations of its schedule, {', '.join(schedule.weights)}, "
+                f"got {', '.join(relations)}; build its RelationEncoder with schedule.weights"
             )
 
 
@@ -99,23 +100,23 @@ def _check_alike(
 def held_out_losses(
     students: Sequence[nn.Module], data: DistillationData, schedule: DistillationSchedule
 ) -> list[float]:
-    """Returns each student's mean relation loss over the rows that none trains on, in nats, without dropout.
+    """Returns each student's mean relation loss over the held-out rows, in nats, without dropout.
 
-    It compares students of one study, whatever their size: the method and its relation heads are the study's.
+    The losses of one study's students compare whatever their sizes, because all have the study's relation heads.
     """
-    # Not the data-parallel wrappers, whose forward pass would wait for the other workers.
+    # The forward pass of a data-parallel wrapper would wait for the other workers.
     encoders = [unwrapped(student) for student in students]
     were_training = [encoder.training for encoder in encoders]
     device = next(encoders[0].parameters()).device
     rows, data = data.corpus.held_out_rows, data.for_evaluation
-    size = schedule.micro_batch_size or max(1, schedule.batch_size // data.num_workers)
+    size = schedule.micro_batch_size or max(1, schedule.batch_size // data.world_size)
     totals = torch.zeros(len(encoders), dtype=torch.float64, device=device)
     for encoder in encoders:
         encoder.eval()
     for start in range(0, len(rows), size):
-        lesson = data.of_rows(np.asarray(rows[start : start + size]), device)
-        losses = [relation_loss(encoder, lesson, schedule) for encoder in encoders]
-        totals += torch.stack(losses) * len(lesson.input_ids)
+        batch = data.teacher_batch(np.asarray(rows[start : start + size]), device)
+        losses = [relation_loss(encoder, batch, schedule) for encoder in encoders]
+        totals += torch.stack(losses) * len(batch.input_ids)
     for encoder, was_training in zip(encoders, were_training, strict=True):
         encoder.train(was_training)
     means: list[float] = (totals / len(rows)).tolist()
@@ -123,6 +124,6 @@ def held_out_losses(
 
 
 def held_out_loss(student: nn.Module, data: DistillationData, schedule: DistillationSchedule) -> float:
-    """Returns the held-out loss of one student."""
+    """Returns the held-out loss of one student, as `held_out_losses` does."""
     (loss,) = held_out_losses([student], data, schedule)
     return loss

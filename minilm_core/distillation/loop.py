@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -118,54 +117,44 @@ def distil(
 def distil_together(
     runs: Sequence[StudentRun], data: DistillationData, schedule: DistillationSchedule, *, seed: int
 ) -> Iterator[dict[int, DistillationProgress | DistillationFailure]]:
-    """Teaches several students in step, each batch put to the teacher once; every student ends as it would alone.
+    """Trains several students on the same batches, for each of which the teacher runs once.
 
-    Yields after every optimiser step what came of it, by the students' places in `runs`. A student whose loss becomes
-    infinite or NaN fails and leaves, as does, before the first step, one whose checkpoint is damaged or of another
-    training; the others go on. Those whose checkpoints lie behind learn first, until they have caught up.
+    Every student ends exactly as it would alone. After every optimiser step the generator yields the outcome of each
+    student that took it, by the student's index in `runs`. A student whose loss becomes infinite or NaN fails and drops
+    out; so does, before the first step, a student whose checkpoint is damaged or of another training. The others go on.
+    Students whose checkpoints are behind train alone until they have caught up.
 
     Args:
-        runs: the students, all on one device; of equally many distilled layers, so that all compare the same of the
-            teacher's.
-        data: the text and what the teacher says about it.
-        schedule: all settings but the learning rates.
-        seed: of the order of the rows and of dropout; with it and the students the results are fixed.
+        runs: The students, all on one device, with equally many distilled layers.
+        data: The text and the teacher's relations for it.
+        schedule: All settings but the learning rates.
+        seed: Determines the order of the rows and dropout; together with the students it determines the results.
 
     Raises:
-        UserError: if the students compare different layers of the teacher, cannot learn so from it, or the device lacks
-            what the schedule asks for.
+        UserError: if the students have different numbers of distilled layers, a student does not fit the teacher or
+            the corpus, or the device lacks what the schedule requires.
     """
     _check_same_layers(runs)
     for run in runs:
         _check_student_run(run, data, schedule)
-    learning = {place: _begin(run, schedule, seed) for place, run in enumerate(runs)}
-    unfit: dict[int, DistillationProgress | DistillationFailure] = {}
-    for place, run in enumerate(runs):
-        try:
-            _take_up(learning[place], run.resume_from)
-        except UserError as error:
-            unfit[place] = DistillationFailure(error=error)
-            del learning[place]
-    if unfit:
-        yield unfit
-    if not learning:
-        return
-    first_step = min(state.step for state in learning.values())
-    device = next(runs[0].student.parameters()).device
-    turns = _turns(data, schedule, seed, first_step, device)
-    turn = next(turns, None)
-    while learning and turn is not None:
-        step, is_last = turn.step, turn.micro_batch.is_last
-        in_step = {place: state for place, state in learning.items() if state.step == step}
-        _add_gradients(in_step.values(), turn, schedule, seed, data.rank)
-        # Two batches are never in memory at once. The next is read while a GPU still works on this one.
-        del turn
-        turn = next(turns, None)
-        if is_last and in_step:
-            outcomes = _take_steps(in_step, data, schedule)
-            failed = {place for place, outcome in outcomes.items() if isinstance(outcome, DistillationFailure)}
-            learning = {place: state for place, state in learning.items() if place not in failed}
+    learning = {index: _begin(run, schedule, seed) for index, run in enumerate(runs)}
+    refused = _resume(learning, runs)
+    learning = _without(learning, refused)
+    if refused:
+        yield refused
+    first_step = min((state.step for state in learning.values()), default=schedule.num_steps)
+    batches = _BatchReader(data, schedule, seed=seed, first_step=first_step, device=_device_of(runs[0]))
+    for step in range(first_step, schedule.num_steps):
+        at_step = {index: state for index, state in learning.items() if state.step == step}
+        for micro_batch in batches.micro_batches(step):
+            _add_gradients(at_step.values(), micro_batch, batches.take(), schedule, seed=seed, rank=data.rank)
+            batches.read_ahead()
+        if at_step:
+            outcomes = _take_steps(at_step, data, schedule)
+            learning = _without(learning, outcomes)
             yield outcomes
+        if not learning:
+            return
 
 
 def _check_same_layers(runs: Sequence[StudentRun]) -> None:
@@ -217,14 +206,34 @@ def _begin(run: StudentRun, schedule: DistillationSchedule, seed: int) -> Traini
     return state
 
 
-def _take_up(state: TrainingState, root: Path | None) -> None:
-    """Goes on from the latest checkpoint under a folder, if there is one."""
+def _resume(
+    states: Mapping[int, TrainingState], runs: Sequence[StudentRun]
+) -> dict[int, DistillationProgress | DistillationFailure]:
+    """Restores each student's latest checkpoint, if it has one, and returns the students whose checkpoint is unfit."""
+    refused: dict[int, DistillationProgress | DistillationFailure] = {}
+    for index, run in enumerate(runs):
+        try:
+            _restore(states[index], run.resume_from)
+        except UserError as error:
+            refused[index] = DistillationFailure(error=error)
+    return refused
+
+
+def _restore(state: TrainingState, root: Path | None) -> None:
     checkpoint = None if root is None else load_checkpoint(root)
     if checkpoint is not None:
         try:
             state.restore(*checkpoint)
         except UserError as error:
-            raise UserError(f"{error}; remove {root} to begin anew") from error
+            raise UserError(f"{error}; remove {root} to start again") from error
+
+
+def _without(
+    states: Mapping[int, TrainingState], outcomes: Mapping[int, DistillationProgress | DistillationFailure]
+) -> dict[int, TrainingState]:
+    """Returns the students that have not failed."""
+    failed = {index for index, outcome in outcomes.items() if isinstance(outcome, DistillationFailure)}
+    return {index: state for index, state in states.items() if index not in failed}
 
 
 def _encoder_of(run: StudentRun) -> RelationEncoder:
@@ -234,69 +243,105 @@ def _encoder_of(run: StudentRun) -> RelationEncoder:
     return encoder
 
 
-class _Turn(NamedTuple):
-    """A micro-batch of one step, put to the teacher."""
-
-    step: int
-    micro_batch: MicroBatch
-    lesson: TeacherBatch
+def _device_of(run: StudentRun) -> torch.device:
+    return next(run.student.parameters()).device
 
 
-def _turns(
-    data: DistillationData, schedule: DistillationSchedule, seed: int, first_step: int, device: torch.device
-) -> Iterator[_Turn]:
-    """Yields the micro-batches of every step from `first_step` on, each with what the teacher says of it."""
-    order = BatchOrder(
-        row_indices=data.corpus.training_rows,
-        batch_size=schedule.batch_size,
-        seed=seed,
-        rank=data.rank,
-        num_workers=data.num_workers,
-    )
-    for step in range(first_step, schedule.num_steps):
-        data.targets.prefetch(order.rows_of_step(step + 1))
-        for part in micro_batches(order.rows_of_step(step), schedule.micro_batch_size):
-            yield _Turn(step, part, data.of_rows(part.rows, device))
+class _BatchReader:
+    """Reads this worker's micro-batches with their teacher relations, one ahead of their use.
+
+    Reading ahead before the optimiser step, which waits for a GPU, lets the host read while the GPU still computes.
+    Reading only what follows a batch that was taken keeps two batches from being in memory at once.
+    """
+
+    def __init__(
+        self,
+        data: DistillationData,
+        schedule: DistillationSchedule,
+        *,
+        seed: int,
+        first_step: int,
+        device: torch.device,
+    ) -> None:
+        self._data = data
+        self._schedule = schedule
+        self._device = device
+        self._order = BatchOrder(
+            row_indices=data.corpus.training_rows,
+            batch_size=schedule.batch_size,
+            seed=seed,
+            rank=data.rank,
+            num_workers=data.world_size,
+        )
+        self._batches = self._read(first_step)
+        self._next: TeacherBatch | None = None
+        self.read_ahead()
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """Returns the parts of this worker's batch of one step."""
+        return list(micro_batches(self._order.rows_of_step(step), self._schedule.micro_batch_size))
+
+    def take(self) -> TeacherBatch:
+        """Returns the batch that was read ahead and keeps no reference to it."""
+        batch, self._next = self._next, None
+        assert batch is not None, "a batch is read ahead before it is taken"
+        return batch
+
+    def read_ahead(self) -> None:
+        """Reads the next batch, unless the last one has been read."""
+        self._next = next(self._batches, None)
+
+    def _read(self, first_step: int) -> Iterator[TeacherBatch]:
+        for step in range(first_step, self._schedule.num_steps):
+            self._data.targets.prefetch(self._order.rows_of_step(step + 1))
+            for micro_batch in self.micro_batches(step):
+                yield self._data.teacher_batch(micro_batch.rows, self._device)
 
 
 def _add_gradients(
-    states: Iterable[TrainingState], turn: _Turn, schedule: DistillationSchedule, seed: int, rank: int
+    states: Iterable[TrainingState],
+    micro_batch: MicroBatch,
+    batch: TeacherBatch,
+    schedule: DistillationSchedule,
+    *,
+    seed: int,
+    rank: int,
 ) -> None:
-    loss_of = partial(relation_loss, lesson=turn.lesson, schedule=schedule)
+    loss_of = partial(relation_loss, batch=batch, schedule=schedule)
     for state in states:
-        # Before each student, so that it draws the dropout that it would draw alone.
-        seed_step(seed, turn.step, rank, turn.micro_batch.number)
+        # Seeded for each student, so that it draws the dropout that it would draw alone.
+        seed_step(seed, state.step, rank, micro_batch.number)
         state.wrapped.train()
-        state.add_gradient(loss_of, weight=turn.micro_batch.weight, is_last=turn.micro_batch.is_last)
+        state.add_gradient(loss_of, weight=micro_batch.weight, is_last=micro_batch.is_last)
 
 
 def _take_steps(
     states: Mapping[int, TrainingState], data: DistillationData, schedule: DistillationSchedule
 ) -> dict[int, DistillationProgress | DistillationFailure]:
     """Lets each student follow its gradient, then measures those that could where that is due."""
-    rates = {place: state.learning_rate for place, state in states.items()}
+    rates = {index: state.learning_rate for index, state in states.items()}
     losses: dict[int, float] = {}
     failures: dict[int, DistillationProgress | DistillationFailure] = {}
-    for place, state in states.items():
+    for index, state in states.items():
         try:
-            losses[place] = state.take_step()
+            losses[index] = state.take_step()
         except NonFiniteLossError as error:
-            failures[place] = DistillationFailure(error=error)
+            failures[index] = DistillationFailure(error=error)
             # Its memory is for the others.
             state.optimiser.zero_grad(set_to_none=True)
     held_out: dict[int, float] = {}
     if losses and schedule.is_evaluation_due(states[min(losses)].step):
-        measured = held_out_losses([states[place].module for place in losses], data, schedule)
+        measured = held_out_losses([states[index].module for index in losses], data, schedule)
         held_out = dict(zip(losses, measured, strict=True))
     return failures | {
-        place: DistillationProgress(
-            step=states[place].step,
+        index: DistillationProgress(
+            step=states[index].step,
             num_steps=schedule.num_steps,
             loss=loss,
-            learning_rate=rates[place],
-            num_tokens=states[place].step * schedule.batch_size * data.corpus.manifest.sequence_length,
-            held_out_loss=held_out.get(place),
-            state=states[place],
+            learning_rate=rates[index],
+            num_tokens=states[index].step * schedule.batch_size * data.corpus.manifest.sequence_length,
+            held_out_loss=held_out.get(index),
+            state=states[index],
         )
-        for place, loss in losses.items()
+        for index, loss in losses.items()
     }

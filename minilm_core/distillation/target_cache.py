@@ -44,7 +44,7 @@ def cache_targets(
     cache: Path,
     *,
     rank: int = 0,
-    num_workers: int = 1,
+    world_size: int = 1,
 ) -> Iterator[int]:
     """Runs the teacher over the whole corpus once, into `cache / key.folder_name`, and yields the rows done so far.
 
@@ -58,9 +58,9 @@ def cache_targets(
         corpus: Of the key's fingerprint.
         key: All that the states depend on.
         cache: Where the caches of all keys lie.
-        rank: Which of the workers this is; it begins in a place of its own.
-        num_workers: How many there are. Fewer or more may come; they only share the work less evenly where the file
-            system has no locks.
+        rank: This worker's number, from 0; each worker begins with other parts.
+        world_size: The expected number of workers. With fewer or more the cache is the same; without file locks they
+            only share the work less evenly.
     """
     folder = cache / key.folder_name
     if is_cached(folder):
@@ -78,7 +78,7 @@ def cache_targets(
     build.begin()
     with hold(folder):
         parts = build.manifest.parts
-        first = rank * len(parts) // num_workers
+        first = rank * len(parts) // world_size
         for num_rows in build.parts(teacher.eval(), corpus, [*parts[first:], *parts[:first]]):
             # All rows are only told once the cache can be opened.
             if num_rows < corpus.num_rows:

@@ -13,9 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minilm_core.corpus.packed import PackedCorpus
-from minilm_core.distillation.target_cache import cache_targets as cache_targets
 from minilm_core.distillation.target_storage import HEADS_FOLDER, STATES_FILE, TargetsManifest, hold
-from minilm_core.distillation.target_storage import TargetsKey as TargetsKey
 from minilm_core.errors import UserError
 from minilm_core.models.adapters import LayerRelations
 from minilm_core.models.encoders import RelationEncoder, load_heads

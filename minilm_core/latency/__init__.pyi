@@ -1,4 +1,6 @@
 from .calibration import calibrate as calibrate
+from .calibration_process import CalibrationRequest as CalibrationRequest
+from .calibration_process import calibrate_in_fresh_process as calibrate_in_fresh_process
 from .measurements import Statistic as Statistic
 from .table import Device as Device
 from .table import LatencyTable as LatencyTable

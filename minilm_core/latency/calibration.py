@@ -21,6 +21,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from minilm_core.errors import UserError
+from minilm_core.latency.calibration_process import Progress
 from minilm_core.latency.measurements import Measurement, Width, p90, tail_ratio
 from minilm_core.latency.table import (
     MAX_SPREAD,
@@ -40,8 +41,6 @@ whole vocabulary the many models of a calibration would not fit in memory."""
 SETTLED = 0.02
 """Relative change of the running median below which a warm-up ends."""
 
-Progress = Callable[[str, float], None]
-"""Told what is being measured and the fraction done."""
 Stopwatch = Callable[[], float]
 """Runs a model once and returns the milliseconds it took."""
 

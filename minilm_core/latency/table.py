@@ -211,9 +211,9 @@ class LatencyTable:
         """
         return None if self.p90_over_p50 is None else self.p90_over_p50 * self.predict_ms(architecture)
 
-    def save(self, path: Path) -> None:
-        """Writes the table as JSON, whole or not at all; what follows from the raw timings is written for readers."""
-        content = {
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the table as JSON types; what follows from the raw timings is included for readers."""
+        return {
             "schema_version": next(version for version, of_it in _STATISTICS.items() if of_it is self.statistic),
             "statistic": self.statistic,
             "target": dataclasses.asdict(self.target),
@@ -231,7 +231,10 @@ class LatencyTable:
             "fitted": [dataclasses.asdict(m) for m in self.fitted],
             "held_out": [dataclasses.asdict(m) for m in self.held_out],
         }
-        write_text_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def save(self, path: Path) -> None:
+        """Writes the table as JSON, whole or not at all."""
+        write_text_atomically(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
@@ -246,15 +249,24 @@ class LatencyTable:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
             raise UserError(f"a latency table must be JSON written by calibrate, got {path}") from None
+        return cls.from_dict(content, source=str(path))
+
+    @classmethod
+    def from_dict(cls, content: Any, *, source: str) -> "LatencyTable":
+        """Reads what `to_dict` returned; the source is named in errors.
+
+        Raises:
+            UserError: if it is damaged or of an unknown version of the schema.
+        """
         found = content.get("schema_version") if isinstance(content, dict) else None
         if type(found) is not int or found not in _STATISTICS:
             known = " or ".join(map(str, _STATISTICS))
-            raise UserError(f"a latency table's schema_version must be {known}, got {found} in {path}")
+            raise UserError(f"a latency table's schema_version must be {known}, got {found} in {source}")
         try:
             (table,) = _reader().validate_json(json.dumps([_fields(content, _STATISTICS[found])]), strict=True)
             _ = table.noise  # predicts the held-out students, which a damaged table cannot
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError(f"a latency table must be as calibrate wrote it, got a damaged one: {path}") from error
+            raise UserError(f"a latency table must be as calibrate wrote it, got a damaged one: {source}") from error
         return table
 
 

@@ -48,7 +48,7 @@ def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
         UserError: if a name is unknown or comes twice.
     """
     for name in names:
-        if name not in OBJECTIVES:
+        if not isinstance(name, str) or name not in OBJECTIVES:
             raise UserError(f"an objective must be one of {', '.join(OBJECTIVES)}, got {name}")
     if len(set(names)) < len(names):
         raise UserError(f"each objective must be named once, got {', '.join(names)}")

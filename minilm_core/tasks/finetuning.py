@@ -112,23 +112,24 @@ def finetune(
     *,
     learning_rate: float,
     seed: int,
-    share: tuple[int, int] = (0, 1),
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[FinetuningProgress]:
     """Trains a classifier on the task's training split and yields after every optimiser step.
 
     Args:
-        classifier: on its device, or wrapped for data parallelism.
-        data: the task.
-        schedule: all settings but the learning rate.
-        learning_rate: the peak.
-        seed: of the order of the examples and of dropout.
-        share: this worker's rank and the number of workers.
+        classifier: The model on its device, or wrapped for data parallelism.
+        data: The task's tokenised splits.
+        schedule: All settings but the learning rate.
+        learning_rate: The peak learning rate.
+        seed: Determines the order of the examples and dropout.
+        rank: This worker's number, from 0.
+        world_size: The number of workers that share a batch.
 
     Raises:
         NonFiniteLossError: if the loss becomes infinite or NaN.
         UserError: if there are fewer examples than workers.
     """
-    rank, num_workers = share
     device = next(classifier.parameters()).device
     precision = resolve_precision(schedule.precision, device)
     batches = [
@@ -136,19 +137,20 @@ def finetune(
         for epoch in range(schedule.num_epochs)
         for batch in batches_of_epoch(data.train, schedule.batch_size, seed=seed, epoch=epoch)
         # A batch smaller than the workers would leave one of them without an example to follow.
-        if len(batch) >= num_workers
+        if len(batch) >= world_size
     ]
     if not batches:
         raise UserError(
-            f"a training split must have an example for each worker, got {len(data.train.examples)} and {num_workers}"
+            f"a training split must have at least one example for each worker, "
+            f"got {len(data.train.examples)} examples and {world_size} workers"
         )
     train_fast_on_cpu(unwrapped(classifier))
     state = begin_training(classifier, schedule, learning_rate=learning_rate, num_steps=len(batches), seed=seed)
     classifier.train()
     for batch in batches:
-        mine = batch[rank::num_workers]
-        # Data parallelism averages gradients over workers, whose shares of a batch may differ by one example.
-        weight = len(mine) * num_workers / len(batch)
+        mine = batch[rank::world_size]
+        # Data parallelism averages gradients over workers, whose parts of a batch may differ by one example.
+        weight = len(mine) * world_size / len(batch)
         for part in micro_batches(mine, schedule.micro_batch_size):
             seed_step(seed, state.step, rank, part.number)
             loss_of = partial(_task_loss, data=data, examples=part.rows, precision=precision, device=device)

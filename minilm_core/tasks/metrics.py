@@ -1,11 +1,12 @@
-"""The main metric of a task, computed for many resamples at once, and its bootstrap intervals. numpy, no torch.
+"""The main metrics of tasks, computed for many bootstrap resamples at once, with their intervals. No torch.
 
-Every metric is a function of weights over the examples, so that one matrix product evaluates all the resamples of a
-bootstrap; with equal weights it is the ordinary metric.
+Every metric is a function of weights over the examples, so that one matrix product evaluates all resamples of a
+bootstrap. With equal weights it is the ordinary metric.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -15,6 +16,7 @@ from minilm_core.errors import UserError
 Labels = Num[np.ndarray, " examples"]
 Weights = Float[np.ndarray, "resamples examples"]
 Metric = Callable[[Labels, Labels, Weights], Float[np.ndarray, " resamples"]]
+Scores = TypeVar("Scores", float, Float[np.ndarray, "..."])
 
 NUM_RESAMPLES = 2000
 RESAMPLES_AT_ONCE = 100
@@ -23,7 +25,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """A value with its bootstrap interval (95 %, percentile)."""
+    """A value with its 95 % percentile bootstrap interval."""
 
     value: float
     low: float
@@ -31,7 +33,7 @@ class Interval:
 
 
 def accuracy(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
-    """Returns the share of examples predicted right, in [0, 1]."""
+    """Returns the fraction of examples predicted correctly, in [0, 1]."""
     return _ratio(weights @ (labels == predictions), weights.sum(axis=1))
 
 
@@ -42,7 +44,7 @@ def f1(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarra
 
 
 def macro_f1(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
-    """Returns the mean F1 of all classes that a resample has or is predicted to have, in [0, 1]."""
+    """Returns the mean F1 over all classes that a resample contains or is predicted to contain, in [0, 1]."""
     classes = np.union1d(labels, predictions)
     hits = np.stack([weights @ ((labels == c) & (predictions == c)) for c in classes])
     sizes = np.stack([weights @ (labels == c) + weights @ (predictions == c) for c in classes])
@@ -64,21 +66,24 @@ def matthews(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.
 
 def pearson(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
     """Returns Pearson's correlation, in [-1, 1]; 0 where either side is constant."""
-    share = weights / weights.sum(axis=1, keepdims=True)
+    fractions = weights / weights.sum(axis=1, keepdims=True)
     labels, predictions = _standardised(labels), _standardised(predictions)
-    mean_label, mean_prediction = share @ labels, share @ predictions
-    covariance = share @ (labels * predictions) - mean_label * mean_prediction
-    variance_label = share @ labels**2 - mean_label**2
-    variance_prediction = share @ predictions**2 - mean_prediction**2
-    # A side that is constant in a resample leaves a variance of rounding error there, of either sign.
+    mean_label, mean_prediction = fractions @ labels, fractions @ predictions
+    covariance = fractions @ (labels * predictions) - mean_label * mean_prediction
+    variance_label = fractions @ labels**2 - mean_label**2
+    variance_prediction = fractions @ predictions**2 - mean_prediction**2
+    # The computed variance of a side that is constant in a resample is a rounding error of either sign.
     is_defined = (variance_label > _rounding(labels)) & (variance_prediction > _rounding(predictions))
     spread = np.sqrt(np.where(is_defined, variance_label * variance_prediction, 1.0))
     return np.where(is_defined, np.clip(covariance / spread, -1.0, 1.0), 0.0)
 
 
 def spearman(labels: Labels, predictions: Labels, weights: Weights) -> Float[np.ndarray, " resamples"]:
-    """Returns Spearman's rank correlation, in [-1, 1]; ranks are those of the full set, kept in every resample."""
-    return pearson(_mean_ranks(labels), _mean_ranks(predictions), weights)
+    """Returns Spearman's rank correlation, in [-1, 1]; every resample uses the ranks of the full set."""
+    # Imported here, because it takes a second and reports open at once.
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(labels), rankdata(predictions), weights)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -90,9 +95,8 @@ METRICS: Mapping[str, Metric] = {
     "spearman": spearman,
 }
 
-
 BINARY_METRICS = ("f1",)
-"""Metrics that take two classes and no more."""
+"""Metrics of exactly two classes."""
 
 
 def metric_named(name: str) -> Metric:
@@ -116,6 +120,18 @@ def score(metric: Metric, labels: Labels, predictions: Labels) -> float:
     return float(metric(labels, predictions, np.ones((1, len(labels))))[0])
 
 
+def mean_accuracy(scores: Sequence[Scores]) -> Scores:
+    """Returns the accuracy of a model over several tasks, in [0, 1]: the unweighted mean of its main metrics.
+
+    A correlation below zero is worth no more than none and counts as 0.
+
+    Args:
+        scores: The main metric of each task, or for each task an array of them, such as one score a resample.
+    """
+    mean: Scores = sum(np.maximum(score, 0.0) for score in scores) / len(scores)
+    return mean
+
+
 def bootstrap_interval(metric: Metric, labels: Labels, predictions: Labels, seed: int = 0) -> Interval:
     """Returns the metric with its percentile bootstrap interval over examples."""
     (resampled,) = resampled_scores(metric, labels, [predictions], seed)
@@ -135,7 +151,7 @@ def paired_difference(
 def resampled_scores(
     metric: Metric, labels: Labels, predictions: Sequence[Labels], seed: int = 0
 ) -> Float[np.ndarray, "models resamples"]:
-    """Returns the metric of several models over the same bootstrap resamples of the examples, for joint statements.
+    """Returns the metric of several models over the same bootstrap resamples, so that their differences are paired.
 
     Raises:
         UserError: if a prediction is NaN or infinite.
@@ -150,7 +166,7 @@ def resampled_scores(
 
 
 def _check_finite(predictions: Labels) -> None:
-    # A rank or an argmax of NaN is a number, so that a metric would come out.
+    # The rank or argmax of NaN is a number, so that the metric would look valid.
     is_finite = np.isfinite(predictions)
     if not is_finite.all():
         index = int(np.argmin(is_finite))
@@ -158,11 +174,11 @@ def _check_finite(predictions: Labels) -> None:
 
 
 def _resample_weights(num_examples: int, seed: int) -> Iterator[Weights]:
-    """Yields the resamples' weights some at a time: all at once would take gigabytes for a large split."""
+    """Yields the weights of some resamples at a time: those of all would take gigabytes for a large split."""
     random = np.random.default_rng(seed)
-    shares = np.full(num_examples, 1 / num_examples)
+    probabilities = np.full(num_examples, 1 / num_examples)
     for _ in range(NUM_RESAMPLES // RESAMPLES_AT_ONCE):
-        yield random.multinomial(num_examples, shares, size=RESAMPLES_AT_ONCE).astype(np.float64)
+        yield random.multinomial(num_examples, probabilities, size=RESAMPLES_AT_ONCE).astype(np.float64)
 
 
 def percentile_interval(value: float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
@@ -180,7 +196,7 @@ def _ratio(
 
 
 def _standardised(values: Labels) -> Float[np.ndarray, " examples"]:
-    """Returns values of mean 0 and variance 1, or zeros where they are constant: a correlation is the same."""
+    """Returns the values scaled to mean 0 and variance 1, or zeros for constant values; correlations stay the same."""
     centred = values - values.mean()
     spread = float(centred.std())
     return centred / spread if spread > 1e-12 * float(np.abs(values).max()) else np.zeros(len(values))
@@ -188,10 +204,3 @@ def _standardised(values: Labels) -> Float[np.ndarray, " examples"]:
 
 def _rounding(standardised: Float[np.ndarray, " examples"]) -> float:
     return 1e-12 * float(np.abs(standardised).max()) ** 2
-
-
-def _mean_ranks(values: Labels) -> Float[np.ndarray, " examples"]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    means: np.ndarray = (last - (counts - 1) / 2)[inverse]
-    return means

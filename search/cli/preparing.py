@@ -19,14 +19,11 @@ from search.cli.terminal import (
     emit_json,
     emit_table,
     say_next,
-    step_shown,
 )
 
 if TYPE_CHECKING:
     from minilm_core.latency.table import LatencyTable
     from search.commands.doctor import Finding
-    from search.config.settings import LoadedConfig
-    from search.driver.calibration import Timed
 
 
 def init(
@@ -113,15 +110,15 @@ def calibrate(
     """Measure on this machine what a layer of each width costs, so that a search can predict latency."""
     from search.config.compatibility import check_against_teacher, find_teacher_config
     from search.config.settings import load_config
-    from search.driver.calibration import timed
+    from search.driver.calibration import encoders_to_time
 
     loaded = load_config(search_yaml, overrides or ())
     config = loaded.config
     teacher = find_teacher_config(loaded)
     if teacher is None:
         raise UserError(f"calibrate needs the teacher's config.json on this machine, got {config.teacher.model}")
-    asked = timed(config, check_against_teacher(config, teacher), teacher)
-    tables = [(None if force else one.find(config)) or _calibrated(one, loaded) for one in asked]
+    asked = encoders_to_time(config, check_against_teacher(config, teacher), teacher)
+    tables = [(None if force else one.find(config)) or one.measure(config) for one in asked]
     if as_json:
         # The students' table, and the teacher's within it where that is another.
         of_students, *others = (json.loads(one.file(config).read_text(encoding="utf-8")) for one in asked)
@@ -132,14 +129,6 @@ def calibrate(
         if table.noise is not None:
             complain(f"NOISY: {table.noise}")
     say_next("launch", search_yaml)
-
-
-def _calibrated(asked: "Timed", loaded: "LoadedConfig") -> "LatencyTable":
-    from minilm_core.models.teacher import resolve
-
-    folder = resolve(loaded.config.teacher, loaded.base)
-    with step_shown(f"calibrating {loaded.config.latency.label}") as show:
-        return asked.measure(loaded.config, folder, lambda text, share: show(f"{asked.name}, {text}", share))
 
 
 def _show_table(table: "LatencyTable", title: str) -> None:
@@ -162,13 +151,13 @@ def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson =
     from search.commands.plan import make_plan
     from search.config.compatibility import check_against_teacher, find_teacher_config
     from search.config.settings import load_config
-    from search.driver.calibration import timed
+    from search.driver.calibration import encoders_to_time
 
     loaded = load_config(search_yaml, overrides or ())
     teacher = find_teacher_config(loaded)
     table = None
     if teacher is not None:
-        asked = timed(loaded.config, check_against_teacher(loaded.config, teacher), teacher)
+        asked = encoders_to_time(loaded.config, check_against_teacher(loaded.config, teacher), teacher)
         tables = [one.find(loaded.config) for one in asked]
         # Half a calibration is none: the search would begin with one.
         table = None if None in tables else tables[0]

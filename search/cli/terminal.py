@@ -2,9 +2,7 @@
 
 import json
 import shlex
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from search.study.layout import StudyPaths
@@ -75,32 +72,6 @@ def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*row)
     console.print(table)
-
-
-@contextmanager
-def step_shown(title: str) -> Iterator[Callable[[str, float], None]]:
-    """Shows on stderr how far a long step is: as a bar on a terminal, elsewhere as a line at times.
-
-    The function that it yields takes what is being done and the fraction of the step that is done, in [0, 1].
-    """
-    from search.driver.display import SECONDS_BETWEEN_LINES
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with Progress(console=console, transient=True) as bars:
-            bar = bars.add_task(title, total=1.0)
-            yield lambda text, share: bars.update(bar, completed=share, description=text)
-        return
-    last_line: float | None = None
-
-    def print_line(text: str, share: float) -> None:
-        nonlocal last_line
-        now = time.monotonic()
-        if last_line is None or now - last_line >= SECONDS_BETWEEN_LINES:
-            last_line = now
-            console.print(f"{title}: {text}, {share:.0%} done", highlight=False, markup=False, soft_wrap=True)
-
-    yield print_line
 
 
 def say_next(*words: object) -> None:

@@ -64,11 +64,13 @@ def package_student(
     """
     from transformers.utils import logging as transformers_logging
 
-    from minilm_core.deployment.packaging import PackageSource, package
+    from minilm_core.deployment.packaging import package
+    from minilm_core.deployment.source import PackageSource
 
     transformers_logging.disable_progress_bar()
     study, config = deployment.study, deployment.config
     folder = TrialPaths(root=study.trial_folder(deployment.record.number)).finetuned(deployment.task.name)
+    teacher_folder = config.teacher.find_locally(study.root)
     source = PackageSource(
         model_folder=folder,
         record=deployment.record,
@@ -77,7 +79,8 @@ def package_student(
         config_sha256=hashlib.sha256(study.search_yaml.read_bytes()).hexdigest(),
         teacher=config.teacher.model,
         method=str(config.distillation.method),
-        licence=licence or _licence_of_teacher(deployment),
+        licence=licence or _licence_of(teacher_folder),
+        base_model=config.teacher.model if teacher_folder is None else None,
         latency_table=LatencyTable.load(study.latency) if study.latency.exists() else None,
         decision=study.decision if deployment.is_picked else None,
     )
@@ -115,9 +118,8 @@ def _chosen_task(config: SearchConfig, name: str | None) -> Task:
     return config.tasks[0 if name is None else names.index(name)]
 
 
-def _licence_of_teacher(deployment: Deployment) -> str | None:
-    """Returns the licence in the teacher's model card; None where the card is not on this machine or names none."""
-    folder = deployment.config.teacher.find_locally(deployment.study.root)
+def _licence_of(folder: Path | None) -> str | None:
+    """Returns the licence that the model card of a teacher on this machine states, if it states one."""
     if folder is None or not (folder / "README.md").is_file():
         return None
     from huggingface_hub import ModelCard

@@ -15,7 +15,7 @@ from minilm_core.models.families import encoder_architecture, family_shape
 from minilm_core.models.student_family import student_base
 from search.config.compatibility import check_against_teacher
 from search.config.settings import LoadedConfig, SearchConfig
-from search.config.teacher_assignment import TeacherRole, assistant_of, layers_taught
+from search.config.teacher_assignment import TeacherAssignment, TeacherRole
 from spaces.limits import Limits
 
 CHECKPOINT_COPIES = 3
@@ -167,7 +167,7 @@ def _assistant(
     """Returns the assistant's label and how many students it teaches."""
     architecture = encoder_architecture(teacher)
     num_taught = sum(learns_from_assistant(student, architecture) for student in students)
-    return assistant_of(config, architecture).label, num_taught
+    return TeacherAssignment.of(config, architecture).architecture(TeacherRole.ASSISTANT).label, num_taught
 
 
 def _targets_bytes(config: SearchConfig, teacher: Mapping[str, Any] | None, num_tokens: int | None) -> int | None:
@@ -175,14 +175,12 @@ def _targets_bytes(config: SearchConfig, teacher: Mapping[str, Any] | None, num_
     if teacher is None or num_tokens is None:
         return None
     architecture = encoder_architecture(teacher)
-    sizes = {TeacherRole.TEACHER: architecture.hidden_size}
-    if config.assistant is not None:
-        sizes[TeacherRole.ASSISTANT] = assistant_of(config, architecture).hidden_size
+    teachers = TeacherAssignment.of(config, architecture)
     space = config.space.for_method(config.distillation.method, architecture.num_heads)
-    taught = layers_taught(config, architecture, space.architectures())
+    taught = teachers.layers(space.architectures())
     limit, total = config.storage.max_cache_bytes, 0
     for teacher_role, layers in taught.items():
-        num_bytes = cache_bytes(num_tokens, sizes[teacher_role], len(layers))
+        num_bytes = cache_bytes(num_tokens, teachers.architecture(teacher_role).hidden_size, len(layers))
         # One that does not fit beside the others runs beside its students.
         total += num_bytes if limit is None or total + num_bytes <= limit else 0
     return total

@@ -1,5 +1,6 @@
 from .compatibility import check_against_teacher as check_against_teacher
 from .compatibility import find_teacher_config as find_teacher_config
+from .settings import Budget as Budget
 from .settings import Executor as Executor
 from .settings import LoadedConfig as LoadedConfig
 from .settings import Resources as Resources
@@ -9,9 +10,5 @@ from .settings import SearchConfig as SearchConfig
 from .settings import load_config as load_config
 from .settings import resolved_yaml as resolved_yaml
 from .teacher_assignment import DistillationKey as DistillationKey
+from .teacher_assignment import TeacherAssignment as TeacherAssignment
 from .teacher_assignment import TeacherRole as TeacherRole
-from .teacher_assignment import assistant_of as assistant_of
-from .teacher_assignment import distillation_key as distillation_key
-from .teacher_assignment import distilled_layer as distilled_layer
-from .teacher_assignment import layer_pairs as layer_pairs
-from .teacher_assignment import layers_taught as layers_taught

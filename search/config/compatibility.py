@@ -19,7 +19,7 @@ from minilm_core.models.student_family import check_inheritance, student_base
 from minilm_core.models.teacher import local_config, read_config
 from minilm_core.settings.schedules import Method, Relation
 from search.config.settings import LoadedConfig, SearchConfig
-from search.config.teacher_assignment import TeacherRole, assistant_of, distilled_layer, layer_pairs, teacher_role_of
+from search.config.teacher_assignment import TeacherAssignment, TeacherRole
 from spaces.space import StudentSpace
 
 
@@ -58,12 +58,13 @@ def check_against_teacher(config: SearchConfig, config_json: Mapping[str, Any]) 
     _check_relation_heads(config.distillation.relation_heads, teacher.hidden_size, "the teacher's")
     base = student_base(config_json, config.student_family)
     _check_lengths(config, {"the teacher's": config_json, "the students'": base})
-    if config.assistant is not None:
-        _check_assistant(config, teacher, config_json)
+    teachers = TeacherAssignment.of(config, teacher)
+    if teachers.assistant is not None:
+        _check_assistant(config, teachers, teachers.assistant, config_json)
     space = config.space.for_method(config.distillation.method, teacher.num_heads)
     for student in space.architectures():
-        _check_student(config, teacher, student, base)
-    space.check_initialisations(teacher, distilled_layer(config, teacher))
+        _check_student(teachers, student, base)
+    space.check_initialisations(teacher, teachers.distilled_layer)
     for initialisation in space.initialisations:
         check_inheritance(initialisation, student_type=base["model_type"], teacher_type=config_json["model_type"])
     return space
@@ -76,9 +77,11 @@ def _check_relation_heads(relation_heads: int | None, hidden_size: int, whose: s
         )
 
 
-def _check_assistant(config: SearchConfig, teacher: StudentArchitecture, config_json: Mapping[str, Any]) -> None:
+def _check_assistant(
+    config: SearchConfig, teachers: TeacherAssignment, assistant: StudentArchitecture, config_json: Mapping[str, Any]
+) -> None:
     """Refuses an assistant that cannot learn from the teacher as its students do, or would have no student."""
-    assistant = assistant_of(config, teacher)
+    teacher = teachers.teacher
     check_student(assistant, config_json)
     _check_relation_heads(config.distillation.relation_heads, assistant.hidden_size, "the assistant's")
     if config.distillation.method is Method.MINILM and assistant.num_heads != teacher.num_heads:
@@ -90,7 +93,7 @@ def _check_assistant(config: SearchConfig, teacher: StudentArchitecture, config_
         # Values are mapped to the width of one teacher, and the targets that students are evaluated by have another.
         raise UserError("distillation.relations must leave value_vectors out with an assistant, got value_vectors")
     check_layer_pairs(
-        layer_pairs(config, teacher, assistant, TeacherRole.TEACHER),
+        teachers.layer_pairs(assistant, TeacherRole.TEACHER),
         tuple(config.distillation.weights),
         config_json,
         num_student_layers=assistant.num_layers,
@@ -104,21 +107,17 @@ def _check_assistant(config: SearchConfig, teacher: StudentArchitecture, config_
         )
 
 
-def _check_student(
-    config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture, base: Mapping[str, Any]
-) -> None:
+def _check_student(teachers: TeacherAssignment, student: StudentArchitecture, base: Mapping[str, Any]) -> None:
     """Refuses sizes that the family cannot have and layers that cannot be compared."""
     check_student(student, base)
-    # By its teacher it is judged, whoever teaches it.
-    for teacher_role in dict.fromkeys((TeacherRole.TEACHER, teacher_role_of(config, teacher, student))):
+    # Every student is evaluated against the teacher, whichever model teaches it.
+    for teacher_role in dict.fromkeys((TeacherRole.TEACHER, teachers.teacher_role(student))):
         check_layer_pairs(
-            layer_pairs(config, teacher, student, teacher_role),
-            tuple(config.distillation.weights),
+            teachers.layer_pairs(student, teacher_role),
+            tuple(teachers.distillation.weights),
             base,
             num_student_layers=student.num_layers,
-            num_teacher_layers=(
-                teacher if teacher_role is TeacherRole.TEACHER else assistant_of(config, teacher)
-            ).num_layers,
+            num_teacher_layers=teachers.architecture(teacher_role).num_layers,
         )
 
 

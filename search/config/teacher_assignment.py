@@ -1,12 +1,13 @@
-"""Who teaches a student, and which layers are compared. No torch, no Ray."""
+"""Which teacher each student of a study learns from, and which layers are compared. No torch, no Ray."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.assistant import learns_from_assistant
-from minilm_core.settings.schedules import LayerPairs
+from minilm_core.settings.schedules import DistillationSchedule, LayerPairs
 from search.config.settings import SearchConfig
 
 
@@ -19,79 +20,95 @@ class TeacherRole(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillationKey:
-    """What a student is told: students of one key may learn together."""
+    """All that determines the targets of a student: students with the same key can learn from the same batches."""
 
     teacher_role: TeacherRole
     layers: tuple[int, ...]
-    """Of the teacher, counted from 1."""
+    """The layers of the model that teaches, counted from 1."""
     evaluation_layers: tuple[int, ...]
-    """Of the teacher: every student is judged by its held-out loss against the teacher's own relations, so that they
-    compare."""
+    """The layers of the study's teacher. The held-out loss of every student is measured against the teacher's own
+    relations, whoever teaches the student, so that the losses compare."""
 
 
-def distillation_key(
-    config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture
-) -> DistillationKey:
-    """Returns what a student is told.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherAssignment:
+    """Which model teaches each student of a study: the assistant the small students, the teacher all others."""
 
-    Raises:
-        UserError: if its layers cannot be paired with its teacher_role's.
-    """
-    teacher_role = teacher_role_of(config, teacher, student)
-    return DistillationKey(
-        teacher_role=teacher_role,
-        layers=layer_pairs(config, teacher, student, teacher_role).teacher,
-        evaluation_layers=layer_pairs(config, teacher, student, TeacherRole.TEACHER).teacher,
-    )
+    teacher: StudentArchitecture
+    teacher_layer: int | None
+    """The highest layer of the teacher that is distilled, counted from 1; None: its last."""
+    assistant: StudentArchitecture | None
+    """None: the teacher teaches every student."""
+    distillation: DistillationSchedule
 
+    @classmethod
+    def of(cls, config: SearchConfig, teacher: StudentArchitecture) -> Self:
+        """Returns the assignment that a search's settings ask for, given the sizes of its teacher."""
+        return cls(
+            teacher=teacher,
+            teacher_layer=config.teacher.layer,
+            assistant=None if config.assistant is None else config.assistant.architecture(teacher),
+            distillation=config.distillation,
+        )
 
-def teacher_role_of(config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture) -> TeacherRole:
-    """Returns the assistant for a small student where there is one, else the teacher."""
-    is_assisted = config.assistant is not None and learns_from_assistant(student, teacher)
-    return TeacherRole.ASSISTANT if is_assisted else TeacherRole.TEACHER
+    @property
+    def distilled_layer(self) -> int:
+        """The highest layer of the teacher that students are compared with, counted from 1."""
+        return self.teacher_layer or self.teacher.num_layers
 
+    @property
+    def assistant_key(self) -> DistillationKey:
+        """What the assistant learns from: the teacher, whatever the size of the assistant is."""
+        assert self.assistant is not None, "only a study with an assistant asks what it learns from"
+        layers = self.layer_pairs(self.assistant, TeacherRole.TEACHER).teacher
+        return DistillationKey(teacher_role=TeacherRole.TEACHER, layers=layers, evaluation_layers=layers)
 
-def layer_pairs(
-    config: SearchConfig, teacher: StudentArchitecture, student: StudentArchitecture, teacher_role: TeacherRole
-) -> LayerPairs:
-    """Returns the student's layers with those of a teacher that they are compared with.
+    def architecture(self, teacher_role: TeacherRole) -> StudentArchitecture:
+        """Returns the sizes of a model that teaches."""
+        if teacher_role is TeacherRole.TEACHER:
+            return self.teacher
+        assert self.assistant is not None, "only a study with an assistant asks for its sizes"
+        return self.assistant
 
-    Raises:
-        UserError: if they cannot be paired.
-    """
-    if teacher_role is TeacherRole.TEACHER:
-        num_layers, layer = teacher.num_layers, config.teacher.layer
-    else:
-        num_layers, layer = assistant_of(config, teacher).num_layers, None
-    return config.distillation.layer_pairs(
-        num_student_layers=student.num_layers, num_teacher_layers=num_layers, teacher_layer=layer
-    )
+    def teacher_role(self, student: StudentArchitecture) -> TeacherRole:
+        """Returns which model teaches a student."""
+        is_assisted = self.assistant is not None and learns_from_assistant(student, self.teacher)
+        return TeacherRole.ASSISTANT if is_assisted else TeacherRole.TEACHER
 
+    def layer_pairs(self, student: StudentArchitecture, teacher_role: TeacherRole) -> LayerPairs:
+        """Returns the layers of a student, and the layers of a model that teaches that they are compared with.
 
-def distilled_layer(config: SearchConfig, teacher: StudentArchitecture) -> int:
-    """Returns the highest of the teacher's layers that students are compared with."""
-    return config.teacher.layer or teacher.num_layers
+        Raises:
+            UserError: if they cannot be paired.
+        """
+        return self.distillation.layer_pairs(
+            num_student_layers=student.num_layers,
+            num_teacher_layers=self.architecture(teacher_role).num_layers,
+            teacher_layer=self.teacher_layer if teacher_role is TeacherRole.TEACHER else None,
+        )
 
+    def key(self, student: StudentArchitecture) -> DistillationKey:
+        """Returns what determines the targets of a student.
 
-def assistant_of(config: SearchConfig, teacher: StudentArchitecture) -> StudentArchitecture:
-    """Returns the assistant's sizes."""
-    assert config.assistant is not None, "only a search with an assistant asks for its sizes"
-    return config.assistant.architecture(teacher)
+        Raises:
+            UserError: if its layers cannot be paired with those of the model that teaches it.
+        """
+        teacher_role = self.teacher_role(student)
+        return DistillationKey(
+            teacher_role=teacher_role,
+            layers=self.layer_pairs(student, teacher_role).teacher,
+            evaluation_layers=self.layer_pairs(student, TeacherRole.TEACHER).teacher,
+        )
 
+    def layers(self, students: Iterable[StudentArchitecture]) -> dict[TeacherRole, tuple[int, ...]]:
+        """Returns the layers of each model that teaches whose targets some student needs, without unneeded models.
 
-def layers_taught(
-    config: SearchConfig, teacher: StudentArchitecture, students: Iterable[StudentArchitecture]
-) -> dict[TeacherRole, tuple[int, ...]]:
-    """Returns every layer of each teacher that some student is compared with; one without students is left out.
-
-    The teacher has all students: those it does not teach it judges. It teaches the assistant, too.
-    """
-    keys = {distillation_key(config, teacher, student) for student in students}
-    layers: dict[TeacherRole, set[int]] = {TeacherRole.TEACHER: set()}
-    for key in keys:
-        layers[TeacherRole.TEACHER].update(key.evaluation_layers)
-        layers.setdefault(key.teacher_role, set()).update(key.layers)
-    if TeacherRole.ASSISTANT in layers:
-        pairs = layer_pairs(config, teacher, assistant_of(config, teacher), TeacherRole.TEACHER)
-        layers[TeacherRole.TEACHER].update(pairs.teacher)
-    return {teacher_role: tuple(sorted(layers[teacher_role])) for teacher_role in TeacherRole if teacher_role in layers}
+        The teacher is always needed: it teaches the assistant, and every student is evaluated against it.
+        """
+        layers: dict[TeacherRole, set[int]] = {TeacherRole.TEACHER: set()}
+        for key in {self.key(student) for student in students}:
+            layers[TeacherRole.TEACHER].update(key.evaluation_layers)
+            layers.setdefault(key.teacher_role, set()).update(key.layers)
+        if TeacherRole.ASSISTANT in layers:
+            layers[TeacherRole.TEACHER].update(self.assistant_key.layers)
+        return {role: tuple(sorted(layers[role])) for role in TeacherRole if role in layers}

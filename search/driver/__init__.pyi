@@ -1,7 +1,6 @@
-from .calibration import Timed as Timed
-from .calibration import timed as timed
+from .calibration import TimedEncoders as TimedEncoders
+from .calibration import encoders_to_time as encoders_to_time
 from .cluster import cluster as cluster
 from .cluster import cluster_summary as cluster_summary
-from .display import SECONDS_BETWEEN_LINES as SECONDS_BETWEEN_LINES
 from .log import write_driver_log as write_driver_log
 from .run import run_study as run_study

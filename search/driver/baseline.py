@@ -1,66 +1,69 @@
-"""What students are compared with, trained on the cluster beside whatever else runs."""
+"""The models that students are compared with: each is trained on the cluster while the search runs, or after it."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from ray.exceptions import RayError
 
 from minilm_core.errors import first_line
-from minilm_core.results.records import Status, from_json
+from minilm_core.results.records import Status
 from search.driver.cluster import RemoteGenerator
 from search.driver.display import Display
 from search.driver.losses import NUM_ATTEMPTS, log_loss, loss_kind
-from search.driver.trial import baseline, log_failure
-from search.study.context import failed_record
-from search.study.jobs import Job, Progress
+from search.driver.trial import log_failure, train_baseline
+from search.study.jobs import Job
 from search.study.ledger import Ledger
 from search.study.memory import NodeOutOfMemoryError
+from search.study.messages import JobsEnded, Message, WorkersLost
+from search.study.progress import Progress
 
 
 class Baseline:
-    """A model that students are compared with, trained beside whatever else runs."""
+    """A model that students are compared with, trained on the cluster."""
 
     def __init__(self, job: Job, ledger: Ledger, display: Display) -> None:
         self._job = job
         self._ledger = ledger
         self._display = display
-        self._work = job.blank_record(Status.COMPLETE).label
+        self._label = job.blank_record(Status.COMPLETE).label
         self._num_attempts = 0
-        self._stream = self._started()
+        self._messages = self._start()
 
     def follow(self) -> None:
-        """Takes in what it has reported since the last call."""
-        self._take_in(RemoteGenerator.ready)
+        """Handles the messages that have come since the last call."""
+        self._handle_all(RemoteGenerator.ready)
 
     def finish(self) -> None:
-        """Waits for its end."""
-        self._take_in(RemoteGenerator.rest)
+        """Waits for the end of the training, and handles its messages."""
+        self._handle_all(RemoteGenerator.rest)
 
-    def _started(self) -> RemoteGenerator:
+    def _start(self) -> RemoteGenerator:
         resources = self._job.config.resources
         self._num_attempts += 1
         return RemoteGenerator(
-            baseline, self._job, num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker
+            train_baseline, self._job, num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker
         )
 
-    def _take_in(self, rows_of: Callable[[RemoteGenerator], Iterator[Mapping[str, Any]]]) -> None:
+    def _handle_all(self, messages_of: Callable[[RemoteGenerator], Iterator[Message]]) -> None:
         while True:
             try:
-                for row in rows_of(self._stream):
-                    self._take_in_row(row)
+                for message in messages_of(self._messages):
+                    self._handle(message)
                 return
             except (NodeOutOfMemoryError, RayError) as loss:
                 if self._num_attempts == NUM_ATTEMPTS:
                     # The comparison is lost with its process; the search goes on.
-                    record = failed_record(self._job, loss, loss_kind(loss))
+                    record = self._job.failed_record(loss, loss_kind(loss))
                     log_failure(self._job, self._ledger.add(record))
                     return
                 log_loss([self._job], loss)
-                self._display.lost(self._work, first_line(loss))
-                self._stream = self._started()
+                self._display.lost(self._label, first_line(loss))
+                self._messages = self._start()
 
-    def _take_in_row(self, row: Mapping[str, Any]) -> None:
-        if "records" in row:
-            self._ledger.add_together([from_json(line) for line in row["records"]])
-        else:
-            self._display.progress(self._work, Progress(**row))
+    def _handle(self, message: Message) -> None:
+        match message:
+            case Progress():
+                self._display.progress(self._label, message)
+            case JobsEnded():
+                self._ledger.add_together(message.records)
+            case WorkersLost():
+                self._display.lost(self._label, message.reason)

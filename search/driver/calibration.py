@@ -1,44 +1,40 @@
-"""Where a study's latency tables come from: the cache, or a calibration in a process of its own. No torch till then."""
+"""The latency tables of a study: read from the cache, or measured by a calibration in a fresh process. No torch."""
 
-import os
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minilm_core.errors import UserError
-from minilm_core.fresh_process import import_path, module_command
+from minilm_core.latency.calibration_process import CalibrationRequest, calibrate_in_fresh_process
 from minilm_core.latency.measurements import Statistic
 from minilm_core.latency.table import LatencyTable, fingerprint_key
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import encoder_architecture, kind_of_calls
-from minilm_core.models.student_family import StudentFamily, student_base
+from minilm_core.models.student_family import student_base
 from search.config.settings import SearchConfig
+from search.driver.display import step_shown
 from spaces.space import StudentSpace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Timed:
-    """Encoders of one family whose latency a study asks for."""
+class TimedEncoders:
+    """Encoders of one family whose latency a study needs."""
 
     name: str
-    """Whose they are."""
-    family: StudentFamily
+    """"students" or "teacher"; the students may include a teacher of their family."""
     base: Mapping[str, Any]
-    """Their config.json but for their sizes."""
+    """The config.json that the sizes of an architecture are put into."""
     architectures: tuple[StudentArchitecture, ...]
 
     def file(self, config: SearchConfig) -> Path:
-        """Returns where the cache keeps the table of this machine, the study's latency target and their family."""
+        """Returns where the cache keeps the table of this machine, the study's latency target and the family."""
         key = fingerprint_key(config.latency, kind_of_calls(self.base))
         return Path(config.storage.cache) / "latency" / f"{key}.json"
 
     def find(self, config: SearchConfig) -> LatencyTable | None:
-        """Returns this machine's table of medians; None where there is none, or not for all of their widths.
+        """Returns this machine's table of medians from the cache; None if it lacks a width or there is no table.
 
-        A table that an earlier version kept is one of the fastest rounds and counts for none: its latencies would be
-        compared with medians.
+        A table of the fastest rounds, which earlier versions wrote, is not used: its latencies are lower than medians.
         """
         file = self.file(config)
         if not file.exists():
@@ -46,47 +42,33 @@ class Timed:
         table = LatencyTable.load(file)
         return table if table.statistic is Statistic.MEDIAN and table.covers(self.architectures) else None
 
-    def measure(
-        self, config: SearchConfig, teacher_folder: Path, progress: Callable[[str, float], None]
-    ) -> LatencyTable:
-        """Calibrates this machine for them and keeps the table in the cache.
+    def measure(self, config: SearchConfig) -> LatencyTable:
+        """Calibrates this machine in a fresh process, shows the progress on stderr, and keeps the table in the cache.
 
         Raises:
-            UserError: if the machine lacks the device.
+            UserError: if the machine lacks the device, an encoder is too short for the target, or the process fails.
         """
-        from minilm_core.latency.calibration import calibrate
-        from minilm_core.models.encoders import base_config, load_encoder_config
-
-        base = base_config(load_encoder_config(teacher_folder), self.family)
-        table = calibrate(self.architectures, base, config.latency, seed=config.seed, progress=progress)
+        request = CalibrationRequest(
+            architectures=self.architectures, base_config=self.base, target=config.latency, seed=config.seed
+        )
+        with step_shown(f"calibrating {config.latency.label}") as show:
+            table = calibrate_in_fresh_process(request, lambda stage, done: show(f"{self.name}, {stage}", done))
         table.save(self.file(config))
         return table
 
 
-def timed(config: SearchConfig, space: StudentSpace, teacher_json: Mapping[str, Any]) -> tuple[Timed, ...]:
-    """Returns all that a study wants a latency of: its students, and the teacher they are compared with.
+def encoders_to_time(
+    config: SearchConfig, space: StudentSpace, teacher_json: Mapping[str, Any]
+) -> tuple[TimedEncoders, ...]:
+    """Returns the encoders whose latency a study needs: its students, and the teacher that they are compared with.
 
-    Both together where the teacher is of the students' family, else the students first.
+    Both are timed together if the teacher is of the students' family; otherwise the students come first.
     """
     students, teacher = tuple(space.architectures()), encoder_architecture(teacher_json)
     base = student_base(teacher_json, config.student_family)
     if base is teacher_json:
-        together = (*students, teacher)
-        return (Timed(name="students", family=StudentFamily.TEACHER, base=base, architectures=together),)
+        return (TimedEncoders(name="students", base=base, architectures=(*students, teacher)),)
     return (
-        Timed(name="students", family=config.student_family, base=base, architectures=students),
-        Timed(name="teacher", family=StudentFamily.TEACHER, base=teacher_json, architectures=(teacher,)),
+        TimedEncoders(name="students", base=base, architectures=students),
+        TimedEncoders(name="teacher", base=teacher_json, architectures=(teacher,)),
     )
-
-
-def calibrate_apart(search_yaml: Path) -> None:
-    """Runs `minilm-search calibrate` in a fresh process, whose threads and memory no search shares.
-
-    Raises:
-        UserError: if it fails; what it wrote to stderr has been shown.
-    """
-    command = module_command("search.cli", "calibrate", str(search_yaml))
-    environment = {**os.environ, "PYTHONPATH": import_path()}
-    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise UserError(f"the calibration of latency must end with exit code 0, got {done.returncode}")

@@ -132,7 +132,7 @@ class RemoteGenerator:
             raise error.cause from None
         except ray.exceptions.OutOfMemoryError as error:
             self._generator = None
-            raise NodeOutOfMemoryError.told_by(str(error)) from None
+            raise NodeOutOfMemoryError.from_ray(str(error)) from None
 
 
 def _run(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:

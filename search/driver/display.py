@@ -1,11 +1,13 @@
 """What a search shows while it runs: a live picture on a terminal, one line an event elsewhere. Always on stderr."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import Progress as ProgressBars
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +16,7 @@ from minilm_core.errors import failure_reason
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.objectives import Objective, as_costs
 from minilm_core.results.records import Role, Status, TrialRecord
-from search.study.jobs import Progress
+from search.study.progress import Progress
 
 NUM_RECORDS_SHOWN = 12
 SECONDS_BETWEEN_LINES = 20.0
@@ -176,6 +178,30 @@ class Display:
 
     def _clock(self) -> str:
         return f"[{_duration(time.monotonic() - self._started):>7}]"
+
+
+@contextmanager
+def step_shown(title: str) -> Iterator[Callable[[str, float], None]]:
+    """Shows the progress of a long step on stderr: as a bar on a terminal, elsewhere as a line from time to time.
+
+    The function that it yields takes what is being done and the fraction of the step that is done, in [0, 1].
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with ProgressBars(console=console, transient=True) as bars:
+            bar = bars.add_task(title, total=1.0)
+            yield lambda text, fraction: bars.update(bar, completed=fraction, description=text)
+        return
+    last_line: float | None = None
+
+    def print_line(text: str, fraction: float) -> None:
+        nonlocal last_line
+        now = time.monotonic()
+        if last_line is None or now - last_line >= SECONDS_BETWEEN_LINES:
+            last_line = now
+            console.print(f"{title}: {text}, {fraction:.0%} done", highlight=False, markup=False, soft_wrap=True)
+
+    yield print_line
 
 
 def students_label(numbers: Sequence[int]) -> str:

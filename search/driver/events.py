@@ -1,63 +1,59 @@
-"""What the searcher asks of a study and tells it: limits, the budget, and the students that ended."""
+"""The driver's side of the searcher: it knows the limits and the budget, and records how students end."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from minilm_core.errors import FailureKind
-from minilm_core.results.records import Failure, Status, TrialRecord, from_json
+from minilm_core.results.records import Failure, Status, TrialRecord
 from search.driver.losses import Losses, loss_kind
 from search.driver.trial import log_failure
-from search.study.context import StudyContext, failed_record
+from search.study.jobs import Job
 from search.study.ledger import Ledger
 from search.study.memory import NodeOutOfMemoryError
+from search.study.resolved import ResolvedStudy
 from spaces.limits import Violation
 from spaces.space import StudentChoice
 
 
 class TrialLostError(RuntimeError):
-    """A trial's process died and took its last words with it."""
+    """The process of a trial died before it could report why."""
 
 
 class StudyEvents:
-    """Answers the searcher, and turns what it is told into records."""
+    """Answers the searcher from the study's state, and records what the searcher reports."""
 
-    def __init__(self, context: StudyContext, ledger: Ledger, losses: Losses) -> None:
-        self._context = context
+    def __init__(self, study: ResolvedStudy, ledger: Ledger, losses: Losses) -> None:
+        self._study = study
         self._ledger = ledger
         self._losses = losses
 
     def violation(self, choice: StudentChoice) -> Violation | None:
-        """Returns the limit that a choice is farthest over, or None."""
-        return self._context.violation(choice.architecture)
+        """Returns the limit that a student exceeds by most, or None."""
+        return self._study.violation(choice.architecture)
 
     def is_over(self) -> bool:
-        """Returns whether the budget is used up, or failures stopped the search."""
+        """Returns whether the budget is used up, or failures have stopped the search."""
         return self._ledger.ending is not None
 
     def refused(self, number: int, choice: StudentChoice, reason: str) -> None:
-        """Records a student that was drawn and will not run."""
+        """Records a student that was drawn and is not trained."""
         failure = Failure(kind=FailureKind.INFEASIBLE, message=reason)
-        self._ledger.add(self._context.student(number, choice).blank_record(Status.REFUSED, failure))
+        self._ledger.add(Job.of_student(self._study, number, choice).blank_record(Status.REFUSED, failure))
 
-    def ended(self, students: Mapping[int, StudentChoice], row: Mapping[str, Any] | None) -> Sequence[TrialRecord]:
-        """Records those of some students that a row is the end of; without a row, that all were lost."""
-        if row is not None:
-            # Tune repeats a trial's last row, and a trial that it started anew may repeat more: the first counts.
-            records = [record for record in map(from_json, row["records"]) if record.number in students]
-        else:
-            records = self._lost(students)
+    def ended(self, records: Sequence[TrialRecord]) -> None:
+        """Records students that ended together."""
         self._ledger.add_together(records)
-        return records
 
-    def _lost(self, students: Mapping[int, StudentChoice]) -> list[TrialRecord]:
+    def lost(self, students: Mapping[int, StudentChoice]) -> Sequence[TrialRecord]:
+        """Records that students were lost with the process of their trial, and returns their records."""
         loss = self._losses.latest
         if not isinstance(loss, NodeOutOfMemoryError):
-            # No number in it: that several are lost in a row is one and the same failure.
+            # The message has no number in it, so that several losses in a row count as one and the same failure.
             lost = TrialLostError("the trial's process ended without a result")
             lost.__cause__ = loss
             loss = lost
-        jobs = [self._context.student(number, choice) for number, choice in students.items()]
-        records = [failed_record(job, loss, loss_kind(loss)) for job in jobs]
+        jobs = [Job.of_student(self._study, number, choice) for number, choice in students.items()]
+        records = [job.failed_record(loss, loss_kind(loss)) for job in jobs]
         for job, record in zip(jobs, records, strict=True):
             log_failure(job, record)
+        self._ledger.add_together(records)
         return records

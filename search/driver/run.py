@@ -1,9 +1,10 @@
-"""The driver of a study: prepares, searches, compares. It can be killed at any moment and started again."""
+"""The driver of a study: it prepares, searches and trains the baselines. It may be killed and started again."""
 
 import json
 import shutil
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,11 @@ from ray import tune
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError, first_line
 from minilm_core.latency.table import LatencyTable
-from minilm_core.models.families import encoder_architecture, family_shape
-from minilm_core.models.student_family import student_base
 from minilm_core.models.teacher import read_config, resolve, resolve_config
 from minilm_core.results.records import Status, TrialRecord, most_accurate_first
-from search.config.compatibility import check_against_teacher
 from search.config.settings import Executor, SearchConfig
 from search.driver.baseline import Baseline
-from search.driver.calibration import Timed, calibrate_apart, timed
+from search.driver.calibration import TimedEncoders, encoders_to_time
 from search.driver.cluster import RemoteGenerator, cluster
 from search.driver.display import Display, students_label
 from search.driver.events import StudyEvents
@@ -35,12 +33,14 @@ from search.driver.searcher import Quota, StudySearcher, make_sampler, open_stud
 from search.driver.students_per_worker import students_per_worker, worker_memory_bytes
 from search.driver.study_preparation import prepare_study
 from search.driver.trial import jobs_left, make_trainable
-from search.study.context import StudyContext
-from search.study.jobs import Job, Progress
+from search.study.jobs import Job
 from search.study.layout import StudyPaths
 from search.study.ledger import Ending, Ledger
-from search.worker.preparation import held, read_preparation
-from spaces.space import StudentChoice, StudentSpace
+from search.study.messages import WorkersLost, decode
+from search.study.progress import Progress
+from search.study.resolved import ResolvedStudy, resolve_study
+from search.worker.preparation import read_preparation, targets_held
+from spaces.space import StudentChoice
 
 MIN_TRIALS_FOR_IMPORTANCES = 20
 
@@ -56,28 +56,28 @@ class Outcome:
     """The failure that stopped the search."""
 
 
-def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> Outcome:
-    """Runs a study to its end from wherever its records say it stands; the caller holds its lock.
+def run_study(config: SearchConfig, paths: StudyPaths, address: str | None) -> Outcome:
+    """Runs a study to its end from wherever its records say that it stands; the caller holds its lock.
 
     Args:
-        config: Its paths are absolute; written to the study's folder already.
-        study: The study's folder.
-        address: Of a Ray cluster; None starts Ray on this machine.
+        config: The settings, with absolute paths; they are written to the study's folder already.
+        paths: The layout of the study's folder.
+        address: The address of a Ray cluster; None starts Ray on this machine.
 
     Raises:
         UserError: if the settings do not fit the teacher, or the cluster is too small.
-        SearchError: if it cannot go on for another reason; what is recorded is whole.
+        SearchError: if the search cannot go on for another reason; the records that are written are whole.
     """
-    context, space = _open(config, study)
     display = Display(
         config.name, config.declared_objectives, config.budget.num_trials, config.resources.max_concurrent_trials
     )
-    ledger = Ledger(config, study, on_record=display.record, on_trouble=display.message)
+    study = _resolve(config, paths, display)
+    ledger = Ledger(config, paths, on_record=display.record, on_trouble=display.message)
     display.seen_before(ledger.records)
     ending = ledger.ending
-    if ending is None or _teacher_job(context, ledger) or _twin_job(context, ledger):
-        with display, cluster(config.resources, address), told_in_one_line(study):
-            ending = _run(context, space, ledger, display)
+    if ending is None or _teacher_job(study, ledger) or _twin_job(study, ledger):
+        with display, cluster(config.resources, address), told_in_one_line(paths):
+            ending = _run(study, ledger, display)
     return Outcome(
         ending=ending,
         num_complete=sum(record.is_complete_student for record in ledger.records),
@@ -85,130 +85,125 @@ def run_study(config: SearchConfig, study: StudyPaths, address: str | None) -> O
     )
 
 
-def _run(context: StudyContext, space: StudentSpace, ledger: Ledger, display: Display) -> Ending:
-    prepare_study(context, display)
-    teacher_job = _teacher_job(context, ledger)
+def _run(study: ResolvedStudy, ledger: Ledger, display: Display) -> Ending:
+    prepare_study(study, display)
+    teacher_job = _teacher_job(study, ledger)
     teacher = None if teacher_job is None else Baseline(teacher_job, ledger, display)
-    mend_journal(context.study, display.message)
-    with held(context.study):
-        ending = _search(context, space, ledger, _Watcher(context, display, teacher))
+    mend_journal(study.paths, display.message)
+    with targets_held(study.paths):
+        ending = _search(study, ledger, _Watcher(study, display, teacher))
     if teacher is not None:
         teacher.finish()
-    twin_job = _twin_job(context, ledger)
+    twin_job = _twin_job(study, ledger)
     if twin_job is not None and ending is not Ending.REPEATED_FAILURE:
         Baseline(twin_job, ledger, display).finish()
     return ending
 
 
-def _open(config: SearchConfig, study: StudyPaths) -> tuple[StudyContext, StudentSpace]:
-    """Checks the settings against the teacher and finds or makes the latency tables."""
-    config_json = read_config(resolve_config(config.teacher, study.root))
-    space = check_against_teacher(config, config_json)
-    # Only now: of a teacher that does not fit no weights are fetched.
-    teacher_folder = resolve(config.teacher, study.root)
-    if not study.evaluation.exists():
-        # Before the calibration, which takes minutes. Later on it is the labels that the study began with that count.
-        check_inputs(config, teacher_folder, study.root)
-    asked = timed(config, space, config_json) if config.needs_latency_table else ()
-    tables = [_table(config, study, *pair) for pair in zip(asked, (study.latency, study.teacher_latency), strict=False)]
-    context = StudyContext(
-        config=config,
-        study=study,
-        family=family_shape(student_base(config_json, config.student_family)),
-        teacher=encoder_architecture(config_json),
-        teacher_family=family_shape(config_json),
-        latency_table=tables[0] if tables else None,
-        teacher_latency_table=tables[1] if len(tables) > 1 else None,
-    )
-    violations = [context.violation(architecture) for architecture in space.architectures()]
+def _resolve(config: SearchConfig, paths: StudyPaths, display: Display) -> ResolvedStudy:
+    """Checks the settings against the teacher, and finds or makes the latency tables."""
+    teacher_json = read_config(resolve_config(config.teacher, paths.root))
+    study = resolve_study(config, paths, teacher_json)
+    # Only now are the weights fetched: those of a teacher that does not fit are not needed.
+    teacher_folder = resolve(config.teacher, paths.root)
+    if not paths.evaluation.exists():
+        # Before the calibration, which takes minutes. Later on, the labels that the study began with count.
+        check_inputs(config, teacher_folder, paths.root)
+    if config.needs_latency_table:
+        study = _with_latency_tables(study, teacher_json, display)
+    violations = [study.violation(student) for student in study.space.architectures()]
     if all(violations):
         closest = min((v for v in violations if v is not None), key=lambda violation: violation.excess)
         raise UserError(f"limits must admit at least one student of the space, and the closest breaks: {closest}")
-    return context, space
+    return study
 
 
-def _table(config: SearchConfig, study: StudyPaths, asked: Timed, file: Path) -> LatencyTable:
-    """Returns the table that the study began with, for one study never mixes two calibrations; else this machine's."""
+def _with_latency_tables(study: ResolvedStudy, teacher_json: Mapping[str, Any], display: Display) -> ResolvedStudy:
+    encoders = encoders_to_time(study.config, study.space, teacher_json)
+    files = (study.paths.latency, study.paths.teacher_latency)
+    tables = [_table(study, timed, file, display) for timed, file in zip(encoders, files, strict=False)]
+    return replace(study, latency_table=tables[0], teacher_latency_table=tables[1] if len(tables) > 1 else None)
+
+
+def _table(study: ResolvedStudy, timed: TimedEncoders, file: Path, display: Display) -> LatencyTable:
+    """Returns the table that the study began with, for a study never mixes calibrations; else this machine's."""
     if file.exists():
         return LatencyTable.load(file)
-    table = asked.find(config)
+    table = timed.find(study.config)
     if table is None:
-        calibrate_apart(study.search_yaml)
-        table = asked.find(config)
-        assert table is not None, "a calibration that ended well covers the space it was asked for"
+        table = timed.measure(study.config)
+        if table.noise is not None:
+            display.message(f"NOISY: {table.noise}")
     table.save(file)
     return table
 
 
-def _teacher_job(context: StudyContext, ledger: Ledger) -> Job | None:
-    """Returns the job of fine-tuning the teacher; None where it is not wanted or done."""
-    return _unless_done(context.fine_tuned_teacher(), ledger) if context.config.baselines.teacher else None
+def _teacher_job(study: ResolvedStudy, ledger: Ledger) -> Job | None:
+    """Returns the job of fine-tuning the teacher, or None where it is not wanted or done."""
+    return _unless_done(Job.of_teacher(study), ledger) if study.config.baselines.teacher else None
 
 
-def _twin_job(context: StudyContext, ledger: Ledger) -> Job | None:
-    """Returns the job of the best student's twin; None where it is not wanted, done, or there is no student."""
+def _twin_job(study: ResolvedStudy, ledger: Ledger) -> Job | None:
+    """Returns the job of the best student's twin, or None where it is not wanted or done, or there is no student."""
     students = [record for record in ledger.records if record.is_complete_student]
-    if not context.config.baselines.twin or not students:
+    if not study.config.baselines.twin or not students:
         return None
-    best = most_accurate_first(students, context.config.declared_objectives)[0]
-    return _unless_done(context.twin(best.number, StudentChoice.from_record(best)), ledger)
+    best = most_accurate_first(students, study.config.declared_objectives)[0]
+    return _unless_done(Job.of_twin(study, best.number, StudentChoice.from_record(best)), ledger)
 
 
 def _unless_done(job: Job, ledger: Ledger) -> Job | None:
-    record = ledger.find(job.role, job.blank_record(Status.COMPLETE).number)
+    record = ledger.find(job.role, job.number)
     return None if record is not None and record.status is Status.COMPLETE else job
 
 
-def _search(context: StudyContext, space: StudentSpace, ledger: Ledger, watcher: "_Watcher") -> Ending:
-    """Runs trials until the budget is used up and returns why no further one was started."""
-    config, objectives = context.config, context.config.declared_objectives
-    storage = JournalStorage(JournalFileBackend(str(context.study.journal)))
+def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending:
+    """Runs trials until the budget is used up, and returns why no further trial was started."""
+    config, objectives = study.config, study.config.declared_objectives
+    storage = JournalStorage(JournalFileBackend(str(study.paths.journal)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(storage, objectives, make_sampler(config.sampler, config.seed))
-    interrupted = reconcile(study, space, ledger.records, objectives, context.study.begun_trials())
+    optuna_study = open_study(storage, objectives, make_sampler(config.sampler, config.seed))
+    begun = study.paths.begun_trials()
+    interrupted = reconcile(optuna_study, study.space, ledger.records, objectives, begun)
     if ledger.ending is None:
         searcher = StudySearcher(
-            study,
-            space,
+            optuna_study,
+            study.space,
             objectives=objectives,
             interrupted=interrupted,
-            quota=_quota(context, space, ledger),
-            events=StudyEvents(context, ledger, watcher.losses),
+            quota=_quota(study, ledger),
+            events=StudyEvents(study, ledger, watcher.losses),
         )
-        _tune(context, searcher, ledger.num_left, watcher)
+        _tune(study, searcher, ledger.num_left, watcher)
         if ledger.ending is None:
             # Only a searcher that found no other student stops before the budget does.
-            assert searcher.is_exhausted, "a search ends for one of the reasons that it knows"
-            context.study.exhausted.touch()
-    write_importances(study, context)
+            assert searcher.is_exhausted, "a search ends for one of the known reasons"
+            study.paths.exhausted.touch()
+    write_importances(optuna_study, study)
     return ledger.ending or Ending.EXHAUSTED
 
 
-def _quota(context: StudyContext, space: StudentSpace, ledger: Ledger) -> Quota:
-    resources, found = context.config.resources, read_preparation(context.study)
+def _quota(study: ResolvedStudy, ledger: Ledger) -> Quota:
+    resources, found = study.config.resources, read_preparation(study.paths)
 
     def worker_bytes() -> int:
-        held = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
-        (num_bytes,) = RemoteGenerator(worker_memory_bytes, resources, **held).rest()
+        reserved = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
+        (num_bytes,) = RemoteGenerator(worker_memory_bytes, resources, **reserved).rest()
         return int(num_bytes)
 
+    is_cached = None not in found.targets.values()
     return Quota(
         num_students=ledger.num_left,
-        students_per_trial=students_per_worker(
-            context,
-            space,
-            is_cached=None not in found.targets.values(),
-            worker_bytes=worker_bytes,
-        ),
+        students_per_trial=students_per_worker(study, is_cached=is_cached, worker_bytes=worker_bytes),
         max_concurrent_trials=resources.max_concurrent_trials,
     )
 
 
-def _tune(context: StudyContext, searcher: StudySearcher, num_trials: int, watcher: "_Watcher") -> None:
-    """Lets Tune run the trials. What Tune writes is scratch: the records and the journal are the study's memory."""
-    resources = context.config.resources
+def _tune(study: ResolvedStudy, searcher: StudySearcher, num_trials: int, watcher: "_Watcher") -> None:
+    """Lets Tune run the trials. Tune's own files are scratch: the records and the journal are the study's state."""
+    resources = study.config.resources
     tuner = tune.Tuner(
-        make_trainable(context),
+        make_trainable(study),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=num_trials,
@@ -217,7 +212,7 @@ def _tune(context: StudyContext, searcher: StudySearcher, num_trials: int, watch
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(context.study.scratch),
+            storage_path=str(study.paths.scratch),
             verbose=0,
             # A trial whose process is lost is started once more and goes on from its checkpoint.
             failure_config=tune.FailureConfig(max_failures=NUM_ATTEMPTS - 1),
@@ -225,42 +220,45 @@ def _tune(context: StudyContext, searcher: StudySearcher, num_trials: int, watch
         ),
     )
     try:
-        with complaints_logged(context.study.driver_log), watcher.losses.heard():
+        with complaints_logged(study.paths.driver_log), watcher.losses.observed():
             tuner.fit()
     finally:
-        shutil.rmtree(context.study.scratch, ignore_errors=True)
+        shutil.rmtree(study.paths.scratch, ignore_errors=True)
 
 
-def write_importances(study: optuna.Study, context: StudyContext) -> None:
-    """Writes down how much each choice moved accuracy, once there are trials enough to tell from.
+def write_importances(optuna_study: optuna.Study, study: ResolvedStudy) -> None:
+    """Writes how much each choice moves accuracy, once there are enough trials to estimate it from.
 
-    Of accuracy alone: what the other objectives depend on is known in closed form, and an estimate only adds noise.
+    The other objectives are left out: they follow from the choices in closed form, and an estimate only adds noise.
     """
-    num_complete = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
+    num_complete = len(optuna_study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
     if num_complete < MIN_TRIALS_FOR_IMPORTANCES:
         return
-    index = context.config.objectives.index("accuracy")
+    index = study.config.objectives.index("accuracy")
     with warnings.catch_warnings():
-        # Optuna warns of trials too alike to tell from; the report says how many there were.
+        # Optuna warns if the trials are too similar; the report says how many there were.
         warnings.simplefilter("ignore", UserWarning)
-        # Optuna asks what made its target low, so the target is the cost.
-        importances = optuna.importance.get_param_importances(study, target=lambda trial: -float(trial.values[index]))
-    write_text_atomically(context.study.importances, json.dumps({"accuracy": importances}, indent=2) + "\n")
+        # Optuna explains low values of its target, so the target is the negated accuracy.
+        importances = optuna.importance.get_param_importances(
+            optuna_study, target=lambda trial: -float(trial.values[index])
+        )
+    write_text_atomically(study.paths.importances, json.dumps({"accuracy": importances}, indent=2) + "\n")
 
 
 class _Watcher(tune.Callback):
-    """Passes the trials' progress from Tune on to the display, and looks after the teacher meanwhile."""
+    """Shows the trials' messages, and handles those of the teacher's training meanwhile."""
 
-    def __init__(self, context: StudyContext, display: Display, teacher: Baseline | None) -> None:
-        self._context = context
+    def __init__(self, study: ResolvedStudy, display: Display, teacher: Baseline | None) -> None:
+        self._study = study
         self._display = display
         self._teacher = teacher
-        self._works: dict[str, str] = {}
+        self._labels: dict[str, str] = {}
+        """What the display calls the students of each Tune trial."""
         self.losses = Losses()
         """The losses of the trials' processes."""
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks beside its own state, which we never read; a terminal cannot be pickled.
+        # Tune pickles its callbacks with its own state, which is never read here; a terminal cannot be pickled.
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
@@ -268,27 +266,29 @@ class _Watcher(tune.Callback):
             self._teacher.follow()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if "lost" in result:
-            self._display.lost(self._works.get(trial.trial_id, trial.trial_id), result["lost"])
-        elif "records" not in result:
-            progress = Progress(**{name: result[name] for name in Progress.__slots__})
-            work = students_label(progress.students)
-            # What students shared is over once one of them goes on alone, or without another.
-            if work != self._works.get(trial.trial_id, work):
-                self._display.ended(self._works[trial.trial_id])
-            self._works[trial.trial_id] = work
-            self._display.progress(work, progress)
+        match decode(result):
+            case Progress() as progress:
+                self._show(trial.trial_id, progress)
+            case WorkersLost(reason=reason):
+                self._display.lost(self._labels.get(trial.trial_id, trial.trial_id), reason)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._display.ended(self._works.pop(trial.trial_id, ""))
+        self._display.ended(self._labels.pop(trial.trial_id, ""))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        loss = self.losses.latest
-        # None where the process only made way for another.
-        if loss is not None:
-            jobs = jobs_left(trial.config, self._context)
+        loss, jobs = self.losses.latest, jobs_left(trial.config, self._study)
+        # There is no loss where a process was replaced by another, and no job where all students had ended before it.
+        if loss is not None and jobs:
             log_loss(jobs, loss)
             self._display.lost(students_label([job.number for job in jobs]), first_line(loss))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._display.ended(self._works.pop(trial.trial_id, ""))
+        self._display.ended(self._labels.pop(trial.trial_id, ""))
+
+    def _show(self, trial_id: str, progress: Progress) -> None:
+        label = students_label(progress.students)
+        # The work of several students ends when one of them goes on alone.
+        if label != self._labels.get(trial_id, label):
+            self._display.ended(self._labels[trial_id])
+        self._labels[trial_id] = label
+        self._display.progress(label, progress)

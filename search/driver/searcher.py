@@ -1,8 +1,8 @@
-"""Tune's way to Optuna: draws valid students, hands out interrupted ones first, tells Optuna how each really ended.
+"""The searcher between Tune and Optuna: it draws valid students, and tells Optuna how each trial really ended.
 
-Ray's own OptunaSearch tells a stopped trial as complete, leaves a NaN running for ever and has no way to draw again, so
-this searcher implements Tune's interface over the study itself. The study's journal and the records are all its
-state: there is nothing to save and nothing to restore.
+Ray's own OptunaSearch reports a stopped trial as complete, leaves a trial with NaN running for ever, and cannot draw
+again. This searcher therefore implements Tune's interface over the Optuna study itself. Optuna's journal and the
+records are its whole state: there is nothing to save or to restore.
 """
 
 import math
@@ -18,11 +18,12 @@ from ray.tune.search import Searcher
 from minilm_core.results.objectives import Direction, Objective
 from minilm_core.results.records import Role, Status, TrialRecord
 from search.config.settings import Sampler, SamplerName
+from search.study.messages import JobsEnded, decode
 from spaces.limits import Violation
 from spaces.space import StudentChoice, StudentSpace
 
 MAX_DRAWS = 500
-"""Draws for one trial before the space counts as exhausted."""
+"""The number of draws for one trial after which the space counts as exhausted."""
 
 STUDY_NAME = "search"
 
@@ -53,7 +54,7 @@ def open_study(
         storage=storage, sampler=sampler, study_name=STUDY_NAME, directions=directions, load_if_exists=True
     )
     if study.get_trials(deepcopy=False):
-        # From the seed on, a sampler would draw the study's first students once more.
+        # With the same seed the sampler would draw the first students of the study once more.
         sampler.reseed_rng()
     return study
 
@@ -65,11 +66,11 @@ def reconcile(
     objectives: Sequence[Objective],
     begun: Iterable[int] = (),
 ) -> list[int]:
-    """Makes Optuna agree with the records after a lost driver, or one whose journal lost its last lines.
+    """Makes Optuna agree with the records after the driver was killed, or its journal lost its last lines.
 
-    A trial that Optuna believes to be running is told how it ended if there is a record of it, and that it failed if
-    it was never wholly drawn. The numbers of the others are returned: they were interrupted and go on from their
-    checkpoints.
+    For each trial that Optuna believes to be running: if there is a record, Optuna is told how the trial ended; if the
+    trial was not drawn completely, Optuna is told that it failed. The numbers of all others are returned: they were
+    interrupted, and go on from their checkpoints.
 
     Args:
         study: Optuna's.
@@ -91,13 +92,13 @@ def reconcile(
         else:
             study.tell(trial.number, state=TrialState.FAIL)
             if trial.number in by_number:
-                # The journal lost what was drawn. Samplers hear of the student under a number that no student has.
+                # The journal lost what was drawn. The sampler learns of the student under a number that no student has.
                 _retell(study, space, by_number[trial.number], objectives)
     return interrupted
 
 
 def _draw_waiting(study: optuna.Study) -> None:
-    """Begins the trials that a driver was lost about to retell, so that no student gets their numbers."""
+    """Begins the trials that a killed driver was about to tell again, so that no student gets their numbers."""
     for _ in study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
         study.ask()
 
@@ -109,7 +110,7 @@ def _retell_lost(
     objectives: Sequence[Objective],
     num_used: int,
 ) -> None:
-    """Tells Optuna anew what its journal lost, so that no used number and folder go to another student."""
+    """Tells Optuna again what its journal lost, so that no used number or folder goes to another student."""
     for number in range(len(study.get_trials(deepcopy=False)), num_used):
         if number in by_number:
             _retell(study, space, by_number[number], objectives)
@@ -137,44 +138,46 @@ def tell_outcome(study: optuna.Study, number: int, record: TrialRecord, objectiv
 
 
 class SearchEvents(Protocol):
-    """What the searcher asks and tells its driver."""
+    """What the searcher asks its driver and reports to it."""
 
     def violation(self, choice: StudentChoice) -> Violation | None:
-        """Returns the limit that a choice is farthest over, or None."""
+        """Returns the limit that a student exceeds by most, or None."""
 
     def is_over(self) -> bool:
         """Returns whether no further trial is to start."""
 
     def refused(self, number: int, choice: StudentChoice, reason: str) -> None:
-        """Takes note of a student that was drawn and will not run."""
+        """Records a student that was drawn and is not trained."""
 
-    def ended(self, students: Mapping[int, StudentChoice], row: Mapping[str, Any] | None) -> Sequence[TrialRecord]:
-        """Returns the records, written down for good, of those of some students that a row is the end of; without a row
-        their process was lost, and they with it.
-        """
+    def ended(self, records: Sequence[TrialRecord]) -> None:
+        """Records students that ended together."""
+
+    def lost(self, students: Mapping[int, StudentChoice]) -> Sequence[TrialRecord]:
+        """Records that students were lost with the process of their trial, and returns their records."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quota:
-    """How many students a search hands out."""
+    """How many students the searcher gives to Tune."""
 
     num_students: int
-    """In all."""
+    """The number of students in all."""
     students_per_trial: int = 1
-    """Together, at most."""
+    """The largest number of students that one trial trains together."""
     max_concurrent_trials: int = 1
 
     def next_group(self, num_left: int, num_running_trials: int) -> int:
-        """Returns how many of those left the next trial gets: its part, so that none stands idle at the end."""
+        """Returns how many of the students left the next trial gets, so that no trial is idle at the end."""
         num_free = max(1, self.max_concurrent_trials - num_running_trials)
         return min(self.students_per_trial, math.ceil(num_left / num_free))
 
 
 class StudySearcher(Searcher):
-    """Draws students from a space for Tune and hands every outcome to the driver.
+    """Draws students from a space for Tune, and reports every outcome to the driver and to Optuna.
 
-    A Tune trial is one student or several that learn in step. A student over a limit is told to the sampler as
-    infeasible, by how far, and drawn again; one already tried is drawn again too. Neither takes up a trial.
+    A Tune trial trains one student, or several together. If a student exceeds a limit, the sampler is told by how much
+    that student is infeasible, and another is drawn; so it is if the student was tried already. Neither counts as a
+    trial.
     """
 
     def __init__(
@@ -200,11 +203,11 @@ class StudySearcher(Searcher):
         self.is_exhausted = False
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its searcher beside its own state, which we never read.
+        # Tune pickles its searcher with its own state, which is never read here.
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Returns the students of a trial, by number and choice, as a Tune configuration, or that there are no more."""
+        """Returns the students of the next trial as a Tune configuration, or Tune's mark that there is none."""
         if self._events.is_over() or self.is_exhausted:
             return str(Searcher.FINISHED)
         students: dict[int, StudentChoice] = {}
@@ -223,29 +226,33 @@ class StudySearcher(Searcher):
         return {"students": [{"number": number, "choice": choice.to_dict()} for number, choice in students.items()]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Takes in a row: each student's record comes as soon as it has ended."""
-        if "records" in result:
-            self._take_in(trial_id, result)
+        """Takes the records of the students that a message of a trial ends, if it ends any."""
+        message = decode(result)
+        if isinstance(message, JobsEnded):
+            # Tune repeats the last row of a trial, and a trial that is started again may repeat more: the first counts.
+            records = [record for record in message.records if record.number in self._running[trial_id]]
+            self._events.ended(records)
+            self._tell(trial_id, records)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Turns the end of a Tune trial into records of those of its students that have none."""
+        """Takes the end of a Tune trial, and the loss of those of its students that have no record by then."""
         if result is not None and not error:
             self.on_trial_result(trial_id, result)
         if self._running[trial_id]:
-            self._take_in(trial_id, None)
+            self._tell(trial_id, self._events.lost(dict(self._running[trial_id])))
         del self._running[trial_id]
 
-    def _take_in(self, trial_id: str, row: dict[str, Any] | None) -> None:
-        # The records, then Optuna: a crash between the two is mended by `reconcile`.
-        for record in self._events.ended(self._running[trial_id], row):
+    def _tell(self, trial_id: str, records: Sequence[TrialRecord]) -> None:
+        # Optuna is told after the records are written: `reconcile` mends a crash between the two.
+        for record in records:
             del self._running[trial_id][record.number]
             tell_outcome(self._study, record.number, record, self._objectives)
 
     def save(self, checkpoint_path: str) -> None:
-        """Does nothing: the journal and the records are on disk already."""
+        """Does nothing: the journal and the records are on disk."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Does nothing: a resumed search is a new one over the same journal."""
+        """Does nothing: a resumed search is a new one with the same journal."""
 
     def _resume(self) -> tuple[int, StudentChoice] | None:
         while self._interrupted:
@@ -254,7 +261,7 @@ class StudySearcher(Searcher):
             reason = self._reason_to_refuse(choice)
             if reason is None:
                 return number, choice
-            # The driver was lost between drawing this student and refusing it.
+            # The driver was killed after it drew this student and before it refused the student.
             self._study.tell(number, state=TrialState.FAIL)
             self._events.refused(number, choice, reason)
         return None
@@ -272,7 +279,7 @@ class StudySearcher(Searcher):
             violation = self._events.violation(choice)
             if violation is not None:
                 trial.set_constraint(violation.limit, violation.excess)
-                # Pruned and not failed: samplers leave failed trials out, and this one teaches them the limit.
+                # Pruned and not failed: samplers ignore failed trials, and this one teaches them the limit.
                 self._study.tell(trial, state=TrialState.PRUNED)
                 self._events.refused(trial.number, choice, str(violation))
             elif choice in self._tried:
@@ -286,6 +293,6 @@ class StudySearcher(Searcher):
         return self._space.decode(trial.params)
 
     def _was_tried(self, trial: optuna.trial.FrozenTrial) -> bool:
-        # A running one is an interrupted one, which is handed out before any other is drawn.
+        # A running trial was interrupted, and is given out before another is drawn.
         has_run = trial.state in (TrialState.COMPLETE, TrialState.FAIL)
         return has_run and trial.params.keys() == self._space.parameters.keys()

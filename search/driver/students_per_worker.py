@@ -1,4 +1,4 @@
-"""How many students of a study share a worker: chosen when its first trial begins, and kept. No torch, no Ray."""
+"""How many students of a study are trained together by one worker: chosen once for each study. No torch, no Ray."""
 
 import json
 import statistics
@@ -8,50 +8,41 @@ from dataclasses import replace
 import psutil
 
 from minilm_core.atomic import write_text_atomically
-from minilm_core.distillation import group_size as sharing
+from minilm_core.distillation import group_size
 from minilm_core.models.architecture import StudentArchitecture
 from search.config.settings import Resources
-from search.config.teacher_assignment import TeacherRole, layers_taught
-from search.study.context import StudyContext
-from spaces.space import StudentSpace
+from search.config.teacher_assignment import TeacherRole
+from search.study.resolved import ResolvedStudy
 
 BYTES_PER_TEACHER_PARAMETER = 4
-"""In fp32, whatever it is run in."""
+"""The weights are kept in fp32, whatever precision the teacher runs in."""
 
-SHARE_FOR_WEIGHTS = 0.5
-"""Of a worker's memory; the rest is left to activations, data and the system."""
+FRACTION_FOR_WEIGHTS = 0.5
+"""The part of a worker's memory for weights; the rest is for activations, data and the system."""
 
 NUM_ROUNDS = 4
-"""How often, at least, a sampler sees results before it draws again."""
+"""The least number of times that a sampler sees results before it draws again."""
 
 
-def students_per_worker(
-    context: StudyContext,
-    space: StudentSpace,
-    *,
-    is_cached: bool,
-    worker_bytes: Callable[[], int],
-) -> int:
-    """Returns how many students a trial holds at most.
+def students_per_worker(study: ResolvedStudy, *, is_cached: bool, worker_bytes: Callable[[], int]) -> int:
+    """Returns how many students a trial trains together at most.
 
     Args:
-        context: The study.
-        space: Its students.
-        is_cached: Whether students learn from the disk alone, so that there is no teacher to share.
-        worker_bytes: Measures the memory of a worker; asked once a study.
+        study: The study.
+        is_cached: Whether all targets are read from the disk, so that there is no forward pass of a teacher to share.
+        worker_bytes: Measures the memory of a worker; it is called once for each study.
     """
-    told = context.config.resources.students_per_worker
-    if told is not None or is_cached:
-        return told or 1
-    chosen = context.study.students_per_worker
+    configured = study.config.resources.students_per_worker
+    if configured is not None or is_cached:
+        return configured or 1
+    chosen = study.paths.students_per_worker
     if not chosen.exists():
-        number = _as_many_as_pay(context, space, worker_bytes())
-        write_text_atomically(chosen, json.dumps(number) + "\n")
+        write_text_atomically(chosen, json.dumps(_best_group_size(study, worker_bytes())) + "\n")
     return int(json.loads(chosen.read_text(encoding="utf-8")))
 
 
 def worker_memory_bytes(resources: Resources) -> Iterator[int]:
-    """Yields once the memory that a worker may take of the node, or the GPU, on which this runs."""
+    """Yields once the memory in bytes that a worker may use on the node, or the GPU, that this runs on."""
     if resources.gpus_per_worker:
         import torch
 
@@ -62,25 +53,24 @@ def worker_memory_bytes(resources: Resources) -> Iterator[int]:
         yield int(psutil.virtual_memory().available / num_workers)
 
 
-def _as_many_as_pay(context: StudyContext, space: StudentSpace, worker_bytes: int) -> int:
-    config = context.config
-    students = [student for student in space.architectures() if context.violation(student) is None]
-    teacher_bytes = BYTES_PER_TEACHER_PARAMETER * context.teacher.num_parameters(context.teacher_family)
-    largest = max(student.num_parameters(context.family) for student in students)
-    return sharing.students_per_worker(
-        _teacher_work(context, students),
-        free_bytes=max(0, int(SHARE_FOR_WEIGHTS * worker_bytes) - teacher_bytes),
-        student_bytes=sharing.BYTES_PER_PARAMETER * largest,
-        max_students=config.budget.num_trials // (NUM_ROUNDS * config.resources.max_concurrent_trials),
+def _best_group_size(study: ResolvedStudy, worker_bytes: int) -> int:
+    students = [student for student in study.space.architectures() if study.violation(student) is None]
+    teacher_bytes = BYTES_PER_TEACHER_PARAMETER * study.teacher.num_parameters(study.teacher_family)
+    largest = max(student.num_parameters(study.student_family) for student in students)
+    return group_size.students_per_worker(
+        _teacher_work(study, students),
+        free_bytes=max(0, int(FRACTION_FOR_WEIGHTS * worker_bytes) - teacher_bytes),
+        student_bytes=group_size.BYTES_PER_PARAMETER * largest,
+        max_students=study.config.budget.num_trials // (NUM_ROUNDS * study.config.resources.max_concurrent_trials),
     )
 
 
-def _teacher_work(context: StudyContext, students: Sequence[StudentArchitecture]) -> sharing.TeacherWork:
-    config, length = context.config, context.config.corpus.sequence_length
-    layers = layers_taught(config, context.teacher, students)[TeacherRole.TEACHER]
-    # Above the highest distilled layer nothing of the teacher runs.
-    teacher = replace(context.teacher, num_layers=layers[-1])
-    return sharing.TeacherWork(
-        teacher_flops=teacher.flops(length, context.teacher_family),
-        student_flops=int(statistics.median(student.flops(length, context.family) for student in students)),
+def _teacher_work(study: ResolvedStudy, students: Sequence[StudentArchitecture]) -> group_size.TeacherWork:
+    length = study.config.corpus.sequence_length
+    highest_layer = study.teachers.layers(students)[TeacherRole.TEACHER][-1]
+    # No layer of the teacher runs above the highest distilled one.
+    teacher = replace(study.teacher, num_layers=highest_layer)
+    return group_size.TeacherWork(
+        teacher_flops=teacher.flops(length, study.teacher_family),
+        student_flops=int(statistics.median(student.flops(length, study.student_family) for student in students)),
     )

@@ -1,4 +1,4 @@
-"""What the driver has done on the cluster before any trial: the shared text, and the targets by many hands at once."""
+"""The preparation of a study on the cluster, before any trial: the corpus, and targets cached by several processes."""
 
 import traceback
 
@@ -9,85 +9,109 @@ from search.config.settings import Resources
 from search.config.teacher_assignment import TeacherRole
 from search.driver.cluster import RemoteGenerator, cores_on_one_node
 from search.driver.display import Display
-from search.driver.losses import NUM_ATTEMPTS, loss_kind, loss_told_by
-from search.errors import GroundworkError
-from search.study.context import StudyContext
+from search.driver.losses import NUM_ATTEMPTS, loss_kind, loss_reported_by
+from search.errors import PreparationError
 from search.study.environment import set_seconds
 from search.study.memory import NodeOutOfMemoryError
-from search.worker.preparation import CacheShard, caching_stage, make_ready_beside, prepare, read_preparation
+from search.study.messages import CachingBegun
+from search.study.resolved import ResolvedStudy
+from search.worker.preparation import CacheShard, cache_shard, prepare, read_preparation
 
-WORK = "preparation"
+LABEL = "preparation"
 
 
-def prepare_study(context: StudyContext, display: Display) -> None:
-    """Makes what all trials share, and shows how far it is.
+def prepare_study(study: ResolvedStudy, display: Display) -> None:
+    """Makes what all trials share, and shows the progress.
 
     Raises:
         UserError: if a setting does not allow it.
-        GroundworkError: if it fails for another reason, such as too little memory.
+        PreparationError: if it fails for another reason, such as too little memory.
     """
-    study = context.study
+    paths = study.paths
     try:
-        _lay_in_spite_of_losses(context, display)
+        _prepare_despite_losses(study, display)
     except (UserError, OSError):
         raise
     except Exception as error:
-        kind = classify_failure(error) if loss_told_by(error) is None else loss_kind(error)
-        _write_log(context, error)
-        raise GroundworkError(
+        kind = classify_failure(error) if loss_reported_by(error) is None else loss_kind(error)
+        _write_log(study, error)
+        raise PreparationError(
             f"what all trials share could not be made: {failure_reason(kind, first_line(error))}; "
-            f"{study.preparation_log} says where; the same command goes on from what is made"
+            f"{paths.preparation_log} says where; the same command goes on from what is made"
         ) from error
-    study.preparation_log.unlink(missing_ok=True)
-    display.ended(WORK)
-    set_seconds(study, read_preparation(study).seconds)
+    paths.preparation_log.unlink(missing_ok=True)
+    display.ended(LABEL)
+    set_seconds(paths, read_preparation(paths).seconds)
 
 
-def _lay_in_spite_of_losses(context: StudyContext, display: Display) -> None:
-    """Goes on from what is made where the process that made it was lost."""
+def _prepare_despite_losses(study: ResolvedStudy, display: Display) -> None:
+    """Starts the preparation again if its process is lost; it goes on from what is made."""
     for _ in range(NUM_ATTEMPTS - 1):
         try:
-            return _lay(context, display)
+            return _Preparation(study, display).run()
         except (NodeOutOfMemoryError, ray.exceptions.RayError) as loss:
-            _write_log(context, loss)
-            display.lost(WORK, first_line(loss))
-    return _lay(context, display)
+            _write_log(study, loss)
+            display.lost(LABEL, first_line(loss))
+    return _Preparation(study, display).run()
 
 
-def _write_log(context: StudyContext, error: Exception) -> None:
+def _write_log(study: ResolvedStudy, error: Exception) -> None:
     text = "".join(traceback.format_exception(error))
-    context.study.preparation_log.write_text(text, encoding="utf-8")
+    study.paths.preparation_log.write_text(text, encoding="utf-8")
 
 
-def _lay(context: StudyContext, display: Display) -> None:
-    config, study, resources = context.config, context.study, context.config.resources
-    # No trial runs yet, so the cores of all that will run at once are free.
-    num_cpus = cores_on_one_node(resources)
-    first, *others = builders(resources, num_cpus)
-    beside: dict[TeacherRole, list[RemoteGenerator]] = {}
-    for progress in RemoteGenerator(
-        prepare, config, study, num_cpus, first, num_cpus=num_cpus, num_gpus=resources.gpus_per_worker
-    ).rest():
-        display.progress(WORK, progress)
-        for teacher_role in TeacherRole:
-            if progress.stage == caching_stage(teacher_role) and teacher_role not in beside:
-                held = {"num_cpus": 0 if resources.gpus_per_worker else num_cpus, "num_gpus": resources.gpus_per_worker}
-                beside[teacher_role] = [
-                    RemoteGenerator(make_ready_beside, config, study, teacher_role, num_cpus, builder, **held)
-                    for builder in others
-                ]
-    for stream in (stream for streams in beside.values() for stream in streams):
-        try:
-            for _ in stream.rest():
-                pass
-        # Whatever it was: what this process had not done, the others have.
-        except Exception as error:
-            display.message(f"a process that cached targets was lost: {type(error).__name__}: {first_line(error)}")
+class _Preparation:
+    """One attempt at a preparation: one process makes all that is shared, others cache shards of the targets."""
+
+    def __init__(self, study: ResolvedStudy, display: Display) -> None:
+        self._study = study
+        self._display = display
+        # No trial runs yet, so the cores of all trials that will run at once are free.
+        self._num_cpus = cores_on_one_node(study.config.resources)
+        self._first, *self._others = cache_shards(study.config.resources, self._num_cpus)
+        self._helpers: list[RemoteGenerator] = []
+
+    def run(self) -> None:
+        """Runs the preparation to its end."""
+        resources = self._study.config.resources
+        events = RemoteGenerator(
+            prepare,
+            self._study,
+            self._num_cpus,
+            self._first,
+            num_cpus=self._num_cpus,
+            num_gpus=resources.gpus_per_worker,
+        )
+        for event in events.rest():
+            if isinstance(event, CachingBegun):
+                self._helpers += self._start_helpers(event.teacher_role)
+            else:
+                self._display.progress(LABEL, event)
+        self._wait_for_helpers()
+
+    def _start_helpers(self, teacher_role: TeacherRole) -> list[RemoteGenerator]:
+        num_gpus = self._study.config.resources.gpus_per_worker
+        reserved = {"num_cpus": 0 if num_gpus else self._num_cpus, "num_gpus": num_gpus}
+        return [
+            RemoteGenerator(cache_shard, self._study, teacher_role, self._num_cpus, shard, **reserved)
+            for shard in self._others
+        ]
+
+    def _wait_for_helpers(self) -> None:
+        for helper in self._helpers:
+            try:
+                for _ in helper.rest():
+                    pass
+            # The first process has cached what a lost one had not, so nothing is missing.
+            except Exception as error:
+                self._display.message(
+                    f"a process that cached targets was lost: {type(error).__name__}: {first_line(error)}"
+                )
 
 
-def builders(resources: Resources, num_cpus: float) -> list[CacheShard]:
-    """Returns the processes that cache targets: one a worker that has a GPU, else one for the cores of each node."""
-    number = resources.max_concurrent_trials * resources.workers_per_trial
+def cache_shards(resources: Resources, num_cpus: float) -> list[CacheShard]:
+    """Returns the shards of the processes that cache targets: one for each GPU, else one for the cores of each node."""
+    world_size = resources.max_concurrent_trials * resources.workers_per_trial
     if not resources.gpus_per_worker:
-        number = max(1, int(resources.num_cpus // num_cpus))
-    return [CacheShard(place, number) for place in range(number)]
+        world_size = max(1, int(resources.num_cpus // num_cpus))
+    return [CacheShard(rank, world_size) for rank in range(world_size)]

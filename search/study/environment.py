@@ -3,33 +3,32 @@
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import metadata
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
+from minilm_core.provenance import source_state, versions_of
 from search.config.settings import SearchConfig
-from search.study.jobs import now
 from search.study.layout import StudyPaths
+from search.study.progress import now
 
 PACKAGES = ("minilm-search", "ray", "torch", "transformers", "optuna", "datasets", "numpy", "tokenizers", "safetensors")
 
 
 def write_environment(config: SearchConfig, config_sha256: str, study: StudyPaths) -> None:
     """Writes versions, machine, source and seed down when a study begins, and adds each later run's moment."""
-    content = read_environment(study)
+    content, source = read_environment(study), source_state()
     content.update(
-        versions={name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        versions=versions_of(PACKAGES),
         machine={
             "system": platform.platform(),
             "processor": platform.machine(),
             "num_cpus": os.cpu_count(),
         },
-        git=_git(),
+        git=None if source is None else asdict(source),
         command=sys.argv,
         config_sha256=config_sha256,
         seed=config.seed,
@@ -62,27 +61,3 @@ def read_environment(study: StudyPaths) -> dict[str, Any]:
 
 def _write(study: StudyPaths, content: dict[str, Any]) -> None:
     write_text_atomically(study.environment, json.dumps(content, indent=2) + "\n")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git() -> dict[str, Any] | None:
-    """Returns the commit that this source was run from; None for an installed package."""
-    source = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=source, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "is_dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -1,23 +1,42 @@
-"""The driver's book of a study: every record goes through here, and it says when the search is over."""
+"""The driver's account of a study: it writes every record, and decides from the records when the search ends."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 
 from minilm_core.errors import FailureKind
 from minilm_core.results.records import Failure, Role, Status, TrialRecord, append_record, read_records
-from search.config.settings import SearchConfig
-from search.study.jobs import total_device_hours
+from search.config.settings import Budget, SearchConfig
 from search.study.layout import StudyPaths, mirror_file
 
 
 class Ending(StrEnum):
-    """Why a search hands out no more trials."""
+    """Why a search starts no more trials."""
 
     ALL_TRIALS = "all trials ended"
     DEVICE_HOURS = "the budget of device-hours is used up"
     REPEATED_FAILURE = "the same failure came several times in a row"
     EXHAUSTED = "the space holds no other student within the limits"
+
+
+def budget_ending(budget: Budget, records: Iterable[TrialRecord]) -> Ending | None:
+    """Returns the part of a budget that records have used up, or None."""
+    records = tuple(records)
+    if num_counted(records) >= budget.num_trials:
+        return Ending.ALL_TRIALS
+    if budget.max_device_hours is not None and total_device_hours(records) >= budget.max_device_hours:
+        return Ending.DEVICE_HOURS
+    return None
+
+
+def num_counted(records: Iterable[TrialRecord]) -> int:
+    """Returns the number of trials that count against a budget."""
+    return sum(record.counts_for_budget for record in records)
+
+
+def total_device_hours(records: Iterable[TrialRecord]) -> float:
+    """Returns the device-hours of all trials and baselines of a study."""
+    return sum(record.device_hours for record in records)
 
 
 class Ledger:
@@ -35,7 +54,7 @@ class Ledger:
         self._on_record = on_record
         self._on_trouble = on_trouble
         self._records = {(record.role, record.number): record for record in read_records(study.records)}
-        # A search that was stopped by its failures may be resumed once they are mended: they are counted anew.
+        # A search that its failures stopped may be resumed once their cause is mended, so the count is 0.
         self._failures_in_a_row: list[TrialRecord] = []
 
     @property
@@ -44,26 +63,16 @@ class Ledger:
         return tuple(self._records.values())
 
     @property
-    def num_counted(self) -> int:
-        """Trials that count against the budget."""
-        return sum(record.counts_for_budget for record in self.records)
-
-    @property
     def num_left(self) -> int:
-        """Trials that the budget still allows."""
-        return max(0, self._config.budget.num_trials - self.num_counted)
+        """The number of trials that the budget still allows."""
+        return max(0, self._config.budget.num_trials - num_counted(self.records))
 
     @property
     def ending(self) -> Ending | None:
         """Why no further trial is to start; None while the search goes on."""
-        most = self._config.budget.max_device_hours
         if len(self._failures_in_a_row) >= self._config.budget.max_identical_failures:
             return Ending.REPEATED_FAILURE
-        if self.num_left == 0:
-            return Ending.ALL_TRIALS
-        if most is not None and total_device_hours(self.records) >= most:
-            return Ending.DEVICE_HOURS
-        return None
+        return budget_ending(self._config.budget, self.records)
 
     @property
     def repeated_failure(self) -> TrialRecord | None:
@@ -75,18 +84,18 @@ class Ledger:
         return self._records.get((role, number))
 
     def add(self, record: TrialRecord) -> TrialRecord:
-        """Writes a record down for good."""
+        """Writes a record durably, and returns it."""
         self.add_together([record])
         return record
 
     def add_together(self, records: Sequence[TrialRecord]) -> None:
-        """Writes down for good the records of what ended together; if it failed, of one failure, which counts once."""
+        """Writes the records of jobs that ended together durably. If they failed, that counts as one failure."""
         for record in records:
             append_record(self._study.records, record)
             self._records[record.role, record.number] = record
         for record in records[-1:]:
             self._count_failure(record)
-        # A draw that was refused goes along with the next trial's record.
+        # The record of a refused student is mirrored with the next one.
         if any(record.status is not Status.REFUSED for record in records):
             self._mirror()
         for record in records:
@@ -108,10 +117,10 @@ class Ledger:
         try:
             mirror_file(self._study.records, f"{self._config.storage.mirror}/{self._config.name}")
         except OSError as error:
-            # The record is safe on the local disk, and the next one takes it along.
+            # The record is safe on the local disk, and is mirrored with the next one.
             self._on_trouble(f"the records could not be mirrored to {self._config.storage.mirror}: {error}")
 
 
 def _sort_of(failure: Failure) -> tuple[FailureKind, str]:
-    """Returns what makes two failures one and the same: the steps, bytes and process numbers in a message do not."""
+    """Returns what identical failures have in common: the kind, and the message without its numbers."""
     return failure.kind, re.sub(r"\d[\d.,]*", "#", failure.message)

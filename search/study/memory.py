@@ -1,4 +1,4 @@
-"""A process that Ray killed because its node ran out of memory, told in one line. No torch, no Ray."""
+"""The kill of a process whose node ran out of memory, as one line. No torch, no Ray."""
 
 import re
 from typing import Self
@@ -8,21 +8,23 @@ _LARGEST = re.compile(r"MEM\(GB\)\s+COMMAND\s*\n\s*\d+\s+([\d.]+)\s+(\S.*)")
 
 
 class NodeOutOfMemoryError(MemoryError):
-    """A process was killed because its node ran out of memory, whoever had filled it. Its message is one line."""
+    """A process was killed because its node ran out of memory, whichever process had filled it."""
 
     @classmethod
-    def told_by(cls, words: str) -> Self:
-        """Returns the error that Ray's own forty lines stand for; they go along as a note, for logs."""
+    def from_ray(cls, words: str) -> Self:
+        """Returns the error for a message of Ray, whose forty lines become a note; its message is one line."""
         error = cls(f"out of memory on the node: {_facts(words)}")
         error.add_note(words.strip())
         return error
 
 
 def _facts(words: str) -> str:
-    """Returns how much of the node's memory was in use and who held most; where Ray words it otherwise, its start."""
+    """Returns the node's memory in use and its largest process, or the first line of a message in other words."""
     in_use, largest = _IN_USE.search(words), _LARGEST.search(words)
     if in_use is None:
-        return next((line.strip() for line in words.splitlines() if line.strip()), "no word of how much was in use")
+        return next(
+            (line.strip() for line in words.splitlines() if line.strip()), "Ray does not say how much was in use"
+        )
     facts = f"{float(in_use[1]):.1f} of {float(in_use[2]):.1f} GB in use"
     if largest is None:
         return facts

@@ -1,4 +1,4 @@
-"""How far a study is, told from its files alone: whoever runs it need not answer. No torch, no Ray."""
+"""The status of a study, read from its files alone, so that its driver need not answer. No torch, no Ray."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -6,17 +6,18 @@ from typing import Any
 
 from minilm_core.results.records import Role, Status, read_records
 from search.config.settings import load_config
-from search.study.jobs import ProgressLog, total_device_hours
 from search.study.layout import StudyPaths, TrialPaths
+from search.study.ledger import budget_ending, num_counted, total_device_hours
 from search.study.lock import is_driven
+from search.study.progress import ProgressLog
 
 
 class State(StrEnum):
-    """What a study is doing."""
+    """What becomes of a study at the moment."""
 
     RUNNING = "running"
     INTERRUPTED = "interrupted"
-    """Nobody runs it and its budget is not used up; it can be resumed."""
+    """No driver runs it, and its budget is not used up; it can be resumed."""
     DONE = "done"
 
 
@@ -27,14 +28,14 @@ class StudyStatus:
     name: str
     state: State
     num_trials: int
-    """Asked for."""
+    """The number that the budget asks for."""
     num_ended: int
-    """Of these, how many ended."""
+    """The number of those that ended."""
     counts: dict[str, int]
-    """Trials by how they ended."""
+    """The number of trials by their status."""
     device_hours: float
     running: tuple[tuple[str, dict[str, Any]], ...]
-    """Trials begun and not ended, with their latest progress."""
+    """The folders of trials that have begun and not ended, with their latest line of progress."""
 
     def headline(self) -> str:
         """Returns the status as one line."""
@@ -50,24 +51,21 @@ class StudyStatus:
 
 
 def read_status(study: StudyPaths, *, has_ended: bool = False) -> StudyStatus:
-    """Reads a study's files and returns how far it is; its own driver says when it has ended."""
+    """Reads a study's files and returns its status; `has_ended` is set by the driver once it has ended the search."""
     config = load_config(study.search_yaml).config
     records = read_records(study.records)
     students = [record for record in records if record.role is Role.STUDENT]
-    num_ended = sum(record.counts_for_budget for record in records)
-    hours = total_device_hours(records)
-    most = config.budget.max_device_hours
     # A space that holds no other student ends a search before its budget does.
-    is_spent = num_ended >= config.budget.num_trials or (most is not None and hours >= most)
-    at_rest = State.DONE if is_spent or study.exhausted.exists() else State.INTERRUPTED
+    is_done = budget_ending(config.budget, records) is not None or study.exhausted.exists()
+    at_rest = State.DONE if is_done else State.INTERRUPTED
     statuses = [record.status for record in students]
     return StudyStatus(
         name=config.name,
         state=State.RUNNING if not has_ended and is_driven(study) else at_rest,
         num_trials=config.budget.num_trials,
-        num_ended=num_ended,
+        num_ended=num_counted(records),
         counts={str(status): statuses.count(status) for status in Status if status in statuses},
-        device_hours=hours,
+        device_hours=total_device_hours(records),
         running=tuple(_begun(study, {study.trial_folder(record.number).name for record in students})),
     )
 

@@ -1,8 +1,7 @@
 from .preparation import CacheShard as CacheShard
-from .preparation import caching_stage as caching_stage
-from .preparation import held as held
-from .preparation import make_ready_beside as make_ready_beside
+from .preparation import cache_shard as cache_shard
 from .preparation import prepare as prepare
 from .preparation import read_preparation as read_preparation
-from .process import StudentsFailedError as StudentsFailedError
+from .preparation import targets_held as targets_held
 from .run import run_group as run_group
+from .worker import JobsFailedError as JobsFailedError

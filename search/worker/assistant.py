@@ -1,50 +1,44 @@
-"""Teaching the assistant, once a study, before any student."""
+"""The distillation of the teacher's assistant, once for each study and before any student."""
 
 import math
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import distil
 from minilm_core.errors import NonFiniteLossError, UserError
-from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.assistant import Assistant
 from minilm_core.models.encoders import RelationEncoder, build_encoder, load_encoder_config, save_encoder
 from minilm_core.settings.schedules import DistillationSchedule
-from minilm_core.training.devices import training_device
 from search.config.settings import SearchConfig
-from search.config.teacher_assignment import TeacherRole, assistant_of, layer_pairs
-from search.study.jobs import Progress, distillation_event, is_due
-from search.study.layout import TrialPaths
+from search.config.teacher_assignment import TeacherRole
+from search.study.progress import Progress, distillation_event, is_due
+from search.worker.node import NodeContext
 from spaces.space import LogRange
 
 STAGE = "teaching the assistant"
 
 
-def teach_assistant(
-    config: SearchConfig,
-    teacher: StudentArchitecture,
-    teacher_folder: Path,
-    data: DistillationData,
-    paths: TrialPaths,
-) -> Iterator[Progress]:
-    """Distils the assistant from its latest checkpoint on and saves it; does nothing where it is there.
+def teach_assistant(node: NodeContext, data: DistillationData) -> Iterator[Progress]:
+    """Distils the assistant, from its latest checkpoint on, and saves it; does nothing where it is saved already.
 
-    It has the initialisation and the layers compared of the paper: random weights and its own last layer, unless the
-    study maps all layers.
+    As in the paper it begins with random weights, and its own last layer is compared, unless the study maps all layers.
+
+    Raises:
+        UserError: if the learning rate makes the loss infinite or NaN.
     """
+    config, paths, teachers = node.config, node.paths.assistant, node.study.teachers
     assert config.assistant is not None, "only a search with an assistant teaches one"
     if paths.student.is_dir():
         return
-    architecture = assistant_of(config, teacher)
-    pairs = layer_pairs(config, teacher, architecture, TeacherRole.TEACHER)
-    encoder = build_encoder(architecture, load_encoder_config(teacher_folder), seed=config.seed)
+    architecture = teachers.architecture(TeacherRole.ASSISTANT)
+    pairs = teachers.layer_pairs(architecture, TeacherRole.TEACHER)
+    encoder = build_encoder(architecture, load_encoder_config(node.teacher_folder), seed=config.seed)
     student = RelationEncoder(
         encoder, pairs.student, tuple(config.distillation.weights), teacher_width=data.targets.hidden_size
-    ).to(training_device(config.resources.gpus_per_worker > 0))
+    ).to(node.device)
     schedule = assistant_schedule(config, config.assistant)
     learning_rate = config.assistant.learning_rate or middle_learning_rate(config)
     last_saved = time.monotonic()
@@ -61,14 +55,14 @@ def teach_assistant(
         raise UserError(
             f"assistant.learning_rate must keep the assistant's loss finite, got {learning_rate:g} ({error})"
         ) from error
-    save_encoder(encoder, teacher_folder, paths.student)
+    save_encoder(encoder, node.teacher_folder, paths.student)
     shutil.rmtree(paths.checkpoint, ignore_errors=True)
 
 
 def assistant_schedule(config: SearchConfig, assistant: Assistant) -> DistillationSchedule:
-    """Returns how the assistant learns: as a student, but alone, with what the workers of a trial share between them.
+    """Returns the schedule of the assistant: that of a student, but in one process.
 
-    It takes as many rows at once as each of them would.
+    Its micro-batches have as many rows as each worker of a trial would have.
     """
     schedule = config.distillation
     return replace(
@@ -80,7 +74,7 @@ def assistant_schedule(config: SearchConfig, assistant: Assistant) -> Distillati
 
 
 def middle_learning_rate(config: SearchConfig) -> float:
-    """Returns the geometric middle of the peaks that a student may be given."""
+    """Returns the geometric mean of the lowest and the highest learning rate of the space."""
     rates = config.space.distillation_learning_rate
     ends = (rates.low, rates.high) if isinstance(rates, LogRange) else (min(rates), max(rates))
     return math.sqrt(ends[0] * ends[1])

@@ -1,9 +1,11 @@
-"""Students of one trial that are taught in step: each batch is put to their teacher once."""
+"""The distillation of a trial's students: those with the same targets learn together, from the same batches."""
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from transformers import PreTrainedModel
 
@@ -12,134 +14,154 @@ from minilm_core.distillation.loop import DistillationFailure, DistillationProgr
 from minilm_core.models.encoders import RelationEncoder
 from minilm_core.results.records import TrialRecord
 from minilm_core.training.checkpoints import latest_checkpoint
-from search.config.teacher_assignment import DistillationKey, distillation_key, layer_pairs
-from search.study.context import failed_record
-from search.study.jobs import Job, Progress, distillation_event, is_due
+from search.config.teacher_assignment import DistillationKey
+from search.study.jobs import Job
+from search.study.progress import Progress, distillation_event, is_due
 from search.worker.preparation import open_distillation_data
-from search.worker.process import Member, Worker, attribute_failure, write_down
+from search.worker.worker import JobRun, Worker, attribute_failure, log_progress
 
 STAGE = "distilling"
 
 
-def distilled(worker: Worker, members: Sequence[Member]) -> Iterator[Progress | TrialRecord]:
-    """Distils those that are not yet, from their latest checkpoints on, and saves each as transformers saves it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Learner:
+    """A student that is being distilled."""
 
-    Those who are told the same learn together, one such group after another. A student that fails alone leaves the
-    others; the first worker yields its record.
+    run: JobRun
+    encoder: PreTrainedModel
+    """What is saved in the end."""
+    student_run: StudentRun
+    """The encoder as the distillation loop trains it."""
+
+    @classmethod
+    def begin(cls, worker: Worker, run: JobRun, key: DistillationKey, data: DistillationData) -> Self:
+        """Builds the student of a run, which goes on from its latest checkpoint."""
+        job = run.job
+        encoder = worker.initialised(job)
+        pairs = job.study.teachers.layer_pairs(job.choice.architecture, key.teacher_role)
+        relations = tuple(job.config.distillation.weights)
+        student = RelationEncoder(encoder, pairs.student, relations, teacher_width=data.targets.hidden_size)
+        student_run = StudentRun(
+            student=worker.in_parallel(student),
+            learning_rate=job.choice.distillation_learning_rate,
+            resume_from=_checkpoint(worker, job),
+        )
+        return cls(run=run, encoder=encoder, student_run=student_run)
+
+
+def distil_students(worker: Worker, runs: Sequence[JobRun]) -> Iterator[Progress | TrialRecord]:
+    """Distils the students that are not distilled yet, from their latest checkpoints on, and saves their encoders.
+
+    Students with the same targets learn together, one group after another. A student that fails alone does not stop
+    the others; the first worker yields its record.
     """
-    is_missing = worker.agree(lambda: [not member.job.paths.student.is_dir() for member in members])
-    groups: dict[DistillationKey, list[Member]] = {}
-    for member in (member for member, missing in zip(members, is_missing, strict=True) if missing):
-        key = distillation_key(worker.node.config, worker.node.teacher, member.job.choice.architecture)
-        groups.setdefault(key, []).append(member)
+    is_missing = worker.agree(lambda: [not run.job.paths.student.is_dir() for run in runs])
+    groups: dict[DistillationKey, list[JobRun]] = {}
+    for run in (run for run, missing in zip(runs, is_missing, strict=True) if missing):
+        key = worker.node.study.teachers.key(run.job.choice.architecture)
+        groups.setdefault(key, []).append(run)
     for key, group in groups.items():
         with attribute_failure(group):
-            yield from _distilled_together(worker, key, group)
+            yield from _distil_group(worker, key, group)
 
 
-def _distilled_together(
-    worker: Worker, key: DistillationKey, members: Sequence[Member]
-) -> Iterator[Progress | TrialRecord]:
-    schedule, seed = worker.node.config.distillation, worker.node.config.seed
-    data = _opened(worker, key)
-    encoders: list[PreTrainedModel] = []
-    runs: list[StudentRun] = []
-    for member in members:
-        with attribute_failure([member]):
-            encoders.append(worker.initialised(member.job))
-            runs.append(_student_run(worker, key, data, member.job, encoders[-1]))
-    last_saved = time.monotonic()
-    for outcomes in distil_together(runs, data, schedule, seed=seed):
-        worker.share_time([members[place] for place in outcomes])
-        yield from _failures(worker, members, outcomes)
-        standing = [
-            (members[p], outcome) for p, outcome in outcomes.items() if isinstance(outcome, DistillationProgress)
-        ]
-        # None after the last step: the students themselves are saved next, and a crash before that repeats the last
-        # steps and with them the last held-out losses.
-        is_time = time.monotonic() - last_saved >= schedule.checkpoint_every_seconds
-        if worker.is_first and is_time and not all(progress.is_finished for _, progress in standing):
-            for member, progress in standing:
-                progress.save_checkpoint(member.job.paths.checkpoint)
-            last_saved = time.monotonic()
-        if any(is_due(progress) for _, progress in standing):
-            event = write_down(worker, [(member, distillation_event(STAGE, progress)) for member, progress in standing])
+def _distil_group(worker: Worker, key: DistillationKey, runs: Sequence[JobRun]) -> Iterator[Progress | TrialRecord]:
+    schedule = worker.node.config.distillation
+    data = _open_data(worker, key)
+    learners: list[_Learner] = []
+    for run in runs:
+        with attribute_failure([run]):
+            learners.append(_Learner.begin(worker, run, key, data))
+    checkpoints = _CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
+    student_runs = [learner.student_run for learner in learners]
+    for outcomes in distil_together(student_runs, data, schedule, seed=worker.node.config.seed):
+        worker.share_time([runs[index] for index in outcomes])
+        yield from _failed_records(worker, runs, outcomes)
+        progress = [(runs[i], outcome) for i, outcome in outcomes.items() if isinstance(outcome, DistillationProgress)]
+        if worker.is_first:
+            checkpoints.save_if_due(progress)
+        if any(is_due(of_run) for _, of_run in progress):
+            event = log_progress(worker, [(run, distillation_event(STAGE, of_run)) for run, of_run in progress])
             yield event
-            worker.check_time([member for member in members if not member.has_failed], event)
-    yield from _saved(worker, members, encoders)
+            worker.check_time([run for run in runs if not run.has_failed], event)
+    yield from _save_students(worker, learners)
 
 
-def _opened(worker: Worker, key: DistillationKey) -> DistillationData:
-    """Opens what the students learn from; the first worker before the others, for it makes what is missing."""
-    config, study = worker.node.config, worker.node.study
+class _CheckpointClock:
+    """Saves checkpoints at intervals of time."""
+
+    def __init__(self, *, every_seconds: float) -> None:
+        self._every_seconds = every_seconds
+        self._last_saved = time.monotonic()
+
+    def save_if_due(self, progress: Sequence[tuple[JobRun, DistillationProgress]]) -> None:
+        """Saves a checkpoint of every run if it is time to.
+
+        None is saved after the last step: the students themselves are saved next, and a crash before that repeats the
+        last steps and with them the last held-out losses.
+        """
+        is_time = time.monotonic() - self._last_saved >= self._every_seconds
+        if is_time and not all(of_run.is_finished for _, of_run in progress):
+            for run, of_run in progress:
+                of_run.save_checkpoint(run.job.paths.checkpoint)
+            self._last_saved = time.monotonic()
+
+
+def _open_data(worker: Worker, key: DistillationKey) -> DistillationData:
+    """Opens the data of a group. The first worker comes before the others, for it makes what is missing on the node."""
     if worker.is_first:
-        data = open_distillation_data(config, study, key, rank=0, num_workers=worker.num_workers)
+        data = open_distillation_data(worker.node, key, rank=0, world_size=worker.world_size)
     worker.wait_for_others()
     if not worker.is_first:
-        data = open_distillation_data(config, study, key, rank=worker.rank, num_workers=worker.num_workers)
+        data = open_distillation_data(worker.node, key, rank=worker.rank, world_size=worker.world_size)
     return data
 
 
-def _student_run(
-    worker: Worker, key: DistillationKey, data: DistillationData, job: Job, encoder: PreTrainedModel
-) -> StudentRun:
-    config, teacher = worker.node.config, worker.node.teacher
-    pairs = layer_pairs(config, teacher, job.choice.architecture, key.teacher_role)
-    student = RelationEncoder(
-        encoder, pairs.student, tuple(config.distillation.weights), teacher_width=data.targets.hidden_size
-    )
-    return StudentRun(
-        student=worker.in_parallel(student),
-        learning_rate=job.choice.distillation_learning_rate,
-        resume_from=_checkpoints(worker, job),
-    )
-
-
-def _checkpoints(worker: Worker, job: Job) -> Path | None:
-    """Returns where a distillation goes on from; None: from its beginning.
+def _checkpoint(worker: Worker, job: Job) -> Path | None:
+    """Returns the folder of the checkpoints that a distillation goes on from, or None where it starts anew.
 
     Raises:
-        OSError: if this worker does not see the checkpoint that the first one does.
+        OSError: if this worker does not see the checkpoint that the first worker sees.
     """
     root = job.paths.checkpoint
     agreed = worker.agree(lambda: latest_checkpoint(root))
     if agreed is not None and latest_checkpoint(root) != agreed:
         raise OSError(
-            f"every worker must see the first one's checkpoint {agreed}, got {latest_checkpoint(root)} in {root}"
+            f"every worker must see the checkpoint of the first, {agreed}, got {latest_checkpoint(root)} in {root}; "
+            f"the study's folder must be on a disk that all nodes share"
         )
     return None if agreed is None else root
 
 
-def _failures(
-    worker: Worker, members: Sequence[Member], outcomes: dict[int, DistillationProgress | DistillationFailure]
+def _failed_records(
+    worker: Worker, runs: Sequence[JobRun], outcomes: Mapping[int, DistillationProgress | DistillationFailure]
 ) -> Iterator[TrialRecord]:
-    for place, outcome in outcomes.items():
+    for index, outcome in outcomes.items():
         if isinstance(outcome, DistillationFailure):
-            members[place].has_failed = True
+            runs[index].has_failed = True
             if worker.is_first:
-                yield failed_record(members[place].job, outcome.error)
+                yield runs[index].job.failed_record(outcome.error)
 
 
-def _saved(worker: Worker, members: Sequence[Member], encoders: Sequence[PreTrainedModel]) -> Iterator[TrialRecord]:
-    """Saves what the students have become; one that cannot be saved costs none of the others."""
+def _save_students(worker: Worker, learners: Sequence[_Learner]) -> Iterator[TrialRecord]:
+    """Saves the distilled encoders. One that cannot be saved does not stop the others: its record is yielded."""
 
     def save_all() -> dict[int, TrialRecord]:
         failures: dict[int, TrialRecord] = {}
-        for place, (member, encoder) in enumerate(zip(members, encoders, strict=True)):
-            if member.has_failed:
+        for index, learner in enumerate(learners):
+            if learner.run.has_failed:
                 continue
             try:
-                worker.save_encoder(encoder, member.job)
+                worker.save_encoder(learner.encoder, learner.run.job)
             except Exception as error:
-                failures[place] = failed_record(member.job, error)
+                failures[index] = learner.run.job.failed_record(error)
             else:
-                shutil.rmtree(member.job.paths.checkpoint, ignore_errors=True)
+                shutil.rmtree(learner.run.job.paths.checkpoint, ignore_errors=True)
         return failures
 
-    failures = worker.agree(save_all)
-    for place, record in failures.items():
-        members[place].has_failed = True
+    for index, record in worker.agree(save_all).items():
+        learners[index].run.has_failed = True
         if worker.is_first:
             yield record
-    if left := [member for member in members if not member.has_failed]:
+    if left := [learner.run for learner in learners if not learner.run.has_failed]:
         worker.share_time(left)

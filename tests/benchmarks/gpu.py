@@ -21,7 +21,8 @@ import torch
 from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import distil
 from minilm_core.distillation.relations import split_heads
-from minilm_core.distillation.targets import CachedTargets, OnlineTargets, Targets, cache_targets
+from minilm_core.distillation.target_cache import cache_targets
+from minilm_core.distillation.targets import CachedTargets, OnlineTargets, Targets
 from minilm_core.kernels.blockwise import Side, blockwise_kl
 from minilm_core.kernels.gpu import is_available, padded_relation_kl
 from minilm_core.settings.schedules import Precision

@@ -12,7 +12,9 @@ from transformers import BertConfig, PreTrainedModel
 from minilm_core.corpus.packed import BatchOrder, CorpusManifest, PackedCorpus
 from minilm_core.distillation.data import DistillationData, relation_loss
 from minilm_core.distillation.loop import distil
-from minilm_core.distillation.targets import CachedTargets, OnlineTargets, TargetsKey, cache_targets
+from minilm_core.distillation.target_cache import cache_targets
+from minilm_core.distillation.target_storage import TargetsKey
+from minilm_core.distillation.targets import CachedTargets, OnlineTargets
 from minilm_core.errors import UserError
 from minilm_core.models.encoders import RelationEncoder, build_encoder, load_encoder
 from minilm_core.models.teacher import TeacherSource
@@ -72,7 +74,7 @@ def compared_losses(case: Case, teacher: PreTrainedModel, student: PreTrainedMod
     rows = corpus.training_rows
     theirs = trainer.compute_loss(student, full_rows(torch.from_numpy(corpus.rows(rows))))
     encoder = relation_encoder(student, schedule).eval()
-    return relation_loss(encoder, distillation_data.of_rows(rows, CPU), schedule), theirs
+    return relation_loss(encoder, distillation_data.teacher_batch(rows, CPU), schedule), theirs
 
 
 def schedule_of(case: Case, precision: Precision) -> DistillationSchedule:

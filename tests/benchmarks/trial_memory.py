@@ -27,12 +27,12 @@ from transformers import BertConfig, BertTokenizerFast
 
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
-from minilm_core.models.families import encoder_architecture, family_shape
 from search.config.settings import load_config
 from search.driver.trial import guarded
 from search.driver.working_thread import on_one_thread
-from search.study.context import StudyContext
+from search.study.jobs import Job
 from search.study.layout import StudyPaths
+from search.study.resolved import resolve_study
 from search.worker.preparation import prepare
 from search.worker.run import run_group
 from spaces.space import StudentChoice
@@ -124,15 +124,8 @@ def memory_of_loop(search_yaml: Path, num_trials: int, overrides: Sequence[str] 
     config = load_config(search_yaml, overrides).config
     config.study_folder.mkdir(parents=True)
     teacher = json.loads((search_yaml.parent / "teacher" / "config.json").read_text(encoding="utf-8"))
-    context = StudyContext(
-        config=config,
-        study=StudyPaths(root=config.study_folder),
-        family=family_shape(teacher),
-        teacher=encoder_architecture(teacher),
-        teacher_family=family_shape(teacher),
-        latency_table=None,
-    )
-    list(prepare(config, context.study, 1))
+    study = resolve_study(config, StudyPaths(root=config.study_folder), teacher)
+    list(prepare(study, 1))
     take_arenas()
     architectures = list(config.space.architectures())
     random = np.random.default_rng(0)
@@ -142,7 +135,7 @@ def memory_of_loop(search_yaml: Path, num_trials: int, overrides: Sequence[str] 
             distillation_learning_rate=1e-4,
             finetuning_learning_rate=1e-5,
         )
-        job = context.student(number, choice)
+        job = Job.of_student(study, number, choice)
         thread = threading.Thread(target=lambda job=job: list(on_one_thread(guarded([job], run_group))))
         thread.start()
         thread.join()

@@ -82,10 +82,10 @@ def make_targets(cache: Path, teacher: RelationEncoder, corpus: PackedCorpus) ->
 
 
 def distillation_data_of(
-    corpus: PackedCorpus, targets: Path, method: Method = Method.MINILMV2, **share: int
+    corpus: PackedCorpus, targets: Path, method: Method = Method.MINILMV2, *, rank: int = 0, world_size: int = 1
 ) -> DistillationData:
     cached = CachedTargets(targets, CPU, Precision.FP32, layers=[3], relations=METHOD_RELATIONS[method])
-    return DistillationData(corpus=corpus, targets=cached, **share)
+    return DistillationData(corpus=corpus, targets=cached, rank=rank, world_size=world_size)
 
 
 def new_student(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from minilm_core.deployment.packaging import PackageSource
+from minilm_core.deployment.source import PackageSource
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 

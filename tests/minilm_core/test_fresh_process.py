@@ -7,33 +7,15 @@ from pathlib import Path
 import pytest
 
 from minilm_core import fresh_process
-from minilm_core.errors import UserError
 from minilm_core.fresh_process import PROJECT_FOLDER, import_path, module_command
-from search.driver.calibration import calibrate_apart
 
 
-@pytest.fixture
-def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, whose files have the names of modules of ours and of Python's."""
-    for module in ("search", "minilm_core", "json", "yaml", "typer"):
-        (tmp_path / f"{module}.py").write_text("print('a stranger')\nraise ImportError\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_a_calibration_imports_nothing_from_the_current_folder(
-    strangers: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(UserError, match="must end with exit code 0, got 2"):
-        calibrate_apart(strangers / "missing.yaml")
-    assert "missing.yaml: must be a file that can be read" in capfd.readouterr().err
-
-
-@pytest.mark.usefixtures("strangers")
 @pytest.mark.parametrize("given", ["", os.pathsep, f"{os.pathsep}/somewhere"])
 def test_an_empty_entry_of_the_users_path_is_not_the_current_folder(
-    given: str, monkeypatch: pytest.MonkeyPatch
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "json.py").write_text("print('a stranger')\nraise ImportError\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", given)
     environment = {**os.environ, "PYTHONPATH": import_path()}
     command = module_command("json.tool", "--help")

@@ -10,7 +10,8 @@ from hypothesis import given
 from transformers import AutoTokenizer, BertForSequenceClassification, PretrainedConfig
 
 from minilm_core.corpus.tokenisation import CorpusTokenizer
-from minilm_core.deployment.packaging import SUMS_FILE, package
+from minilm_core.deployment.layout import SUMS_FILE
+from minilm_core.deployment.packaging import package
 from minilm_core.deployment.verification import run_checks
 from minilm_core.errors import UserError
 from tests.minilm_core.packages import source_of

@@ -14,14 +14,12 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from minilm_core.models.architecture import StudentArchitecture
-from minilm_core.models.families import encoder_architecture, family_shape
-from minilm_core.models.student_family import student_base
 from minilm_core.models.teacher import resolve
 from minilm_core.results.records import TrialRecord
 from search.config.settings import load_config
-from search.study.context import StudyContext
 from search.study.jobs import Job
 from search.study.layout import StudyPaths
+from search.study.resolved import ResolvedStudy, resolve_study
 from search.worker.preparation import prepare
 from spaces.space import StudentChoice
 from tests.search.running import Event, OpenStudy, run_job
@@ -101,39 +99,32 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def open_study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., StudyContext]:
+def open_study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ResolvedStudy]:
     """Opens a study in a fresh folder, with `key=value` overrides; the packed text and the targets are shared."""
 
-    def open_one(*overrides: str, is_prepared: bool = True) -> StudyContext:
+    def open_one(*overrides: str, is_prepared: bool = True) -> ResolvedStudy:
         folder = tmp_path_factory.mktemp("studies")
         config = load_config(material / "search.yaml", [f"storage.path={folder}", *overrides]).config
         config.study_folder.mkdir(parents=True)
         teacher = json.loads((resolve(config.teacher, material) / "config.json").read_text(encoding="utf-8"))
-        context = StudyContext(
-            config=config,
-            study=StudyPaths(root=config.study_folder),
-            family=family_shape(student_base(teacher, config.student_family)),
-            teacher=encoder_architecture(teacher),
-            teacher_family=family_shape(teacher),
-            latency_table=None,
-        )
+        study = resolve_study(config, StudyPaths(root=config.study_folder), teacher)
         if is_prepared:
-            list(prepare(context.config, context.study, 1))
-        return context
+            list(prepare(study, 1))
+        return study
 
     return open_one
 
 
 @pytest.fixture(scope="session")
-def context(open_study: OpenStudy) -> StudyContext:
-    """An open study."""
+def study(open_study: OpenStudy) -> ResolvedStudy:
+    """A resolved study that is prepared."""
     return open_study()
 
 
 @pytest.fixture(scope="session")
-def job(context: StudyContext, choice: StudentChoice) -> Job:
+def job(study: ResolvedStudy, choice: StudentChoice) -> Job:
     """A student of it."""
-    return context.student(7, choice)
+    return Job.of_student(study, 7, choice)
 
 
 @pytest.fixture(scope="session")

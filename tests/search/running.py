@@ -11,12 +11,13 @@ from torch import Tensor
 
 from minilm_core.results.records import TrialRecord
 from search.driver.display import Display
-from search.study.context import StudyContext
-from search.study.jobs import Job, Progress
+from search.study.jobs import Job
+from search.study.progress import Progress
+from search.study.resolved import ResolvedStudy
 from search.worker.run import run_group
 from spaces.space import StudentChoice
 
-OpenStudy = Callable[..., StudyContext]
+OpenStudy = Callable[..., ResolvedStudy]
 Event = Progress | TrialRecord
 
 CHECKPOINT_EVERY_STEP = "distillation.checkpoint_every_seconds=0"
@@ -59,7 +60,7 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 def copied(job: Job, choice: StudentChoice, open_study: OpenStudy) -> Job:
     """The trial's files in another study."""
-    copy = open_study().student(7, choice)
+    copy = Job.of_student(open_study(), 7, choice)
     shutil.copytree(job.folder, copy.folder)
     return copy
 

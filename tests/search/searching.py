@@ -1,7 +1,6 @@
 """What the tests of a searcher share: two spaces, a driver that trains nothing, and what a searcher draws for it."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.storages import InMemoryStorage
@@ -11,6 +10,7 @@ from minilm_core.results.objectives import objectives_named
 from minilm_core.results.records import Role, Status, TrialRecord
 from search.config.settings import Sampler, SamplerName
 from search.driver.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
+from search.study.messages import JobsEnded, encode
 from spaces.limits import Violation
 from spaces.space import LogRange, StudentChoice, StudentSpace
 
@@ -53,7 +53,7 @@ def make_record(
 
 
 class Driver:
-    """A driver that trains nothing: every trial ends at once, as it is told to. A row names the students it ends."""
+    """A driver that trains nothing: the students of a trial that ends without a message get the driver's status."""
 
     def __init__(self, max_layers: float = 99, status: Status = Status.COMPLETE) -> None:
         self.max_layers = max_layers
@@ -61,7 +61,7 @@ class Driver:
         self.has_ended = False
         self.refusals: list[tuple[int, StudentChoice, str]] = []
         self.records: list[TrialRecord] = []
-        self.rows: list[Mapping[str, Any] | None] = []
+        self.num_losses = 0
 
     def violation(self, choice: StudentChoice) -> Violation | None:
         num_layers = choice.architecture.num_layers
@@ -75,12 +75,24 @@ class Driver:
     def refused(self, number: int, choice: StudentChoice, reason: str) -> None:
         self.refusals.append((number, choice, reason))
 
-    def ended(self, students: Mapping[int, StudentChoice], row: Mapping[str, Any] | None) -> list[TrialRecord]:
-        self.rows.append(row)
-        numbers = students.keys() if row is None else students.keys() & row["records"]
-        ended = [make_record(number, students[number], self.status) for number in numbers]
-        self.records += ended
-        return ended
+    def ended(self, records: Sequence[TrialRecord]) -> None:
+        self.records += records
+
+    def lost(self, students: Mapping[int, StudentChoice]) -> list[TrialRecord]:
+        self.num_losses += 1
+        lost = [make_record(number, choice, self.status) for number, choice in students.items()]
+        self.records += lost
+        return lost
+
+
+def end(searcher: StudySearcher, students: Mapping[int, StudentChoice], *numbers: int, trial_id: str = "a") -> None:
+    """Reports that some of a trial's students are complete, as Tune passes it on."""
+    searcher.on_trial_result(trial_id, dict(row_of(students, *numbers)))
+
+
+def row_of(students: Mapping[int, StudentChoice], *numbers: int) -> dict[str, str]:
+    """The row that reports some of a trial's students, or all, as complete."""
+    return encode(JobsEnded(records=tuple(make_record(number, students[number]) for number in numbers or students)))
 
 
 def make_study(

@@ -8,8 +8,9 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from minilm_core.results.records import Role, TrialRecord
-from search.study.context import StudyContext
+from search.study.jobs import Job
 from search.study.layout import TrialPaths
+from search.study.resolved import ResolvedStudy
 from search.worker.run import run_group
 from spaces.space import StudentChoice
 from tests.minilm_core.encoder_families import write_teacher
@@ -17,59 +18,59 @@ from tests.search.latency_tables import table_of
 
 
 @pytest.fixture(scope="module", params=["roberta", "modernbert"])
-def context(
-    request: pytest.FixtureRequest, open_study: Callable[..., StudyContext], tmp_path_factory: pytest.TempPathFactory
-) -> StudyContext:
+def study(
+    request: pytest.FixtureRequest, open_study: Callable[..., ResolvedStudy], tmp_path_factory: pytest.TempPathFactory
+) -> ResolvedStudy:
     folder = tmp_path_factory.mktemp("teacher") / request.param
     write_teacher(request.param, folder)
     return open_study(f"teacher.model={folder}", "student_family=bert", "assistant=null")
 
 
 @pytest.fixture(scope="module")
-def records(context: StudyContext, choice: StudentChoice) -> dict[Role, TrialRecord]:
-    jobs = (context.student(0, choice), context.twin(0, choice), context.fine_tuned_teacher())
+def records(study: ResolvedStudy, choice: StudentChoice) -> dict[Role, TrialRecord]:
+    jobs = (Job.of_student(study, 0, choice), Job.of_twin(study, 0, choice), Job.of_teacher(study))
     ended = [event for job in jobs for event in run_group([job]) if isinstance(event, TrialRecord)]
     return {record.role: record for record in ended}
 
 
 def test_students_are_bert_and_read_their_teachers_tokens(
-    records: dict[Role, TrialRecord], context: StudyContext, choice: StudentChoice
+    records: dict[Role, TrialRecord], study: ResolvedStudy, choice: StudentChoice
 ) -> None:
     assert records.keys() == set(Role)
-    tuned = TrialPaths(root=context.study.trial_folder(0)).finetuned("mood")
+    tuned = TrialPaths(root=study.paths.trial_folder(0)).finetuned("mood")
     model = AutoModelForSequenceClassification.from_pretrained(tuned)
     tokenizer = AutoTokenizer.from_pretrained(tuned)
-    teacher_folder = Path(context.config.teacher.model)
+    teacher_folder = Path(study.config.teacher.model)
     text = "the old captain loves a search"
     assert tokenizer(text).input_ids == AutoTokenizer.from_pretrained(teacher_folder)(text).input_ids
     assert model.config.model_type == "bert"
     assert model(**tokenizer(text, return_tensors="pt")).logits.shape == (1, 2)
 
 
-def test_the_teacher_stays_what_it_is(records: dict[Role, TrialRecord], context: StudyContext) -> None:
-    tuned = TrialPaths(root=context.study.teacher_folder).finetuned("mood")
+def test_the_teacher_stays_what_it_is(records: dict[Role, TrialRecord], study: ResolvedStudy) -> None:
+    tuned = TrialPaths(root=study.paths.teacher_folder).finetuned("mood")
     model = AutoModelForSequenceClassification.from_pretrained(tuned)
     assert model.config.model_type != "bert"
-    assert records[Role.TEACHER].num_parameters == context.teacher.num_parameters(context.teacher_family)
+    assert records[Role.TEACHER].num_parameters == study.teacher.num_parameters(study.teacher_family)
 
 
 def test_the_records_tell_the_size_of_what_was_built(
-    records: dict[Role, TrialRecord], context: StudyContext, choice: StudentChoice
+    records: dict[Role, TrialRecord], study: ResolvedStudy, choice: StudentChoice
 ) -> None:
-    for role, folder in ((Role.STUDENT, context.study.trial_folder(0)), (Role.TWIN, context.study.twin_folder(0))):
+    for role, folder in ((Role.STUDENT, study.paths.trial_folder(0)), (Role.TWIN, study.paths.twin_folder(0))):
         model = AutoModelForSequenceClassification.from_pretrained(TrialPaths(root=folder).finetuned("mood"))
         assert records[role].num_parameters == sum(p.numel() for p in model.bert.parameters())
-    assert context.family != context.teacher_family
+    assert study.student_family != study.teacher_family
 
 
 def test_students_and_teacher_have_latencies_of_tables_of_their_own(
-    context: StudyContext, choice: StudentChoice
+    study: ResolvedStudy, choice: StudentChoice
 ) -> None:
-    both = (choice.architecture, context.teacher)
+    both = (choice.architecture, study.teacher)
     of_students, of_teacher = (table_of(*both, ms_per_layer=number) for number in (1.0, 3.0))
-    calibrated = replace(context, latency_table=of_students, teacher_latency_table=of_teacher)
-    assert calibrated.student(0, choice).latency_ms == pytest.approx(2.0)
-    assert calibrated.twin(0, choice).latency_ms == pytest.approx(2.0)
-    assert calibrated.fine_tuned_teacher().latency_ms == pytest.approx(12.0)
+    calibrated = replace(study, latency_table=of_students, teacher_latency_table=of_teacher)
+    assert Job.of_student(calibrated, 0, choice).latency_ms == pytest.approx(2.0)
+    assert Job.of_twin(calibrated, 0, choice).latency_ms == pytest.approx(2.0)
+    assert Job.of_teacher(calibrated).latency_ms == pytest.approx(12.0)
     alike = replace(calibrated, teacher_latency_table=None)
-    assert alike.fine_tuned_teacher().latency_ms == pytest.approx(4.0)
+    assert Job.of_teacher(alike).latency_ms == pytest.approx(4.0)

@@ -15,7 +15,8 @@ from transformers import (
     pipeline,
 )
 
-from minilm_core.deployment.packaging import PackageSource, package
+from minilm_core.deployment.packaging import package
+from minilm_core.deployment.source import PackageSource
 from minilm_core.errors import UserError
 from minilm_core.latency.measurements import Measurement
 from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertForSequenceClassification, PretrainedConfig
 
-from minilm_core.deployment.packaging import package, sha256_of
+from minilm_core.deployment.layout import checksums
+from minilm_core.deployment.packaging import package
 from minilm_core.deployment.quantisation import LabelledTexts, quantise_int8
 from minilm_core.deployment.verification import Check, run_checks, verify
 from minilm_core.errors import UserError
@@ -57,11 +58,8 @@ def int8_folder(packaged_with_int8: Path, tmp_path: Path) -> Path:
 
 def reseal(folder: Path) -> None:
     """Makes the checksums right again, so that only what lies behind them can find the damage."""
-    names = [
-        p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "SHA256SUMS"
-    ]
-    sums = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names)
-    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
+    (folder / "SHA256SUMS").unlink()
+    (folder / "SHA256SUMS").write_text(checksums(folder), encoding="utf-8")
 
 
 def edit_json(path: Path, **changes: object) -> None:

@@ -1,4 +1,4 @@
-"""Tests of the loss of a lesson: which terms it has, how they are weighed, over which layers it is averaged."""
+"""Tests of the loss of a batch: which terms it has, how they are weighted, over which layers it is averaged."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ RELATIONS = (Relation.QUERY, Relation.VALUE)
 NUM_HEADS = 2
 
 
-class Recited(nn.Module):
+class FixedRelations(nn.Module):
     """A student that says what it was told to."""
 
     def __init__(self, of_layers: list[LayerRelations]) -> None:
@@ -49,8 +49,8 @@ def loss_of(of_teacher: list[LayerRelations], of_student: list[LayerRelations], 
     schedule = DistillationSchedule(
         num_steps=1, batch_size=2, relation_heads=NUM_HEADS, precision=Precision.FP32, **settings
     )
-    lesson = TeacherBatch(torch.zeros(2, 5, dtype=torch.long), of_teacher, NUM_HEADS)
-    return relation_loss(Recited(of_student), lesson, schedule).item()
+    batch = TeacherBatch(torch.zeros(2, 5, dtype=torch.long), of_teacher, NUM_HEADS)
+    return relation_loss(FixedRelations(of_student), batch, schedule).item()
 
 
 def test_terms_are_added_by_their_weights(of_teacher: list[LayerRelations], of_student: list[LayerRelations]) -> None:
@@ -81,9 +81,12 @@ def test_a_student_of_other_layers_than_its_teachers_is_refused(
         loss_of(of_teacher, of_student[:1], relations=dict.fromkeys(RELATIONS, 1.0))
 
 
-def test_a_student_that_tells_other_relations_than_its_schedule_is_refused(
+def test_a_student_that_computes_other_relations_than_its_schedule_is_refused(
     of_teacher: list[LayerRelations], of_student: list[LayerRelations]
 ) -> None:
     with pytest.raises(UserError) as refusal:
         loss_of(of_teacher, of_student, relations={Relation.QUERY: 1.0})
-    assert str(refusal.value) == "a student must tell the relations of its schedule, query, got query, value"
+    assert str(refusal.value) == (
+        "a student must compute the relations of its schedule, query, got query, value; "
+        "build its RelationEncoder with schedule.weights"
+    )

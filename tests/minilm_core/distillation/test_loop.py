@@ -97,7 +97,7 @@ def test_the_loss_of_a_step_is_the_plain_sum_of_the_relation_terms(
     input_ids = torch.from_numpy(distillation_data.corpus.rows(rows))
     (of_teacher,), (of_student,) = distillation_data.targets.relations(rows, input_ids), student(input_ids, None)
     terms = relation_losses(of_teacher, of_student, 4)
-    assert relation_loss(student, distillation_data.of_rows(rows, CPU), SCHEDULE).item() == pytest.approx(
+    assert relation_loss(student, distillation_data.teacher_batch(rows, CPU), SCHEDULE).item() == pytest.approx(
         sum(t.item() for t in terms.values())
     )
 
@@ -118,19 +118,19 @@ def test_the_schedules_dropout_is_taken_in_place_of_the_teachers(
     assert_same_bits(with_teachers, whole)
 
 
-def test_students_are_judged_by_the_judge_and_learn_from_the_targets(
+def test_students_learn_from_the_targets_and_are_evaluated_against_the_evaluation_targets(
     teacher_config: PretrainedConfig, teacher_folder: Path, distillation_data: DistillationData, whole: Run
 ) -> None:
     evaluation_targets = OnlineTargets(
         RelationEncoder(load_encoder(teacher_folder), [2], METHOD_RELATIONS[Method.MINILMV2]), Precision.FP32
     )
     student = new_student(teacher_config)
-    judged = run(student, replace(distillation_data, evaluation_targets=evaluation_targets))
-    assert judged.losses == whole.losses
-    assert judged.held_out[-1] == held_out_loss(
+    evaluated = run(student, replace(distillation_data, evaluation_targets=evaluation_targets))
+    assert evaluated.losses == whole.losses
+    assert evaluated.held_out[-1] == held_out_loss(
         student, replace(distillation_data, targets=evaluation_targets), SCHEDULE
     )
-    assert judged.held_out[-1] != whole.held_out[-1]
+    assert evaluated.held_out[-1] != whole.held_out[-1]
 
 
 def test_the_held_out_loss_is_measured_as_often_as_asked_and_at_the_end(whole: Run) -> None:
@@ -145,7 +145,7 @@ def test_the_held_out_loss_is_the_mean_over_rows_without_dropout(
     with torch.no_grad():
         rows = [np.array([row]) for row in distillation_data.corpus.held_out_rows]
         expected = np.mean(
-            [relation_loss(student, distillation_data.of_rows(row, CPU), SCHEDULE).item() for row in rows]
+            [relation_loss(student, distillation_data.teacher_batch(row, CPU), SCHEDULE).item() for row in rows]
         )
     student.train()
     assert held_out_loss(student, distillation_data, SCHEDULE) == pytest.approx(expected, rel=1e-5)
@@ -198,7 +198,7 @@ def test_progress_counts_the_tokens_of_all_workers(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run
 ) -> None:
     assert [step.num_tokens for step in whole.progress] == [8 * 16 * step for step in range(1, 9)]
-    one_of_two = replace(distillation_data, num_workers=2)
+    one_of_two = replace(distillation_data, world_size=2)
     first = next(distil(new_student(teacher_config), one_of_two, SCHEDULE, learning_rate=LEARNING_RATE, seed=0))
     assert first.num_tokens == 8 * 16
 

@@ -2,17 +2,21 @@
 
 import itertools
 import shutil
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import DistillationProgress, distil
+from minilm_core.distillation.targets import OnlineTargets
+from minilm_core.models.adapters import LayerRelations
 from minilm_core.models.encoders import RelationEncoder
 from minilm_core.settings.schedules import DistillationSchedule, Precision
 from tests.minilm_core.distilling import (
@@ -23,10 +27,45 @@ from tests.minilm_core.distilling import (
     new_student,
     run,
     run_of,
+    teacher_of,
     without_dropout,
 )
 
 FP16 = replace(SCHEDULE, precision=Precision.FP16)
+
+
+class WatchedTargets(OnlineTargets):
+    """A teacher that notes how many tensors of its earlier batches are still in memory when it computes the next."""
+
+    def __init__(self, teacher: RelationEncoder) -> None:
+        super().__init__(teacher, Precision.FP32)
+        self.num_alive: list[int] = []
+        self._given: list[weakref.ref[Tensor]] = []
+
+    def relations(self, rows: np.ndarray, input_ids: Tensor) -> list[LayerRelations]:
+        self.num_alive.append(sum(tensor() is not None for tensor in self._given))
+        relations = super().relations(rows, input_ids)
+        self._given = [weakref.ref(operands.left) for layer in relations for operands in layer.values()]
+        return relations
+
+
+def test_a_batch_is_read_ahead_of_the_optimiser_step_and_only_after_the_one_before_was_released(
+    teacher_config: PretrainedConfig, teacher_folder: Path, distillation_data: DistillationData
+) -> None:
+    targets = WatchedTargets(teacher_of(teacher_folder))
+    schedule = replace(SCHEDULE, num_steps=3, num_evaluations=1, micro_batch_size=4)
+    steps = distil(
+        new_student(teacher_config),
+        replace(distillation_data, targets=targets),
+        schedule,
+        learning_rate=LEARNING_RATE,
+        seed=0,
+    )
+    next(steps)
+    # Two micro-batches of the first step and the first of the second.
+    assert targets.num_alive == [0, 0, 0]
+    next(steps)
+    assert targets.num_alive == [0] * 5
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 4, 7])

@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_training_is_refused(
 ) -> None:
     whole.progress[-1].save_checkpoint(tmp_path)
     with pytest.raises(
-        UserError, match=f"^a checkpoint must be of the training that resumes it, {message}; remove .* to begin anew$"
+        UserError, match=f"^a checkpoint must be of the training that resumes it, {message}; remove .* to start again$"
     ):
         first_step(new_student(teacher_config), distillation_data, resume_from=tmp_path, **change)
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_of_another_student_is_refused(
     before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     with pytest.raises(
         UserError,
-        match=f"^a checkpoint must hold the module that resumes it, where {message}; remove .* to begin anew$",
+        match=f"^a checkpoint must hold the module that resumes it, where {message}; remove .* to start again$",
     ):
         first_step(student, distillation_data, resume_from=tmp_path)
     assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
@@ -164,5 +164,5 @@ def test_a_checkpoint_that_does_not_say_of_what_training_it_is_is_refused(
     content = json.loads(state.read_text(encoding="utf-8"))
     del content["run"]
     state.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"with num_steps {SCHEDULE.num_steps}, got None; remove {tmp_path} to begin"):
+    with pytest.raises(UserError, match=rf"with num_steps {SCHEDULE.num_steps}, got None; remove {tmp_path} to start"):
         first_step(new_student(teacher_config), distillation_data, resume_from=tmp_path)

@@ -65,13 +65,13 @@ def student_runs_of(students: list[RelationEncoder], **more: Any) -> list[Studen
 
 def runs_of(students: list[RelationEncoder], outcomes: list[Outcomes]) -> list[Run]:
     return [
-        run_of(student, [progress_of(step, place) for step in outcomes if place in step])
-        for place, student in enumerate(students)
+        run_of(student, [progress_of(step, index) for step in outcomes if index in step])
+        for index, student in enumerate(students)
     ]
 
 
-def progress_of(outcomes: Outcomes, place: int) -> DistillationProgress:
-    outcome = outcomes[place]
+def progress_of(outcomes: Outcomes, index: int) -> DistillationProgress:
+    outcome = outcomes[index]
     assert isinstance(outcome, DistillationProgress)
     return outcome
 
@@ -170,9 +170,9 @@ def test_a_student_that_fails_leaves_and_the_others_go_on(
     assert isinstance(failure.error, NonFiniteLossError)
     assert all(parameter.grad is None for parameter in students[1].parameters())
     assert [sorted(step) for step in outcomes] == [[0, 1, 2], *[[0, 2]] * 7]
-    for place in (0, 2):
-        progress = [progress_of(step, place) for step in outcomes]
-        assert_same_bits(run_of(students[place], progress), alone[place])
+    for index in (0, 2):
+        progress = [progress_of(step, index) for step in outcomes]
+        assert_same_bits(run_of(students[index], progress), alone[index])
 
 
 def test_once_all_have_failed_it_ends(teacher_config: PretrainedConfig, distillation_data: DistillationData) -> None:
@@ -188,17 +188,17 @@ def test_those_whose_checkpoints_lie_behind_catch_up_first(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, alone: list[Run], tmp_path: Path
 ) -> None:
     num_steps_before = [2, 8, 5]
-    for place, student in enumerate(students_of(teacher_config)):
-        steps = distil(student, distillation_data, SCHEDULE, learning_rate=RATES[place], seed=0)
-        *_, last = itertools.islice(steps, num_steps_before[place])
-        last.save_checkpoint(tmp_path / str(place))
+    for index, student in enumerate(students_of(teacher_config)):
+        steps = distil(student, distillation_data, SCHEDULE, learning_rate=RATES[index], seed=0)
+        *_, last = itertools.islice(steps, num_steps_before[index])
+        last.save_checkpoint(tmp_path / str(index))
     students = students_of(teacher_config, seed=99)
-    runs = [replace(run, resume_from=tmp_path / str(place)) for place, run in enumerate(student_runs_of(students))]
+    runs = [replace(run, resume_from=tmp_path / str(index)) for index, run in enumerate(student_runs_of(students))]
     outcomes = list(distil_together(runs, distillation_data, SCHEDULE, seed=0))
     assert [sorted(step) for step in outcomes] == [[0], [0], [0], [0, 2], [0, 2], [0, 2]]
-    for place, resumed in enumerate(runs_of(students, outcomes)):
-        before = alone[place].progress[: num_steps_before[place]]
-        assert_same_bits(run_of(students[place], [*before, *resumed.progress]), alone[place])
+    for index, resumed in enumerate(runs_of(students, outcomes)):
+        before = alone[index].progress[: num_steps_before[index]]
+        assert_same_bits(run_of(students[index], [*before, *resumed.progress]), alone[index])
 
 
 def test_a_checkpoint_of_another_training_costs_only_its_own_student(
@@ -215,8 +215,8 @@ def test_a_checkpoint_of_another_training_costs_only_its_own_student(
     assert "must be of the training that resumes it, with seed 0, got 7" in str(failure.error)
     assert all(sorted(step) == [0, 2] for step in outcomes)
     runs = runs_of(students, outcomes)
-    for place in (0, 2):
-        assert_same_bits(runs[place], alone[place])
+    for index in (0, 2):
+        assert_same_bits(runs[index], alone[index])
 
 
 def test_students_that_compare_different_layers_of_the_teacher_are_refused(

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 NUM_STEPS_BEFORE = 3
 IN_PARTS = replace(SCHEDULE, micro_batch_size=3)
-"""A worker's share of four rows is cut into three and one."""
+"""The four rows of each worker are cut into micro-batches of three and one."""
 CHECKPOINTED = replace(SCHEDULE, checkpoint_activations=True)
 MINILM = replace(SCHEDULE, method=Method.MINILM, relation_heads=None)
 KINDS = {"fresh": 0, "resumed": NUM_STEPS_BEFORE, "in parts": 0, "checkpointed": 0}
@@ -46,21 +46,23 @@ KINDS = {"fresh": 0, "resumed": NUM_STEPS_BEFORE, "in parts": 0, "checkpointed":
 
 def _distil_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets: Path) -> None:
     config = without_dropout(load_encoder_config(folder / "teacher"))
-    share = distillation_data_of(PackedCorpus.load(corpus_folder), targets, rank=rank, num_workers=2)
+    data = distillation_data_of(PackedCorpus.load(corpus_folder), targets, rank=rank, world_size=2)
     # Every worker builds its own student; here the second one's is another, which the first one's must replace.
     fresh = new_student(config, seed=rank)
     # Only the first worker saves, as in a trial.
-    progress = saving(DistributedDataParallel(fresh), share, folder / "of-two" if rank == 0 else None)
+    progress = saving(DistributedDataParallel(fresh), data, folder / "of-two" if rank == 0 else None)
     _save(folder / f"fresh-{rank}", fresh, run_of(fresh, list(progress)))
     resumed = new_student(config, seed=50 + rank)
-    of_resumed = run(DistributedDataParallel(resumed), share, resume_from=folder / "of-one")
+    of_resumed = run(DistributedDataParallel(resumed), data, resume_from=folder / "of-one")
     _save(folder / f"resumed-{rank}", resumed, of_resumed)
     for kind, schedule in (("in parts", IN_PARTS), ("checkpointed", CHECKPOINTED)):
         student = new_student(config, seed=rank)
-        _save(folder / f"{kind}-{rank}", student, run(DistributedDataParallel(student), share, schedule))
-    heard = distillation_data_of(PackedCorpus.load(corpus_folder), targets, Method.MINILM, rank=rank, num_workers=2)
+        _save(folder / f"{kind}-{rank}", student, run(DistributedDataParallel(student), data, schedule))
+    minilm_data = distillation_data_of(
+        PackedCorpus.load(corpus_folder), targets, Method.MINILM, rank=rank, world_size=2
+    )
     student = new_student(config, seed=rank, method=Method.MINILM)
-    _save(folder / f"minilm-{rank}", student, run(DistributedDataParallel(student), heard, MINILM))
+    _save(folder / f"minilm-{rank}", student, run(DistributedDataParallel(student), minilm_data, MINILM))
 
 
 def saving(
@@ -158,8 +160,8 @@ def _dropout_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets
     student = new_student(load_encoder_config(folder / "teacher"))
     drawn = []
     student.trunk.register_forward_pre_hook(lambda *_: drawn.append(torch.random.get_rng_state()))
-    share = distillation_data_of(PackedCorpus.load(corpus_folder), targets, rank=rank, num_workers=2)
-    next(distil(DistributedDataParallel(student), share, SCHEDULE, learning_rate=LEARNING_RATE, seed=0))
+    data = distillation_data_of(PackedCorpus.load(corpus_folder), targets, rank=rank, world_size=2)
+    next(distil(DistributedDataParallel(student), data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0))
     save_file({"drawn": drawn[0]}, folder / f"drawn-{rank}.safetensors")
 
 

@@ -196,8 +196,8 @@ def test_two_workers_do_no_part_twice(
     assert contents(tmp_path / KEY.folder_name) == contents(whole)
 
 
-def _build(teacher: RelationEncoder, corpus: PackedCorpus, cache: Path, rank: int, num_workers: int) -> None:
-    finish(cache_targets(teacher, corpus, KEY, cache, rank=rank, num_workers=num_workers))
+def _build(teacher: RelationEncoder, corpus: PackedCorpus, cache: Path, rank: int, world_size: int) -> None:
+    finish(cache_targets(teacher, corpus, KEY, cache, rank=rank, world_size=world_size))
 
 
 @pytest.mark.parametrize("knows_rank", [True, False])
@@ -240,7 +240,7 @@ def test_the_part_of_a_worker_that_dies_is_taken_over_by_who_waits_for_it(
 def test_each_worker_begins_in_a_place_of_its_own(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus, rank: int, first_part: str
 ) -> None:
-    building = cache_targets(teacher, corpus, KEY, tmp_path, rank=rank, num_workers=3)
+    building = cache_targets(teacher, corpus, KEY, tmp_path, rank=rank, world_size=3)
     while not whole_parts_or_none(tmp_path / KEY.folder_name):
         next(building)
     give_up(building)
@@ -258,7 +258,7 @@ def test_workers_without_locks_make_the_same_cache(
         raise OSError(errno.ENOLCK, "no locks here")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    first, second = (cache_targets(teacher, corpus, KEY, tmp_path, rank=rank, num_workers=2) for rank in range(2))
+    first, second = (cache_targets(teacher, corpus, KEY, tmp_path, rank=rank, world_size=2) for rank in range(2))
     while 75 not in (next(first), next(second, None)):
         pass
     finish(first)

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from minilm_core.corpus.packed import PackedCorpus
-from minilm_core.deployment.packaging import PackageSource, package
+from minilm_core.deployment.packaging import package
+from minilm_core.deployment.source import PackageSource
 from minilm_core.deployment.verification import run_checks
 from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import distil

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from minilm_core.errors import NonFiniteLossError
+from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.tasks.finetuning import (
     BATCHES_PER_BUCKET,
     EncodedSplit,
@@ -113,6 +113,13 @@ def test_a_loss_that_is_not_finite_stops_the_training(who: TaskData, teacher_fol
         classifier.bert.pooler.dense.weight[0, 0] = torch.nan
     with pytest.raises(NonFiniteLossError, match=r"the gradient must be finite, got loss nan in step 1"):
         train(classifier, who)
+
+
+def test_fewer_examples_than_workers_are_refused(who: TaskData, teacher_folder: Path) -> None:
+    one = EncodedSplit(examples=who.train.examples[:1], labels=who.train.labels[:1])
+    classifier = build_classifier(teacher_folder, who, seed=0)
+    with pytest.raises(UserError, match=r"at least one example for each worker, got 1 examples and 2 workers$"):
+        train(classifier, replace(who, train=one), rank=0, world_size=2)
 
 
 # Seeds

@@ -24,7 +24,7 @@ def _finetune_as_one_of_two(
     for task in (CLASSES, VALUES):
         data = load_task_data(task, tasks_folder, tokenizer_folder, SCHEDULE.max_length)
         classifier = DistributedDataParallel(build_classifier(encoder_folder, data, seed=0))
-        losses = train(classifier, data, share=(rank, 2))
+        losses = train(classifier, data, rank=rank, world_size=2)
         save_file(weights_of(classifier.module), folder / f"{task.name}-{rank}.safetensors")
         # Only the first worker evaluates: its forward pass must not wait for the other.
         predictions = evaluate(classifier, data, SCHEDULE).validation.predictions if rank == 0 else ()

@@ -19,6 +19,7 @@ from minilm_core.tasks.metrics import (
     f1,
     macro_f1,
     matthews,
+    mean_accuracy,
     metric_named,
     paired_difference,
     pearson,
@@ -316,3 +317,16 @@ def test_a_metric_is_found_by_its_name(name: str, metric: Callable[..., object])
 def test_an_unknown_metric_is_refused() -> None:
     with pytest.raises(UserError, match=r"^a metric must be one of accuracy, f1, .*, got bleu$"):
         metric_named("bleu")
+
+
+def test_accuracy_over_tasks_is_the_unweighted_mean() -> None:
+    assert mean_accuracy([0.25, 0.75, 0.5]) == 0.5
+
+
+def test_a_correlation_below_zero_counts_as_zero_in_the_mean() -> None:
+    assert mean_accuracy([-0.5, 0.5]) == 0.25
+
+
+def test_accuracy_over_tasks_is_taken_of_each_resample() -> None:
+    resampled = [np.array([0.2, -0.4, 1.0]), np.array([0.4, 0.6, 0.0])]
+    np.testing.assert_allclose(mean_accuracy(resampled), [0.3, 0.3, 0.5])

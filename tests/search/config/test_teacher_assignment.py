@@ -1,4 +1,4 @@
-"""Tests of who teaches a student, and which layers are compared."""
+"""Tests of which model teaches a student, and which layers are compared."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.assistant import Assistant
 from minilm_core.settings.schedules import LayerMapping
 from search.config.settings import SearchConfig, load_config
-from search.config.teacher_assignment import DistillationKey, TeacherRole, distillation_key, layer_pairs, layers_taught
+from search.config.teacher_assignment import DistillationKey, TeacherAssignment, TeacherRole
 from tests.paths import QUICKSTART_YAML
 
 TEACHER = StudentArchitecture(num_layers=12, hidden_size=768, num_heads=12)
@@ -29,35 +29,37 @@ def assisted(config: SearchConfig) -> SearchConfig:
 
 
 def test_without_an_assistant_all_students_learn_from_the_teachers_last_layer(config: SearchConfig) -> None:
-    keys = {distillation_key(config, TEACHER, one) for one in (student(3, 192), student(12, 384))}
+    keys = {TeacherAssignment.of(config, TEACHER).key(one) for one in (student(3, 192), student(12, 384))}
     assert keys == {DistillationKey(teacher_role=TeacherRole.TEACHER, layers=(12,), evaluation_layers=(12,))}
 
 
-def test_only_small_students_learn_from_the_assistant_and_are_judged_by_the_teacher(assisted: SearchConfig) -> None:
+def test_small_students_learn_from_the_assistant_and_all_are_evaluated_against_the_teacher(
+    assisted: SearchConfig,
+) -> None:
     assisted = replace(assisted, teacher=replace(assisted.teacher, layer=10), assistant=Assistant(num_layers=8))
-    small, large = (distillation_key(assisted, TEACHER, one) for one in (student(3, 192), student(8, 384)))
+    small, large = (TeacherAssignment.of(assisted, TEACHER).key(one) for one in (student(3, 192), student(8, 384)))
     assert small == DistillationKey(teacher_role=TeacherRole.ASSISTANT, layers=(8,), evaluation_layers=(10,))
     assert large == DistillationKey(teacher_role=TeacherRole.TEACHER, layers=(10,), evaluation_layers=(10,))
 
 
-def test_mapped_evenly_every_layer_of_a_student_has_its_own_of_the_tutor(config: SearchConfig) -> None:
+def test_mapped_evenly_every_layer_of_a_student_has_its_own_of_the_teacher(config: SearchConfig) -> None:
     config = replace(config, distillation=replace(config.distillation, layer_mapping=LayerMapping.UNIFORM))
-    pairs = layer_pairs(config, TEACHER, student(3, 192), TeacherRole.TEACHER)
+    pairs = TeacherAssignment.of(config, TEACHER).layer_pairs(student(3, 192), TeacherRole.TEACHER)
     assert (pairs.student, pairs.teacher) == ((1, 2, 3), (4, 8, 12))
 
 
-def test_the_layers_of_a_tutor_are_those_of_all_its_students(assisted: SearchConfig) -> None:
+def test_the_layers_of_a_teacher_are_those_of_all_its_students(assisted: SearchConfig) -> None:
     mapped = replace(assisted, distillation=replace(assisted.distillation, layer_mapping=LayerMapping.UNIFORM))
-    assert layers_taught(assisted, TEACHER, [student(3, 192), student(8, 384)]) == {
+    assert TeacherAssignment.of(assisted, TEACHER).layers([student(3, 192), student(8, 384)]) == {
         TeacherRole.TEACHER: (12,),
         TeacherRole.ASSISTANT: (12,),
     }
     # The assistant has as many layers as the teacher, and is itself compared with every one of them.
-    assert layers_taught(mapped, TEACHER, [student(3, 192), student(2, 384)]) == {
+    assert TeacherAssignment.of(mapped, TEACHER).layers([student(3, 192), student(2, 384)]) == {
         TeacherRole.TEACHER: tuple(range(1, 13)),
         TeacherRole.ASSISTANT: (4, 6, 8, 12),
     }
 
 
 def test_an_assistant_without_students_teaches_nothing(assisted: SearchConfig) -> None:
-    assert layers_taught(assisted, TEACHER, [student(12, 384)]) == {TeacherRole.TEACHER: (12,)}
+    assert TeacherAssignment.of(assisted, TEACHER).layers([student(12, 384)]) == {TeacherRole.TEACHER: (12,)}

@@ -4,21 +4,21 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from minilm_core.errors import FailureKind
-from minilm_core.results.records import Status, TrialRecord, read_records, to_json
+from minilm_core.results.records import Status, TrialRecord, read_records
 from search.driver import baseline
 from search.driver.baseline import Baseline
-from search.study.context import StudyContext
 from search.study.jobs import Job
 from search.study.ledger import Ledger
+from search.study.messages import JobsEnded, Message
+from search.study.resolved import ResolvedStudy
 from tests.search.local_ray import ray_here
 from tests.search.running import OpenStudy, Said
 
-Work = Callable[[Job], Iterator[dict[str, Any]]]
+Work = Callable[[Job], Iterator[Message]]
 
 
 @pytest.fixture(scope="module")
@@ -30,25 +30,25 @@ def _ray() -> Iterator[None]:
 def lost_at_first(folder: Path, num_losses: int) -> Work:
     """Returns work whose process ends in its midst so many times."""
 
-    def work(job: Job) -> Iterator[dict[str, Any]]:
+    def work(job: Job) -> Iterator[Message]:
         starts = len(list(folder.iterdir()))
         (folder / str(starts)).touch()
         if starts < num_losses:
             os.kill(os.getpid(), signal.SIGKILL)
-        yield {"records": [to_json(job.blank_record(Status.COMPLETE))]}
+        yield JobsEnded(records=(job.blank_record(Status.COMPLETE),))
 
     return work
 
 
-def ended(context: StudyContext, work: Work, monkeypatch: pytest.MonkeyPatch) -> tuple[TrialRecord, Said]:
-    monkeypatch.setattr(baseline, "baseline", work)
+def ended(study: ResolvedStudy, work: Work, monkeypatch: pytest.MonkeyPatch) -> tuple[TrialRecord, Said]:
+    monkeypatch.setattr(baseline, "train_baseline", work)
     said = Said()
-    ledger = Ledger(context.config, context.study, on_record=said.record, on_trouble=said.message)
-    teacher = Baseline(context.fine_tuned_teacher(), ledger, said)
+    ledger = Ledger(study.config, study.paths, on_record=said.record, on_trouble=said.message)
+    teacher = Baseline(Job.of_teacher(study), ledger, said)
     teacher.finish()
     # Once it is over, nothing more comes of it.
     teacher.follow()
-    (record,) = read_records(context.study.records)
+    (record,) = read_records(study.paths.records)
     return record, said
 
 
@@ -57,11 +57,11 @@ def ended(context: StudyContext, work: Work, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_baseline_whose_process_is_lost_is_started_once_more(
     open_study: OpenStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = open_study(is_prepared=False)
-    record, said = ended(context, lost_at_first(tmp_path, 1), monkeypatch)
+    study = open_study(is_prepared=False)
+    record, said = ended(study, lost_at_first(tmp_path, 1), monkeypatch)
     assert record.status is Status.COMPLETE
     assert len([line for line in said.lines if line.endswith("; started once more")]) == 1
-    assert "started once more" in context.fine_tuned_teacher().paths.log.read_text(encoding="utf-8")
+    assert "started once more" in Job.of_teacher(study).paths.log.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -7,10 +7,9 @@ import pytest
 
 from minilm_core.latency.measurements import Statistic
 from minilm_core.models.families import encoder_architecture
-from minilm_core.models.student_family import StudentFamily
 from search.cli.preparing import calibrate
 from search.config.settings import SearchConfig, load_config
-from search.driver.calibration import Timed, timed
+from search.driver.calibration import TimedEncoders, encoders_to_time
 from tests.minilm_core.encoder_families import write_teacher
 from tests.paths import QUICKSTART_YAML
 from tests.search.latency_tables import table_of
@@ -32,9 +31,9 @@ def config_with(*overrides: str) -> SearchConfig:
     return load_config(QUICKSTART_YAML, overrides).config
 
 
-def asked(teacher: dict[str, object], *overrides: str) -> tuple[Timed, ...]:
+def asked(teacher: dict[str, object], *overrides: str) -> tuple[TimedEncoders, ...]:
     config = config_with(*overrides)
-    return timed(config, config.space, teacher)
+    return encoders_to_time(config, config.space, teacher)
 
 
 def test_a_teacher_of_its_students_family_is_timed_among_them():
@@ -54,7 +53,7 @@ def test_a_teacher_of_another_family_is_timed_as_what_it_is():
 def test_encoders_whose_calls_do_not_cost_the_same_have_tables_of_their_own():
     config = config_with()
     files = {
-        name: timed(config, config.space, teacher)[0].file(config)
+        name: encoders_to_time(config, config.space, teacher)[0].file(config)
         for name, teacher in {
             "bert": BERT,
             "mpnet": MPNET,
@@ -69,23 +68,26 @@ def test_encoders_whose_calls_do_not_cost_the_same_have_tables_of_their_own():
 
 def test_bert_students_share_the_table_of_a_study_of_bert_with_their_activation():
     config = config_with("student_family=bert")
-    (students, _), (of_bert,) = timed(config, config.space, MPNET), timed(config, config.space, BERT)
+    (students, _), (of_bert,) = (
+        encoders_to_time(config, config.space, MPNET),
+        encoders_to_time(config, config.space, BERT),
+    )
     assert students.file(config) == of_bert.file(config)
 
 
 def test_a_table_is_found_by_those_whose_widths_it_has(tmp_path):
     config = config_with(f"storage.cache={tmp_path}")
-    (together,) = timed(config, config.space, BERT)
+    (together,) = encoders_to_time(config, config.space, BERT)
     assert together.find(config) is None
     table_of(*together.architectures, ms_per_layer=1.0).save(together.file(config))
     assert together.find(config) is not None
-    (others,) = timed(config, config_with(*QUICK).space, BERT)
+    (others,) = encoders_to_time(config, config_with(*QUICK).space, BERT)
     assert others.find(config) is None
 
 
-def test_a_table_of_fastest_rounds_counts_for_none(tmp_path):
+def test_a_table_of_fastest_rounds_is_not_used(tmp_path):
     config = config_with(f"storage.cache={tmp_path}")
-    (together,) = timed(config, config.space, BERT)
+    (together,) = encoders_to_time(config, config.space, BERT)
     table = table_of(*together.architectures, ms_per_layer=1.0)
     replace(table, statistic=Statistic.FASTEST_ROUND).save(together.file(config))
     assert together.find(config) is None
@@ -106,5 +108,5 @@ def test_calibrate_times_students_and_a_teacher_of_another_family(tmp_path, caps
     assert len(list((tmp_path / "cache" / "latency").iterdir())) == 2
     config = load_config(search_yaml, overrides).config
     teacher_json = json.loads((tmp_path / "teacher" / "config.json").read_text())
-    assert all(one.find(config) is not None for one in timed(config, config.space, teacher_json))
-    assert timed(config, config.space, teacher_json)[0].family is StudentFamily.BERT
+    assert all(one.find(config) is not None for one in encoders_to_time(config, config.space, teacher_json))
+    assert encoders_to_time(config, config.space, teacher_json)[0].base["model_type"] == "bert"

@@ -2,8 +2,8 @@ import pytest
 
 from minilm_core.errors import FailureKind
 from minilm_core.results.objectives import objectives_named
-from search.driver.display import Display, StageClock, describe, students_label
-from search.study.jobs import Progress
+from search.driver.display import Display, StageClock, describe, step_shown, students_label
+from search.study.progress import Progress
 from tests.reports.example_studies import failed, student
 
 OBJECTIVES = objectives_named(["accuracy", "size_bytes"])
@@ -95,3 +95,12 @@ def test_nothing_is_said_on_stdout(display: Display, capsys: pytest.CaptureFixtu
     display.message("hello")
     display.record(student(0, 0.6))
     assert capsys.readouterr().out == ""
+
+
+def test_without_a_terminal_a_long_step_is_a_line_at_its_start(capsys: pytest.CaptureFixture[str]) -> None:
+    with step_shown("calibrating cpu") as show:
+        for fraction in (0.0, 0.25, 0.5):
+            show("students, 3x288", fraction)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "calibrating cpu: students, 3x288, 0% done\n"

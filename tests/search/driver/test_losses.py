@@ -12,13 +12,14 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from minilm_core.errors import FailureKind
 from search.driver.cluster import RemoteGenerator
-from search.driver.losses import Losses, log_loss, loss_kind, loss_told_by
-from search.study.context import StudyContext
+from search.driver.losses import Losses, log_loss, loss_kind, loss_reported_by
+from search.study.jobs import Job
 from search.study.memory import NodeOutOfMemoryError
+from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 from tests.search.local_ray import ray_that_kills_every
 
-OpenStudy = Callable[..., StudyContext]
+OpenStudy = Callable[..., ResolvedStudy]
 
 SECONDS_BETWEEN_KILLS = 12
 
@@ -58,7 +59,7 @@ def test_tune_starts_a_trial_anew_whose_process_the_memory_monitor_killed(tmp_pa
         failure_config=tune.FailureConfig(max_failures=-1),
         callbacks=[recoveries],
     )
-    with ray_that_kills_every(SECONDS_BETWEEN_KILLS), losses.heard():
+    with ray_that_kills_every(SECONDS_BETWEEN_KILLS), losses.observed():
         (result,) = tune.Tuner(tune.with_resources(trial, {"CPU": 1}), run_config=run_config).fit()
     assert result.metrics is not None
     assert result.metrics["attempts"] == 2
@@ -80,7 +81,7 @@ def test_a_stream_whose_process_the_memory_monitor_killed_says_so_in_one_line() 
 
 
 def test_what_ray_killed_for_memory_and_what_it_lost_are_losses_of_two_kinds() -> None:
-    killed, lost = loss_told_by(OutOfMemoryError("the node is full")), loss_told_by(RayActorError())
+    killed, lost = loss_reported_by(OutOfMemoryError("the node is full")), loss_reported_by(RayActorError())
     assert killed is not None
     assert lost is not None
     assert (loss_kind(killed), loss_kind(lost)) == (FailureKind.OUT_OF_MEMORY, FailureKind.NODE_LOST)
@@ -89,13 +90,13 @@ def test_what_ray_killed_for_memory_and_what_it_lost_are_losses_of_two_kinds() -
 
 @pytest.mark.parametrize("error", [MemoryError("in the process itself"), RayTaskError("f", "", KeyError("x"))])
 def test_an_exception_in_a_process_that_lives_is_no_loss(error: Exception) -> None:
-    assert loss_told_by(error) is None
+    assert loss_reported_by(error) is None
 
 
 def test_rays_own_words_go_to_the_log_of_each_student(open_study: OpenStudy, choice: StudentChoice) -> None:
-    context = open_study(is_prepared=False)
-    jobs = [context.student(number, choice) for number in (3, 4)]
-    log_loss(jobs, NodeOutOfMemoryError.told_by("the node is full\nTop 10 memory users"))
+    study = open_study(is_prepared=False)
+    jobs = [Job.of_student(study, number, choice) for number in (3, 4)]
+    log_loss(jobs, NodeOutOfMemoryError.from_ray("the node is full\nTop 10 memory users"))
     for job in jobs:
         log = job.paths.log.read_text(encoding="utf-8")
         assert "started once more: NodeOutOfMemoryError: out of memory on the node: the node is full\n" in log

@@ -11,9 +11,9 @@ from minilm_core.results.records import Status, read_records
 from search.config.settings import load_config
 from search.driver import run as study
 from search.driver import trial
-from search.study.context import StudyContext
 from search.study.layout import StudyPaths
 from search.study.ledger import Ending
+from search.study.resolved import ResolvedStudy
 from tests.search.local_ray import without_tokens
 from tests.search.studies import NO_BASELINES, optuna_states
 
@@ -25,13 +25,13 @@ def test_a_process_that_holds_too_much_is_replaced_at_the_cost_of_no_trial(
     without_tokens(monkeypatch)
     processes = tmp_path / "processes"
 
-    def make_trainable(context: StudyContext) -> Any:
+    def make_trainable(resolved: ResolvedStudy) -> Any:
         def run(drawn: dict[str, Any]) -> None:
             with processes.open("a") as file:
                 file.write(f"{os.getpid()}\n")
             # However little it holds, it is too much.
             trial.MOST_GROWTH = 0.5
-            trial.direct_trial(drawn, context)
+            trial.direct_trial(drawn, resolved)
 
         return tune.with_resources(run, {"CPU": 1})
 

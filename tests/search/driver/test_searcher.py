@@ -1,8 +1,7 @@
 """Tests of the way to Optuna: what is drawn and what is told. No cluster."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 from optuna.storages import InMemoryStorage
@@ -11,8 +10,22 @@ from optuna.trial import TrialState
 from minilm_core.results.records import Status, TrialRecord
 from search.config.settings import Sampler, SamplerName
 from search.driver.searcher import make_sampler, open_study
+from search.study.messages import WorkersLost, encode
+from search.study.progress import Progress
 from spaces.space import StudentChoice
-from tests.search.searching import FIGURES, OBJECTIVES, WIDE, Driver, drawn, make_searcher, make_study, trials
+from tests.search.searching import (
+    FIGURES,
+    OBJECTIVES,
+    WIDE,
+    Driver,
+    drawn,
+    drawn_together,
+    end,
+    make_searcher,
+    make_study,
+    row_of,
+    trials,
+)
 
 # What is drawn.
 
@@ -78,28 +91,31 @@ def test_only_a_complete_student_has_values(status: Status, state: TrialState) -
     assert (trials(study)[number].state, trials(study)[number].values) == (state, None)
 
 
-def test_the_driver_is_told_the_last_row_of_a_trial() -> None:
+def test_the_last_row_of_a_trial_may_end_its_students() -> None:
     driver = Driver()
     searcher = make_searcher(make_study(), driver)
-    number, _ = drawn(searcher)
-    searcher.on_trial_complete("a", {"records": [number]})
-    assert driver.rows == [{"records": [number]}]
+    students = drawn_together(searcher)
+    searcher.on_trial_complete("a", row_of(students))
+    assert [record.number for record in driver.records] == list(students)
+    assert driver.num_losses == 0
 
 
-def test_the_last_row_of_a_lost_trial_is_not_passed_on() -> None:
+def test_the_last_row_of_a_lost_trial_is_ignored() -> None:
     driver = Driver(status=Status.FAILED)
     searcher = make_searcher(make_study(), driver)
-    drawn(searcher)
-    searcher.on_trial_complete("a", {"stage": "distilling"}, error=True)
-    assert driver.rows == [None]
+    students = drawn_together(searcher)
+    searcher.on_trial_complete("a", row_of(students), error=True)
+    assert [record.status for record in driver.records] == [Status.FAILED]
+    assert driver.num_losses == 1
 
 
 def test_rows_of_progress_end_no_student() -> None:
     study, driver = make_study(), Driver()
     searcher = make_searcher(study, driver)
     drawn(searcher)
-    searcher.on_trial_result("a", {"stage": "distilling"})
-    assert driver.rows == []
+    searcher.on_trial_result("a", dict(encode(Progress(stage="distilling", step=1, num_steps=2))))
+    searcher.on_trial_result("a", dict(encode(WorkersLost(reason="a node went away"))))
+    assert driver.records == []
     assert trials(study)[0].state is TrialState.RUNNING
 
 
@@ -117,11 +133,12 @@ def test_a_record_is_written_before_optuna_is_told() -> None:
     study = make_study()
 
     class Witness(Driver):
-        def ended(self, students: Mapping[int, StudentChoice], row: Mapping[str, Any] | None) -> list[TrialRecord]:
-            assert all(trials(study)[number].state is TrialState.RUNNING for number in students)
-            return super().ended(students, row)
+        def ended(self, records: Sequence[TrialRecord]) -> None:
+            assert all(trials(study)[record.number].state is TrialState.RUNNING for record in records)
+            super().ended(records)
 
-    searcher = make_searcher(study, Witness())
-    drawn(searcher)
-    searcher.on_trial_complete("a", {})
+    driver = Witness()
+    searcher = make_searcher(study, driver)
+    end(searcher, drawn_together(searcher))
+    assert len(driver.records) == 1
     assert trials(study)[0].state is TrialState.COMPLETE

@@ -11,8 +11,10 @@ from tests.search.searching import (
     TWO_STUDENTS,
     Driver,
     drawn_together,
+    end,
     make_searcher,
     make_study,
+    row_of,
     trials,
 )
 
@@ -71,28 +73,28 @@ def test_a_space_of_fewer_students_gives_a_smaller_group_and_then_none() -> None
 def test_each_student_of_a_group_is_told_as_soon_as_it_has_ended() -> None:
     study, driver = make_study(), Driver()
     searcher = make_searcher(study, driver, quota=THREE_A_TRIAL)
-    drawn_together(searcher)
-    searcher.on_trial_result("a", {"records": [1]})
+    students = drawn_together(searcher)
+    end(searcher, students, 1)
     assert [trial.state for trial in trials(study)] == [TrialState.RUNNING, TrialState.COMPLETE, TrialState.RUNNING]
-    searcher.on_trial_complete("a", {"records": [0, 2]})
+    searcher.on_trial_complete("a", row_of(students, 0, 2))
     assert [trial.state for trial in trials(study)] == [TrialState.COMPLETE] * 3
 
 
 def test_a_row_that_tune_repeats_ends_nobody_twice() -> None:
     driver = Driver()
     searcher = make_searcher(make_study(), driver, quota=THREE_A_TRIAL)
-    drawn_together(searcher)
+    students = drawn_together(searcher)
     for _ in range(2):
-        searcher.on_trial_result("a", {"records": [0, 1, 2]})
-    searcher.on_trial_complete("a", {"records": [0, 1, 2]})
+        end(searcher, students)
+    searcher.on_trial_complete("a", row_of(students))
     assert [record.number for record in driver.records] == [0, 1, 2]
 
 
 def test_a_lost_trial_loses_only_the_students_that_had_not_ended() -> None:
     study, driver = make_study(), Driver()
     searcher = make_searcher(study, driver, quota=THREE_A_TRIAL)
-    drawn_together(searcher)
-    searcher.on_trial_result("a", {"records": [2]})
+    students = drawn_together(searcher)
+    end(searcher, students, 2)
     driver.status = Status.FAILED
     searcher.on_trial_complete("a", None, error=True)
     assert [trial.state for trial in trials(study)] == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]

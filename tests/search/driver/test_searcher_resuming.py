@@ -23,6 +23,7 @@ from tests.search.searching import (
     Driver,
     drawn,
     drawn_together,
+    end,
     make_record,
     make_searcher,
     make_study,
@@ -81,7 +82,7 @@ def test_a_resumed_search_draws_no_student_a_second_time(name: SamplerName) -> N
 def test_interrupted_students_are_handed_out_first_and_new_ones_fill_the_group(journal: JournalStorage) -> None:
     before = make_searcher(make_study(journal), quota=THREE_A_TRIAL)
     interrupted = drawn_together(before)
-    before.on_trial_result("a", {"records": [1]})
+    end(before, interrupted, 1)
     after = make_searcher(make_study(journal), quota=THREE_A_TRIAL)
     together = drawn_together(after)
     assert list(together)[:2] == [0, 2]

@@ -13,13 +13,13 @@ from ray.cluster_utils import Cluster
 from minilm_core.errors import UserError
 from search.config.settings import Resources
 from search.config.teacher_assignment import TeacherRole
-from search.driver import study_preparation as groundwork
+from search.driver import study_preparation
 from search.driver.cluster import cluster
-from search.driver.study_preparation import builders, prepare_study
-from search.errors import GroundworkError
-from search.study.context import StudyContext
-from search.study.jobs import Progress
-from search.worker.preparation import caching_stage, prepare, read_preparation
+from search.driver.study_preparation import cache_shards, prepare_study
+from search.errors import PreparationError
+from search.study.progress import Progress
+from search.study.resolved import ResolvedStudy
+from search.worker.preparation import prepare, read_preparation
 from tests.search.running import OpenStudy, Said
 
 
@@ -35,9 +35,9 @@ from tests.search.running import OpenStudy, Said
 def test_targets_are_cached_by_every_gpu_or_by_the_cores_of_every_node(
     resources: Resources, num_cpus: float, expected: int
 ) -> None:
-    found = builders(resources, num_cpus)
-    assert [builder.number for builder in found] == list(range(expected))
-    assert {builder.num_builders for builder in found} == {expected}
+    found = cache_shards(resources, num_cpus)
+    assert [shard.rank for shard in found] == list(range(expected))
+    assert {shard.world_size for shard in found} == {expected}
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +54,15 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def study_of_two_nodes(open_study: OpenStudy, tmp_path: Path) -> StudyContext:
+def study_of_two_nodes(open_study: OpenStudy, tmp_path: Path) -> ResolvedStudy:
     """A study that was not prepared, whose trials hold the cores of both nodes."""
     return open_study(f"storage.cache={tmp_path}/cache", "resources.max_concurrent_trials=2", is_prepared=False)
 
 
-def laid(context: StudyContext, address: str) -> Said:
+def prepared(study: ResolvedStudy, address: str) -> Said:
     said = Said()
-    with cluster(context.config.resources, address):
-        prepare_study(context, said)
+    with cluster(study.config.resources, address):
+        prepare_study(study, said)
     return said
 
 
@@ -80,27 +80,27 @@ def failing(error: Exception) -> Work:
 
 
 @pytest.mark.slow
-def test_two_nodes_prepare_a_study_together(study_of_two_nodes: StudyContext, address: str) -> None:
-    said = laid(study_of_two_nodes, address)
-    found = read_preparation(study_of_two_nodes.study)
+def test_two_nodes_prepare_a_study_together(study_of_two_nodes: ResolvedStudy, address: str) -> None:
+    said = prepared(study_of_two_nodes, address)
+    found = read_preparation(study_of_two_nodes.paths)
     assert set(found.targets) == {TeacherRole.TEACHER}
-    assert any(caching_stage(TeacherRole.TEACHER) in line for line in said.lines)
+    assert any("caching the teacher's targets" in line for line in said.lines)
     assert not any("lost" in line for line in said.lines)
 
 
 @pytest.mark.slow
 def test_a_study_is_prepared_though_one_of_its_nodes_fails(
-    study_of_two_nodes: StudyContext, address: str, monkeypatch: pytest.MonkeyPatch
+    study_of_two_nodes: ResolvedStudy, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groundwork, "make_ready_beside", failing(RuntimeError("CUDA out of memory")))
-    said = laid(study_of_two_nodes, address)
-    assert read_preparation(study_of_two_nodes.study).targets[TeacherRole.TEACHER] is not None
+    monkeypatch.setattr(study_preparation, "cache_shard", failing(RuntimeError("CUDA out of memory")))
+    said = prepared(study_of_two_nodes, address)
+    assert read_preparation(study_of_two_nodes.paths).targets[TeacherRole.TEACHER] is not None
     assert said.lines[-1] == "a process that cached targets was lost: RuntimeError: CUDA out of memory"
 
 
 @pytest.mark.slow
 def test_a_preparation_whose_process_is_lost_goes_on_in_another(
-    study_of_two_nodes: StudyContext, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study_of_two_nodes: ResolvedStudy, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     was_lost = tmp_path / "was-lost"
 
@@ -110,29 +110,29 @@ def test_a_preparation_whose_process_is_lost_goes_on_in_another(
             os.kill(os.getpid(), signal.SIGKILL)
         yield from prepare(*arguments)
 
-    monkeypatch.setattr(groundwork, "prepare", lost_at_first)
-    said = laid(study_of_two_nodes, address)
-    assert set(read_preparation(study_of_two_nodes.study).targets) == {TeacherRole.TEACHER}
+    monkeypatch.setattr(study_preparation, "prepare", lost_at_first)
+    said = prepared(study_of_two_nodes, address)
+    assert set(read_preparation(study_of_two_nodes.paths).targets) == {TeacherRole.TEACHER}
     assert len([line for line in said.lines if re.fullmatch("preparation: .*; started once more", line)]) == 1
-    assert not study_of_two_nodes.study.preparation_log.exists()
+    assert not study_of_two_nodes.paths.preparation_log.exists()
 
 
 @pytest.mark.slow
 def test_a_failed_preparation_says_why_in_one_line_and_where_in_a_log(
-    study_of_two_nodes: StudyContext, address: str, monkeypatch: pytest.MonkeyPatch
+    study_of_two_nodes: ResolvedStudy, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groundwork, "prepare", failing(RuntimeError("CUDA out of memory\nof 80 GiB")))
-    with pytest.raises(GroundworkError, match=r"could not be made: out of memory: CUDA out of memory; .*says where"):
-        laid(study_of_two_nodes, address)
-    log = study_of_two_nodes.study.preparation_log.read_text(encoding="utf-8")
+    monkeypatch.setattr(study_preparation, "prepare", failing(RuntimeError("CUDA out of memory\nof 80 GiB")))
+    with pytest.raises(PreparationError, match=r"could not be made: out of memory: CUDA out of memory; .*says where"):
+        prepared(study_of_two_nodes, address)
+    log = study_of_two_nodes.paths.preparation_log.read_text(encoding="utf-8")
     assert "ray::work()" in log, "the worker that raised it"
     assert "\x1b" not in log
 
 
 @pytest.mark.slow
 def test_a_setting_that_prevents_it_is_the_users_to_mend(
-    study_of_two_nodes: StudyContext, address: str, monkeypatch: pytest.MonkeyPatch
+    study_of_two_nodes: ResolvedStudy, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groundwork, "prepare", failing(UserError("max_tokens must be larger, got 1")))
+    monkeypatch.setattr(study_preparation, "prepare", failing(UserError("max_tokens must be larger, got 1")))
     with pytest.raises(UserError, match="max_tokens must be larger, got 1"):
-        laid(study_of_two_nodes, address)
+        prepared(study_of_two_nodes, address)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from search.study.jobs import ProgressLog
 from search.study.layout import StudyPaths, TrialPaths
+from search.study.progress import ProgressLog
 from tests.search.studies import (
     NO_BASELINES,
     ROOT,

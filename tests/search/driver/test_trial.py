@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from ray.exceptions import OutOfMemoryError, RayActorError
@@ -10,14 +9,16 @@ from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from minilm_core.errors import FailureKind
-from minilm_core.results.records import Status, TrialRecord, append_record, from_json
+from minilm_core.results.records import Status, TrialRecord, append_record
 from search.driver.trial import guarded, jobs_left
-from search.study.context import StudyContext
-from search.study.jobs import Job, Progress
-from search.worker.process import StudentsFailedError
+from search.study.jobs import Job
+from search.study.messages import JobsEnded, Message, WorkersLost
+from search.study.progress import Progress
+from search.study.resolved import ResolvedStudy
+from search.worker.worker import JobsFailedError
 from spaces.space import StudentChoice
 
-OpenStudy = Callable[..., StudyContext]
+OpenStudy = Callable[..., ResolvedStudy]
 Event = Progress | TrialRecord
 
 LOST = WorkerGroupError("lost", {0: WorkerHealthCheckFailedError("a worker died", RayActorError())})
@@ -29,13 +30,13 @@ KILLED = WorkerGroupError(
 
 
 @pytest.fixture
-def context(open_study: OpenStudy) -> StudyContext:
+def study(open_study: OpenStudy) -> ResolvedStudy:
     return open_study(is_prepared=False)
 
 
 @pytest.fixture
-def jobs(context: StudyContext, choice: StudentChoice) -> list[Job]:
-    return [context.student(number, choice) for number in (3, 4, 5)]
+def jobs(study: ResolvedStudy, choice: StudentChoice) -> list[Job]:
+    return [Job.of_student(study, number, choice) for number in (3, 4, 5)]
 
 
 class Work:
@@ -54,19 +55,19 @@ class Work:
             yield job.blank_record(Status.COMPLETE)
 
 
-def endings(rows: Sequence[dict[str, Any]]) -> list[list[tuple[int, FailureKind | None]]]:
-    """Whom each row ended, and why if they failed."""
-    records = [[from_json(line) for line in row["records"]] for row in rows if "records" in row]
-    return [[(r.number, None if r.failure is None else r.failure.kind) for r in row] for row in records]
+def endings(messages: Sequence[Message]) -> list[list[tuple[int, FailureKind | None]]]:
+    """The students that each message ends, and why if they failed."""
+    ended = [message.records for message in messages if isinstance(message, JobsEnded)]
+    return [[(r.number, None if r.failure is None else r.failure.kind) for r in records] for records in ended]
 
 
-def test_every_student_has_its_record_in_a_row_of_its_own(jobs: list[Job]) -> None:
-    rows = list(guarded(jobs, Work()))
-    assert endings(rows) == [[(3, None)], [(4, None)], [(5, None)]]
-    assert [row["students"] for row in rows if "stage" in row] == [(3,), (4,), (5,)]
+def test_every_student_has_its_record_in_a_message_of_its_own(jobs: list[Job]) -> None:
+    messages = list(guarded(jobs, Work()))
+    assert endings(messages) == [[(3, None)], [(4, None)], [(5, None)]]
+    assert [message.students for message in messages if isinstance(message, Progress)] == [(3,), (4,), (5,)]
 
 
-def test_an_exception_of_all_ends_those_without_a_record_in_one_row(jobs: list[Job]) -> None:
+def test_an_exception_of_all_ends_those_without_a_record_in_one_message(jobs: list[Job]) -> None:
     work = Work((4, MemoryError()))
     assert endings(list(guarded(jobs, work))) == [
         [(3, None)],
@@ -76,13 +77,13 @@ def test_an_exception_of_all_ends_those_without_a_record_in_one_row(jobs: list[J
 
 
 def test_an_exception_of_one_ends_it_and_the_others_go_on(jobs: list[Job]) -> None:
-    work = Work((4, StudentsFailedError((4,), KeyError("x"))))
+    work = Work((4, JobsFailedError((4,), KeyError("x"))))
     assert endings(list(guarded(jobs, work))) == [[(3, None)], [(4, FailureKind.CRASH)], [(5, None)]]
     assert work.groups == [[3, 4, 5], [5]]
 
 
 def test_an_exception_that_is_blamed_on_nobody_left_ends_all_that_are(jobs: list[Job]) -> None:
-    work = Work((4, StudentsFailedError((3,), KeyError("x"))))
+    work = Work((4, JobsFailedError((3,), KeyError("x"))))
     assert endings(list(guarded(jobs, work))) == [[(3, None)], [(4, FailureKind.CRASH), (5, FailureKind.CRASH)]]
 
 
@@ -93,39 +94,41 @@ def test_students_whose_workers_are_lost_are_tried_once_more(jobs: list[Job]) ->
 
 
 def test_students_whose_workers_are_lost_twice_have_failed(jobs: list[Job]) -> None:
-    rows = list(guarded(jobs, Work((4, LOST), (5, LOST))))
-    assert endings(rows) == [[(3, None)], [(4, None)], [(5, FailureKind.NODE_LOST)]]
+    messages = list(guarded(jobs, Work((4, LOST), (5, LOST))))
+    assert endings(messages) == [[(3, None)], [(4, None)], [(5, FailureKind.NODE_LOST)]]
 
 
 def test_workers_killed_for_memory_are_tried_once_more_and_then_have_failed_for_want_of_it(jobs: list[Job]) -> None:
-    rows = list(guarded(jobs, Work((4, KILLED), (5, KILLED))))
-    assert endings(rows) == [[(3, None)], [(4, None)], [(5, FailureKind.OUT_OF_MEMORY)]]
-    assert [row["lost"] for row in rows if "lost" in row] == ["out of memory on the node: the node is full"]
+    messages = list(guarded(jobs, Work((4, KILLED), (5, KILLED))))
+    assert endings(messages) == [[(3, None)], [(4, None)], [(5, FailureKind.OUT_OF_MEMORY)]]
+    assert [message.reason for message in messages if isinstance(message, WorkersLost)] == [
+        "out of memory on the node: the node is full"
+    ]
     assert "Top 10 memory users" in jobs[1].paths.log.read_text(encoding="utf-8")
 
 
 def test_what_a_worker_under_ray_train_raised_is_told_as_it_was(jobs: list[Job]) -> None:
-    raised = StudentsFailedError((3,), TimeoutError("too long"))
-    rows = list(guarded(jobs, Work((3, WorkerGroupError("failed", {1: raised})))))
-    assert endings(rows) == [[(3, FailureKind.TIME_OUT)], [(4, None)], [(5, None)]]
+    raised = JobsFailedError((3,), TimeoutError("too long"))
+    messages = list(guarded(jobs, Work((3, WorkerGroupError("failed", {1: raised})))))
+    assert endings(messages) == [[(3, FailureKind.TIME_OUT)], [(4, None)], [(5, None)]]
 
 
 def test_a_failure_is_in_the_log_of_those_who_failed_alone(jobs: list[Job]) -> None:
-    list(guarded(jobs, Work((4, StudentsFailedError((4,), KeyError("x"))))))
+    list(guarded(jobs, Work((4, JobsFailedError((4,), KeyError("x"))))))
     logs = [job.paths.log.read_text() for job in jobs]
     assert ["KeyError" in log for log in logs] == [False, True, False]
 
 
-def test_a_baseline_that_fails_has_its_own_number(context: StudyContext) -> None:
-    rows = list(guarded([context.fine_tuned_teacher()], Work((0, MemoryError()))))
-    assert endings(rows) == [[(-1, FailureKind.OUT_OF_MEMORY)]]
+def test_a_baseline_that_fails_has_its_own_number(study: ResolvedStudy) -> None:
+    messages = list(guarded([Job.of_teacher(study)], Work((0, MemoryError()))))
+    assert endings(messages) == [[(0, FailureKind.OUT_OF_MEMORY)]]
 
 
 def test_a_trial_that_is_started_anew_passes_over_students_that_have_a_record(
-    context: StudyContext, jobs: list[Job], choice: StudentChoice
+    study: ResolvedStudy, jobs: list[Job], choice: StudentChoice
 ) -> None:
     drawn = {"students": [{"number": job.number, "choice": choice.to_dict()} for job in jobs]}
-    assert jobs_left(drawn, context) == jobs
-    append_record(context.study.records, jobs[1].blank_record(Status.FAILED))
-    append_record(context.study.records, replace(context.twin(5, choice).blank_record(Status.COMPLETE), number=5))
-    assert [job.number for job in jobs_left(drawn, context)] == [3, 5]
+    assert jobs_left(drawn, study) == jobs
+    append_record(study.paths.records, jobs[1].blank_record(Status.FAILED))
+    append_record(study.paths.records, replace(Job.of_twin(study, 5, choice).blank_record(Status.COMPLETE), number=5))
+    assert [job.number for job in jobs_left(drawn, study)] == [3, 5]

@@ -1,4 +1,4 @@
-"""Tests of what a worker is told, of its progress on disk, and of the figures that follow from both."""
+"""Tests of a job, of its progress on disk, and of the figures that follow from both."""
 
 import json
 from dataclasses import replace
@@ -9,12 +9,17 @@ import pytest
 
 from minilm_core.errors import FailureKind
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
-from minilm_core.results.records import Evaluation, Failure, Role, Status, TaskResult, TrialRecord
+from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from search.config.settings import Resources, SearchConfig, load_config
-from search.study.jobs import Job, Progress, ProgressLog, mean_accuracy, total_device_hours
+from search.config.teacher_assignment import TeacherAssignment
+from search.study.jobs import Job
 from search.study.layout import StudyPaths
+from search.study.ledger import total_device_hours
+from search.study.progress import Progress, ProgressLog
+from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 from tests.paths import QUICKSTART_YAML
+from tests.search.latency_tables import table_of
 
 EMBEDDINGS = FamilyShape(vocabulary_size=1000, num_positions=128, num_token_types=2)
 ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=96, num_heads=6)
@@ -32,15 +37,18 @@ def log(tmp_path: Path) -> ProgressLog:
 
 
 def make_job(config: SearchConfig, role: Role = Role.STUDENT, latency_ms: float | None = 2.5) -> Job:
-    return Job(
-        role=role,
-        number=7,
-        choice=CHOICE,
+    study = ResolvedStudy(
         config=config,
-        study=StudyPaths(root=Path("s")),
-        family=EMBEDDINGS,
-        latency_ms=latency_ms,
+        paths=StudyPaths(root=Path("s")),
+        space=config.space,
+        teachers=TeacherAssignment.of(config, ARCHITECTURE),
+        teacher_family=EMBEDDINGS,
+        student_family=EMBEDDINGS,
+        latency_table=None
+        if latency_ms is None
+        else table_of(ARCHITECTURE, ms_per_layer=latency_ms / ARCHITECTURE.num_layers),
     )
+    return Job(role=role, number=7, choice=CHOICE, study=study)
 
 
 def spent(seconds: float, stage: str, run: float = 0, **changes: Any) -> str:
@@ -191,23 +199,6 @@ def test_a_run_after_a_line_cut_short_is_not_lost(log: ProgressLog) -> None:
 # Figures of trials.
 
 
-def task_result(value: float) -> TaskResult:
-    return TaskResult(metric="matthews", validation=Evaluation(value=value, low=value, high=value, predictions=()))
-
-
-def test_accuracy_is_the_mean_over_tasks() -> None:
-    assert mean_accuracy({"a": task_result(0.25), "b": task_result(0.75)}) == 0.5
-
-
-def test_a_correlation_below_zero_counts_as_none() -> None:
-    assert mean_accuracy({"a": task_result(-0.5), "b": task_result(0.5)}) == 0.25
-
-
-def test_the_test_split_is_no_part_of_accuracy() -> None:
-    result = replace(task_result(0.5), test=Evaluation(value=0.9, low=0.9, high=0.9, predictions=()))
-    assert mean_accuracy({"a": result}) == 0.5
-
-
 @pytest.mark.parametrize(
     ("resources", "held"),
     [
@@ -225,7 +216,7 @@ def test_a_trial_holds_its_gpus_or_else_its_cores(config: SearchConfig, resource
 def test_a_baseline_holds_one_worker_whatever_a_trial_has(config: SearchConfig) -> None:
     shared = replace(config, resources=Resources(workers_per_trial=4, gpus_per_worker=1.0))
     job = make_job(shared, Role.TEACHER)
-    assert (job.num_workers, job.num_devices) == (1, 1.0)
+    assert (job.world_size, job.num_devices) == (1, 1.0)
     assert job.blank_record(Status.COMPLETE).num_workers == 1
 
 

@@ -39,17 +39,17 @@ PID\tMEM(GB)\tCOMMAND
         (WORDS_OF_RAY_2_40, "out of memory on the node: 7.0 of 7.3 GB in use, largest process 6.0 GB: ray::f"),
         ("was 7.00GB used / 7.28GB limit", "out of memory on the node: 7.0 of 7.3 GB in use"),
         ("\n  the node is full\nand more", "out of memory on the node: the node is full"),
-        ("", "out of memory on the node: no word of how much was in use"),
+        ("", "out of memory on the node: Ray does not say how much was in use"),
     ],
 )
 def test_rays_words_become_one_line_of_figures_or_their_first_line(words: str, line: str) -> None:
-    assert str(NodeOutOfMemoryError.told_by(words)) == line
+    assert str(NodeOutOfMemoryError.from_ray(words)) == line
 
 
 def test_rays_own_words_stand_in_the_traceback() -> None:
-    error = NodeOutOfMemoryError.told_by(WORDS_OF_RAY_2_60)
+    error = NodeOutOfMemoryError.from_ray(WORDS_OF_RAY_2_60)
     assert "OOM kill reason: Memory usage 24245178368B" in "".join(traceback.format_exception(error))
 
 
 def test_it_is_a_failure_for_want_of_memory() -> None:
-    assert classify_failure(NodeOutOfMemoryError.told_by(WORDS_OF_RAY_2_60)) is FailureKind.OUT_OF_MEMORY
+    assert classify_failure(NodeOutOfMemoryError.from_ray(WORDS_OF_RAY_2_60)) is FailureKind.OUT_OF_MEMORY

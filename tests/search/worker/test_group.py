@@ -15,8 +15,9 @@ from minilm_core.errors import FailureKind
 from minilm_core.models.adapters import LayerRelations
 from minilm_core.results.records import Status, TrialRecord, from_json
 from search.driver.trial import guarded
-from search.study.context import StudyContext
-from search.study.jobs import Job, Progress
+from search.study.jobs import Job
+from search.study.progress import Progress
+from search.study.resolved import ResolvedStudy
 from search.worker.run import run_group
 from spaces.space import StudentChoice
 from tests.search.running import CHECKPOINT_EVERY_STEP, OpenStudy, assert_same_bits, figures_of, interrupt
@@ -36,8 +37,8 @@ def choices(choice: StudentChoice) -> list[StudentChoice]:
     return [choice, wide, low]
 
 
-def jobs_of(context: StudyContext, choices: Sequence[StudentChoice]) -> list[Job]:
-    return [context.student(number, choice) for number, choice in enumerate(choices)]
+def jobs_of(study: ResolvedStudy, choices: Sequence[StudentChoice]) -> list[Job]:
+    return [Job.of_student(study, number, choice) for number, choice in enumerate(choices)]
 
 
 def records_of(jobs: Sequence[Job]) -> dict[int, TrialRecord]:
@@ -239,9 +240,9 @@ def test_a_student_that_fails_after_distillation_costs_no_other(
 def test_what_goes_wrong_for_all_is_one_row_of_all_their_failures(
     open_study: OpenStudy, choices: list[StudentChoice], tmp_path: Path
 ) -> None:
-    context = open_study(f"storage.cache={tmp_path}/cache")
+    study = open_study(f"storage.cache={tmp_path}/cache")
     (states,) = (tmp_path / "cache" / "targets").glob("*/states.*")
-    jobs = jobs_of(context, choices)
+    jobs = jobs_of(study, choices)
     finished = records_of([jobs[0]])
     states.write_bytes(states.read_bytes()[: states.stat().st_size // 2])
     _, (failed, distilled_before) = rows_of(jobs)

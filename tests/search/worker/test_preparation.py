@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,21 +25,23 @@ from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.models.adapters import LayerRelations
 from minilm_core.models.encoders import RelationEncoder, load_encoder
 from minilm_core.settings.schedules import Precision, Relation
-from search.config.teacher_assignment import TeacherRole, distillation_key
-from search.study.context import StudyContext
+from search.config.teacher_assignment import TeacherRole
+from search.study.messages import CachingBegun
+from search.study.progress import Progress
+from search.study.resolved import ResolvedStudy
 from search.worker import assistant, preparation
 from search.worker.assistant import assistant_schedule
+from search.worker.node import NodeContext
 from search.worker.preparation import (
     CacheShard,
-    caching_stage,
-    held,
-    make_ready_beside,
+    cache_shard,
     open_distillation_data,
     prepare,
     read_preparation,
+    targets_held,
 )
 
-OpenStudy = Callable[..., StudyContext]
+OpenStudy = Callable[..., ResolvedStudy]
 
 
 def names_in(folder: Path) -> set[str]:
@@ -54,16 +57,21 @@ ASSISTED = (
 )
 
 
-def targets_of(context: StudyContext, teacher_role: TeacherRole = TeacherRole.TEACHER) -> Path:
-    folder = read_preparation(context.study).targets[teacher_role]
+def targets_of(study: ResolvedStudy, teacher_role: TeacherRole = TeacherRole.TEACHER) -> Path:
+    folder = read_preparation(study.paths).targets[teacher_role]
     assert folder is not None
     return Path(folder)
 
 
-def distillation_data_of(context: StudyContext, *, rank: int = 0, num_workers: int = 1) -> DistillationData:
-    student = next(context.config.space.architectures())
-    key = distillation_key(context.config, context.teacher, student)
-    return open_distillation_data(context.config, context.study, key, rank=rank, num_workers=num_workers)
+def steps_of(study: ResolvedStudy) -> Generator[Progress]:
+    """The progress of a preparation by one process."""
+    with closing(prepare(study, 1)) as events:
+        yield from (event for event in events if isinstance(event, Progress))
+
+
+def distillation_data_of(study: ResolvedStudy, *, rank: int = 0, world_size: int = 1) -> DistillationData:
+    key = study.teachers.key(next(study.space.architectures()))
+    return open_distillation_data(NodeContext.open(study), key, rank=rank, world_size=world_size)
 
 
 def check_alike(ours: list[LayerRelations], theirs: list[LayerRelations], rtol: float = 2**-6) -> None:
@@ -76,9 +84,9 @@ def check_alike(ours: list[LayerRelations], theirs: list[LayerRelations], rtol: 
 
 
 def test_preparing_says_what_it_does_and_how_far_it_is(open_study: OpenStudy, tmp_path: Path) -> None:
-    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
-    progress = list(prepare(context.config, context.study, 1))
-    corpus = PackedCorpus.load(Path(read_preparation(context.study).corpus))
+    study = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    progress = list(steps_of(study))
+    corpus = PackedCorpus.load(Path(read_preparation(study.paths).corpus))
     assert list(dict.fromkeys(step.stage for step in progress)) == [
         "packing the corpus",
         "caching the teacher's targets",
@@ -91,9 +99,9 @@ def test_what_is_found_is_not_made_again(open_study: OpenStudy, tmp_path: Path) 
     first = open_study(f"storage.cache={tmp_path}/cache")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     second = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
-    assert list(prepare(second.config, second.study, 1)) == []
+    assert list(steps_of(second)) == []
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    found, again = read_preparation(first.study), read_preparation(second.study)
+    found, again = read_preparation(first.paths), read_preparation(second.paths)
     assert (found.corpus, found.targets) == (again.corpus, again.targets)
     assert set(found.seconds) == {"packing the corpus", "caching the teacher's targets"}
     assert again.seconds == {}
@@ -104,13 +112,13 @@ def test_what_is_found_is_not_made_again(open_study: OpenStudy, tmp_path: Path) 
     ["teacher.layer=1", "corpus.sequence_length=24", "corpus.max_tokens=400", "distillation.precision=bf16"],
 )
 def test_another_layer_packing_or_precision_has_targets_of_its_own(open_study: OpenStudy, change: str) -> None:
-    plain, changed = (read_preparation(open_study(*changes).study) for changes in ((), (change,)))
+    plain, changed = (read_preparation(open_study(*changes).paths) for changes in ((), (change,)))
     assert plain.targets != changed.targets
 
 
 @pytest.mark.parametrize("change", ["teacher.layer=2", "seed=9", "distillation.num_steps=7", "budget.num_trials=9"])
 def test_what_the_targets_do_not_depend_on_changes_nothing(open_study: OpenStudy, change: str) -> None:
-    plain, changed = (read_preparation(open_study(*changes).study) for changes in ((), (change,)))
+    plain, changed = (read_preparation(open_study(*changes).paths) for changes in ((), (change,)))
     assert (plain.corpus, plain.targets) == (changed.corpus, changed.targets)
 
 
@@ -123,8 +131,8 @@ def test_a_teacher_with_other_weights_has_targets_of_its_own(
         teacher.embeddings.word_embeddings.weight[5] += 1
     teacher.save_pretrained(tmp_path / "other")
     plain, changed = open_study(), open_study(f"teacher.model={tmp_path}/other")
-    assert read_preparation(plain.study).targets != read_preparation(changed.study).targets
-    assert read_preparation(plain.study).corpus == read_preparation(changed.study).corpus
+    assert read_preparation(plain.paths).targets != read_preparation(changed.paths).targets
+    assert read_preparation(plain.paths).corpus == read_preparation(changed.paths).corpus
 
 
 def test_a_teacher_with_other_heads_over_the_same_weights_has_targets_of_its_own(
@@ -135,41 +143,41 @@ def test_a_teacher_with_other_heads_over_the_same_weights_has_targets_of_its_own
     content = json.loads(config.read_text(encoding="utf-8"))
     config.write_text(json.dumps({**content, "num_attention_heads": 2}), encoding="utf-8")
     plain, changed = open_study(), open_study(f"teacher.model={tmp_path}/other")
-    assert read_preparation(plain.study).targets != read_preparation(changed.study).targets
+    assert read_preparation(plain.paths).targets != read_preparation(changed.paths).targets
 
 
 def test_a_preparation_given_up_half_way_leaves_no_word_of_its_targets_and_goes_on(
     open_study: OpenStudy, tmp_path: Path
 ) -> None:
-    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
-    steps = prepare(context.config, context.study, 1)
+    study = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    steps = steps_of(study)
     while next(steps).stage != "caching the teacher's targets":
         pass
     assert isinstance(steps, Generator)
     steps.close()
     assert not any(is_cached(folder) for folder in (tmp_path / "cache" / "targets").iterdir())
-    assert read_preparation(context.study).targets == {}
-    for _ in prepare(context.config, context.study, 1):
+    assert read_preparation(study.paths).targets == {}
+    for _ in steps_of(study):
         pass
-    assert is_cached(targets_of(context))
+    assert is_cached(targets_of(study))
 
 
 def test_a_worker_reads_the_teachers_own_relations(open_study: OpenStudy, material: Path) -> None:
-    context = open_study("teacher.layer=1")
-    distillation_data = distillation_data_of(context)
+    study = open_study("teacher.layer=1")
+    distillation_data = distillation_data_of(study)
     rows = np.array([2, 0, 5])
     input_ids = torch.from_numpy(distillation_data.corpus.rows(rows))
-    relations = tuple(context.config.distillation.weights)
+    relations = tuple(study.config.distillation.weights)
     online = OnlineTargets(RelationEncoder(load_encoder(material / "teacher"), (1,), relations), Precision.FP32)
     check_alike(distillation_data.targets.relations(rows, input_ids), online.relations(rows, input_ids))
 
 
 def test_a_teacher_whose_targets_do_not_fit_runs_beside_its_students(open_study: OpenStudy, tmp_path: Path) -> None:
     cached = open_study()
-    context = open_study("storage.max_cache_bytes=1kB", f"storage.cache={tmp_path}/cache")
-    assert read_preparation(context.study).targets == {TeacherRole.TEACHER: None}
+    study = open_study("storage.max_cache_bytes=1kB", f"storage.cache={tmp_path}/cache")
+    assert read_preparation(study.paths).targets == {TeacherRole.TEACHER: None}
     assert not (tmp_path / "cache" / "targets").exists()
-    distillation_data = distillation_data_of(context)
+    distillation_data = distillation_data_of(study)
     assert isinstance(distillation_data.targets, OnlineTargets)
     rows = np.array([2, 0, 5])
     input_ids = torch.from_numpy(distillation_data.corpus.rows(rows))
@@ -180,17 +188,17 @@ def test_a_teacher_whose_targets_do_not_fit_runs_beside_its_students(open_study:
 
 
 def test_an_assistant_is_taught_once_and_teaches_the_small_students(open_study: OpenStudy) -> None:
-    context = open_study(*ASSISTED, is_prepared=False)
-    stages = list(dict.fromkeys(step.stage for step in prepare(context.config, context.study, 1)))
+    study = open_study(*ASSISTED, is_prepared=False)
+    stages = list(dict.fromkeys(step.stage for step in steps_of(study)))
     assert stages[-2:] == ["teaching the assistant", "caching the assistant's targets"]
-    assert {"teaching the assistant", "caching the assistant's targets"} <= set(read_preparation(context.study).seconds)
-    assert list(prepare(context.config, context.study, 1)) == []
-    encoder = load_encoder(context.study.assistant.student)
+    assert {"teaching the assistant", "caching the assistant's targets"} <= set(read_preparation(study.paths).seconds)
+    assert list(steps_of(study)) == []
+    encoder = load_encoder(study.paths.assistant.student)
     assert (encoder.config.num_hidden_layers, encoder.config.hidden_size) == (2, 12)
-    distillation_data = distillation_data_of(context)
+    distillation_data = distillation_data_of(study)
     rows = np.array([2, 0, 5])
     input_ids = torch.from_numpy(distillation_data.corpus.rows(rows))
-    relations = tuple(context.config.distillation.weights)
+    relations = tuple(study.config.distillation.weights)
     online = OnlineTargets(RelationEncoder(encoder, (2,), relations), Precision.FP32)
     check_alike(distillation_data.targets.relations(rows, input_ids), online.relations(rows, input_ids))
 
@@ -208,29 +216,29 @@ def test_students_of_an_assistant_are_judged_by_its_teacher(open_study: OpenStud
 def test_an_assistant_interrupted_while_it_learns_goes_on_from_its_checkpoint(open_study: OpenStudy) -> None:
     settings = (*ASSISTED, "distillation.checkpoint_every_seconds=0")
     whole, cut = open_study(*settings), open_study(*settings, "name=cut", is_prepared=False)
-    steps = prepare(cut.config, cut.study, 1)
+    steps = steps_of(cut)
     while next(steps).stage != "teaching the assistant":
         pass
     next(steps)
     assert isinstance(steps, Generator)
     steps.close()
-    assert list(cut.study.assistant.checkpoint.iterdir()) != []
-    for _ in prepare(cut.config, cut.study, 1):
+    assert list(cut.paths.assistant.checkpoint.iterdir()) != []
+    for _ in steps_of(cut):
         pass
-    weights = [load_file(context.study.assistant.student / "model.safetensors") for context in (whole, cut)]
+    weights = [load_file(study.paths.assistant.student / "model.safetensors") for study in (whole, cut)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_what_an_interrupted_assistant_took_is_counted(open_study: OpenStudy) -> None:
-    context = open_study(*ASSISTED, is_prepared=False)
-    steps = prepare(context.config, context.study, 1)
+    study = open_study(*ASSISTED, is_prepared=False)
+    steps = steps_of(study)
     while next(steps).stage != "teaching the assistant":
         pass
     assert isinstance(steps, Generator)
     steps.close()
-    before = read_preparation(context.study).seconds["teaching the assistant"]
-    list(prepare(context.config, context.study, 1))
-    assert 0 < before < read_preparation(context.study).seconds["teaching the assistant"]
+    before = read_preparation(study.paths).seconds["teaching the assistant"]
+    list(steps_of(study))
+    assert 0 < before < read_preparation(study.paths).seconds["teaching the assistant"]
 
 
 def test_an_assistant_takes_as_many_rows_at_once_as_a_worker_of_its_students(open_study: OpenStudy) -> None:
@@ -243,7 +251,7 @@ def test_an_assistant_takes_as_many_rows_at_once_as_a_worker_of_its_students(ope
 def test_an_assistant_that_cannot_learn_names_its_learning_rate(
     open_study: OpenStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = open_study(*ASSISTED, is_prepared=False)
+    study = open_study(*ASSISTED, is_prepared=False)
 
     def diverging(*arguments: object, **settings: object) -> Generator[object]:
         raise NonFiniteLossError("the loss and the gradient must be finite, got loss nan in step 3")
@@ -251,7 +259,7 @@ def test_an_assistant_that_cannot_learn_names_its_learning_rate(
 
     monkeypatch.setattr(assistant, "distil", diverging)
     with pytest.raises(UserError, match=r"assistant\.learning_rate must keep .* finite, got 0\.001 \(.* step 3\)"):
-        list(prepare(context.config, context.study, 1))
+        list(steps_of(study))
 
 
 def test_however_often_time_is_entered_none_is_lost(
@@ -265,70 +273,70 @@ def test_however_often_time_is_entered_none_is_lost(
         yield from plain(packing)
 
     monkeypatch.setattr(Packing, "steps", in_many_steps)
-    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    study = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
     least = Counter()
-    for progress in prepare(context.config, context.study, 1):
+    for progress in steps_of(study):
         time.sleep(0.2)
         least[progress.stage] += 0.2
-    counted = read_preparation(context.study).seconds
+    counted = read_preparation(study.paths).seconds
     assert counted.keys() == least.keys()
     # Packing begins the account only at its end.
     assert all(counted[stage] >= seconds for stage, seconds in least.items())
 
 
 def test_targets_of_an_earlier_format_are_made_again(open_study: OpenStudy, tmp_path: Path) -> None:
-    context = open_study(f"storage.cache={tmp_path}/cache")
-    old = targets_of(context).rename(tmp_path / "cache" / "targets" / "of-format-2")
+    study = open_study(f"storage.cache={tmp_path}/cache")
+    old = targets_of(study).rename(tmp_path / "cache" / "targets" / "of-format-2")
     manifest = old / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text(encoding="utf-8")), "format_version": 2}))
-    found = read_preparation(context.study)
-    context.study.preparation.write_text(json.dumps(asdict(replace(found, targets={TeacherRole.TEACHER: str(old)}))))
-    list(prepare(context.config, context.study, 1))
-    assert targets_of(context) != old
-    assert is_cached(targets_of(context))
+    found = read_preparation(study.paths)
+    study.paths.preparation.write_text(json.dumps(asdict(replace(found, targets={TeacherRole.TEACHER: str(old)}))))
+    list(steps_of(study))
+    assert targets_of(study) != old
+    assert is_cached(targets_of(study))
 
 
 def test_a_study_whose_cache_lies_elsewhere_now_finds_it(open_study: OpenStudy, tmp_path: Path) -> None:
-    context = open_study(f"storage.cache={tmp_path}/cache")
-    before = read_preparation(context.study).seconds
+    study = open_study(f"storage.cache={tmp_path}/cache")
+    before = read_preparation(study.paths).seconds
     (tmp_path / "cache").rename(tmp_path / "moved")
-    storage = replace(context.config.storage, cache=str(tmp_path / "moved"))
-    assert list(prepare(replace(context.config, storage=storage), context.study, 1)) == []
-    assert targets_of(context).is_relative_to(tmp_path / "moved")
-    assert read_preparation(context.study).seconds == before
+    storage = replace(study.config.storage, cache=str(tmp_path / "moved"))
+    assert list(steps_of(replace(study, config=replace(study.config, storage=storage)))) == []
+    assert targets_of(study).is_relative_to(tmp_path / "moved")
+    assert read_preparation(study.paths).seconds == before
 
 
 def test_a_worker_knows_its_share(open_study: OpenStudy) -> None:
-    context = open_study()
-    distillation_data = distillation_data_of(context, rank=1, num_workers=2)
-    assert (distillation_data.rank, distillation_data.num_workers) == (1, 2)
+    study = open_study()
+    distillation_data = distillation_data_of(study, rank=1, world_size=2)
+    assert (distillation_data.rank, distillation_data.world_size) == (1, 2)
 
 
 def test_a_node_without_the_cache_makes_its_own(open_study: OpenStudy, tmp_path: Path) -> None:
-    context = open_study(f"storage.cache={tmp_path}/cache")
+    study = open_study(f"storage.cache={tmp_path}/cache")
     expected = names_in(tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
-    distillation_data = distillation_data_of(context)
+    distillation_data = distillation_data_of(study)
     assert distillation_data.corpus.num_rows > 0
     assert names_in(tmp_path / "cache") == expected
 
 
 def test_a_node_whose_own_precision_makes_other_targets_reads_those(open_study: OpenStudy) -> None:
-    context = open_study()
-    own = read_preparation(context.study)
+    study = open_study()
+    own = read_preparation(study.paths)
     elsewhere = replace(
-        own, targets={TeacherRole.TEACHER: str(targets_of(context).with_name("targets-of-another-precision"))}
+        own, targets={TeacherRole.TEACHER: str(targets_of(study).with_name("targets-of-another-precision"))}
     )
-    context.study.preparation.write_text(json.dumps(asdict(elsewhere)))
-    distillation_data = distillation_data_of(context)
+    study.paths.preparation.write_text(json.dumps(asdict(elsewhere)))
+    distillation_data = distillation_data_of(study)
     rows = np.array([0])
     (relations,) = distillation_data.targets.relations(rows, torch.from_numpy(distillation_data.corpus.rows(rows)))
     assert relations[Relation.VALUE].left.shape == (1, 16, 24)
 
 
 def test_the_labels_of_every_split_are_written_once_a_study(open_study: OpenStudy, material: Path) -> None:
-    context = open_study()
-    written = json.loads(context.study.evaluation.read_text())["mood"]
+    study = open_study()
+    written = json.loads(study.paths.evaluation.read_text())["mood"]
     for split in ("validation", "test"):
         table = pyarrow.parquet.read_table(material / "mood" / f"{split}.parquet")
         assert written[split] == table["label"].to_pylist()
@@ -337,8 +345,8 @@ def test_the_labels_of_every_split_are_written_once_a_study(open_study: OpenStud
 
 def test_a_limit_on_the_validation_split_cuts_the_labels_too(open_study: OpenStudy) -> None:
     task = "[{name: mood, path: mood, text_columns: [text], metric: accuracy, max_validation_examples: 7}]"
-    context = open_study(f"tasks={task}")
-    assert len(json.loads(context.study.evaluation.read_text())["mood"]["validation"]) == 7
+    study = open_study(f"tasks={task}")
+    assert len(json.loads(study.paths.evaluation.read_text())["mood"]["validation"]) == 7
 
 
 def test_a_teacher_of_other_weights_than_declared_is_refused(open_study: OpenStudy) -> None:
@@ -347,57 +355,55 @@ def test_a_teacher_of_other_weights_than_declared_is_refused(open_study: OpenStu
 
 
 def test_other_labels_under_a_begun_study_are_refused(open_study: OpenStudy) -> None:
-    context = open_study()
-    context.study.evaluation.write_text("{}", encoding="utf-8")
+    study = open_study()
+    study.paths.evaluation.write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="a study's labels must not change once it has begun"):
-        list(prepare(context.config, context.study, 1))
+        list(steps_of(study))
 
 
 def test_another_corpus_under_a_begun_study_is_refused(open_study: OpenStudy) -> None:
-    context = open_study()
-    other = replace(context.config, corpus=replace(context.config.corpus, held_out_sequences=3))
+    study = open_study()
+    other = replace(study.config, corpus=replace(study.config.corpus, held_out_sequences=3))
     with pytest.raises(UserError, match="a study's corpus must not change once it has begun"):
-        list(prepare(other, context.study, 1))
+        list(steps_of(replace(study, config=other)))
 
 
 def test_targets_of_another_corpus_are_refused(open_study: OpenStudy) -> None:
-    context = open_study()
-    manifest = targets_of(context) / "manifest.json"
+    study = open_study()
+    manifest = targets_of(study) / "manifest.json"
     original = manifest.read_text(encoding="utf-8")
     try:
         manifest.write_text(json.dumps({**json.loads(original), "corpus_fingerprint": "another"}), encoding="utf-8")
         with pytest.raises(UserError, match="cached targets must be of the corpus they are used with"):
-            distillation_data_of(context)
+            distillation_data_of(study)
     finally:
         manifest.write_text(original, encoding="utf-8")
 
 
 def test_finding_again_does_not_hide_what_making_cost(open_study: OpenStudy, tmp_path: Path) -> None:
-    context = open_study(f"storage.cache={tmp_path}/cache")
-    cost = read_preparation(context.study).seconds
-    list(prepare(context.config, context.study, 1))
-    assert all(read_preparation(context.study).seconds[stage] >= spent for stage, spent in cost.items())
+    study = open_study(f"storage.cache={tmp_path}/cache")
+    cost = read_preparation(study.paths).seconds
+    list(steps_of(study))
+    assert all(read_preparation(study.paths).seconds[stage] >= spent for stage, spent in cost.items())
 
 
 def test_several_processes_may_cache_the_targets_of_one_study(open_study: OpenStudy, tmp_path: Path) -> None:
-    context = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
-    steps = prepare(context.config, context.study, 1)
-    while next(steps).stage != caching_stage(TeacherRole.TEACHER):
+    study = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
+    steps = prepare(study, 1)
+    while not isinstance(next(steps), CachingBegun):
         pass
     with ThreadPoolExecutor(1) as pool:
-        beside = pool.submit(
-            list, make_ready_beside(context.config, context.study, TeacherRole.TEACHER, 1, CacheShard(1, 2))
-        )
+        other = pool.submit(list, cache_shard(study, TeacherRole.TEACHER, 1, CacheShard(1, 2)))
         list(steps)
-    assert {step.stage for step in beside.result()} <= {caching_stage(TeacherRole.TEACHER)}
-    assert is_cached(targets_of(context))
+    assert {event.stage for event in other.result() if isinstance(event, Progress)} <= {"caching the teacher's targets"}
+    assert is_cached(targets_of(study))
 
 
 def test_a_study_holds_its_caches_against_eviction(open_study: OpenStudy, tmp_path: Path) -> None:
-    context = open_study(f"storage.cache={tmp_path}/cache")
-    targets = targets_of(context)
+    study = open_study(f"storage.cache={tmp_path}/cache")
+    targets = targets_of(study)
     other, size = targets.with_name("other"), TargetsManifest.load(targets).num_bytes
-    with held(context.study), pytest.raises(UserError, match=r"storage\.max_cache_bytes"):
+    with targets_held(study.paths), pytest.raises(UserError, match=r"storage\.max_cache_bytes"):
         make_room(other, size, limit_bytes=size)
     assert is_cached(targets)
     make_room(other, size, limit_bytes=size)

@@ -12,10 +12,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from minilm_core.errors import FailureKind
 from minilm_core.results.records import Role, Status, TrialRecord, from_json, to_json
-from search.study.context import StudyContext
-from search.study.jobs import Job, Progress
+from search.study.jobs import Job
 from search.study.layout import TrialPaths
-from search.worker.process import StudentsFailedError
+from search.study.progress import Progress
+from search.study.resolved import ResolvedStudy
+from search.worker.worker import JobsFailedError
 from spaces.space import StudentChoice
 from tests.search.running import Event, OpenStudy, assert_same_bits, figures_of, record_of, run_job
 
@@ -50,11 +51,11 @@ def test_progress_is_on_disk_as_it_was_yielded(events: list[Event], job: Job) ->
 
 
 def test_the_objectives_of_a_record_are_those_declared(
-    record: TrialRecord, context: StudyContext, choice: StudentChoice
+    record: TrialRecord, study: ResolvedStudy, choice: StudentChoice
 ) -> None:
     assert record.objectives == {
         "accuracy": record.tasks["mood"].validation.value,
-        "size_bytes": choice.architecture.size_bytes(context.family),
+        "size_bytes": choice.architecture.size_bytes(study.student_family),
     }
     assert record.status is Status.COMPLETE
     assert record.is_complete_student
@@ -81,8 +82,8 @@ def test_a_record_reads_back_from_its_line(record: TrialRecord) -> None:
     assert from_json(to_json(record)) == record
 
 
-def test_predictions_belong_to_the_labels_of_the_study(record: TrialRecord, context: StudyContext) -> None:
-    labels = json.loads(context.study.evaluation.read_text())["mood"]
+def test_predictions_belong_to_the_labels_of_the_study(record: TrialRecord, study: ResolvedStudy) -> None:
+    labels = json.loads(study.paths.evaluation.read_text())["mood"]
     result = record.tasks["mood"]
     assert result.test is not None
     for split, evaluation in (("validation", result.validation), ("test", result.test)):
@@ -91,7 +92,7 @@ def test_predictions_belong_to_the_labels_of_the_study(record: TrialRecord, cont
 
 
 def test_a_search_of_several_tasks_goes_by_their_mean(open_study: OpenStudy, choice: StudentChoice) -> None:
-    of_two = record_of(open_study(TWO_TASKS).student(0, choice))
+    of_two = record_of(Job.of_student(open_study(TWO_TASKS), 0, choice))
     mood, few = (of_two.tasks[name].validation.value for name in ("mood", "few"))
     assert of_two.tasks["few"].metric == "f1"
     assert of_two.tasks["few"].test is None
@@ -100,20 +101,20 @@ def test_a_search_of_several_tasks_goes_by_their_mean(open_study: OpenStudy, cho
 
 
 def test_a_run_of_minilm_yields_a_record_too(open_study: OpenStudy, choice: StudentChoice) -> None:
-    context = open_study("distillation.method=minilm", "distillation.relation_heads=null")
-    assert record_of(context.student(0, choice)).held_out_loss is not None
+    study = open_study("distillation.method=minilm", "distillation.relation_heads=null")
+    assert record_of(Job.of_student(study, 0, choice)).held_out_loss is not None
 
 
 def test_the_same_job_in_another_study_gives_the_same_figures(
     open_study: OpenStudy, choice: StudentChoice, record: TrialRecord, job: Job
 ) -> None:
-    again = open_study().student(7, choice)
+    again = Job.of_student(open_study(), 7, choice)
     assert figures_of(record_of(again)) == figures_of(record)
     assert_same_bits(again.folder / "student", job.folder / "student")
 
 
 def test_another_seed_gives_another_student(open_study: OpenStudy, choice: StudentChoice, record: TrialRecord) -> None:
-    assert record_of(open_study("seed=4").student(7, choice)).held_out_loss != record.held_out_loss
+    assert record_of(Job.of_student(open_study("seed=4"), 7, choice)).held_out_loss != record.held_out_loss
 
 
 # Files
@@ -153,16 +154,16 @@ def test_a_fine_tuned_student_opens_in_transformers_and_predicts_what_the_record
 
 
 def test_a_trial_that_takes_longer_than_allowed_is_stopped(open_study: OpenStudy, choice: StudentChoice) -> None:
-    late = open_study("budget.trial_timeout_minutes=1e-9").student(0, choice)
-    with pytest.raises(StudentsFailedError) as failure:
+    late = Job.of_student(open_study("budget.trial_timeout_minutes=1e-9"), 0, choice)
+    with pytest.raises(JobsFailedError) as failure:
         list(run_job(late))
     assert failure.value.numbers == (0,)
     assert isinstance(failure.value.error, TimeoutError)
     assert "within trial_timeout_minutes 1e-09, got to step 1 of 6 of distilling" in str(failure.value.error)
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial(context: StudyContext, choice: StudentChoice) -> None:
-    wild = context.student(8, replace(choice, distillation_learning_rate=1e38))
+def test_a_loss_that_is_not_finite_ends_the_trial(study: ResolvedStudy, choice: StudentChoice) -> None:
+    wild = Job.of_student(study, 8, replace(choice, distillation_learning_rate=1e38))
     record = record_of(wild)
     assert record.status is Status.FAILED
     assert record.failure is not None

@@ -10,16 +10,16 @@ from minilm_core.models.encoders import build_encoder, load_encoder_config
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.weight_transfer import build_student
 from minilm_core.results.records import Role, TrialRecord, from_json, to_json
-from search.study.context import StudyContext
 from search.study.jobs import Job
 from search.study.layout import TrialPaths
+from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 from tests.search.running import OpenStudy, figures_of, interrupt, record_of, weights_in
 
 
 @pytest.fixture(scope="module")
-def twin(context: StudyContext, choice: StudentChoice) -> Job:
-    return context.twin(7, choice)
+def twin(study: ResolvedStudy, choice: StudentChoice) -> Job:
+    return Job.of_twin(study, 7, choice)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def test_a_twin_begins_with_the_weights_that_its_student_began_with(
 
 
 def test_a_student_begins_with_what_its_initialisation_takes_over(
-    context: StudyContext, choice: StudentChoice, material: Path
+    study: ResolvedStudy, choice: StudentChoice, material: Path
 ) -> None:
     chosen = replace(choice, initialisation=Initialisation.LAST_LAYERS)
-    job = context.twin(9, chosen)
+    job = Job.of_twin(study, 9, chosen)
     record = record_of(job)
     expected = build_student(
         choice.architecture, material / "teacher", Initialisation.LAST_LAYERS, distilled_layer=2, seed=3
@@ -72,18 +72,18 @@ def test_a_twins_record_tells_of_no_distillation(record_of_twin: TrialRecord, re
 def test_an_interrupted_twin_ends_with_the_same_figures(
     open_study: OpenStudy, choice: StudentChoice, record_of_twin: TrialRecord
 ) -> None:
-    again = open_study().twin(7, choice)
+    again = Job.of_twin(open_study(), 7, choice)
     interrupt([again], after=3)
     assert figures_of(record_of(again)) == figures_of(record_of_twin)
 
 
-def test_the_teacher_is_fine_tuned_from_its_own_folder(context: StudyContext, material: Path) -> None:
-    job = context.fine_tuned_teacher()
+def test_the_teacher_is_fine_tuned_from_its_own_folder(study: ResolvedStudy, material: Path) -> None:
+    job = Job.of_teacher(study)
     before = weights_in(material / "teacher")
     record = record_of(job)
-    assert (record.role, record.number, record.architecture) == (Role.TEACHER, 0, context.teacher)
+    assert (record.role, record.number, record.architecture) == (Role.TEACHER, 0, study.teacher)
     assert (record.held_out_loss, record.num_steps, record.distillation_learning_rate) == (None, 0, None)
-    assert record.finetuning_learning_rate == context.config.finetuning.teacher_learning_rate
+    assert record.finetuning_learning_rate == study.config.finetuning.teacher_learning_rate
     assert not (job.folder / "student").exists()
     assert all(torch.equal(weight, before[name]) for name, weight in weights_in(material / "teacher").items())
     tuned = weights_in(TrialPaths(root=job.folder).finetuned("mood"))

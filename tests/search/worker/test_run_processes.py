@@ -40,9 +40,9 @@ def _run_two_workers(
 def test_two_workers_report_equally_often_and_only_the_first_has_the_records(
     open_study: OpenStudy, choice: StudentChoice, tmp_path: Path
 ) -> None:
-    context = open_study("resources.workers_per_trial=2", CHECKPOINT_EVERY_STEP)
+    study = open_study("resources.workers_per_trial=2", CHECKPOINT_EVERY_STEP)
     wild = replace(choice, distillation_learning_rate=1e38)
-    jobs = [context.student(7, choice), context.student(8, wild), context.student(9, choice)]
+    jobs = [Job.of_student(study, 7, choice), Job.of_student(study, 8, wild), Job.of_student(study, 9, choice)]
     first, second, records = _run_two_workers(tmp_path / "first", jobs)
     assert [kind for kind in first if kind != "TrialRecord"] == second
     assert second.count("distilling") == 6
@@ -58,7 +58,7 @@ def test_two_workers_report_equally_often_and_only_the_first_has_the_records(
 def test_two_workers_go_on_from_where_one_was_interrupted(
     open_study: OpenStudy, choice: StudentChoice, tmp_path: Path
 ) -> None:
-    alone = open_study(CHECKPOINT_EVERY_STEP).student(7, choice)
+    alone = Job.of_student(open_study(CHECKPOINT_EVERY_STEP), 7, choice)
     interrupt([alone], after=4)
     stages, _, (record,) = _run_two_workers(tmp_path / "two", [alone])
     assert stages.count("distilling") == 2
@@ -82,7 +82,7 @@ def test_what_is_done_already_is_the_first_workers_to_say(
 def test_a_worker_that_does_not_see_the_checkpoint_of_the_first_ends_the_trial(
     open_study: OpenStudy, choice: StudentChoice, tmp_path: Path
 ) -> None:
-    begun, behind = (open_study(CHECKPOINT_EVERY_STEP).student(7, choice) for _ in range(2))
+    begun, behind = (Job.of_student(open_study(CHECKPOINT_EVERY_STEP), 7, choice) for _ in range(2))
     interrupt([begun], after=4)
     with pytest.raises(Exception, match=r"every worker must see the first one's checkpoint step-\d+, got None in "):
         _run_two_workers(tmp_path / "two", [begun], [behind])

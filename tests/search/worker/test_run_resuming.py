@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from minilm_core.results.records import TrialRecord
-from search.study.jobs import Job, Progress
+from search.study.jobs import Job
 from search.study.layout import TrialPaths
+from search.study.progress import Progress
 from spaces.space import StudentChoice
 from tests.search.running import (
     CHECKPOINT_EVERY_STEP,
@@ -26,7 +27,7 @@ from tests.search.running import (
 def test_an_interrupted_trial_ends_with_the_same_figures(
     open_study: OpenStudy, choice: StudentChoice, record: TrialRecord, job: Job, checkpoints: str, num_events: int
 ) -> None:
-    again = open_study(checkpoints).student(7, choice)
+    again = Job.of_student(open_study(checkpoints), 7, choice)
     interrupt([again], after=num_events)
     assert figures_of(record_of(again)) == figures_of(record)
     assert_same_bits(again.folder / "student", job.folder / "student")
@@ -34,7 +35,7 @@ def test_an_interrupted_trial_ends_with_the_same_figures(
 
 
 def test_an_interrupted_distillation_goes_on_from_its_checkpoint(open_study: OpenStudy, choice: StudentChoice) -> None:
-    again = open_study(CHECKPOINT_EVERY_STEP).student(7, choice)
+    again = Job.of_student(open_study(CHECKPOINT_EVERY_STEP), 7, choice)
     interrupt([again], after=4)
     assert TrialPaths(root=again.folder).checkpoint.is_dir()
     steps = [event.step for event in run_job(again) if isinstance(event, Progress) and event.stage == "distilling"]

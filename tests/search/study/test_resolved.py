@@ -11,16 +11,17 @@ import pytest
 from minilm_core.errors import FailureKind, NonFiniteLossError, UserError
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.records import Role, Status, from_json, to_json
-from search.study.context import StudyContext, failed_record
-from search.study.jobs import Progress, ProgressLog
+from search.study.jobs import Job
+from search.study.progress import Progress, ProgressLog
+from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 from tests.search.latency_tables import table_of
 
-OpenStudy = Callable[..., StudyContext]
+OpenStudy = Callable[..., ResolvedStudy]
 
 
 @pytest.fixture
-def context(open_study: OpenStudy) -> StudyContext:
+def study(open_study: OpenStudy) -> ResolvedStudy:
     return open_study(is_prepared=False)
 
 
@@ -36,8 +37,8 @@ def raised(error: BaseException) -> BaseException:
 
 
 def test_a_student_within_every_limit_breaks_none(open_study: OpenStudy, choice: StudentChoice) -> None:
-    context = open_study("limits={max_size_bytes: 100MB, max_parameters: 1M, max_latency_ms: 5ms}", is_prepared=False)
-    within = replace(context, latency_table=table_of(choice.architecture, ms_per_layer=1.0))
+    study = open_study("limits={max_size_bytes: 100MB, max_parameters: 1M, max_latency_ms: 5ms}", is_prepared=False)
+    within = replace(study, latency_table=table_of(choice.architecture, ms_per_layer=1.0))
     assert within.violation(choice.architecture) is None
 
 
@@ -52,8 +53,8 @@ def test_a_student_within_every_limit_breaks_none(open_study: OpenStudy, choice:
 def test_a_student_over_a_limit_is_told_which(
     open_study: OpenStudy, choice: StudentChoice, limit: str, message: str
 ) -> None:
-    context = open_study(f"limits={{{limit}}}", is_prepared=False)
-    violation = replace(context, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).violation(
+    study = open_study(f"limits={{{limit}}}", is_prepared=False)
+    violation = replace(study, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).violation(
         choice.architecture
     )
     assert violation is not None
@@ -63,8 +64,8 @@ def test_a_student_over_a_limit_is_told_which(
 
 
 def test_of_two_broken_limits_the_farther_one_is_named(open_study: OpenStudy, choice: StudentChoice) -> None:
-    context = open_study("limits={max_size_bytes: 30kB, max_latency_ms: 1ms}", is_prepared=False)
-    violation = replace(context, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).violation(
+    study = open_study("limits={max_size_bytes: 30kB, max_latency_ms: 1ms}", is_prepared=False)
+    violation = replace(study, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).violation(
         choice.architecture
     )
     assert violation is not None
@@ -72,29 +73,29 @@ def test_of_two_broken_limits_the_farther_one_is_named(open_study: OpenStudy, ch
 
 
 def test_a_latency_that_nobody_can_predict_breaks_no_limit(open_study: OpenStudy, choice: StudentChoice) -> None:
-    context = open_study("limits.max_latency_ms=1ms", is_prepared=False)
-    assert context.violation(choice.architecture) is None
+    study = open_study("limits.max_latency_ms=1ms", is_prepared=False)
+    assert study.violation(choice.architecture) is None
     other = replace(choice.architecture, hidden_size=24)
-    assert replace(context, latency_table=table_of(other, ms_per_layer=2.0)).violation(choice.architecture) is None
+    assert replace(study, latency_table=table_of(other, ms_per_layer=2.0)).violation(choice.architecture) is None
 
 
 # Jobs
 
 
-def test_a_job_knows_its_figures_before_any_training(context: StudyContext, choice: StudentChoice) -> None:
-    job = replace(context, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).student(4, choice)
+def test_a_job_knows_its_figures_before_any_training(study: ResolvedStudy, choice: StudentChoice) -> None:
+    job = Job.of_student(replace(study, latency_table=table_of(choice.architecture, ms_per_layer=2.0)), 4, choice)
     architecture = choice.architecture
     assert job.known_figures() == {
-        "size_bytes": architecture.size_bytes(context.family),
-        "num_parameters": architecture.num_parameters(context.family),
-        "flops": architecture.flops(context.config.latency.sequence_length),
+        "size_bytes": architecture.size_bytes(study.student_family),
+        "num_parameters": architecture.num_parameters(study.student_family),
+        "flops": architecture.flops(study.config.latency.sequence_length),
         "latency_ms": pytest.approx(4.0),
     }
-    assert "latency_ms" not in context.student(4, choice).known_figures()
+    assert "latency_ms" not in Job.of_student(study, 4, choice).known_figures()
 
 
-def test_every_role_has_a_folder_of_its_own(context: StudyContext, choice: StudentChoice) -> None:
-    jobs = [context.student(4, choice), context.twin(4, choice), context.fine_tuned_teacher()]
+def test_every_role_has_a_folder_of_its_own(study: ResolvedStudy, choice: StudentChoice) -> None:
+    jobs = [Job.of_student(study, 4, choice), Job.of_twin(study, 4, choice), Job.of_teacher(study)]
     records = [job.blank_record(Status.COMPLETE) for job in jobs]
     assert [job.folder.name for job in jobs] == ["0004", "twin-0004", "teacher"]
     assert [record.number for record in records] == [4, 4, 0]
@@ -103,13 +104,13 @@ def test_every_role_has_a_folder_of_its_own(context: StudyContext, choice: Stude
 
 
 def test_the_teachers_job_has_its_own_sizes_and_learning_rate(open_study: OpenStudy) -> None:
-    job = open_study("finetuning.teacher_learning_rate=7e-5", is_prepared=False).fine_tuned_teacher()
+    job = Job.of_teacher(open_study("finetuning.teacher_learning_rate=7e-5", is_prepared=False))
     assert job.choice.architecture == StudentArchitecture(num_layers=2, hidden_size=24, num_heads=4)
     assert job.choice.finetuning_learning_rate == 7e-5
 
 
-def test_a_job_can_be_sent_to_another_process(context: StudyContext, choice: StudentChoice) -> None:
-    job = context.student(4, choice)
+def test_a_job_can_be_sent_to_another_process(study: ResolvedStudy, choice: StudentChoice) -> None:
+    job = Job.of_student(study, 4, choice)
     assert pickle.loads(pickle.dumps(job)) == job
 
 
@@ -128,17 +129,17 @@ def test_a_job_can_be_sent_to_another_process(context: StudyContext, choice: Stu
     ],
 )
 def test_a_failed_record_names_the_kind_of_failure(
-    context: StudyContext, choice: StudentChoice, error: BaseException, kind: FailureKind
+    study: ResolvedStudy, choice: StudentChoice, error: BaseException, kind: FailureKind
 ) -> None:
-    record = failed_record(context.student(4, choice), raised(error))
+    record = Job.of_student(study, 4, choice).failed_record(raised(error))
     assert record.status is Status.FAILED
     assert record.failure is not None
     assert record.failure.kind is kind
     assert from_json(to_json(record)) == record
 
 
-def test_a_kind_that_only_the_caller_knows_wins(context: StudyContext, choice: StudentChoice) -> None:
-    record = failed_record(context.student(4, choice), RuntimeError("gone"), FailureKind.NODE_LOST)
+def test_a_kind_that_only_the_caller_knows_wins(study: ResolvedStudy, choice: StudentChoice) -> None:
+    record = Job.of_student(study, 4, choice).failed_record(RuntimeError("gone"), FailureKind.NODE_LOST)
     assert record.failure is not None
     assert record.failure.kind is FailureKind.NODE_LOST
 
@@ -153,18 +154,18 @@ def test_a_kind_that_only_the_caller_knows_wins(context: StudyContext, choice: S
     ],
 )
 def test_the_message_of_a_failure_is_one_line(
-    context: StudyContext, choice: StudentChoice, error: BaseException, message: str
+    study: ResolvedStudy, choice: StudentChoice, error: BaseException, message: str
 ) -> None:
-    failure = failed_record(context.student(4, choice), raised(error)).failure
+    failure = Job.of_student(study, 4, choice).failed_record(raised(error)).failure
     assert failure is not None
     assert failure.message == message
     assert "Traceback (most recent call last)" in failure.traceback
 
 
 def test_a_failed_record_has_the_time_that_was_used_and_what_it_cost(
-    context: StudyContext, choice: StudentChoice
+    study: ResolvedStudy, choice: StudentChoice
 ) -> None:
-    job = context.student(4, choice)
+    job = Job.of_student(study, 4, choice)
     job.folder.mkdir(parents=True)
     lines = [(30, "distilling"), (60, "fine-tuning on mood")]
     (job.folder / "progress.jsonl").write_text(
@@ -173,29 +174,27 @@ def test_a_failed_record_has_the_time_that_was_used_and_what_it_cost(
             for seconds, stage in lines
         )
     )
-    record = failed_record(job, RuntimeError("late"))
+    record = job.failed_record(RuntimeError("late"))
     assert record.seconds == {"distilling": 30.0, "fine-tuning on mood": 60.0}
     assert record.device_hours == pytest.approx(90 / 3600)
     assert record.started_at == "2026-11-22T09:00:00+00:00"
     assert datetime.fromisoformat(record.finished_at) > datetime.fromisoformat(record.started_at)
 
 
-def test_a_trial_that_failed_before_its_first_report_used_no_time(context: StudyContext, choice: StudentChoice) -> None:
-    record = failed_record(context.student(4, choice), RuntimeError("at once"))
+def test_a_trial_that_failed_before_its_first_report_used_no_time(study: ResolvedStudy, choice: StudentChoice) -> None:
+    record = Job.of_student(study, 4, choice).failed_record(RuntimeError("at once"))
     assert record.seconds == {}
     assert record.device_hours == 0.0
     assert record.started_at
 
 
-def test_a_report_that_a_crash_cut_short_does_not_hide_the_failure(
-    context: StudyContext, choice: StudentChoice
-) -> None:
-    job = context.student(4, choice)
+def test_a_report_that_a_crash_cut_short_does_not_hide_the_failure(study: ResolvedStudy, choice: StudentChoice) -> None:
+    job = Job.of_student(study, 4, choice)
     log = ProgressLog(job.folder / "progress.jsonl")
     log.append(Progress(stage="distilling", step=1, num_steps=2))
     with log.path.open("a", encoding="utf-8") as file:
         file.write('{"run": "2026-')
     # The next run of the trial writes on.
     ProgressLog(log.path).append(Progress(stage="distilling", step=2, num_steps=2))
-    assert failed_record(job, RuntimeError("gone")).seconds.keys() == {"distilling"}
+    assert job.failed_record(RuntimeError("gone")).seconds.keys() == {"distilling"}
     assert [line["step"] for line in log.lines()] == [1, 2]

@@ -1,0 +1,56 @@
+"""The model card of a package: README.md with the Hub's metadata, rendered from a template."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from minilm_core.deployment.source import PackageSource, evaluations_by_split
+from minilm_core.results.records import Evaluation
+from minilm_core.runtimes.torch_model import is_classifier
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+"""The card in jinja."""
+HUB_METRICS = {"matthews": "matthews_correlation", "spearman": "spearmanr", "pearson": "pearsonr"}
+"""The Hub's names of the metrics that it names differently."""
+
+
+def model_card(source: PackageSource, folder: Path) -> ModelCard:
+    """Returns the card of a package whose model and exports lie in a folder."""
+    has_head = is_classifier(folder)
+    evaluations = [
+        (name, task.metric, split, evaluation)
+        for name, task in source.record.tasks.items()
+        for split, evaluation in evaluations_by_split(task).items()
+    ]
+    metadata = ModelCardData(
+        model_name=source.title,
+        base_model=source.base_model,
+        license=source.licence,
+        library_name="transformers",
+        pipeline_tag="text-classification" if has_head else "feature-extraction",
+        tags=["minilm", "distillation"],
+        eval_results=[_hub_result(*evaluation) for evaluation in evaluations],
+    )
+    card: ModelCard = ModelCard.from_template(
+        metadata,
+        template_path=str(TEMPLATE),
+        title=source.title,
+        source=source,
+        record=source.record,
+        evaluations=evaluations,
+        model_class="AutoModelForSequenceClassification" if has_head else "AutoModel",
+        onnx_files=sorted(path.name for path in folder.glob("onnx/*.onnx")),
+    )
+    return card
+
+
+def _hub_result(task: str, metric: str, split: str, evaluation: Evaluation) -> EvalResult:
+    return EvalResult(
+        task_type="text-classification",
+        dataset_type=task,
+        dataset_name=task,
+        dataset_split=split,
+        metric_type=HUB_METRICS.get(metric, metric),
+        metric_value=evaluation.value,
+        metric_args={"interval": "95 % bootstrap over examples", "low": evaluation.low, "high": evaluation.high},
+    )

@@ -1,0 +1,78 @@
+"""A study as it is resolved once, before its first trial, and handed to all who work on it. No torch, no Ray."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minilm_core.latency.table import LatencyTable
+from minilm_core.models.architecture import FamilyShape, StudentArchitecture
+from minilm_core.models.families import encoder_architecture, family_shape
+from minilm_core.models.student_family import student_base
+from search.config.compatibility import check_against_teacher
+from search.config.settings import SearchConfig
+from search.config.teacher_assignment import TeacherAssignment, TeacherRole
+from search.study.layout import StudyPaths
+from spaces.limits import Violation
+from spaces.space import StudentSpace
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedStudy:
+    """A study's settings, which fit its teacher, and all that follows from the two before anything is trained."""
+
+    config: SearchConfig
+    """Its paths are absolute."""
+    paths: StudyPaths
+    space: StudentSpace
+    """The students of the settings' space that can learn from the teacher."""
+    teachers: TeacherAssignment
+    teacher_family: FamilyShape
+    student_family: FamilyShape
+    latency_table: LatencyTable | None = None
+    """Predicts the latency of the students; None before a calibration, or where no latency is asked for."""
+    teacher_latency_table: LatencyTable | None = None
+    """Predicts the teacher's latency; None: the table of the students does, whose family is the teacher's."""
+
+    @property
+    def teacher(self) -> StudentArchitecture:
+        """The teacher's own sizes."""
+        return self.teachers.teacher
+
+    @property
+    def layers(self) -> dict[TeacherRole, tuple[int, ...]]:
+        """The layers of each model that teaches whose targets some student of the space needs."""
+        return self.teachers.layers(self.space.architectures())
+
+    def violation(self, student: StudentArchitecture) -> Violation | None:
+        """Returns the limit that a student exceeds by most, or None. Limits are on what is known before training."""
+        return self.config.limits.violation(student, self.student_family, self.latency_ms(student))
+
+    def latency_ms(self, student: StudentArchitecture) -> float | None:
+        """Returns the predicted latency of a student in ms, or None without a table of its width."""
+        return _predicted_ms(self.latency_table, student)
+
+    @property
+    def teacher_latency_ms(self) -> float | None:
+        """The predicted latency of the teacher in ms, or None without a table of its width."""
+        return _predicted_ms(self.teacher_latency_table or self.latency_table, self.teacher)
+
+
+def resolve_study(config: SearchConfig, paths: StudyPaths, teacher_json: Mapping[str, Any]) -> ResolvedStudy:
+    """Resolves a study from its settings and its teacher's config.json; latency tables are added later.
+
+    Raises:
+        UserError: if the teacher's family is unknown or a setting does not fit its sizes.
+    """
+    space = check_against_teacher(config, teacher_json)
+    return ResolvedStudy(
+        config=config,
+        paths=paths,
+        space=space,
+        teachers=TeacherAssignment.of(config, encoder_architecture(teacher_json)),
+        teacher_family=family_shape(teacher_json),
+        student_family=family_shape(student_base(teacher_json, config.student_family)),
+    )
+
+
+def _predicted_ms(table: LatencyTable | None, architecture: StudentArchitecture) -> float | None:
+    return table.predict_ms(architecture) if table is not None and table.covers([architecture]) else None

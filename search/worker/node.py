@@ -1,0 +1,56 @@
+"""A study on one node of the cluster: its teacher's folder there, and the device that everything runs on."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from minilm_core.kernels.compiled_loops import keep_compiled_loops_in
+from minilm_core.models.teacher import resolve
+from minilm_core.settings.schedules import Precision
+from minilm_core.training.devices import resolve_precision, training_device
+from search.config.settings import SearchConfig
+from search.config.teacher_assignment import TeacherRole
+from search.study.layout import StudyPaths
+from search.study.resolved import ResolvedStudy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeContext:
+    """A study as one node of the cluster sees it."""
+
+    study: ResolvedStudy
+    teacher_folder: Path
+
+    @classmethod
+    def open(cls, study: ResolvedStudy) -> Self:
+        """Finds the teacher on this node, and chooses the folder for compiled loops if there is no other."""
+        keep_compiled_loops_in(Path(study.config.storage.cache) / "loops")
+        # The preparation of the study has checked the hash of the weights; no trial reads them all again.
+        teacher = replace(study.config.teacher, sha256=None)
+        return cls(study=study, teacher_folder=resolve(teacher, study.paths.root))
+
+    @property
+    def config(self) -> SearchConfig:
+        """The settings of the study."""
+        return self.study.config
+
+    @property
+    def paths(self) -> StudyPaths:
+        """The layout of the study's folder."""
+        return self.study.paths
+
+    @property
+    def device(self) -> torch.device:
+        """The device that everything runs on."""
+        return training_device(self.config.resources.gpus_per_worker > 0)
+
+    @property
+    def precision(self) -> Precision:
+        """The precision that the models that teach run in."""
+        return resolve_precision(self.config.distillation.precision, self.device)
+
+    def folder(self, teacher_role: TeacherRole) -> Path:
+        """Returns the folder of a model that teaches; the assistant's is there once the assistant is trained."""
+        return self.teacher_folder if teacher_role is TeacherRole.TEACHER else self.paths.assistant.student

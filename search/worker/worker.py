@@ -1,0 +1,187 @@
+"""One process of those that train the students of a trial, and what it keeps of each student's run."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+
+from minilm_core.models.encoders import save_encoder
+from minilm_core.models.weight_transfer import build_student
+from minilm_core.results.records import Role
+from minilm_core.training.devices import keep_freed_memory
+from search.study.jobs import Job
+from search.study.progress import Progress, ProgressLog
+from search.worker.node import NodeContext
+
+Decision = TypeVar("Decision")
+
+
+class JobsFailedError(Exception):
+    """An exception that ended some of the jobs of a trial; the trial's other jobs can go on."""
+
+    def __init__(self, numbers: tuple[int, ...], error: Exception) -> None:
+        # Both are arguments of Exception, so that pickle restores them in another process.
+        super().__init__(numbers, error)
+        self.numbers = numbers
+        """The numbers of the jobs."""
+        self.error = error
+
+
+@dataclass(kw_only=True, slots=True)
+class JobRun:
+    """One run of a job in this process."""
+
+    job: Job
+    log: ProgressLog
+    has_failed: bool = False
+
+    @classmethod
+    def begin(cls, job: Job) -> Self:
+        """Begins a run, with an empty account of the time that it takes."""
+        return cls(job=job, log=ProgressLog(job.paths.progress))
+
+
+class Stopwatch:
+    """Measures the time between two calls."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        """Returns the seconds since the last call."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        return seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """One of the processes that train the students of a trial together."""
+
+    node: NodeContext
+    rank: int
+    world_size: int
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    @classmethod
+    def join(cls, job: Job) -> Self:
+        """Returns this process as a worker of the trial that a job belongs to."""
+        keep_freed_memory()
+        node = NodeContext.open(job.study)
+        if node.device.type == "cpu":
+            torch.set_num_threads(max(1, int(job.config.resources.cpus_per_worker)))
+        is_shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return cls(
+            node=node,
+            rank=torch.distributed.get_rank() if is_shared else 0,
+            world_size=torch.distributed.get_world_size() if is_shared else 1,
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker writes the trial's files."""
+        return self.rank == 0
+
+    def agree(self, decide: Callable[[], Decision]) -> Decision:
+        """Returns the first worker's decision to all workers; the others do not decide.
+
+        Files on a network disk may look different from another node, and clocks differ.
+        """
+        decisions = [decide() if self.is_first else None]
+        if self.world_size > 1:
+            torch.distributed.broadcast_object_list(decisions, src=0, device=self.node.device)
+        return decisions[0]  # type: ignore[return-value]  # the first worker's decision has replaced None
+
+    def wait_for_others(self) -> None:
+        """Returns when every worker of the trial has called it."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+    def in_parallel(self, module: nn.Module) -> nn.Module:
+        """Moves a module to the device and, with several workers, averages its gradients over them."""
+        module = module.to(self.node.device)
+        return DistributedDataParallel(module) if self.world_size > 1 else module
+
+    def share_time(self, runs: Sequence[JobRun]) -> None:
+        """Adds the time since the last call to the runs that were trained together, in equal parts."""
+        each = self.watch.lap() / len(runs)
+        for run in runs:
+            run.log.spend(each)
+
+    def check_time(self, runs: Sequence[JobRun], progress: Progress) -> None:
+        """Stops runs that are trained together once every one of them has used up the time of a trial.
+
+        Raises:
+            TimeoutError: if each run's own time exceeds the budget's trial_timeout_minutes.
+        """
+        limit_minutes = self.node.config.budget.trial_timeout_minutes
+        if limit_minutes is None:
+            return
+        limit_seconds = 60 * limit_minutes
+        if self.agree(lambda: all(run.log.spent_seconds > limit_seconds for run in runs)):
+            raise TimeoutError(
+                f"a trial must end within trial_timeout_minutes {limit_minutes:g}, "
+                f"got to step {progress.step} of {progress.num_steps} of {progress.stage}"
+            )
+
+    def initialised(self, job: Job) -> PreTrainedModel:
+        """Returns a student before training. The seed is the study's, so that a twin begins with the same weights."""
+        return build_student(
+            job.choice.architecture,
+            self.node.teacher_folder,
+            job.choice.initialisation,
+            family=self.node.config.student_family,
+            distilled_layer=self.node.study.teachers.distilled_layer,
+            seed=job.config.seed,
+        )
+
+    def save_encoder(self, encoder: PreTrainedModel, job: Job) -> None:
+        """Saves a student as a folder that transformers can load."""
+        save_encoder(encoder, self.node.teacher_folder, job.paths.student)
+
+    def student_folder(self, job: Job) -> Path:
+        """Returns the folder of the encoder that is fine-tuned."""
+        return self.node.teacher_folder if job.role is Role.TEACHER else job.paths.student
+
+
+@contextmanager
+def attribute_failure(runs: Sequence[JobRun]) -> Iterator[None]:
+    """Attributes an exception raised in the block to these runs, so that the other runs of the trial can go on.
+
+    Raises:
+        JobsFailedError: with the numbers of those of the runs' jobs that had not failed before.
+    """
+    try:
+        yield
+    except JobsFailedError:
+        raise
+    except Exception as error:
+        numbers = tuple(run.job.number for run in runs if not run.has_failed)
+        raise JobsFailedError(numbers, error) from error
+
+
+def log_progress(worker: Worker, progress_of_runs: Sequence[tuple[JobRun, Progress]]) -> Progress:
+    """Logs the progress of runs that are trained together, and returns it as one event with their mean losses."""
+    students = tuple(run.job.number for run, _ in progress_of_runs if run.job.role is Role.STUDENT)
+    shared = [(run, replace(progress, students=students)) for run, progress in progress_of_runs]
+    if worker.is_first:
+        for run, progress in shared:
+            run.log.append(progress)
+    events = [progress for _, progress in shared]
+    return replace(
+        events[0],
+        loss=_mean([progress.loss for progress in events]),
+        held_out_loss=_mean([progress.held_out_loss for progress in events]),
+    )
+
+
+def _mean(losses: Sequence[float | None]) -> float | None:
+    known = [loss for loss in losses if loss is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,32 @@
+"""Tests of what the package of a study's student states about the teacher."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from search.commands.package import Deployment, package_student
+from search.study.layout import StudyPaths
+from tests.paths import EARLIER_STUDY
+
+
+def package_of_trial(material: Path, *, teacher: str) -> Path:
+    """Packages trial 0 of the earlier study as if it had that teacher."""
+    shutil.copytree(EARLIER_STUDY, material)
+    search_yaml = material / "studies" / "tiny" / "search.yaml"
+    text = search_yaml.read_text(encoding="utf-8").replace("ROOT/teacher", teacher).replace("ROOT", str(material))
+    search_yaml.write_text(text, encoding="utf-8")
+    study = StudyPaths(root=search_yaml.parent)
+    deployment = Deployment.choose(study, trial=0, is_picked=False, task=None)
+    return package_student(
+        deployment, material / "out", licence=None, has_onnx=False, max_int8_drop=None, overwrite=False
+    )
+
+
+@pytest.mark.parametrize(("teacher", "base_model"), [("someone/tiny", "someone/tiny"), ("ROOT/teacher", None)])
+def test_only_a_teacher_of_the_hub_is_the_base_model(tmp_path: Path, teacher: str, base_model: str | None) -> None:
+    package = package_of_trial(tmp_path / "material", teacher=teacher)
+    provenance = json.loads((package / "provenance.json").read_text(encoding="utf-8"))
+    assert provenance["base_model"] == base_model
+    assert (f"base_model: {base_model}\n" in (package / "README.md").read_text(encoding="utf-8")) is bool(base_model)
