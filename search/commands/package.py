@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minilm_core.errors import UserError
 from minilm_core.latency.table import LatencyTable
@@ -13,6 +14,9 @@ from minilm_core.tasks.splits import load_split
 from minilm_core.tasks.task import SplitRole, Task
 from search.config.settings import SearchConfig, load_config
 from search.study.layout import StudyPaths, TrialPaths
+
+if TYPE_CHECKING:
+    from minilm_core.deployment.source import PackageSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +69,23 @@ def package_student(
     from transformers.utils import logging as transformers_logging
 
     from minilm_core.deployment.packaging import package
-    from minilm_core.deployment.source import PackageSource
 
     transformers_logging.disable_progress_bar()
+    source = _source(deployment, licence)
+    additions: list[Callable[[Path], object]] = []
+    if has_onnx:
+        additions.append(partial(_add_onnx, source.model_folder, deployment, max_int8_drop))
+    return package(source, out, additions=additions, overwrite=overwrite)
+
+
+def _source(deployment: Deployment, licence: str | None) -> "PackageSource":
+    from minilm_core.deployment.source import PackageSource
+
     study, config = deployment.study, deployment.config
-    folder = TrialPaths(root=study.trial_folder(deployment.record.number)).finetuned(deployment.task.name)
     teacher_folder = config.teacher.find_locally(study.root)
-    source = PackageSource(
-        model_folder=folder,
+    trial = TrialPaths(root=study.trial_folder(deployment.record.number))
+    return PackageSource(
+        model_folder=trial.finetuned(deployment.task.name),
         record=deployment.record,
         task=deployment.task.name,
         study=config.name,
@@ -84,10 +97,6 @@ def package_student(
         latency_table=LatencyTable.load(study.latency) if study.latency.exists() else None,
         decision=study.decision if deployment.is_picked else None,
     )
-    additions: list[Callable[[Path], object]] = []
-    if has_onnx:
-        additions.append(partial(_add_onnx, folder, deployment, max_int8_drop))
-    return package(source, out, additions=additions, overwrite=overwrite)
 
 
 def _add_onnx(model_folder: Path, deployment: Deployment, max_int8_drop: float | None, out: Path) -> None:

@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
     return [text for named, text in fenced if named == language]
 
 
-COMMANDS = [line for block in blocks("") for line in block.splitlines()]
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 
 
 @pytest.fixture

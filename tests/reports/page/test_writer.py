@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas
 import pytest
 
 from minilm_core.errors import FailureKind
@@ -236,3 +237,17 @@ def test_figures_of_an_earlier_report_are_removed(full_study: Study) -> None:
     stale.write_text("<svg/>")
     write_report(full_study)
     assert not stale.exists()
+
+
+def test_parquet_and_csv_have_one_row_a_record_and_the_same_columns(drawn: Report) -> None:
+    parquet = pandas.read_parquet(drawn.folder / "trials.parquet")
+    written = pandas.read_csv(drawn.folder / "trials.csv")
+    assert parquet.columns.tolist() == written.columns.tolist()
+    assert parquet["name"].tolist() == written["name"].tolist()
+    assert parquet["accuracy"].tolist()[:4] == written["accuracy"].tolist()[:4] == [0.8, 0.9, 0.79, 0.6]
+    assert str(parquet["trial"].dtype) == "Int64"
+    assert parquet["trial"].dropna().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_csv_of_the_frontier_has_the_most_accurate_first(drawn: Report) -> None:
+    assert pandas.read_csv(drawn.folder / "frontier.csv")["trial"].tolist() == [1, 0]
