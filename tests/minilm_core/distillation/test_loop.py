@@ -294,7 +294,7 @@ def test_rows_longer_than_the_students_positions_are_refused(
     teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     short = type(teacher_config)(**{**teacher_config.to_dict(), "max_position_embeddings": 8})
-    with pytest.raises(UserError, match="rows must be at most the student's 8 positions long, got 16"):
+    with pytest.raises(UserError, match="rows must be at most as long as the student's 8 positions, got 16"):
         first_step(new_student(short), distillation_data)
 
 

@@ -271,7 +271,7 @@ def test_a_cache_in_the_making_is_not_evicted_until_it_is_abandoned(
 ) -> None:
     building = cache_targets(teacher, corpus, KEY, tmp_path)
     next(building)
-    with pytest.raises(UserError, match="beside those in use"):
+    with pytest.raises(UserError, match="and those in use"):
         make_room(tmp_path / "other", 1000, limit_bytes=1500)
     give_up(building)
     assert make_room(tmp_path / "other", 1000, limit_bytes=1500) == [tmp_path / KEY.folder_name]

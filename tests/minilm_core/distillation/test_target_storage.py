@@ -132,14 +132,14 @@ def test_an_unfinished_cache_is_refused(cache: Path) -> None:
     assert is_cached(cache / "a")
     (cache / "a" / "manifest.json").unlink()
     assert not is_cached(cache / "a")
-    with pytest.raises(UserError, match=r"cached targets must be finished, that is have manifest.json, got .*/a$"):
+    with pytest.raises(UserError, match=r"cached targets must be finished and have manifest.json, got .*/a$"):
         TargetsManifest.load(cache / "a")
 
 
 @pytest.mark.parametrize(("change", "got"), [({"format_version": 1}, "1"), ({"format_version": None}, "None")])
 def test_a_cache_of_another_format_is_refused(cache: Path, change: dict[str, Any], got: str) -> None:
     (cache / "a" / "manifest.json").write_text(json.dumps({**asdict(MANIFEST), **change}))
-    with pytest.raises(UserError, match=rf"cached targets must have format 3, got {got} in .*/a$"):
+    with pytest.raises(UserError, match=rf"cached targets must have format 3, got {got} in .*/a; remove the folder to cache"):
         TargetsManifest.load(cache / "a")
 
 
@@ -245,7 +245,7 @@ def test_a_limit_below_one_cache_is_refused_in_one_line_and_nothing_is_evicted(c
         make_room(cache / "new", 15_360_000_000, limit_bytes=10_000_000_000)
     assert str(caught.value) == (
         "storage.max_cache_bytes must hold the teacher's targets, 15.36 GB, got 10.00 GB; "
-        "raise it, lower corpus.max_tokens or share the teacher online"
+        "raise it, lower corpus.max_tokens or run the teacher online"
     )
     assert names_in(cache) == ["a", "b", "c"]
 
@@ -254,7 +254,7 @@ def test_a_limit_below_what_is_in_use_is_refused(cache: Path) -> None:
     with (
         hold(cache / "a"),
         hold(cache / "b"),
-        pytest.raises(UserError, match=r"must hold the teacher's targets, 0.00 GB, beside those in use, 0.00 GB"),
+        pytest.raises(UserError, match=r"must hold the teacher's targets, 0.00 GB, and those in use, 0.00 GB"),
     ):
         make_room_for_new(cache, limit_bytes=2 * SIZE)
 
@@ -288,7 +288,7 @@ def test_a_file_system_without_locks_evicts_nothing_and_reads_all_the_same(
         raise OSError(errno.ENOLCK, "no locks here")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(UserError, match="beside those in use"):
+    with pytest.raises(UserError, match="and those in use"):
         make_room_for_new(cache)
     assert names_in(cache) == ["a", "b", "c"]
     with hold(cache / "a"):

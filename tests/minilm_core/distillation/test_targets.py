@@ -148,7 +148,7 @@ def test_of_the_cached_layers_only_those_asked_for_are_read(cached: Path, corpus
 
 
 def test_a_layer_that_is_not_cached_is_refused(cached: Path) -> None:
-    with pytest.raises(UserError, match=r"cached targets must be of layer 1, got those of 2, 3 in "):
+    with pytest.raises(UserError, match=r"cached targets must include layer 1, got layers 2, 3 in "):
         opened(cached, layers=(1, 2))
 
 
@@ -188,7 +188,7 @@ def test_a_cache_of_200_mb_is_read_in_a_few(cached: Path, tmp_path: Path) -> Non
 def test_an_open_cache_is_not_evicted(cached: Path, tmp_path: Path) -> None:
     shutil.copytree(cached, tmp_path / "copy")
     targets = opened(tmp_path / "copy")
-    with pytest.raises(UserError, match="beside those in use"):
+    with pytest.raises(UserError, match="and those in use"):
         make_room(tmp_path / "new", 1, limit_bytes=1)
     del targets
     gc.collect()
