@@ -1,4 +1,4 @@
-"""Tests of how many students share a teacher: the closed form and its limits."""
+"""Tests of the number of students that share an online teacher: the closed form and its limits."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_a_teacher_ten_times_as_large_is_shared_by_ten() -> None:
     ],
     ids=["memory", "memory of less than one", "no memory", "students at once"],
 )
-def test_memory_and_the_students_drawn_at_once_limit_it(limits: dict[str, int], expected: int) -> None:
+def test_memory_and_the_students_drawn_at_once_limit_the_number(limits: dict[str, int], expected: int) -> None:
     assert sharing(make_work(), **limits) == expected
 
 
