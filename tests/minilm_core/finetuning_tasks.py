@@ -31,7 +31,7 @@ def write(path: Path, **columns: list[Any]) -> None:
 
 
 def write_tasks(folder: Path) -> None:
-    """Writes three tasks: who is named (class names), whether two texts name the same person, how often a word occurs."""
+    """Writes three tasks: who is named (class names), whether two texts name the same one, how often a word occurs."""
     for number, (split, count) in enumerate({"train": 61, "validation": 40, "test": 30}.items()):
         random = np.random.default_rng(number)
         texts = sentences(count, number)

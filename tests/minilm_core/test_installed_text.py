@@ -127,7 +127,7 @@ def test_the_card_names_packages_versions_and_licences(written: InstalledText) -
 
 
 def test_a_missing_package_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="text is taken from installed packages, which must have no_such_package"):
+    with pytest.raises(UserError, match="the text comes from installed packages, which must include no_such_package"):
         write_installed_text(tmp_path, {"one": ("networkx/classes",), "two": ("no_such_package",)})
 
 

@@ -23,7 +23,7 @@ from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTabl
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import max_sequence_length
 from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
-from minilm_core.runtimes.torch_model import delivered, load_packaged
+from minilm_core.runtimes.torch_model import comparable_outputs, load_packaged
 from tests.minilm_core.encoder_families import CONFIGS, write_teacher
 
 ARCHITECTURE = StudentArchitecture(num_layers=3, hidden_size=24, num_heads=4)
@@ -264,7 +264,7 @@ def test_a_decision_that_is_not_there_is_refused(source: PackageSource, tmp_path
 def test_padding_is_no_part_of_what_an_encoder_delivers():
     states = torch.arange(12.0).reshape(1, 3, 4)
     mask = torch.tensor([[1, 1, 0]])
-    torch.testing.assert_close(delivered({"last_hidden_state": states}, mask), states[:, :2].mean(dim=1))
+    torch.testing.assert_close(comparable_outputs({"last_hidden_state": states}, mask), states[:, :2].mean(dim=1))
 
 
 def test_a_bare_encoder_is_packaged_as_one(source: PackageSource, teacher_folder: Path, tmp_path: Path):

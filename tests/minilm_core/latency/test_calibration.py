@@ -71,7 +71,7 @@ def test_the_vocabulary_is_cut_below_a_padding_token_at_its_end():
 
 
 def test_a_calibration_of_no_student_is_refused():
-    with pytest.raises(UserError, match="needs at least one student, got none"):
+    with pytest.raises(UserError, match="needs at least 1 student, got 0"):
         plan_calibration([])
 
 

@@ -1,4 +1,4 @@
-"""Tests of a tokenizer without a padding token: a classifier is fine-tuned with it, and the saved folder can be served."""
+"""Tests of a tokenizer without a padding token: it fine-tunes a classifier, whose folder can be served."""
 
 import json
 from dataclasses import replace
