@@ -71,7 +71,7 @@ def test_long_prose_is_cut_into_pieces_between_words() -> None:
     assert " ".join(pieces).split() == ["graph"] * 198
 
 
-def test_every_subject_comes_equally_often_in_every_split(tables: dict[str, pa.Table]) -> None:
+def test_every_subject_is_equally_frequent_in_every_split(tables: dict[str, pa.Table]) -> None:
     for table in tables.values():
         counts = table["label_name"].value_counts().to_pylist()
         assert {count["values"] for count in counts} == set(THREE_SUBJECTS)
