@@ -322,16 +322,16 @@ def _hash(text: str) -> str:
 
 CARD = """# Text of the installed packages
 
-`docstrings/`: a passage of documentation, and which of these subjects it is about: {subjects}. {counts} examples, every
-subject equally often in each split. A passage is up to 400 characters of the prose at the head or under the Notes of a
-docstring, or of a chapter of the Python language reference; code, formulas, names and libraries are masked; no two are
-alike.
+`docstrings/`: passages of documentation, labelled with one of these subjects: {subjects}. {counts} examples, every
+subject equally often in each split. A passage has up to 400 characters of the prose at the head or under the Notes of a
+docstring, or of a chapter of the Python language reference. Code, formulas, names and libraries are masked. No passage
+occurs twice.
 
-`corpus.jsonl`: {documents} whole docstrings and chapters, unmasked, {words} words. It leaves out every file that a
-validation or test passage could come from, and copies of such passages.
+`corpus.jsonl`: {documents} docstrings and chapters, unmasked, {words} words. It leaves out the files of validation and
+test, and copies of their passages.
 
-A source file belongs to one split as a whole: files come in order of the hash of their names, each to the split that
-lacks most of its share. The same versions of the packages give the same files. The text is its packages' own, under
+All passages of a source file belong to one split: files are assigned in order of the hash of their names, each to the
+split that is least full. The same versions of the packages give the same files. The text belongs to its packages, under
 their licences:
 
 | package | version | licence |

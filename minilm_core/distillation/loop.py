@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minilm_core.corpus.packed import BatchOrder
-from minilm_core.distillation.data import DistillationData, TeacherBatch, held_out_losses, relation_loss
+from minilm_core.distillation.data import BatchReader, DistillationData, TeacherBatch, held_out_losses, relation_loss
 from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.models.encoders import RelationEncoder
 from minilm_core.models.families import max_sequence_length
@@ -22,7 +21,6 @@ from minilm_core.training.optimisation import (
     MicroBatch,
     TrainingState,
     begin_training,
-    micro_batches,
     seed_step,
     unwrapped,
 )
@@ -82,6 +80,10 @@ class DistillationFailure:
     """A UserError if the checkpoint is damaged or of another training."""
 
 
+Outcomes = dict[int, DistillationProgress | DistillationFailure]
+"""The outcomes of an optimiser step by the index of the student."""
+
+
 def distil(
     student: nn.Module,
     data: DistillationData,
@@ -116,7 +118,7 @@ def distil(
 
 def distil_together(
     runs: Sequence[StudentRun], data: DistillationData, schedule: DistillationSchedule, *, seed: int
-) -> Iterator[dict[int, DistillationProgress | DistillationFailure]]:
+) -> Iterator[Outcomes]:
     """Trains several students on the same batches, for each of which the teacher runs once.
 
     Every student ends exactly as it would alone. After every optimiser step the generator yields the outcome of each
@@ -143,7 +145,7 @@ def distil_together(
     if refused:
         yield refused
     first_step = min((state.step for state in learning.values()), default=schedule.num_steps)
-    batches = _BatchReader(data, schedule, seed=seed, first_step=first_step, device=_device_of(runs[0]))
+    batches = BatchReader(data, schedule, seed=seed, first_step=first_step, device=_device_of(runs[0]))
     for step in range(first_step, schedule.num_steps):
         at_step = {index: state for index, state in learning.items() if state.step == step}
         for micro_batch in batches.micro_batches(step):
@@ -209,11 +211,9 @@ def _begin(run: StudentRun, schedule: DistillationSchedule, seed: int) -> Traini
     return state
 
 
-def _resume(
-    states: Mapping[int, TrainingState], runs: Sequence[StudentRun]
-) -> dict[int, DistillationProgress | DistillationFailure]:
+def _resume(states: Mapping[int, TrainingState], runs: Sequence[StudentRun]) -> Outcomes:
     """Restores each student's latest checkpoint, if it has one, and returns the students whose checkpoint is unfit."""
-    refused: dict[int, DistillationProgress | DistillationFailure] = {}
+    refused: Outcomes = {}
     for index, run in enumerate(runs):
         try:
             _restore(states[index], run.resume_from)
@@ -231,9 +231,7 @@ def _restore(state: TrainingState, root: Path | None) -> None:
             raise UserError(f"{error}; remove {root} to start again") from error
 
 
-def _without(
-    states: Mapping[int, TrainingState], outcomes: Mapping[int, DistillationProgress | DistillationFailure]
-) -> dict[int, TrainingState]:
+def _without(states: Mapping[int, TrainingState], outcomes: Outcomes) -> dict[int, TrainingState]:
     """Returns the students that have not failed."""
     failed = {index for index, outcome in outcomes.items() if isinstance(outcome, DistillationFailure)}
     return {index: state for index, state in states.items() if index not in failed}
@@ -248,57 +246,6 @@ def _encoder_of(run: StudentRun) -> RelationEncoder:
 
 def _device_of(run: StudentRun) -> torch.device:
     return next(run.student.parameters()).device
-
-
-class _BatchReader:
-    """Reads this worker's micro-batches with their teacher relations, one ahead of their use.
-
-    Reading ahead before the optimiser step, which waits for a GPU, lets the host read while the GPU still computes.
-    Reading only what follows a batch that was taken keeps two batches from being in memory at once.
-    """
-
-    def __init__(
-        self,
-        data: DistillationData,
-        schedule: DistillationSchedule,
-        *,
-        seed: int,
-        first_step: int,
-        device: torch.device,
-    ) -> None:
-        self._data = data
-        self._schedule = schedule
-        self._device = device
-        self._order = BatchOrder(
-            row_indices=data.corpus.training_rows,
-            batch_size=schedule.batch_size,
-            seed=seed,
-            rank=data.rank,
-            num_workers=data.world_size,
-        )
-        self._batches = self._read(first_step)
-        self._next: TeacherBatch | None = None
-        self.read_ahead()
-
-    def micro_batches(self, step: int) -> list[MicroBatch]:
-        """Returns the parts of this worker's batch of one step."""
-        return list(micro_batches(self._order.rows_of_step(step), self._schedule.micro_batch_size))
-
-    def take(self) -> TeacherBatch:
-        """Returns the batch that was read ahead and keeps no reference to it."""
-        batch, self._next = self._next, None
-        assert batch is not None, "a batch is read ahead before it is taken"
-        return batch
-
-    def read_ahead(self) -> None:
-        """Reads the next batch, unless the last one has been read."""
-        self._next = next(self._batches, None)
-
-    def _read(self, first_step: int) -> Iterator[TeacherBatch]:
-        for step in range(first_step, self._schedule.num_steps):
-            self._data.targets.prefetch(self._order.rows_of_step(step + 1))
-            for micro_batch in self.micro_batches(step):
-                yield self._data.teacher_batch(micro_batch.rows, self._device)
 
 
 def _add_gradients(
@@ -320,11 +267,11 @@ def _add_gradients(
 
 def _take_steps(
     states: Mapping[int, TrainingState], data: DistillationData, schedule: DistillationSchedule
-) -> dict[int, DistillationProgress | DistillationFailure]:
+) -> Outcomes:
     """Takes an optimiser step with each student, then measures the held-out loss of those that did not fail, if due."""
     rates = {index: state.learning_rate for index, state in states.items()}
     losses: dict[int, float] = {}
-    failures: dict[int, DistillationProgress | DistillationFailure] = {}
+    failures: Outcomes = {}
     for index, state in states.items():
         try:
             losses[index] = state.take_step()

@@ -300,7 +300,7 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
 
 
 def _gpu_name() -> str:
-    # The driver is asked because planning a search must not import torch.
+    # nvidia-smi knows the name, too, and planning a search must not import torch.
     device = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     query = ["nvidia-smi", f"--id={device}", "--query-gpu=name", "--format=csv,noheader"]
     try:

@@ -204,8 +204,11 @@ def _build(teacher: RelationEncoder, corpus: PackedCorpus, cache: Path, rank: in
 def test_several_processes_build_one_cache(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus, whole: Path, knows_rank: bool
 ) -> None:
-    shares = [(rank, 3) if knows_rank else (0, 1) for rank in range(3)]
-    workers = [FORK.Process(target=_build, args=(teacher, corpus, tmp_path, *share)) for share in shares]
+    ranks_and_sizes = [(rank, 3) if knows_rank else (0, 1) for rank in range(3)]
+    workers = [
+        FORK.Process(target=_build, args=(teacher, corpus, tmp_path, *rank_and_size))
+        for rank_and_size in ranks_and_sizes
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:

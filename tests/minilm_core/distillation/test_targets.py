@@ -75,8 +75,8 @@ def vectors_of(targets: Targets, corpus: PackedCorpus) -> dict[tuple[int, str, s
     """Returns every operand by layer, relation and side."""
     of_layers = targets.relations(ROWS, torch.from_numpy(corpus.rows(ROWS)))
     return {
-        (place, relation, side): getattr(operands, side)
-        for place, relations in enumerate(of_layers)
+        (index, relation, side): getattr(operands, side)
+        for index, relations in enumerate(of_layers)
         for relation, operands in relations.items()
         for side in ("left", "right")
     }
@@ -90,9 +90,9 @@ def test_cached_operands_are_the_projections_of_the_states_rounded_to_bf16(
         rounded = [states.to(torch.bfloat16) for states in teacher.states(torch.from_numpy(corpus.rows(ROWS)), None)]
         expected = [head(states.float()) for head, states in zip(teacher.heads.values(), rounded, strict=True)]
     assert all(map(torch.equal, targets.states(ROWS), rounded))
-    for (place, relation, side), vectors in vectors_of(targets, corpus).items():
+    for (index, relation, side), vectors in vectors_of(targets, corpus).items():
         assert vectors.dtype == torch.float32
-        torch.testing.assert_close(vectors, getattr(expected[place][relation], side), rtol=0, atol=0)
+        torch.testing.assert_close(vectors, getattr(expected[index][relation], side), rtol=0, atol=0)
 
 
 def test_cached_operands_are_the_online_ones_up_to_the_rounding_of_the_states(
@@ -101,12 +101,12 @@ def test_cached_operands_are_the_online_ones_up_to_the_rounding_of_the_states(
     states = [states.detach() for states in teacher.states(torch.from_numpy(corpus.rows(ROWS)), None)]
     online, offline = (vectors_of(t, corpus) for t in (OnlineTargets(teacher, Precision.FP32), opened(cached)))
     weights = load_file(cached / "heads" / "heads.safetensors")
-    for (place, relation, side), ours in offline.items():
+    for (index, relation, side), ours in offline.items():
         name = SIDES[relation][side == "right"]
-        weight = weights[f"{LAYERS[place]}.vectors.{name}.weight"]
+        weight = weights[f"{LAYERS[index]}.vectors.{name}.weight"]
         # bf16 has 8 bits of precision: a state changes by at most 1/256, a vector by the projection of that change.
-        bound = (states[place].abs() / 256) @ weight.abs().T + 1e-6
-        theirs = online[place, relation, side]
+        bound = (states[index].abs() / 256) @ weight.abs().T + 1e-6
+        theirs = online[index, relation, side]
         assert ((ours - theirs).abs() <= bound).all()
         assert not torch.equal(ours, theirs)
 

@@ -252,9 +252,9 @@ def test_an_interval_contains_the_truth_as_often_as_its_confidence() -> None:
         bootstrap_interval(accuracy, np.ones(num_examples), (random.uniform(size=num_examples) < truth).astype(float))
         for _ in range(num_samples)
     ]
-    share = np.mean([interval.low <= truth <= interval.high for interval in intervals])
+    coverage = np.mean([interval.low <= truth <= interval.high for interval in intervals])
     # Three standard errors of a fraction of 0.95.
-    assert share == pytest.approx(0.95, abs=0.06)
+    assert coverage == pytest.approx(0.95, abs=0.06)
 
 
 def test_an_interval_of_a_perfect_accuracy_is_a_point() -> None:
