@@ -41,18 +41,20 @@ OBJECTIVES: Mapping[str, Objective] = {
 }
 
 
-def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
-    """Looks up declared objectives by name.
+def objectives_named(names: Sequence[object]) -> tuple[Objective, ...]:
+    """Looks up objectives by the names that a file declares.
 
     Raises:
-        UserError: if a name is unknown or comes twice.
+        UserError: if a name is no text or unknown, or is given twice.
     """
+    found = []
     for name in names:
         if not isinstance(name, str) or name not in OBJECTIVES:
             raise UserError(f"an objective must be one of {', '.join(OBJECTIVES)}, got {name}")
-    if len(set(names)) < len(names):
-        raise UserError(f"each objective must be named once, got {', '.join(names)}")
-    return tuple(OBJECTIVES[name] for name in names)
+        found.append(OBJECTIVES[name])
+    if len(set(found)) < len(found):
+        raise UserError(f"each objective must be named once, got {', '.join(each.name for each in found)}")
+    return tuple(found)
 
 
 def as_costs(
