@@ -1,4 +1,4 @@
-"""What a study was made with: environment.json, for who reproduces it. No torch, no Ray."""
+"""The environment that a study was made in, for readers who want to reproduce it. No torch, no Ray."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PACKAGES = ("minilm-search", "ray", "torch", "transformers", "optuna", "datasets
 
 
 def write_environment(config: SearchConfig, config_sha256: str, study: StudyPaths) -> None:
-    """Writes versions, machine, source and seed down when a study begins, and adds each later run's moment."""
+    """Writes versions, machine, source and seed, and adds the time of this run to those of earlier runs."""
     content = read_environment(study)
     content.update(
         versions={name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
@@ -39,12 +39,12 @@ def write_environment(config: SearchConfig, config_sha256: str, study: StudyPath
 
 
 def set_seconds(study: StudyPaths, seconds: Mapping[str, float]) -> None:
-    """Writes down what the stages shared by all trials took."""
+    """Writes the seconds that the stages of the preparation took."""
     _write(study, {**read_environment(study), "seconds": dict(seconds)})
 
 
 def read_environment(study: StudyPaths) -> dict[str, Any]:
-    """Returns what has been written so far.
+    """Returns the content of environment.json, which is empty before the first run.
 
     Raises:
         UserError: if the file is damaged.
@@ -72,7 +72,7 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict[str, Any] | None:
-    """Returns the commit that this source was run from; None for an installed package."""
+    """Returns the commit of the source that runs, or None for an installed package."""
     source = Path(__file__).parent
 
     def git(*arguments: str) -> str:
