@@ -1,4 +1,4 @@
-"""What a search optimises: names, directions, units, and the one place where signs flip. No torch."""
+"""The objectives of a search: their names, directions and units, and their conversion to costs. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from minilm_core.errors import UserError
 
 
 class Direction(StrEnum):
-    """Which way is better."""
+    """The direction in which an objective improves."""
 
     MAXIMISE = "maximise"
     MINIMISE = "minimise"
@@ -19,14 +19,14 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objective:
-    """A figure of a student that the search makes better."""
+    """A figure of students that a search optimises."""
 
     name: str
     direction: Direction
     unit: str
-    """What one of it is; empty for a fraction."""
+    """The unit; empty for a fraction."""
     reference: float
-    """The worst value the hypervolume still counts, in the own unit; infinite: the worst among the records."""
+    """The worst value that counts for the hypervolume, in the own unit; infinite: the worst among the records."""
 
 
 OBJECTIVES: Mapping[str, Objective] = {
@@ -60,7 +60,7 @@ def objectives_named(names: Sequence[object]) -> tuple[Objective, ...]:
 def as_costs(
     values: Float[np.ndarray, "students objectives"], objectives: Sequence[Objective]
 ) -> Float[np.ndarray, "students objectives"]:
-    """Turns values in their own directions into costs, of which lower is always better."""
+    """Converts values in their own directions into costs, of which lower ones are always better."""
     signs = np.array([-1.0 if objective.direction is Direction.MAXIMISE else 1.0 for objective in objectives])
     costs: np.ndarray = np.asarray(values, dtype=float) * signs
     return costs
