@@ -1,4 +1,4 @@
-"""Pareto dominance: the frontier of several students, its hypervolume and its knee. Lower costs are better. No torch."""
+"""Pareto dominance of students: the frontier, its hypervolume and its knee. Lower costs are better. No torch."""
 
 import moocore
 import numpy as np
@@ -16,7 +16,7 @@ def is_on_frontier(costs: Costs) -> Bool[np.ndarray, " students"]:
 
 
 def frontier_ranks(costs: Costs) -> Int[np.ndarray, " students"]:
-    """Returns each student's rank: 0 on the frontier, 1 on the frontier of the students that are left without it, ..."""
+    """Returns each student's rank: 0 on the frontier, 1 on the frontier of those that are left without it, and so on."""
     if len(costs) == 0:
         return np.zeros(0, dtype=int)
     ranks: np.ndarray = moocore.pareto_rank(_finite(costs))
@@ -31,7 +31,7 @@ def hypervolume(costs: Costs, reference: Float[np.ndarray, " objectives"]) -> fl
 
 
 def knee(costs: Costs) -> int:
-    """Returns the index of the student whose costs, scaled, add up to the least: the farthest towards the ideal corner.
+    """Returns the index of the student whose scaled costs have the smallest sum: the knee of the frontier.
 
     Costs are scaled to [0, 1] over the given students, so the answer depends on which students are given.
     """
