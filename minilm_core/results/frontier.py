@@ -16,7 +16,7 @@ def is_on_frontier(costs: Costs) -> Bool[np.ndarray, " students"]:
 
 
 def frontier_ranks(costs: Costs) -> Int[np.ndarray, " students"]:
-    """Returns each student's rank: 0 on the frontier, 1 on the frontier of those that are left without it, and so on."""
+    """Returns each student's rank: 0 on the frontier, 1 on the frontier of the students left without it, and so on."""
     if len(costs) == 0:
         return np.zeros(0, dtype=int)
     ranks: np.ndarray = moocore.pareto_rank(_finite(costs))
