@@ -1,8 +1,8 @@
-"""A labelled task and a corpus out of text that is on every machine already: what the installed packages say they do.
+"""Makes a labelled task and a corpus from the documentation of the installed packages, which every machine has.
 
-The task: which subject a passage of documentation is about, its names masked. The passages are the opening prose of
-docstrings, read from source files with `ast` (nothing is imported), and of the Python language reference that pydoc
-carries. A file's passages all go into one split, and the corpus leaves out the files of validation and test.
+The task is to tell which subject a passage of documentation is about; names are masked. The passages come from the
+prose of docstrings, which `ast` reads from source files without importing them, and from the Python language reference
+in pydoc. All passages of a file belong to one split, and the corpus leaves out the files of validation and test.
 """
 
 import ast
@@ -37,9 +37,9 @@ SUBJECTS: Mapping[str, tuple[str, ...]] = {
     "statistics": ("numpy/random", "scipy/stats", "sympy/stats", "torch/distributions"),
     "symbolic mathematics": ("sympy/core", "sympy/functions", "sympy/series", "sympy/sets", "sympy/solvers"),
 }
-"""Subject -> folders of installed packages, none inside another; the standard library is the package `python`."""
+"""The folders of installed packages by subject, none inside another; `python` is the standard library."""
 
-# Tests and other people's code; of the standard library also what is on some machines only.
+# Tests, vendored code, and the parts of the standard library that only some machines have.
 SKIPPED_FOLDERS = frozenset(
     {"__pycache__", "_vendor", "dist-packages", "pydoc_data", "site-packages", "test", "tests", "testing"}
     | {"distutils", "encodings", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtledemo"}
@@ -49,17 +49,17 @@ MAX_PASSAGES_PER_FILE = 40
 MIN_PASSAGE_CHARACTERS = 60
 MAX_PASSAGE_CHARACTERS = 400
 
-# A docstring's prose is what stands at its head and under Notes, up to a list of fields, a doctest or a directive.
+# The prose of a docstring is its head and its Notes, up to a list of fields, a doctest or a directive.
 HEADING = re.compile(r"^[ \t]*(\w[^\n]*)\n[ \t]*[-=~^*#]{3,}[ \t]*$", re.MULTILINE)
 END_OF_PROSE = re.compile(r"^[ \t]*(?:>>>|\.\. |:\w+[^:\n]*:(?!`)|@\w+|[A-Z]\w+(?: \w+)?:{1,2}[ \t]*$)", re.MULTILINE)
 LIBRARIES = "numpy scipy pandas torch pytorch networkx sympy python cpython matplotlib blas lapack matlab"
-# Tried in this order on what the earlier ones left.
+# Applied in this order, each to the result of the one before.
 MASKS = (
     (re.compile(r"https?://\S+|\[\d+\]_?"), " "),
     (re.compile(r":math:`[^`]*`|\$[^$\n]+\$"), "formula"),
     (re.compile(r":[\w:]+:`[^`]*`|``[^`]*``|`[^`]*`_{0,2}"), "name"),
     (re.compile(rf"\b(?:{'|'.join(LIBRARIES.split())})s?\b", re.IGNORECASE), "library"),
-    # Anything that is written as code: dots, underscores, brackets, digits, capitals inside a word.
+    # Words that look like code: with dots, underscores, brackets, digits, or capitals inside.
     (
         re.compile(
             r"\b\w+(?:\.\w+)+\b|\b\w*[A-Za-z]\w*\([^)\s]*\)|\b\w*_\w*\b|\b\w*[a-z][A-Z]\w*\b|\b[A-Za-z]+\d\w*\b"
@@ -74,18 +74,18 @@ MASKS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstalledText:
-    """What was written."""
+    """The files that were written."""
 
     task_folder: Path
-    """train, validation and test .parquet with the columns text, label, label_name and source."""
+    """The folder of train, validation and test .parquet with the columns text, label, label_name and source."""
     corpus: Path
-    """JSON lines with the column text."""
+    """The file of JSON lines with the key text."""
     card: Path
-    """Where the text is from: packages, versions, licences, counts, the rule of the split."""
+    """The file that describes the text: packages, versions, licences, counts, the rule of the split."""
     subjects: tuple[str, ...]
-    """The classes' names in order of their numbers."""
+    """The names of the classes in order of their numbers."""
     num_examples: Mapping[str, int]
-    """Examples of each split."""
+    """The number of examples of each split."""
     num_corpus_documents: int
     num_corpus_words: int
 
@@ -95,7 +95,7 @@ class _Document:
     """One docstring, or one chapter of the language reference."""
 
     source: str
-    """Package and path, the same on every machine."""
+    """The package and the path in it, the same on every machine."""
     subject: str
     text: str
 
@@ -110,8 +110,8 @@ def write_installed_text(out: Path, subjects: Mapping[str, tuple[str, ...]] = SU
     """Writes the task, the corpus and their card into `out`; the same installation gives the same bytes.
 
     Args:
-        out: A folder, made if need be.
-        subjects: The classes, in order of their numbers, and the folders of packages that document each.
+        out: The folder to write into; it is made if necessary.
+        subjects: The classes in order of their numbers, each with the folders of packages about it.
 
     Raises:
         UserError: if a package is missing.
@@ -136,30 +136,30 @@ def write_installed_text(out: Path, subjects: Mapping[str, tuple[str, ...]] = SU
         num_corpus_documents=len(corpus),
         num_corpus_words=sum(len(text.split()) for text in corpus),
     )
-    # Last, so that whoever finds the card finds all of it.
+    # The card is written last: where it exists, everything else does.
     written.card.write_text(_card(written, subjects), encoding="utf-8")
     return written
 
 
 def _documents(subjects: Mapping[str, tuple[str, ...]]) -> Iterator[_Document]:
-    for subject, places in subjects.items():
-        for place in places:
-            if place == LANGUAGE_REFERENCE:
+    for subject, folders in subjects.items():
+        for folder in folders:
+            if folder == LANGUAGE_REFERENCE:
                 for chapter, text in _language_reference().items():
-                    yield _Document(f"{place}:{chapter}", subject, text)
+                    yield _Document(f"{folder}:{chapter}", subject, text)
                 continue
-            for source, path in _source_files(place):
+            for source, path in _source_files(folder):
                 for text in _docstrings(path):
                     yield _Document(source, subject, text)
 
 
-def _source_files(place: str) -> list[tuple[str, Path]]:
-    """Returns the files below a folder as (package and path, file), in an order no file system decides."""
-    package, _, folder = place.partition("/")
+def _source_files(folder: str) -> list[tuple[str, Path]]:
+    """Returns the files below a folder as (package and path, file), sorted."""
+    package, _, inner = folder.partition("/")
     root = _package_root(package)
     files = [
         (f"{package}/{path.relative_to(root).as_posix()}", path)
-        for path in (root / folder).rglob("*.py")
+        for path in (root / inner).rglob("*.py")
         if not SKIPPED_FOLDERS.intersection(path.relative_to(root).parts)
     ]
     return sorted(files)
@@ -170,13 +170,13 @@ def _package_root(package: str) -> Path:
         return Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"text is taken from installed packages, which must have {package}, got none")
+        raise UserError(f"the text comes from installed packages, which must include {package}; pip install {package}")
     return Path(spec.submodule_search_locations[0])
 
 
 def _docstrings(path: Path) -> Iterator[str]:
     nodes: list[ast.AST] = [_parse(path)]
-    # Grows as it goes: statements only, for no expression has a docstring, and they are most of a tree.
+    # The list grows in the loop. It holds statements only: expressions have no docstrings and are most of a tree.
     for node in nodes:
         nodes.extend(child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -190,21 +190,21 @@ def _language_reference() -> dict[str, str]:
     for node in _parse(path).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             chapters: dict[str, str] = ast.literal_eval(node.value)
-            # Without its headings a chapter is prose from its first line on, as a docstring is.
+            # Without its headings a chapter begins with prose, like a docstring.
             return {name: HEADING.sub("", text).strip() for name, text in sorted(chapters.items())}
-    raise UserError(f"the language reference must be a dictionary of chapters, got none in {path}")
+    raise UserError(f"the language reference must be a dictionary of chapters, got no dictionary in {path}")
 
 
 def _parse(path: Path) -> ast.Module:
     with warnings.catch_warnings():
-        # Other people's invalid escapes.
+        # Some packages have invalid escape sequences.
         warnings.simplefilter("ignore", SyntaxWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         return ast.parse(path.read_bytes(), filename=str(path))
 
 
 def masked_passages(text: str) -> list[str]:
-    """Returns the prose of a docstring with names, formulas and libraries masked, in pieces of one line each."""
+    """Returns the prose of a docstring as passages of one line each, with names, formulas and libraries masked."""
     head, *rest = HEADING.split(text)
     sections = [head, *(body for title, body in zip(rest[::2], rest[1::2], strict=True) if title.strip() == "Notes")]
     pieces = [piece for section in sections for piece in textwrap.wrap(_masked(section), MAX_PASSAGE_CHARACTERS)]
@@ -220,7 +220,7 @@ def _masked(section: str) -> str:
 
 
 def _passages(documents: Iterable[_Document]) -> list[_Passage]:
-    """Returns passages in order of hash: no two alike, not too many of a file."""
+    """Returns the passages sorted by hash, without duplicates and with a limited number for each file."""
     seen: set[str] = set()
     per_file: Counter[str] = Counter()
     kept = []
@@ -236,21 +236,21 @@ def _passages(documents: Iterable[_Document]) -> list[_Passage]:
 
 
 def _assign_files(passages: Iterable[_Passage]) -> dict[str, str]:
-    """Returns each file's split. Files come in order of hash, each to the split that lacks most of its share."""
+    """Returns the split of each file. Files are assigned in order of hash, each to the split that is least full."""
     per_file = Counter((passage.document.subject, passage.document.source) for passage in passages)
-    held: Counter[tuple[str, str]] = Counter()
+    num_assigned: Counter[tuple[str, str]] = Counter()
     splits: dict[str, str] = {}
     for (subject, source), count in sorted(per_file.items(), key=lambda item: _hash(item[0][1])):
-        split = min(EXAMPLES_PER_SUBJECT, key=lambda name: held[subject, name] / EXAMPLES_PER_SUBJECT[name])
+        split = min(EXAMPLES_PER_SUBJECT, key=lambda name: num_assigned[subject, name] / EXAMPLES_PER_SUBJECT[name])
         splits[source] = split
-        held[subject, split] += count
+        num_assigned[subject, split] += count
     return splits
 
 
 def _balanced(
     passages: Iterable[_Passage], split_of_file: Mapping[str, str], subjects: tuple[str, ...]
 ) -> dict[str, list[_Passage]]:
-    """Returns each split with equally many passages of every subject, the subjects taking turns."""
+    """Returns the splits with equally many passages of every subject, in which the subjects alternate."""
     groups: dict[tuple[str, str], list[_Passage]] = defaultdict(list)
     for passage in passages:
         groups[split_of_file[passage.document.source], passage.document.subject].append(passage)
@@ -264,7 +264,7 @@ def _balanced(
 def _corpus(
     documents: Iterable[_Document], split_of_file: Mapping[str, str], passages: Iterable[_Passage]
 ) -> list[str]:
-    """Returns the whole text of files outside validation and test, in order of hash, without their passages' copies."""
+    """Returns the documents of the train files, sorted by hash, without those that repeat an evaluated passage."""
     evaluated = {_normalised(passage.text) for passage in passages if split_of_file[passage.document.source] != "train"}
     texts = {
         document.text
@@ -293,7 +293,7 @@ def _write_split(path: Path, passages: list[_Passage], subjects: tuple[str, ...]
 
 
 def _card(written: InstalledText, subjects: Mapping[str, tuple[str, ...]]) -> str:
-    found = {place.partition("/")[0] for places in subjects.values() for place in places}
+    found = {folder.partition("/")[0] for folders in subjects.values() for folder in folders}
     packages = sorted(found - {STANDARD_LIBRARY, LANGUAGE_REFERENCE.partition("/")[0]})
     python = ".".join(map(str, sys.version_info[:3]))
     rows = [f"| {STANDARD_LIBRARY} | {python} | PSF-2.0 |", *(_card_row(package) for package in packages)]
@@ -311,7 +311,7 @@ def _card_row(package: str) -> str:
     about = importlib.metadata.metadata(package).json
     expressions = [about.get("license_expression"), about.get("license")]
     classifiers = [line.rpartition(" :: ")[2] for line in about.get("classifier", ()) if line.startswith("License ::")]
-    # Some packages put the whole text of their licence where its name belongs.
+    # In some packages the field has the whole text of the licence.
     names = (str(name) for name in (*expressions, *classifiers) if name and "\n" not in name)
     return f"| {package} | {about['version']} | {next(names, 'see its distribution')} |"
 
@@ -322,16 +322,16 @@ def _hash(text: str) -> str:
 
 CARD = """# Text of the installed packages
 
-`docstrings/`: a passage of documentation, and which of these subjects it is about: {subjects}. {counts} examples, every
-subject equally often in each split. A passage is up to 400 characters of the prose at the head or under the Notes of a
-docstring, or of a chapter of the Python language reference; code, formulas, names and libraries are masked; no two are
-alike.
+`docstrings/`: passages of documentation, labelled with one of these subjects: {subjects}. {counts} examples, every
+subject equally often in each split. A passage has up to 400 characters of the prose at the head or under the Notes of a
+docstring, or of a chapter of the Python language reference. Code, formulas, names and libraries are masked. No passage
+occurs twice.
 
-`corpus.jsonl`: {documents} whole docstrings and chapters, unmasked, {words} words. It leaves out every file that a
-validation or test passage could come from, and copies of such passages.
+`corpus.jsonl`: {documents} docstrings and chapters, unmasked, {words} words. It leaves out the files of validation and
+test, and copies of their passages.
 
-A source file belongs to one split as a whole: files come in order of the hash of their names, each to the split that
-lacks most of its share. The same versions of the packages give the same files. The text is its packages' own, under
+All passages of a source file belong to one split: files are assigned in order of the hash of their names, each to the
+split that is least full. The same versions of the packages give the same files. The text belongs to its packages, under
 their licences:
 
 | package | version | licence |

@@ -1,6 +1,6 @@
-"""Turns a trained student into a folder that others deploy, and verifies it: package, model card, int8, checks.
+"""Makes a folder to deploy from a trained student, and verifies it: package, model card, int8 model, checks.
 
-Nothing is trained or exported here: exports come from `runtimes`, figures from `results` and `latency`."""
+Nothing is trained here. The export to ONNX is in `runtimes`; the card's figures come from `results` and `latency`."""
 
 import lazy_loader
 

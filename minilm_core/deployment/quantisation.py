@@ -1,4 +1,4 @@
-"""Int8 of an exported student, and how far its answers are from those in fp32. Extra: onnx."""
+"""Quantises an exported student to int8, and measures how far its outputs are from those in fp32. Extra: onnx."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,39 +19,39 @@ from minilm_core.tasks.metrics import metric_named, score
 
 INT8_FILE = "onnx/model_qint8.onnx"
 LARGEST_SAFE_WEIGHT = 64
-"""Largest signed weight whose products cannot saturate on any x86-64 processor.
+"""The largest signed weight whose products cannot saturate on any x86-64 processor.
 
 Without VNNI the processor adds two products of an unsigned 8-bit activation and a signed 8-bit weight with saturation
-to 16 bits (vpmaddubsw): 2 * 255 * 64 = 32,640 is below the largest value of 32,767, 2 * 255 * 65 is not.
+to 16 bits (vpmaddubsw): 2 * 255 * 64 = 32,640 is below the largest value, 32,767, and 2 * 255 * 65 is above it.
 """
 TOLERANCE_FACTOR = 3.0
-"""How many times as far from fp32 int8 may be on another machine as on the one that made it."""
+"""The factor by which int8 may differ more from fp32 on another machine than on the one that made the model."""
 SMALLEST_TOLERANCE = 1e-2
-"""Int8 may be this far from fp32 on any machine.
+"""The difference of int8 from fp32 that is accepted on any machine.
 
-The products are the same integers everywhere, but an activation whose last bit of fp32 differs may be rounded to the
-next of 256 steps.
+The products are the same integers everywhere, but an activation whose last bit of fp32 differs may be rounded to
+another of the 256 steps.
 """
 DEFAULT_TOLERANCE = 0.25
-"""Where nobody recorded how far int8 was from fp32 it may be this share of the largest value in fp32."""
+"""The accepted difference of int8 as a fraction of the largest value in fp32, if no difference was recorded."""
 EVALUATION_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledTexts:
-    """The split that an int8 model is judged on: the whole of a task's validation set, say.
+    """The labelled texts that an int8 model is evaluated on, such as a task's validation split.
 
     Raises:
-        UserError: if there is no text, or not one label for each.
+        UserError: if there is no text, or the number of labels differs.
     """
 
     texts: tuple[str, ...]
     labels: Num[np.ndarray, " examples"]
     metric: str
     second_texts: tuple[str, ...] | None = None
-    """The other half of each pair, for a task on pairs."""
+    """The second text of each pair, for a task on pairs."""
     max_length: int = 128
-    """Tokens an example is cut to."""
+    """The number of tokens that an example is cut to."""
 
     def __post_init__(self) -> None:
         if not len(self.texts) == len(self.labels) > 0:
@@ -60,28 +60,28 @@ class LabelledTexts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deviation:
-    """How far int8's delivered values are from those of fp32, on the machine that computed both."""
+    """The difference of the outputs in int8 from those in fp32, on the machine that computed both."""
 
     num_texts: int
     num_agreeing: int | None
-    """Texts that both give the same class; None where a model delivers no classes."""
+    """The number of texts with the same class in both; None for a model without classes."""
     max_abs_difference: float
     max_abs_value: float
-    """Of the values delivered in fp32."""
+    """The largest output in fp32."""
 
     @property
     def tolerance(self) -> float:
-        """The largest difference that another machine may find."""
+        """The largest difference that is accepted on another machine."""
         return max(TOLERANCE_FACTOR * self.max_abs_difference, SMALLEST_TOLERANCE)
 
     @property
     def default_tolerance(self) -> float:
-        """The largest difference where nothing is known of the machine that made the model."""
+        """The largest difference that is accepted if the machine that made the model recorded none."""
         return DEFAULT_TOLERANCE * self.max_abs_value
 
 
 def quantise_int8(folder: Path, evaluation: LabelledTexts, *, max_drop: float = 0.005) -> None:
-    """Writes FOLDER/onnx/model_qint8.onnx, and to FOLDER/parity.json what int8 costs and how far it is from fp32.
+    """Writes FOLDER/onnx/model_qint8.onnx, and its loss of accuracy and difference from fp32 to FOLDER/parity.json.
 
     Raises:
         UserError: if `max_drop` is negative, the fp32 export is missing, or the metric falls by more than `max_drop`.
@@ -90,7 +90,7 @@ def quantise_int8(folder: Path, evaluation: LabelledTexts, *, max_drop: float = 
         raise UserError(f"max_drop must be at least 0, got {max_drop}")
     require_onnx()
     if not (folder / ONNX_FILE).is_file():
-        raise UserError(f"int8 is made from {ONNX_FILE}, which {folder} does not hold")
+        raise UserError(f"int8 is made from {ONNX_FILE}, which {folder} lacks; run export_onnx first")
     _quantise(folder / ONNX_FILE, folder / INT8_FILE)
     packaged = load_packaged(folder)
     before = _metric(packaged, OnnxModel(folder / ONNX_FILE), evaluation)
@@ -98,7 +98,7 @@ def quantise_int8(folder: Path, evaluation: LabelledTexts, *, max_drop: float = 
     if before - after > max_drop:
         (folder / INT8_FILE).unlink()
         raise UserError(
-            f"int8 may lose at most {max_drop} of {evaluation.metric}, lost {before - after:.4f}: "
+            f"int8 may lose at most {max_drop} of {evaluation.metric}, got a loss of {before - after:.4f}: "
             f"{after:.4f} after {before:.4f} in fp32"
         )
     deviation = int8_deviation(folder, packaged, REFERENCE_SENTENCES)
@@ -135,15 +135,15 @@ def can_saturate(model: Path) -> bool:
     graph = onnx.load(model).graph
     factors = {node.input[1] for node in graph.node if node.op_type == "MatMulInteger"}
     weights = (onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in factors)
-    # Unsigned weights are multiplied by instructions that keep 32 bits.
+    # Unsigned weights are multiplied by instructions with results of 32 bits.
     return any(w.dtype == np.int8 and np.abs(w.astype(np.int16)).max() > LARGEST_SAFE_WEIGHT for w in weights)
 
 
 def _quantise(model: Path, out: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # Measured with VNNI on a classifier of 6x384: weights of seven bits are as fast as those of eight and as close to
-    # fp32; unsigned ones cannot saturate either and are a tenth closer, but no faster than fp32.
+    # Measured with VNNI on a classifier of 6x384: weights of 7 bits are as fast and as close to fp32 as those of 8.
+    # Unsigned weights cannot saturate either and are a tenth closer, but they are no faster than fp32.
     with logging_at_error():
         quantize_dynamic(model, out, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
 

@@ -1,6 +1,6 @@
-"""The method of the papers: relation losses, teacher targets computed now or cached on disk, and the training loop.
+"""The method of the papers: relation losses, the teacher's targets, online or cached on disk, and the training loop.
 
-A student never sees its teacher here, only targets; nothing here knows of tasks or of a search."""
+A student never sees its teacher here, only targets. Nothing here depends on tasks or on a search."""
 
 import lazy_loader
 

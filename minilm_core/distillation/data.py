@@ -1,6 +1,6 @@
 """The data of a distillation, and the relation loss of a student on a training batch and on the held-out rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from minilm_core.corpus.packed import PackedCorpus
+from minilm_core.corpus.packed import BatchOrder, PackedCorpus
 from minilm_core.distillation.relations import relation_losses
 from minilm_core.distillation.targets import RowNumbers, Targets
 from minilm_core.errors import UserError
 from minilm_core.models.adapters import LayerRelations
 from minilm_core.settings.schedules import DistillationSchedule
 from minilm_core.training.devices import autocast, resolve_precision
-from minilm_core.training.optimisation import unwrapped
+from minilm_core.training.optimisation import MicroBatch, micro_batches, unwrapped
 
 
 class TeacherBatch(NamedTuple):
@@ -59,6 +59,57 @@ class DistillationData:
         tokens = tokens.pin_memory() if device.type == "cuda" else tokens
         input_ids = tokens.to(device, non_blocking=True)
         return TeacherBatch(input_ids, self.targets.relations(rows, input_ids), self.targets.num_heads)
+
+
+class BatchReader:
+    """Reads this worker's micro-batches with their teacher relations, one ahead of their use.
+
+    Reading ahead before the optimiser step, which waits for a GPU, lets the host read while the GPU still computes.
+    Reading only what follows a batch that was taken keeps two batches from being in memory at once.
+    """
+
+    def __init__(
+        self,
+        data: DistillationData,
+        schedule: DistillationSchedule,
+        *,
+        seed: int,
+        first_step: int,
+        device: torch.device,
+    ) -> None:
+        self._data = data
+        self._schedule = schedule
+        self._device = device
+        self._order = BatchOrder(
+            row_indices=data.corpus.training_rows,
+            batch_size=schedule.batch_size,
+            seed=seed,
+            rank=data.rank,
+            num_workers=data.world_size,
+        )
+        self._batches = self._read(first_step)
+        self._next: TeacherBatch | None = None
+        self.read_ahead()
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """Returns the parts of this worker's batch of one step."""
+        return list(micro_batches(self._order.rows_of_step(step), self._schedule.micro_batch_size))
+
+    def take(self) -> TeacherBatch:
+        """Returns the batch that was read ahead and keeps no reference to it."""
+        batch, self._next = self._next, None
+        assert batch is not None, "a batch is read ahead before it is taken"
+        return batch
+
+    def read_ahead(self) -> None:
+        """Reads the next batch, unless the last one has been read."""
+        self._next = next(self._batches, None)
+
+    def _read(self, first_step: int) -> Iterator[TeacherBatch]:
+        for step in range(first_step, self._schedule.num_steps):
+            self._data.targets.prefetch(self._order.rows_of_step(step + 1))
+            for micro_batch in self.micro_batches(step):
+                yield self._data.teacher_batch(micro_batch.rows, self._device)
 
 
 def relation_loss(student: nn.Module, batch: TeacherBatch, schedule: DistillationSchedule) -> Tensor:

@@ -1,4 +1,4 @@
-"""How many students share a teacher that runs beside them. No torch."""
+"""How many students one worker distils together from one online teacher. No torch."""
 
 import math
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from dataclasses import dataclass
 from minilm_core.errors import UserError
 
 STUDENT_FORWARD_PASSES = 3
-"""A training step costs about three forward passes: one forward, and a backward pass of two."""
+"""The cost of a training step in forward passes: one for the forward pass, about two for the backward pass."""
 
-LARGEST_TEACHER_SHARE = 0.25
-"""Of a step's arithmetic, beyond which one more student pays: the rest is the students' own, which nobody shares."""
+LARGEST_TEACHER_FRACTION = 0.25
+"""The largest fraction of a step's arithmetic that the teacher may take; above it, one more student pays off."""
 
 BYTES_PER_PARAMETER = 16
-"""What a student in training keeps of each parameter, in fp32: itself, its gradient and the optimiser's two moments."""
+"""Memory of a student in training: each parameter, its gradient and the two moments of the optimiser, in fp32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherWork:
-    """What a study asks of its teacher.
+    """The arithmetic of a study's teacher and of its students.
 
     Raises:
         UserError: if a number is not positive.
     """
 
     teacher_flops: int
-    """Of one sequence, up to the highest distilled layer."""
+    """FLOPs of the teacher for one sequence, up to the highest distilled layer."""
     student_flops: int
-    """Of one sequence through a student of middling size, forward only."""
+    """FLOPs of the forward pass of a student of medium size for one sequence."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -35,17 +35,18 @@ class TeacherWork:
 
 
 def students_per_worker(work: TeacherWork, *, free_bytes: int, student_bytes: int, max_students: int) -> int:
-    """Returns how many students one worker trains in step from one forward pass of the teacher.
+    """Returns how many students one worker distils together, with one forward pass of the teacher a batch.
 
-    As few as bring the teacher down to `LARGEST_TEACHER_SHARE` of the arithmetic, for the sampler learns less from
-    students that it draws at once; never more than memory holds, and always one.
+    It is the smallest number that brings the teacher down to `LARGEST_TEACHER_FRACTION` of the arithmetic, because the
+    sampler learns less from students that it draws at once. It is limited by memory and is at least one.
 
     Args:
-        work: What the study asks of the teacher.
-        free_bytes: A worker's memory beside the teacher and the activations of one student.
-        student_bytes: Of the largest student in training: `BYTES_PER_PARAMETER` times its parameters.
-        max_students: Students that the study may draw at once for each worker.
+        work: The arithmetic of the teacher and of a student.
+        free_bytes: Memory of a worker that the teacher and the activations of one student leave free.
+        student_bytes: Memory of the largest student in training: `BYTES_PER_PARAMETER` times its parameters.
+        max_students: The number of students that the study may draw at once for each worker.
     """
-    of_student = STUDENT_FORWARD_PASSES * work.student_flops
-    enough = math.ceil(work.teacher_flops * (1 - LARGEST_TEACHER_SHARE) / (LARGEST_TEACHER_SHARE * of_student))
+    step_flops = STUDENT_FORWARD_PASSES * work.student_flops
+    students_per_teacher = (1 - LARGEST_TEACHER_FRACTION) / LARGEST_TEACHER_FRACTION
+    enough = math.ceil(work.teacher_flops * students_per_teacher / step_flops)
     return max(1, min(enough, free_bytes // student_bytes, max_students))

@@ -1,4 +1,4 @@
-"""The one loop that teaches students their teacher's relations, as a generator of its own progress."""
+"""The training loop of distillation: a generator that yields its progress after every optimiser step."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minilm_core.corpus.packed import BatchOrder
-from minilm_core.distillation.data import DistillationData, TeacherBatch, held_out_losses, relation_loss
+from minilm_core.distillation.data import BatchReader, DistillationData, TeacherBatch, held_out_losses, relation_loss
 from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.models.encoders import RelationEncoder
 from minilm_core.models.families import max_sequence_length
@@ -22,42 +21,41 @@ from minilm_core.training.optimisation import (
     MicroBatch,
     TrainingState,
     begin_training,
-    micro_batches,
     seed_step,
     unwrapped,
 )
 
 RECOMPILE_LIMIT = 256
-"""Graphs that a process may compile: two a student, and one for each other size of a micro-batch."""
+"""The number of graphs that a process may compile: two a student, and one for each other size of a micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentRun:
-    """One of the students that learn in step from one teacher."""
+    """A student to distil, with the settings that are its own."""
 
     student: nn.Module
-    """A RelationEncoder, on its device, or one wrapped for data parallelism."""
+    """A RelationEncoder on its device, or one wrapped for data parallelism."""
     learning_rate: float
-    """The peak."""
+    """The peak learning rate."""
     resume_from: Path | None = None
-    """A folder of checkpoints; without one in it training starts at the first step."""
+    """A folder of checkpoints. Training starts at the first step if it holds none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillationProgress:
-    """Where a distillation stands after one optimiser step."""
+    """The state of a distillation after one optimiser step."""
 
     step: int
-    """Steps taken."""
+    """The number of steps taken."""
     num_steps: int
     loss: float
-    """Weighted sum of the relation terms over the batch, of all workers: nats."""
+    """The weighted sum of the relation terms over the batch of all workers, in nats."""
     learning_rate: float
-    """Of the step taken."""
+    """The learning rate of the step taken."""
     num_tokens: int
-    """Tokens seen so far by all workers."""
+    """The number of tokens seen so far by all workers."""
     held_out_loss: float | None
-    """Sum of the relation terms over the held-out rows: nats; None where it was not due."""
+    """The weighted sum of the relation terms over the held-out rows, in nats; None where it was not due."""
     state: TrainingState
 
     @property
@@ -66,20 +64,24 @@ class DistillationProgress:
         return self.step == self.num_steps
 
     def save_checkpoint(self, root: Path) -> None:
-        """Writes a checkpoint from which `distil` goes on as if it had never stopped, on any number of workers.
+        """Writes a checkpoint from which `distil` continues as if it had never stopped, with any number of workers.
 
-        On another number the batches are the same and so, without dropout, is the student up to rounding; each worker
-        draws dropout of its own, so with dropout it is another sample of the same training.
+        With another number of workers the batches stay the same. Without dropout the student is then the same up to
+        rounding; with dropout it differs, because each worker draws its own.
         """
         save_checkpoint(root, self.step, self.state.tensors(), self.state.plain())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillationFailure:
-    """Why a student left the others."""
+    """The reason why a student dropped out."""
 
     error: NonFiniteLossError | UserError
-    """Its loss, or a checkpoint that is damaged or of another training."""
+    """A UserError if the checkpoint is damaged or of another training."""
+
+
+Outcomes = dict[int, DistillationProgress | DistillationFailure]
+"""The outcomes of an optimiser step by the index of the student."""
 
 
 def distil(
@@ -91,20 +93,20 @@ def distil(
     seed: int,
     resume_from: Path | None = None,
 ) -> Iterator[DistillationProgress]:
-    """Teaches a student and yields after every optimiser step; the caller reports, saves and may stop asking.
+    """Distils a student and yields after every optimiser step; the caller reports, saves and may stop at any step.
 
     Args:
-        student: a RelationEncoder, on its device, or one wrapped for data parallelism.
-        data: the text and what the teacher says about it.
-        schedule: all settings but the learning rate.
-        learning_rate: the peak.
-        seed: of the order of the rows and of dropout; with it and the student the result is fixed.
-        resume_from: a folder of checkpoints; without one in it training starts at the first step.
+        student: A RelationEncoder on its device, or one wrapped for data parallelism.
+        data: The text and the teacher's relations for it.
+        schedule: All settings but the learning rate.
+        learning_rate: The peak learning rate.
+        seed: Determines the order of the rows and dropout; together with the student it determines the result.
+        resume_from: A folder of checkpoints. Training starts at the first step if it holds none.
 
     Raises:
         NonFiniteLossError: if the loss becomes infinite or NaN.
-        UserError: if the device lacks what the schedule asks for, the student cannot learn so from this teacher, or the
-            checkpoint is damaged or of another training.
+        UserError: if the student does not fit the teacher or the corpus, the device lacks what the schedule requires,
+            or the checkpoint is damaged or of another training.
     """
     run = StudentRun(student=student, learning_rate=learning_rate, resume_from=resume_from)
     for outcomes in distil_together([run], data, schedule, seed=seed):
@@ -116,7 +118,7 @@ def distil(
 
 def distil_together(
     runs: Sequence[StudentRun], data: DistillationData, schedule: DistillationSchedule, *, seed: int
-) -> Iterator[dict[int, DistillationProgress | DistillationFailure]]:
+) -> Iterator[Outcomes]:
     """Trains several students on the same batches, for each of which the teacher runs once.
 
     Every student ends exactly as it would alone. After every optimiser step the generator yields the outcome of each
@@ -143,7 +145,7 @@ def distil_together(
     if refused:
         yield refused
     first_step = min((state.step for state in learning.values()), default=schedule.num_steps)
-    batches = _BatchReader(data, schedule, seed=seed, first_step=first_step, device=_device_of(runs[0]))
+    batches = BatchReader(data, schedule, seed=seed, first_step=first_step, device=_device_of(runs[0]))
     for step in range(first_step, schedule.num_steps):
         at_step = {index: state for index, state in learning.items() if state.step == step}
         for micro_batch in batches.micro_batches(step):
@@ -171,17 +173,20 @@ def _check_student_run(run: StudentRun, data: DistillationData, schedule: Distil
     if schedule.method is Method.MINILM and encoder.num_heads != data.targets.num_heads:
         raise UserError(
             f"with method minilm a student must have its teacher's {data.targets.num_heads} attention heads, "
-            f"got {encoder.num_heads}"
+            f"got {encoder.num_heads}; minilmv2 takes any number of heads"
         )
     if schedule.relation_heads is not None:
-        for whose, width in (("the teacher's", data.targets.hidden_size), ("the student's", encoder.hidden_size)):
+        for model, width in (("teacher", data.targets.hidden_size), ("student", encoder.hidden_size)):
             if width % schedule.relation_heads:
                 raise UserError(
-                    f"relation_heads must divide {whose} hidden size, got {schedule.relation_heads} and {width}"
+                    f"relation_heads must divide the {model}'s hidden size, got {schedule.relation_heads} and {width}"
                 )
-    most = max_sequence_length(encoder.config.to_dict())
-    if length > most:
-        raise UserError(f"rows must be at most the student's {most} positions long, got {length}")
+    num_positions = max_sequence_length(encoder.config.to_dict())
+    if length > num_positions:
+        raise UserError(
+            f"rows must be at most as long as the student's {num_positions} positions, got {length}; "
+            f"pack the corpus with a shorter sequence_length"
+        )
     if not 0 < run.learning_rate < math.inf:
         raise UserError(f"learning_rate must be positive and finite, got {run.learning_rate}")
 
@@ -199,18 +204,16 @@ def _begin(run: StudentRun, schedule: DistillationSchedule, seed: int) -> Traini
         train_fast_on_cpu(encoder)
     else:
         check_can_compile(next(encoder.parameters()).device)
-        # Students of a process share the code that is compiled, for each its own: PyTorch would stop at eight.
+        # The students of a process share the code, which is compiled for each of them: PyTorch would stop at eight.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
-        # In place: its parameters keep their names.
+        # Compiled in place, so that the parameters keep their names.
         encoder.trunk.compile()
     return state
 
 
-def _resume(
-    states: Mapping[int, TrainingState], runs: Sequence[StudentRun]
-) -> dict[int, DistillationProgress | DistillationFailure]:
+def _resume(states: Mapping[int, TrainingState], runs: Sequence[StudentRun]) -> Outcomes:
     """Restores each student's latest checkpoint, if it has one, and returns the students whose checkpoint is unfit."""
-    refused: dict[int, DistillationProgress | DistillationFailure] = {}
+    refused: Outcomes = {}
     for index, run in enumerate(runs):
         try:
             _restore(states[index], run.resume_from)
@@ -228,9 +231,7 @@ def _restore(state: TrainingState, root: Path | None) -> None:
             raise UserError(f"{error}; remove {root} to start again") from error
 
 
-def _without(
-    states: Mapping[int, TrainingState], outcomes: Mapping[int, DistillationProgress | DistillationFailure]
-) -> dict[int, TrainingState]:
+def _without(states: Mapping[int, TrainingState], outcomes: Outcomes) -> dict[int, TrainingState]:
     """Returns the students that have not failed."""
     failed = {index for index, outcome in outcomes.items() if isinstance(outcome, DistillationFailure)}
     return {index: state for index, state in states.items() if index not in failed}
@@ -239,63 +240,12 @@ def _without(
 def _encoder_of(run: StudentRun) -> RelationEncoder:
     encoder = unwrapped(run.student)
     if not isinstance(encoder, RelationEncoder):
-        raise UserError(f"a student must be a RelationEncoder, got {type(encoder).__name__}")
+        raise UserError(f"a student must be a RelationEncoder, got {type(encoder).__name__}; wrap the encoder in one")
     return encoder
 
 
 def _device_of(run: StudentRun) -> torch.device:
     return next(run.student.parameters()).device
-
-
-class _BatchReader:
-    """Reads this worker's micro-batches with their teacher relations, one ahead of their use.
-
-    Reading ahead before the optimiser step, which waits for a GPU, lets the host read while the GPU still computes.
-    Reading only what follows a batch that was taken keeps two batches from being in memory at once.
-    """
-
-    def __init__(
-        self,
-        data: DistillationData,
-        schedule: DistillationSchedule,
-        *,
-        seed: int,
-        first_step: int,
-        device: torch.device,
-    ) -> None:
-        self._data = data
-        self._schedule = schedule
-        self._device = device
-        self._order = BatchOrder(
-            row_indices=data.corpus.training_rows,
-            batch_size=schedule.batch_size,
-            seed=seed,
-            rank=data.rank,
-            num_workers=data.world_size,
-        )
-        self._batches = self._read(first_step)
-        self._next: TeacherBatch | None = None
-        self.read_ahead()
-
-    def micro_batches(self, step: int) -> list[MicroBatch]:
-        """Returns the parts of this worker's batch of one step."""
-        return list(micro_batches(self._order.rows_of_step(step), self._schedule.micro_batch_size))
-
-    def take(self) -> TeacherBatch:
-        """Returns the batch that was read ahead and keeps no reference to it."""
-        batch, self._next = self._next, None
-        assert batch is not None, "a batch is read ahead before it is taken"
-        return batch
-
-    def read_ahead(self) -> None:
-        """Reads the next batch, unless the last one has been read."""
-        self._next = next(self._batches, None)
-
-    def _read(self, first_step: int) -> Iterator[TeacherBatch]:
-        for step in range(first_step, self._schedule.num_steps):
-            self._data.targets.prefetch(self._order.rows_of_step(step + 1))
-            for micro_batch in self.micro_batches(step):
-                yield self._data.teacher_batch(micro_batch.rows, self._device)
 
 
 def _add_gradients(
@@ -317,17 +267,17 @@ def _add_gradients(
 
 def _take_steps(
     states: Mapping[int, TrainingState], data: DistillationData, schedule: DistillationSchedule
-) -> dict[int, DistillationProgress | DistillationFailure]:
-    """Lets each student follow its gradient, then measures those that could where that is due."""
+) -> Outcomes:
+    """Takes an optimiser step with each student, then measures the held-out loss of those that did not fail, if due."""
     rates = {index: state.learning_rate for index, state in states.items()}
     losses: dict[int, float] = {}
-    failures: dict[int, DistillationProgress | DistillationFailure] = {}
+    failures: Outcomes = {}
     for index, state in states.items():
         try:
             losses[index] = state.take_step()
         except NonFiniteLossError as error:
             failures[index] = DistillationFailure(error=error)
-            # Its memory is for the others.
+            # The other students can use the memory of its gradients.
             state.optimiser.zero_grad(set_to_none=True)
     held_out: dict[int, float] = {}
     if losses and schedule.is_evaluation_due(states[min(losses)].step):

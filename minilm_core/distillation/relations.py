@@ -1,4 +1,4 @@
-"""The losses of MiniLM and MiniLMv2: how far a student's self-attention relations are from its teacher's."""
+"""The losses of MiniLM and MiniLMv2: the distance of a student's self-attention relations from its teacher's."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,16 +17,16 @@ TokenMask = Bool[Tensor, "batch seq"]
 def relation_losses(
     teacher: LayerRelations, student: LayerRelations, num_heads: int, mask: TokenMask | None = None
 ) -> dict[Relation, Float[Tensor, ""]]:
-    """Returns the terms of the loss of one pair of layers: KL(teacher ‖ student) in nats, for value vectors their MSE.
+    """Returns the loss of each relation of one pair of layers: KL(teacher ‖ student) in nats, or MSE for value vectors.
 
     Args:
-        teacher: Operands of the teacher's distilled layer.
-        student: Operands of the student's, for the same relations.
-        num_heads: The relation heads; with MiniLM the attention heads, of which both models have the same number.
-        mask: True where a token is real.
+        teacher: The operands of the teacher's distilled layer.
+        student: The operands of the student's layer. Its relations are compared; the teacher may have more.
+        num_heads: The number of relation heads; with MiniLM the number of attention heads, equal in both models.
+        mask: True for real tokens, for padded batches. None: all tokens are real, as in the packed rows of `distil`.
 
     Raises:
-        UserError: if the teacher lacks a relation, the heads do not divide a width, value vectors are not equally wide,
+        UserError: if the teacher lacks a relation, the heads do not divide a width, the value vectors differ in width,
             or no token is real.
 
     Source: MiniLM (Wang et al., 2020), equations 6, 9 and 10; MiniLMv2 (Wang et al., 2021), equations 1 to 5.
@@ -43,13 +43,15 @@ def relation_losses(
 
 def _check_comparable(relation: Relation, teacher: LayerRelations, student: RelationOperands, num_heads: int) -> None:
     if relation not in teacher:
-        raise UserError(f"a teacher must tell every relation of its student, got {', '.join(teacher)} and {relation}")
+        raise UserError(
+            f"a teacher must have every relation of its student, got {', '.join(teacher)} without {relation}"
+        )
     widths = [operands.left.shape[-1] for operands in (teacher[relation], student)]
     if relation is Relation.VALUE_VECTORS:
         if widths[0] != widths[1]:
             raise UserError(
-                f"value vectors must be as wide as the teacher's, got {widths[1]} and {widths[0]}: give the student's "
-                f"RelationEncoder its teacher_width"
+                f"value vectors must be as wide as the teacher's, got {widths[1]} and {widths[0]}; "
+                f"pass teacher_width to the student's RelationEncoder"
             )
     elif any(width % num_heads for width in widths):
         raise UserError(
@@ -61,18 +63,17 @@ def _check_comparable(relation: Relation, teacher: LayerRelations, student: Rela
 def relation_kl(
     teacher: RelationOperands, student: RelationOperands, num_heads: int, mask: TokenMask | None
 ) -> Float[Tensor, ""]:
-    """KL(teacher ‖ student) of one relation in nats, averaged over heads and real query positions.
+    """Returns KL(teacher ‖ student) of one relation in nats, averaged over heads and real query positions.
 
-    No map of a whole batch is ever in memory. Which kernel computes it depends on device and precision; all compute
-    the same.
+    No relation map of a whole batch is ever in memory. The kernel depends on device and precision, the result does not.
 
     Raises:
         UserError: if no token is real.
 
-    Source: MiniLM (Wang et al., 2020), equations 6 and 9; with rows of one length the average over the batch's
-    positions is their average over sequences.
+    Source: MiniLM (Wang et al., 2020), equations 6 and 9. The papers average over the positions of a sequence, then
+        over sequences; for sequences of one length that is the average over all positions of the batch.
     """
-    # Where a GPU has the mask, asking would make the host wait for it.
+    # To read a mask that is on a GPU, the host would have to wait for the GPU.
     if mask is not None and mask.device.type == "cpu" and not mask.any():
         raise UserError("a relation must have at least 1 real token, got 0")
     if teacher.bias is None and student.bias is None:
@@ -94,7 +95,7 @@ def _side(operands: RelationOperands, num_heads: int) -> Side:
 def split_heads(
     vectors: Float[Tensor, "batch seq width"], num_heads: int
 ) -> Float[Tensor, "batch heads seq head_size"]:
-    """Cuts concatenated heads into `num_heads` equal ones; a relation head may join or cut attention heads.
+    """Splits concatenated vectors into `num_heads` heads; a relation head may join or split attention heads.
 
     Source: MiniLMv2 (Wang et al., 2021), section 3.1.
     """
@@ -105,7 +106,7 @@ def split_heads(
 def vector_mse(
     teacher: Float[Tensor, "batch seq width"], student: Float[Tensor, "batch seq width"], mask: TokenMask | None
 ) -> Float[Tensor, ""]:
-    """Mean squared error of the student's vectors over real positions, the teacher's taken as they are.
+    """Returns the mean squared error between the student's and the teacher's vectors over real positions.
 
     Source: MiniLM (Wang et al., 2020), ablation of the value relation.
     """

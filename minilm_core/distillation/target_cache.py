@@ -1,4 +1,4 @@
-"""Builds the cache of a teacher's targets: by one worker or many at once, resumed at the last whole part."""
+"""Builds the cache of a teacher's targets, by one or several workers; an interrupted build is continued."""
 
 import fcntl
 import json
@@ -33,7 +33,7 @@ from minilm_core.settings.schedules import Precision
 from minilm_core.training.devices import autocast
 
 TOKENS_PER_PASS = {"cpu": 4096, "cuda": 32768}
-"""Tokens of one forward pass: enough to keep the device busy."""
+"""The tokens of one forward pass by device: enough to keep the device busy."""
 POLL_SECONDS = 0.5
 
 
@@ -46,18 +46,17 @@ def cache_targets(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[int]:
-    """Runs the teacher over the whole corpus once, into `cache / key.folder_name`, and yields the rows done so far.
+    """Runs the teacher over the whole corpus once, into `cache / key.folder_name`, and yields the number of rows done.
 
-    Any number of processes may build one cache, on one machine or on several that share a file system. Each takes a
-    part that is neither done nor taken; a part whose worker died is free again. So each of them ends, having yielded
-    all rows, when the cache is finished, and a build that was interrupted goes on from the parts that are whole. Does
-    nothing where the cache is finished already.
+    Several processes may build one cache, on one machine or on several with a shared file system. Each locks a part
+    that is neither done nor locked; the part of a process that died is free again. All of them end when the cache is
+    finished, and an interrupted build continues from the parts that are done. A finished cache is left as it is.
 
     Args:
-        teacher: On its device; its layers are the key's.
-        corpus: Of the key's fingerprint.
-        key: All that the states depend on.
-        cache: Where the caches of all keys lie.
+        teacher: A teacher on its device, with the layers of the key.
+        corpus: The corpus with the fingerprint of the key.
+        key: Everything that the states depend on.
+        cache: The folder of the caches of all keys.
         rank: This worker's number, from 0; each worker begins with other parts.
         world_size: The expected number of workers. With fewer or more the cache is the same; without file locks they
             only share the work less evenly.
@@ -80,7 +79,7 @@ def cache_targets(
         parts = build.manifest.parts
         first = rank * len(parts) // world_size
         for num_rows in build.parts(teacher.eval(), corpus, [*parts[first:], *parts[:first]]):
-            # All rows are only told once the cache can be opened.
+            # The number of all rows is yielded only when the cache can be opened.
             if num_rows < corpus.num_rows:
                 yield num_rows
         build.finish(teacher)
@@ -89,13 +88,13 @@ def cache_targets(
 
 @dataclass(frozen=True, slots=True)
 class _Build:
-    """One worker's view of a cache in the making."""
+    """One worker's build of a cache, which other workers may share."""
 
     folder: Path
     manifest: TargetsManifest
 
     def begin(self) -> None:
-        """Makes the folder with a file of all states, empty of blocks; as often as there are workers."""
+        """Makes the folder and a sparse file for all states; every worker calls it."""
         (self.folder / PARTS_FOLDER).mkdir(parents=True, exist_ok=True)
         (self.folder / LOCK_FILE).touch()
         descriptor = os.open(self.folder / STATES_FILE, os.O_RDWR | os.O_CREAT, 0o644)
@@ -105,7 +104,7 @@ class _Build:
             os.close(descriptor)
 
     def parts(self, teacher: RelationEncoder, corpus: PackedCorpus, parts: list[range]) -> Iterator[int]:
-        """Builds parts until every one is whole and yields the rows done by all workers so far."""
+        """Builds parts until all are done, and yields the number of rows that all workers have done so far."""
         while parts := [part for part in parts if not self._is_done(part)]:
             is_idle = True
             for part in parts:
@@ -117,12 +116,12 @@ class _Build:
                     for num_rows_more in self._part(teacher, corpus, part):
                         yield num_rows + num_rows_more
             if is_idle:
-                # Others are at work on all that is left; should one die, its part is free again.
+                # Other workers have locked all parts that are left. If one dies, its part is free again.
                 time.sleep(POLL_SECONDS)
                 yield self._num_rows_done()
 
     def finish(self, teacher: RelationEncoder) -> None:
-        """Adds what makes a cache of the states; whoever comes second changes nothing."""
+        """Adds the layers' heads and the manifest; a second worker changes nothing."""
         with atomic_folder(self.folder / HEADS_FOLDER) as scratch:
             save_heads(teacher, scratch)
         descriptor = os.open(self.folder, os.O_RDONLY)
@@ -134,7 +133,7 @@ class _Build:
         shutil.rmtree(self.folder / PARTS_FOLDER, ignore_errors=True)
 
     def _part(self, teacher: RelationEncoder, corpus: PackedCorpus, part: range) -> Iterator[int]:
-        """Writes the rows of a part to their place and yields how many are written."""
+        """Computes and writes the rows of a part, and yields how many of them are written."""
         device = next(teacher.parameters()).device
         num_rows = max(1, TOKENS_PER_PASS[device.type] // self.manifest.sequence_length)
         with (self.folder / STATES_FILE).open("r+b") as file:
@@ -145,8 +144,8 @@ class _Build:
                 yield int(rows[-1]) + 1 - part.start
             file.flush()
             os.fsync(file.fileno())
-        # Only now: what is said to be whole survives any crash. The marker's folder is gone if others did the same part
-        # and finished the cache.
+        # Written after the fsync, so that a part that is marked as done survives any crash. The folder of markers is
+        # gone if other workers did the same part and finished the cache.
         with suppress(FileNotFoundError):
             self._marker(part).write_bytes(b"whole\n")
 
@@ -164,16 +163,16 @@ class _Build:
 
     @contextmanager
     def _claimed(self, part: range) -> Iterator[bool]:
-        """Tells whether the part is this worker's until the block ends: it is not where another is at work on it.
+        """Locks a part until the block ends, and yields whether it could: another worker may have locked it.
 
-        Without locks several may work on one part. That costs time and nothing else: they write the same.
+        On a file system without locks several workers may build one part. That only costs time: they write the same.
         """
         try:
             descriptor = try_lock(self._marker(part), fcntl.LOCK_EX, if_unsupported=True)
         except FileNotFoundError:
             if not is_cached(self.folder):
                 raise
-            # Others have just finished it.
+            # Other workers have just finished the cache.
             descriptor = None
         try:
             yield descriptor is not None
@@ -186,7 +185,7 @@ class _Build:
 def _states_of(
     teacher: RelationEncoder, tokens: Int[np.ndarray, "batch seq"], precision: Precision, device: torch.device
 ) -> Int[np.ndarray, "batch layers seq hidden"]:
-    """Returns the bits of the states in bf16."""
+    """Returns the states that enter the teacher's layers, as the bits of bf16."""
     with autocast(precision, device):
         states = torch.stack(teacher.states(torch.from_numpy(tokens).to(device), None), dim=1)
     bits: np.ndarray = states.to(torch.bfloat16).cpu().view(torch.int16).numpy()

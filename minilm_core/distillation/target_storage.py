@@ -1,7 +1,7 @@
-"""Where cached targets lie on disk, how large they are, who uses them and which make room for others. No torch.
+"""Cached targets on disk: their layout and size, the locks of their users, and eviction. No torch.
 
-A folder of one key holds one file of states, the heads of the distilled layers and, once all is there, a manifest:
-a folder without one is unfinished and never read.
+The folder of a key holds one file of states, the heads of the distilled layers and, when both are complete, a manifest.
+A folder without a manifest is unfinished and never read.
 """
 
 import errno
@@ -26,13 +26,14 @@ STATES_FILE = "states.bf16"
 MANIFEST_FILE = "manifest.json"
 HEADS_FOLDER = "heads"
 PARTS_FOLDER = "parts"
-"""One file a part while the cache is being built: locked by who works on it, no longer empty once it is whole."""
+"""While the cache is built: a file for each part, locked by the worker that builds it, not empty when it is done."""
 LOCK_FILE = "lock"
-"""Locked by who uses the cache; its time of change is that of the last opening."""
+"""Locked by the users of the cache; its modification time is the time of the last use."""
 
 BYTES_PER_NUMBER = 2
 PART_BYTES = 64 * 2**20
-"""What a killed worker loses at most: a few seconds of a GPU, half a minute of a 12x768 teacher on two cores."""
+"""The size of a part, which is what a killed worker loses: a few seconds of a GPU, or half a minute of a 12x768 teacher
+on two cores."""
 PAGE_BYTES = 4096
 
 
@@ -43,29 +44,29 @@ def cache_bytes(num_tokens: int, hidden_size: int, num_layers: int) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetsKey:
-    """All that the cached states depend on; another teacher, layer, text, packing or precision is another cache."""
+    """Everything that cached states depend on: with another teacher, layer, text, packing or precision they differ."""
 
     weights_sha256: str
-    """Of the teacher's safetensors."""
+    """The hash of the teacher's safetensors."""
     config_sha256: str
-    """Of what its config.json says of its mathematics."""
+    """The hash of the settings in config.json that affect the teacher's outputs."""
     layers: tuple[int, ...]
     """The distilled layers, counted from 1."""
     corpus_fingerprint: str
-    """Of the packed tokens, and so of text, tokenizer and packing together."""
+    """The hash of the packed tokens, which depend on text, tokenizer and packing."""
     precision: Precision
-    """What the teacher ran in; the states are kept in bf16 either way."""
+    """The precision that the teacher ran in; the states are stored in bf16 in any case."""
 
     @property
     def folder_name(self) -> str:
-        """A short name made of everything above and of the layout on disk."""
+        """The name of the cache's folder: a hash of the key and of the format."""
         content = {**asdict(self), "format_version": FORMAT_VERSION}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetsManifest:
-    """What a cache holds. Its states are one array [num_rows, layers, sequence_length, hidden_size] of bf16."""
+    """The content of a cache. Its states are one array [num_rows, layers, sequence_length, hidden_size] of bf16."""
 
     weights_sha256: str
     config_sha256: str
@@ -75,9 +76,9 @@ class TargetsManifest:
     num_rows: int
     sequence_length: int
     hidden_size: int
-    """The teacher's."""
+    """The hidden size of the teacher."""
     num_heads: int
-    """Attention heads of the teacher."""
+    """The number of attention heads of the teacher."""
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -85,49 +86,53 @@ class TargetsManifest:
         """Reads the manifest of a finished cache.
 
         Raises:
-            UserError: if the folder holds none, one of another format, or states that were cut short.
+            UserError: if the manifest is missing, damaged or of another format, or the states are truncated.
         """
         try:
             content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise UserError(f"cached targets must be finished, that is have {MANIFEST_FILE}, got {folder}") from error
+            raise UserError(f"cached targets must be finished and have {MANIFEST_FILE}, got {folder}") from error
         except ValueError as error:
             raise UserError(
-                f"{MANIFEST_FILE} must be JSON, got a damaged one in {folder}; remove it to have it made again"
+                f"{MANIFEST_FILE} must be JSON, got a damaged one in {folder}; "
+                f"remove the folder to cache the targets again"
             ) from error
         version = content.get("format_version")
         if version != FORMAT_VERSION:
-            raise UserError(f"cached targets must have format {FORMAT_VERSION}, got {version} in {folder}")
+            raise UserError(
+                f"cached targets must have format {FORMAT_VERSION}, got {version} in {folder}; "
+                f"remove the folder to cache the targets again"
+            )
         manifest = cls(**{**content, "layers": tuple(content["layers"]), "precision": Precision(content["precision"])})
         states = folder / STATES_FILE
         num_bytes = states.stat().st_size if states.exists() else 0
         if num_bytes != manifest.num_bytes:
             raise UserError(
                 f"{STATES_FILE} must have the {manifest.num_bytes} bytes of its manifest, got {num_bytes}; "
-                f"remove {folder} to have it made again"
+                f"remove {folder} to cache the targets again"
             )
         return manifest
 
     @property
     def layer_bytes(self) -> int:
-        """Bytes of the states of one row that enter one layer."""
+        """The size of the states of one row that enter one layer, in bytes."""
         return cache_bytes(self.sequence_length, self.hidden_size, 1)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of the states of one row."""
+        """The size of the states of one row, in bytes."""
         return len(self.layers) * self.layer_bytes
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all states."""
+        """The size of all states, in bytes."""
         return self.num_rows * self.row_bytes
 
     @property
     def parts(self) -> list[range]:
-        """The rows in runs of about `PART_BYTES`, each built by one worker.
+        """The rows in parts of about `PART_BYTES`, each of which one worker builds.
 
-        They meet at the borders of pages, so that no two machines ever write to the same page of a shared file system.
+        Parts begin at page boundaries, so that two machines never write to the same page of a shared file system.
         """
         step = PAGE_BYTES // math.gcd(self.row_bytes, PAGE_BYTES)
         num_rows = max(1, PART_BYTES // (self.row_bytes * step)) * step
@@ -141,14 +146,14 @@ def is_cached(folder: Path) -> bool:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keeps a cache from being evicted until the block or its process ends, and marks it as used now.
+    """Protects a cache from eviction until the block or its process ends, and marks it as used now.
 
-    It is a shared flock: it dies with its process, and holds between machines on a file system that carries locks, as
-    NFS does. Where there is none, a cache is never evicted at all.
+    The lock is a shared flock. It ends with its process, and it works between machines on a file system with locks,
+    such as NFS. On a file system without locks no cache is evicted.
     """
     path = folder / LOCK_FILE
     descriptor = None
-    # A cache that others may only read is used all the same.
+    # A read-only cache can be used, too.
     with suppress(OSError):
         descriptor = try_lock(path, fcntl.LOCK_SH, if_unsupported=True)
         os.utime(path)
@@ -163,12 +168,12 @@ def try_lock(path: Path, operation: int, *, if_unsupported: bool) -> int | None:
     """Takes a lock that lasts until its descriptor is closed or its process ends.
 
     Args:
-        path: A file; made by whoever wants to be alone.
+        path: The file to lock; an exclusive lock creates it.
         operation: `fcntl.LOCK_SH` or `fcntl.LOCK_EX`.
-        if_unsupported: Whether to go on as if it were taken where the file system has no locks.
+        if_unsupported: Whether a file system without locks counts as a lock that was taken.
 
     Returns:
-        The descriptor; None if somebody else has the lock.
+        The descriptor; None if another process has the lock.
     """
     flags = os.O_RDONLY if operation == fcntl.LOCK_SH else os.O_RDWR | os.O_CREAT
     descriptor = os.open(path, flags, 0o644)
@@ -186,26 +191,26 @@ def try_lock(path: Path, operation: int, *, if_unsupported: bool) -> int | None:
 
 
 def make_room(folder: Path, num_bytes: int, *, limit_bytes: int | None, keep: Collection[str] = ()) -> list[Path]:
-    """Evicts other caches, the least recently opened first, until one of `num_bytes` fits beside those that stay.
+    """Evicts other caches, the least recently used first, until a cache of `num_bytes` fits within the limit.
 
-    Unfinished caches count with the size that they will have. Never evicted are those that a process holds.
+    Unfinished caches count with their final size. A cache that a process holds is not evicted.
 
     Args:
-        folder: The cache that is about to be made or used; what of it is there already counts once.
-        num_bytes: Its size.
-        limit_bytes: What all caches beside it and itself may take; None: as much as the disk has.
-        keep: Names of folders that must stay although nobody holds them.
+        folder: The cache to be made or used; the part of it that exists is not counted twice.
+        num_bytes: The size of that cache.
+        limit_bytes: The largest size of all caches in its parent folder; None: limited by the disk alone.
+        keep: Names of folders that are not evicted although no process holds them.
 
     Returns:
-        The folders that are gone.
+        The folders that were evicted.
 
     Raises:
-        UserError: if it cannot fit within the limit or on the disk.
+        UserError: if the cache does not fit within the limit or on the disk.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     evicted = [] if limit_bytes is None else _evict_down_to(folder, num_bytes, limit_bytes, keep)
     states = folder / STATES_FILE
-    # Blocks are counted in 512 bytes, whatever those of the disk are.
+    # st_blocks counts units of 512 bytes, whatever the block size of the disk.
     num_bytes_missing = num_bytes - (512 * states.stat().st_blocks if states.exists() else 0)
     num_bytes_free = shutil.disk_usage(folder.parent).free
     if num_bytes_missing > num_bytes_free:
@@ -220,7 +225,7 @@ def _evict_down_to(folder: Path, num_bytes: int, limit_bytes: int, keep: Collect
     if num_bytes > limit_bytes:
         raise UserError(
             f"storage.max_cache_bytes must hold the teacher's targets, {_gigabytes(num_bytes)}, "
-            f"got {_gigabytes(limit_bytes)}; raise it, lower corpus.max_tokens or share the teacher online"
+            f"got {_gigabytes(limit_bytes)}; raise it, lower corpus.max_tokens or run the teacher online"
         )
     sizes = {other: _size_bytes(other) for other in folder.parent.iterdir() if other.is_dir() and other != folder}
     evicted: list[Path] = []
@@ -233,23 +238,23 @@ def _evict_down_to(folder: Path, num_bytes: int, limit_bytes: int, keep: Collect
     num_bytes_used = sum(sizes.values())
     if num_bytes + num_bytes_used > limit_bytes:
         raise UserError(
-            f"storage.max_cache_bytes must hold the teacher's targets, {_gigabytes(num_bytes)}, beside those in use, "
-            f"{_gigabytes(num_bytes_used)}, got {_gigabytes(limit_bytes)}; raise it or wait for other studies"
+            f"storage.max_cache_bytes must hold the teacher's targets, {_gigabytes(num_bytes)}, and those in use, "
+            f"{_gigabytes(num_bytes_used)}, got {_gigabytes(limit_bytes)}; raise it or wait for other studies to end"
         )
     return evicted
 
 
 def _evict(folder: Path) -> bool:
-    """Removes a cache unless somebody holds it."""
+    """Removes a cache unless a process holds it, and returns whether it is gone."""
     lock = None
     try:
         lock = try_lock(folder / LOCK_FILE, fcntl.LOCK_EX, if_unsupported=False)
         if lock is None:
             return False
-        # In one step, so that nobody finds a part of it.
+        # Renamed first, so that no process finds a part of the cache.
         doomed = folder.rename(folder.with_name(f"{folder.name}.evicted-{uuid.uuid4().hex[:8]}"))
     except FileNotFoundError:
-        # Somebody else was faster.
+        # Another process has evicted it.
         return True
     except PermissionError:
         return False

@@ -1,6 +1,6 @@
-"""The latency of encoders on a device: measurements, the table fitted to them, and the calibration that makes it.
+"""The latency of encoders on a device: the table that predicts it, and the calibration that measures the table.
 
-Nothing is trained here, and nothing but the calibration imports torch."""
+Nothing is trained here, and only the calibration itself imports torch."""
 
 import lazy_loader
 

@@ -1,9 +1,9 @@
-"""Measuring latency honestly: the calibration of a device's table, and the timing of one finished model.
+"""Measures latency: the calibration of a device's table, and the timing of one finished model.
 
-Rounds over all models, in a new random order each, so that a disturbance falls on none of them alone; within a round a
-warm-up until the running median settles, then the runs that count. A student's latency is the median of its runs in all
-rounds. Threads are the target's own, so this runs in a process of its own: the number of threads is a property of the
-whole process.
+A calibration times all models in several rounds, each in a new random order, so that no disturbance affects only one of
+them. Within a round a model is run until its running median settles, then its runs are counted. The latency of a model
+is the median of its runs in all rounds. The target sets the number of threads of the whole process, which is why a
+calibration has a process of its own (`calibration_process`).
 """
 
 import copy
@@ -36,54 +36,56 @@ from minilm_core.models.encoders import build_encoder
 from minilm_core.models.families import max_sequence_length
 
 CALIBRATION_VOCABULARY_SIZE = 2048
-"""Word embeddings of the models that are timed. A call looks up a row a token, whatever the table's length, and with a
-whole vocabulary the many models of a calibration would not fit in memory."""
+"""The number of word embeddings of the models that are timed. It does not change the time of a call, and with a full
+vocabulary the many models of a calibration would not fit in memory."""
 SETTLED = 0.02
-"""Relative change of the running median below which a warm-up ends."""
+"""The relative change of the running median below which a warm-up ends."""
 
 Stopwatch = Callable[[], float]
-"""Runs a model once and returns the milliseconds it took."""
+"""Runs a model once and returns the time in milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundLength:
-    """How long one model is timed within one round."""
+    """How long a model is timed within a round."""
 
     seconds: float
-    """Aimed at."""
+    """The time to spend on runs that count."""
     min_runs: int
-    """Made even if they take longer, up to `max_seconds`."""
+    """The number of runs that are made even if they take longer than `seconds`, but not than `max_seconds`."""
     max_seconds: float
 
 
 CALIBRATION_ROUND = RoundLength(seconds=0.15, min_runs=5, max_seconds=2.0)
 BENCH_ROUND = RoundLength(seconds=0.5, min_runs=13, max_seconds=5.0)
-"""Five of them make the samples that a 90th percentile needs."""
+"""Five rounds give enough samples for a 90th percentile."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationPlan:
-    """Which students a calibration times."""
+    """The architectures that a calibration times."""
 
     fitted: tuple[StudentArchitecture, ...]
+    """Architectures that the table is fitted to: two depths of each width."""
     held_out: tuple[StudentArchitecture, ...]
+    """Architectures of other depths that the table is checked on."""
 
 
 def plan_calibration(architectures: Sequence[StudentArchitecture]) -> CalibrationPlan:
-    """Chooses the students to time: the shallowest and deepest of each width; to check, two depths between them.
+    """Chooses the architectures to time: the shallowest and the deepest of each width, and up to two depths to check.
 
-    A width of one depth is measured from one layer up to it.
+    A width of a single depth is also timed with one layer, or with two if that depth is one.
 
     Raises:
-        UserError: if no student is given.
+        UserError: if no architecture is given.
     """
     if not architectures:
-        raise UserError("a calibration needs at least one student, got none")
+        raise UserError("a calibration needs at least 1 student, got 0")
     depths: dict[Width, list[int]] = {}
     for a in sorted(architectures, key=lambda a: (a.hidden_size, a.num_heads, a.intermediate_ratio)):
         depths.setdefault(Width.of(a), []).append(a.num_layers)
     ends = {width: _depths_to_fit(min(among), max(among)) for width, among in depths.items()}
-    # The narrowest and one in the middle: the widest is often the teacher, whose prediction decides nothing.
+    # The narrowest width and a middle one are checked: the widest is often the teacher's, which no search chooses.
     widths = tuple(ends)
     checked = (widths[0], widths[len(widths) // 2])
     held_out = [width.with_layers(_depth_to_check(*ends[width], n)) for n, width in enumerate(checked, start=1)]
@@ -100,20 +102,20 @@ def _depths_to_fit(low: int, high: int) -> tuple[int, int]:
 
 
 def _depth_to_check(low: int, high: int, third: int) -> int:
-    # Between two neighbouring depths there is nothing to check on; one layer more is as good a test of the line.
+    # Without a depth between the two, one layer more than the deeper one tests the line as well.
     return low + round((high - low) * third / 3) if high - low > 1 else high + 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """A finished model's latency, measured."""
+    """The measured latency of a finished model."""
 
     p50_ms: float
     p90_ms: float | None
-    """None for too few samples."""
+    """The 90th percentile of the samples; None if there are too few."""
     num_samples: int
     spread: float
-    """Slowest over fastest round; above `MAX_SPREAD` the machine was not quiet."""
+    """The slowest round over the fastest; above `MAX_SPREAD` the machine was not quiet."""
 
     @classmethod
     def from_rounds(cls, rounds_ms: Sequence[Sequence[float]]) -> "Timing":
@@ -134,7 +136,7 @@ class Timing:
 
 
 class ContentionMeter:
-    """Watches, from its making on, the processor time that is not this process's."""
+    """Measures the processor time that other processes have used since the meter was made."""
 
     def __init__(self) -> None:
         self._start = self._read()
@@ -142,38 +144,46 @@ class ContentionMeter:
     def read(self) -> Contention:
         """Returns the contention since the meter was made."""
         wall, busy, own = (now - then for now, then in zip(self._read(), self._start, strict=True))
-        # The counters tick in hundredths of a second; over a short time the difference can fall below nothing.
+        # The counters tick in hundredths of a second, so that over a short time the difference can be negative.
         return Contention(num_cores=os.cpu_count() or 1, busy_cores=max(0.0, (busy - own) / wall))
 
     @staticmethod
     def _read() -> tuple[float, float, float]:
         times, own = psutil.cpu_times()._asdict(), psutil.Process().cpu_times()
-        # Linux counts a guest's time within user time too.
+        # Linux includes the time of guests in user time.
         not_busy = sum(times.get(name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
         return time.perf_counter(), sum(times.values()) - not_busy, own.user + own.system
 
 
 def calibrate(
     architectures: Sequence[StudentArchitecture],
-    teacher_config: PretrainedConfig,
+    base: PretrainedConfig,
     target: LatencyTarget,
     *,
     num_rounds: int = 5,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """Times encoders of every width among the students, eager and in fp32, and returns their table.
+    """Times encoders of every width among the architectures, eager and in fp32, and returns the latency table.
 
-    All timed encoders are in memory at once: two of each width, and two more.
+    All timed encoders are in memory at once: two of each width, and up to two more.
+
+    Args:
+        architectures: The architectures whose latency will be predicted.
+        base: The configuration that the sizes of an architecture are put into.
+        target: The device and the shape of a call.
+        num_rounds: How often each encoder is timed.
+        seed: Determines the weights and the order of the encoders.
+        progress: Receives the round and the fraction done.
 
     Raises:
-        UserError: if there are fewer than two rounds, no student, no such device, or too few positions.
+        UserError: if there are fewer than two rounds, no architecture, no such device, or too few positions.
     """
     if num_rounds < 2:
         raise UserError(f"num_rounds must be at least 2 for a spread, got {num_rounds}")
     plan = plan_calibration(architectures)
     device = fingerprint(target.device)
-    config = with_short_vocabulary(teacher_config)
+    config = with_short_vocabulary(base)
     students = plan.fitted + plan.held_out
     meter = ContentionMeter()
     with _threads(target.num_threads), torch.inference_mode():
@@ -188,23 +198,23 @@ def calibrate(
         contention=meter.read(),
         fitted=measurements[:num_fitted],
         held_out=measurements[num_fitted:],
-        # Without the held-out students, for it is checked on them.
+        # The held-out students are left out, because the ratio is checked on them.
         p90_over_p50=tail_ratio([[run for runs in rounds for run in runs] for rounds in rounds_ms[:num_fitted]]),
     )
 
 
-def with_short_vocabulary(teacher_config: PretrainedConfig) -> PretrainedConfig:
-    """Returns the configuration of students that cost the same to call but fit in memory many at a time."""
-    config = copy.deepcopy(teacher_config)
+def with_short_vocabulary(base: PretrainedConfig) -> PretrainedConfig:
+    """Returns a configuration with few word embeddings: its encoders take the same time but less memory."""
+    config = copy.deepcopy(base)
     config.vocab_size = min(config.vocab_size, CALIBRATION_VOCABULARY_SIZE)
     if (config.pad_token_id or 0) >= config.vocab_size:
-        # A table has a row for its padding token; ModernBERT's comes after all words.
+        # The padding token needs a row; ModernBERT's comes after all words.
         config.pad_token_id = 0
     return config
 
 
 def time_encoder(model: PreTrainedModel, target: LatencyTarget, *, num_rounds: int = 5) -> Timing:
-    """Times one finished model as it stands, with or without a task's head; takes a few seconds.
+    """Times one finished model, with or without a task's head; it takes a few seconds.
 
     Raises:
         UserError: if the target's sequences are longer than the model's.
@@ -215,7 +225,7 @@ def time_encoder(model: PreTrainedModel, target: LatencyTarget, *, num_rounds: i
 
 
 def stopwatch(model: PreTrainedModel, target: LatencyTarget) -> Stopwatch:
-    """Returns what runs the model once on random tokens, without padding, and times it; moves it to the device.
+    """Moves a model to the device and returns a function that times one run on random tokens without padding.
 
     Raises:
         UserError: if the target's sequences are longer than the model's.
@@ -243,7 +253,7 @@ def _cpu_ms(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> float:
 
 
 def _cuda_ms(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> float:
-    # torch leaves its events without annotations.
+    # torch's events have no type annotations.
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     start.record()
@@ -256,7 +266,7 @@ def _cuda_ms(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> float:
 def _interleaved_rounds(
     stopwatches: Sequence[Stopwatch], num_rounds: int, seed: int, progress: Progress | None
 ) -> list[list[list[float]]]:
-    """Returns for each model, for each round, the milliseconds of its runs; in a round models take turns at random."""
+    """Returns the milliseconds of the runs, by model and round; each round times the models in a new random order."""
     order = random.Random(seed)
     rounds_ms: list[list[list[float]]] = [[] for _ in stopwatches]
     for round_number in range(num_rounds):

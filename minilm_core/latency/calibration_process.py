@@ -90,7 +90,7 @@ def _running(command: list[str], environment: Mapping[str, str]) -> Iterator[sub
             raise
 
 
-def answer(request: str, out: TextIO) -> None:
+def answer(request_json: str, out: TextIO) -> None:
     """Runs a calibration and writes its progress and its table, or the message of a UserError, as lines of JSON."""
     from transformers import AutoConfig
 
@@ -99,13 +99,13 @@ def answer(request: str, out: TextIO) -> None:
     def write(message: Mapping[str, Any]) -> None:
         print(json.dumps(message), file=out, flush=True)
 
-    asked = CalibrationRequest.from_json(request)
+    request = CalibrationRequest.from_json(request_json)
     try:
         table = calibrate(
-            asked.architectures,
-            AutoConfig.for_model(**asked.base_config),
-            asked.target,
-            seed=asked.seed,
+            request.architectures,
+            AutoConfig.for_model(**request.base_config),
+            request.target,
+            seed=request.seed,
             progress=lambda stage, fraction: write({"stage": stage, "fraction": fraction}),
         )
     except UserError as error:

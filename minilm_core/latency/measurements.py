@@ -1,4 +1,4 @@
-"""What a calibration measures of students, and the lines that are fitted to it. No torch."""
+"""The timings of a calibration, and the lines that are fitted to them. No torch."""
 
 import dataclasses
 import statistics
@@ -9,22 +9,22 @@ from enum import StrEnum
 from minilm_core.models.architecture import StudentArchitecture
 
 MIN_SAMPLES_FOR_P90 = 64
-"""Samples below which a 90th percentile says nothing. Source: MLPerf LoadGen's early-stopping floor."""
+"""The number of samples that a 90th percentile needs. Source: MLPerf LoadGen, the minimum of early stopping."""
 
 
 class Statistic(StrEnum):
-    """Which figure of a student's timings a table predicts."""
+    """The statistic of a student's timings that a table predicts."""
 
     MEDIAN = "median"
     """The median of all runs of all rounds."""
     FASTEST_ROUND = "fastest round"
-    """The median of the runs of the fastest round, which is less than the median of all runs: what tables of schema
-    version 1 predict."""
+    """The median of the runs of the fastest round, which is lower than the median of all runs; tables of schema version
+    1 predict it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Width:
-    """A student's sizes but its depth."""
+    """The sizes of a student except its depth."""
 
     hidden_size: int
     num_heads: int
@@ -46,15 +46,15 @@ class Width:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """One student's timings."""
+    """The timings of one student."""
 
     architecture: StudentArchitecture
     latency_ms: float
-    """The median of all runs of all rounds; in a table of schema version 1 the fastest round's median."""
+    """The median of all runs of all rounds; in a table of schema version 1, the median of the fastest round."""
     round_medians_ms: tuple[float, ...]
     """The median latency of each round."""
     p90_ms: float | None = None
-    """The 90th percentile of all runs of all rounds; None for too few runs, and in a table of schema version 1."""
+    """The 90th percentile of all runs of all rounds; None for too few runs and in a table of schema version 1."""
 
     @classmethod
     def from_rounds(cls, architecture: StudentArchitecture, rounds_ms: Sequence[Sequence[float]]) -> "Measurement":
@@ -69,13 +69,13 @@ class Measurement:
 
     @property
     def spread(self) -> float:
-        """Slowest over fastest round; 1 on a perfectly quiet machine."""
+        """The slowest round over the fastest; 1 on a perfectly quiet machine."""
         return max(self.round_medians_ms) / min(self.round_medians_ms)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyRow:
-    """The line through the latencies of one width."""
+    """The line fitted to the latencies of one width."""
 
     width: Width
     intercept_ms: float
@@ -106,22 +106,22 @@ def p90(runs_ms: Sequence[float]) -> float | None:
 
 
 def tail_ratio(runs_ms: Sequence[Sequence[float]]) -> float | None:
-    """Returns the 90th percentile of all runs, each over the median of all runs of its student; None for too few runs.
+    """Returns the 90th percentile of all runs, relative to the median of their students; None for too few runs.
 
-    A run is compared with its student's median over all rounds, not with that of its own round: what changes from round
-    to round belongs to the tail. One figure a device, because which runs are late is the machine's doing and hardly
-    the model's. Each student has the same weight, although a fast one makes more runs.
+    A run is divided by its student's median over all rounds, because differences between rounds belong to the tail. A
+    device has one ratio, because late runs depend on the machine and hardly on the model. All students have the same
+    weight, although a fast one makes more runs.
 
     Args:
-        runs_ms: For each student the runs of all its rounds.
+        runs_ms: The runs of all rounds of each student.
     """
     if sum(map(len, runs_ms)) < MIN_SAMPLES_FOR_P90:
         return None
     ratios = sorted((run_ms / statistics.median(runs), 1 / len(runs)) for runs in runs_ms for run_ms in runs)
     weight = 0.0
-    for ratio, share in ratios:
-        weight += share
-        # Rounding of the shares' sum must not move the percentile to the next run.
+    for ratio, run_weight in ratios:
+        weight += run_weight
+        # A rounding error of the sum must not move the percentile to the next run.
         if weight >= 0.9 * len(runs_ms) - 1e-9:
             return ratio
-    raise AssertionError("the shares of each student add up to 1")
+    raise AssertionError("the weights of each student's runs add up to 1")

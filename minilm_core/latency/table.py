@@ -1,8 +1,8 @@
-"""The latency table: calibrated once a device, it predicts a student's latency before the student exists. No torch.
+"""The latency table: calibrated once a device, it predicts the latency of a student before it is built. No torch.
 
-A student is a homogeneous stack, so latency = intercept(width) + layers * per_layer(width), fitted to the medians of
-students of two depths per width and checked on those of students of other depths. Source: on the same measurements,
-linear predictors in FLOPs and in parameters erred by 7.5 % and 41 % where this one erred by 1.8 %.
+A student is a stack of equal layers, so that latency = intercept(width) + num_layers * per_layer(width). The line is
+fitted to the medians of students of two depths per width, and checked on students of other depths. On the same
+measurements, linear predictors in FLOPs and in parameters had errors of 7.5 % and 41 %, and this one 1.8 %.
 """
 
 import dataclasses
@@ -29,20 +29,21 @@ from minilm_core.models.architecture import StudentArchitecture
 
 SCHEMA_VERSION = 2
 _STATISTICS = {1: Statistic.FASTEST_ROUND, SCHEMA_VERSION: Statistic.MEDIAN}
-"""What the tables of each version of the schema predict."""
+"""The statistic that the tables of each schema version predict."""
 MAX_SPREAD = 1.25
-"""Slowest over fastest round of one model, above which a machine was not quiet."""
+"""The ratio of the slowest to the fastest round of a model, above which a machine was not quiet."""
 MAX_HELD_OUT_ERROR = 0.1
+"""The mean relative error on held-out students, above which a table is noisy."""
 CORE_SLACK = 0.1
-"""Cores that a quiet machine's own housekeeping may use."""
+"""The cores that the system of a quiet machine may use."""
 ISA_FLAGS = frozenset(
     {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm", "sve"}
 )
-"""Instruction sets that change how fast matrix products are, fp32 or int8."""
+"""Instruction sets that change the speed of matrix products in fp32 or int8."""
 
 
 class Device(StrEnum):
-    """Where a student is deployed."""
+    """The kind of device that a student is deployed on."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -50,7 +51,7 @@ class Device(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyTarget:
-    """What a latency is the latency of: the device and one call's shape; part of every figure's name.
+    """The device and the shape of a call whose latency is meant; every latency names its target.
 
     Raises:
         UserError: if a number is not positive, or threads are given for a GPU.
@@ -58,7 +59,7 @@ class LatencyTarget:
 
     device: Device = Device.CPU
     num_threads: int = 1
-    """CPU threads of the matrix products."""
+    """The number of CPU threads for matrix products."""
     batch_size: int = 1
     sequence_length: int = 128
 
@@ -71,25 +72,25 @@ class LatencyTarget:
 
     @property
     def label(self) -> str:
-        """The target's name in tables, file names and limits: `cpu1,b1,s128`."""
+        """The name of the target in tables, file names and limits, such as `cpu1,b1,s128`."""
         threads = self.num_threads if self.device is Device.CPU else ""
         return f"{self.device}{threads},b{self.batch_size},s{self.sequence_length}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceFingerprint:
-    """What must be equal for two machines' latencies to be comparable."""
+    """The facts that must be equal for the latencies of two machines to be comparable."""
 
     processor: str
-    """The CPU's model or the GPU's product name."""
+    """The model of the CPU, or the product name of the GPU."""
     isa: tuple[str, ...]
-    """Those of `ISA_FLAGS` that the CPU has."""
+    """The instruction sets of `ISA_FLAGS` that the CPU has."""
     torch: str
     python: str
 
     @property
     def label(self) -> str:
-        """The device in words."""
+        """The device in words, for people."""
         isa = f" ({', '.join(self.isa)})" if self.isa else ""
         return f"{self.processor}{isa}, torch {self.torch}, Python {self.python}"
 
@@ -105,9 +106,9 @@ def fingerprint(device: Device) -> DeviceFingerprint:
 
 
 def fingerprint_key(target: LatencyTarget, kind: Mapping[str, Any]) -> str:
-    """Returns twelve hex digits that name this machine, the target and the kind of encoder that `kind_of_calls` tells.
+    """Returns twelve hex digits for this machine, a target and a kind of encoder, as `kind_of_calls` returns it.
 
-    Equal keys, comparable latencies.
+    Latencies with equal keys are comparable.
     """
     facts = [target.label, dataclasses.asdict(fingerprint(target.device)), dict(kind)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
@@ -115,60 +116,60 @@ def fingerprint_key(target: LatencyTarget, kind: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contention:
-    """What else the machine did while it was measured."""
+    """The load of the machine by other processes during a measurement."""
 
     num_cores: int
     busy_cores: float
-    """Cores that other processes and the hypervisor took, averaged over the measurement."""
+    """The number of cores used by other processes and the hypervisor, averaged over the measurement."""
 
     def leaves_free(self, num_threads: int) -> bool:
-        """Returns whether that many threads had a core each."""
+        """Returns whether that many threads each had a core."""
         return self.busy_cores + num_threads <= self.num_cores + CORE_SLACK
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyTable:
-    """A device's calibration: raw timings, and all that follows from them."""
+    """The calibration of a device: its timings, and what follows from them."""
 
     target: LatencyTarget
     fingerprint: DeviceFingerprint
     measured_at: str
-    """ISO 8601, UTC."""
+    """The time of the measurement: ISO 8601, UTC."""
     contention: Contention
     fitted: tuple[Measurement, ...]
-    """Two students a width."""
+    """The timings of two students of each width."""
     held_out: tuple[Measurement, ...]
-    """Students of other depths, which the fit does not see; at least one."""
+    """The timings of at least one student of another depth, which the fit does not use."""
     p90_over_p50: float | None = None
-    """90th percentile of the fitted students' runs over their median; None below the samples that it takes."""
+    """The 90th percentile of the fitted students' runs over their median; None for too few runs."""
     statistic: Statistic = Statistic.MEDIAN
-    """What is predicted."""
+    """The statistic that is predicted."""
 
     @property
     def rows(self) -> tuple[LatencyRow, ...]:
-        """The line of each width."""
+        """The fitted line of each width."""
         return fit(self.fitted)
 
     @property
     def held_out_error(self) -> float:
-        """Mean relative error of the predictions for the held-out students, as a fraction."""
+        """The mean relative error of the predictions for the held-out students, as a fraction."""
         return statistics.fmean(abs(self.predict_ms(m.architecture) / m.latency_ms - 1) for m in self.held_out)
 
     @property
     def held_out_p90_error(self) -> float | None:
-        """Mean relative error of the predicted 90th percentiles of the held-out students; None without such."""
+        """The mean relative error of the predicted 90th percentiles of the held-out students; None without any."""
         tails = [(self.predict_p90_ms(m.architecture), m.p90_ms) for m in self.held_out]
         errors = [abs(predicted / p90_ms - 1) for predicted, p90_ms in tails if predicted and p90_ms]
         return statistics.fmean(errors) if errors else None
 
     @property
     def spread(self) -> float:
-        """Slowest over fastest round of the middle student."""
+        """The median, over students, of the slowest round over the fastest."""
         return statistics.median(m.spread for m in self.fitted + self.held_out)
 
     @property
     def noise(self) -> str | None:
-        """Why the figures are not to be trusted; None for a quiet machine."""
+        """The reasons not to trust the latencies; None for a quiet machine."""
         reasons = []
         if self.spread > MAX_SPREAD:
             reasons.append(f"the same student took {self.spread:.2f} times as long in one round as in another")
@@ -181,11 +182,11 @@ class LatencyTable:
 
     @property
     def is_noisy(self) -> bool:
-        """Whether there is a reason not to trust the figures."""
+        """Whether there is a reason not to trust the latencies."""
         return self.noise is not None
 
     def covers(self, architectures: Sequence[StudentArchitecture]) -> bool:
-        """Returns whether every student's width was measured."""
+        """Returns whether the width of every student was measured."""
         return {Width.of(a) for a in architectures} <= {Width.of(m.architecture) for m in self.fitted}
 
     def predict_ms(self, architecture: StudentArchitecture) -> float:
@@ -198,13 +199,14 @@ class LatencyTable:
         group = [m for m in self.fitted if Width.of(m.architecture) == width]
         if not group:
             raise UserError(
-                f"a latency table must hold every width of the space, {self.target.label} lacks hidden size "
-                f"{width.hidden_size} with {width.num_heads} heads and feed-forward ratio {width.intermediate_ratio}"
+                f"a latency table must have every width of the space, {self.target.label} lacks hidden size "
+                f"{width.hidden_size} with {width.num_heads} heads and feed-forward ratio {width.intermediate_ratio}; "
+                f"calibrate again"
             )
         return fit_width(width, group).predict_ms(architecture.num_layers)
 
     def predict_p90_ms(self, architecture: StudentArchitecture) -> float | None:
-        """Returns the 90th percentile of a student's latency in milliseconds; None without a tail.
+        """Returns the 90th percentile of a student's latency in milliseconds; None if the table has no `p90_over_p50`.
 
         Raises:
             UserError: if its width was not measured.
@@ -214,7 +216,9 @@ class LatencyTable:
     def to_dict(self) -> dict[str, Any]:
         """Returns the table as JSON types; what follows from the raw timings is included for readers."""
         return {
-            "schema_version": next(version for version, of_it in _STATISTICS.items() if of_it is self.statistic),
+            "schema_version": next(
+                version for version, statistic in _STATISTICS.items() if statistic is self.statistic
+            ),
             "statistic": self.statistic,
             "target": dataclasses.asdict(self.target),
             "device": self.fingerprint.label,
@@ -241,14 +245,14 @@ class LatencyTable:
         """Reads a saved table.
 
         Raises:
-            UserError: if there is none, or it is damaged or of an unknown version of the schema.
+            UserError: if the file is missing or damaged, or has an unknown version of the schema.
         """
         if not path.is_file():
             raise UserError(f"a latency table must be a file written by calibrate, got {path}")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
-            raise UserError(f"a latency table must be JSON written by calibrate, got {path}") from None
+            raise UserError(f"a latency table must be JSON written by calibrate, got {path}; remove it") from None
         return cls.from_dict(content, source=str(path))
 
     @classmethod
@@ -266,7 +270,9 @@ class LatencyTable:
             (table,) = _reader().validate_json(json.dumps([_fields(content, _STATISTICS[found])]), strict=True)
             _ = table.noise  # predicts the held-out students, which a damaged table cannot
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError(f"a latency table must be as calibrate wrote it, got a damaged one: {source}") from error
+            raise UserError(
+                f"a latency table must be as calibrate wrote it, got a damaged one: {source}; remove it"
+            ) from error
         return table
 
 
@@ -284,7 +290,7 @@ def _fields(content: Mapping[str, Any], statistic: Statistic) -> dict[str, Any]:
 
 
 def _measurement(content: Mapping[str, Any]) -> dict[str, Any]:
-    # Version 1 did not keep latency_ms: there it was the fastest round's median.
+    # Version 1 did not store latency_ms: it predicted the median of the fastest round.
     return {"latency_ms": min(content["round_medians_ms"]), "p90_ms": None, **content}
 
 
@@ -292,7 +298,7 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    # x86 says "flags" and "model name"; Arm says "Features" and leaves the name to its vendor's code.
+    # x86 has "flags" and "model name"; Arm has "Features" and a vendor's code in place of a name.
     flags = facts.get("flags", facts.get("Features", "")).split()
     name = facts.get("model name") or f"{platform.machine()} {facts.get('CPU part', platform.processor())}".strip()
     if "cpu family" in facts:
@@ -301,7 +307,7 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
 
 
 def _gpu_name() -> str:
-    # Asked of the driver, not of torch: planning a search must not import torch.
+    # nvidia-smi knows the name, too, and planning a search must not import torch.
     device = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     query = ["nvidia-smi", f"--id={device}", "--query-gpu=name", "--format=csv,noheader"]
     try:

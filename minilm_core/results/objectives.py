@@ -1,4 +1,4 @@
-"""What a search optimises: names, directions, units, and the one place where signs flip. No torch."""
+"""The objectives of a search: their names, directions and units, and their conversion to costs. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from minilm_core.errors import UserError
 
 
 class Direction(StrEnum):
-    """Which way is better."""
+    """The direction in which an objective improves."""
 
     MAXIMISE = "maximise"
     MINIMISE = "minimise"
@@ -19,14 +19,14 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objective:
-    """A figure of a student that the search makes better."""
+    """A figure of students that a search optimises."""
 
     name: str
     direction: Direction
     unit: str
-    """What one of it is; empty for a fraction."""
+    """The unit; empty for a fraction."""
     reference: float
-    """The worst value the hypervolume still counts, in the own unit; infinite: the worst among the records."""
+    """The worst value that counts for the hypervolume, in the own unit; infinite: the worst among the records."""
 
 
 OBJECTIVES: Mapping[str, Objective] = {
@@ -41,24 +41,26 @@ OBJECTIVES: Mapping[str, Objective] = {
 }
 
 
-def objectives_named(names: Sequence[str]) -> tuple[Objective, ...]:
-    """Looks up declared objectives by name.
+def objectives_named(names: Sequence[object]) -> tuple[Objective, ...]:
+    """Looks up objectives by the names that a file declares.
 
     Raises:
-        UserError: if a name is unknown or comes twice.
+        UserError: if a name is no text or unknown, or is given twice.
     """
+    found = []
     for name in names:
         if not isinstance(name, str) or name not in OBJECTIVES:
             raise UserError(f"an objective must be one of {', '.join(OBJECTIVES)}, got {name}")
-    if len(set(names)) < len(names):
-        raise UserError(f"each objective must be named once, got {', '.join(names)}")
-    return tuple(OBJECTIVES[name] for name in names)
+        found.append(OBJECTIVES[name])
+    if len(set(found)) < len(found):
+        raise UserError(f"each objective must be named once, got {', '.join(each.name for each in found)}")
+    return tuple(found)
 
 
 def as_costs(
     values: Float[np.ndarray, "students objectives"], objectives: Sequence[Objective]
 ) -> Float[np.ndarray, "students objectives"]:
-    """Turns values in their own directions into costs, of which lower is always better."""
+    """Converts values in their own directions into costs, of which lower ones are always better."""
     signs = np.array([-1.0 if objective.direction is Direction.MAXIMISE else 1.0 for objective in objectives])
     costs: np.ndarray = np.asarray(values, dtype=float) * signs
     return costs

@@ -1,4 +1,4 @@
-"""One line of JSON a trial: the only truth about a study. Append-only, crash-safe, no torch."""
+"""The records of a study: one line of JSON for each trial, appended so that it survives a crash. No torch."""
 
 import dataclasses
 import functools
@@ -27,49 +27,49 @@ class Status(StrEnum):
 
     COMPLETE = "complete"
     STOPPED = "stopped"
-    """Ended early by the scheduler; its figures are those of partial training and never reach a frontier."""
+    """Stopped early by the scheduler; its figures come from partial training and are never on a frontier."""
     FAILED = "failed"
     REFUSED = "refused"
-    """Drawn, but over a limit known before training or already tried; cost nothing and counts for nothing."""
+    """Drawn but not trained, because it exceeds a limit that is known before training or was tried already."""
 
 
 class Role(StrEnum):
-    """What the trained model is to the study."""
+    """The part that a trained model plays in its study."""
 
     STUDENT = "student"
     TEACHER = "teacher"
-    """The teacher itself, fine-tuned with the same settings: what `--within` refers to."""
+    """The teacher itself, fine-tuned with the same settings; `pick --within` refers to its accuracy."""
     TWIN = "twin"
-    """The best student's double: same architecture, initialisation and fine-tuning, but no distillation."""
+    """The best student's architecture, initialisation and fine-tuning, without distillation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """A model's predictions on one labelled split, with the task's main metric over them."""
+    """A model's predictions on one labelled split, and the task's metric of them."""
 
     value: float
     low: float
     """Lower end of the 95 % bootstrap interval over examples."""
     high: float
     predictions: tuple[float, ...]
-    """One per example, in the split's order: class numbers, or values for a regression task. The labels stand once
-    a study in evaluation.json."""
+    """One for each example, in the order of the split: class numbers, or the values of a regression. The labels are in
+    the study's evaluation.json."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskResult:
-    """A model on one task."""
+    """The results of a model on one task."""
 
     metric: str
     validation: Evaluation
-    """What the search optimises."""
+    """The split that the search optimises."""
     test: Evaluation | None = None
-    """A split the search never looks at, where the task has a labelled one: for comparisons after the search."""
+    """A split that the search never uses, for comparisons after it; None where the task has no labelled test split."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why a trial failed or was refused."""
+    """The reason why a trial failed or was refused."""
 
     kind: FailureKind
     message: str
@@ -79,7 +79,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRecord:
-    """What is known of one trial. Fields that were not reached are None, never a guess."""
+    """All that is known of one trial. A field that the trial did not reach is None."""
 
     role: Role
     number: int
@@ -89,30 +89,30 @@ class TrialRecord:
     distillation_learning_rate: float | None = None
     finetuning_learning_rate: float | None = None
     initialisation: Initialisation | None = None
-    """None for the teacher, and in records from before there was a choice, whose students were drawn at random."""
+    """None for the teacher, and in old records whose students all began with random weights."""
     objectives: dict[str, float] = field(default_factory=dict)
-    """Objective name -> value in its own unit and direction; complete for a complete student, empty otherwise."""
+    """The value of each objective in its own unit and direction; empty unless the trial is complete."""
     num_parameters: int | None = None
-    """All parameters of the encoder: embeddings, layers, pooler."""
+    """All parameters of the encoder: embeddings, layers and pooler."""
     num_layer_parameters: int | None = None
-    """Parameters of the stacked layers alone."""
+    """The parameters of the layers alone."""
     size_bytes: int | None = None
-    """The encoder's weights in fp32."""
+    """The bytes of the encoder's weights in fp32."""
     flops: int | None = None
-    """Of one forward pass over one sequence of `sequence_length` tokens."""
+    """The FLOPs of one forward pass over one sequence of the latency target's length."""
     latency_ms: float | None = None
-    """Predicted from the calibrated table; None without one."""
+    """Predicted from the calibrated table, in ms; None without one."""
     held_out_loss: float | None = None
-    """Relation loss on held-out text at the end of distillation: nats."""
+    """The relation loss on held-out text at the end of distillation, in nats."""
     tasks: dict[str, TaskResult] = field(default_factory=dict)
     num_steps: int = 0
-    """Optimiser steps of distillation taken."""
+    """The optimiser steps of distillation."""
     num_tokens: int = 0
-    """Tokens the student was distilled on, padding excluded."""
+    """The tokens that the student was distilled on, without padding."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall-clock of each stage: distillation, finetuning, ..."""
+    """The wall-clock seconds of each stage."""
     device_hours: float = 0.0
-    """Devices held times hours: GPU-hours on a GPU, core-hours on a CPU."""
+    """The devices reserved times hours: GPU-hours on a GPU, core-hours on a CPU."""
     device: str = ""
     precision: str = ""
     num_workers: int = 1
@@ -124,7 +124,7 @@ class TrialRecord:
 
     @property
     def label(self) -> str:
-        """How tables name the trial."""
+        """The name of the trial in tables."""
         match self.role:
             case Role.TEACHER:
                 return f"teacher {self.architecture.label}"
@@ -135,12 +135,12 @@ class TrialRecord:
 
     @property
     def is_complete_student(self) -> bool:
-        """Whether the record has a place on the frontier."""
+        """Whether the record is that of a student whose trial is complete, so that it can be on the frontier."""
         return self.role is Role.STUDENT and self.status is Status.COMPLETE
 
     @property
     def counts_for_budget(self) -> bool:
-        """Whether the trial uses up one of the trials asked for."""
+        """Whether the trial is one of those that the budget limits."""
         return self.role is Role.STUDENT and self.status is not Status.REFUSED
 
 
@@ -148,7 +148,7 @@ def to_json(record: TrialRecord) -> str:
     """Writes a record as one line of JSON.
 
     Raises:
-        ValueError: if a figure is infinite or NaN: such a trial has failed.
+        ValueError: if a figure is infinite or NaN; a trial with such a figure has failed.
     """
     return json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(record)}, allow_nan=False)
 
@@ -199,22 +199,23 @@ _MIGRATIONS = {1: _from_version_1}
 
 @functools.cache
 def _reader() -> TypeAdapter[tuple[TrialRecord]]:
-    # What was written is finite and has no other keys; a dataclass takes this configuration from what holds it.
+    # A record has finite figures and no other keys. The tuple is needed because pydantic applies this configuration to
+    # what contains a dataclass, not to the dataclass itself.
     return TypeAdapter(tuple[TrialRecord], config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
 def append_record(path: Path, record: TrialRecord) -> None:
-    """Adds a record so that it survives a crash right after: one write, then fsync."""
+    """Appends a record with one write and an fsync, so that it survives a crash right after."""
     append_line(path, to_json(record))
 
 
 def read_records(path: Path) -> tuple[TrialRecord, ...]:
-    """Reads a study's records; of several with one role and number the last counts.
+    """Reads a study's records; of several with the same role and number, the last counts.
 
-    A line that a crash cut short, or that is no text, is passed over: its trial is run again.
+    A line that a crash cut short, or that is no text, is ignored, and its trial is run again.
 
     Raises:
-        UserError: naming the line that is JSON and no record.
+        UserError: naming the line, if a line is JSON but no record.
     """
     latest: dict[tuple[Role, int], TrialRecord] = {}
     for record in _whole_records(path):
@@ -223,7 +224,7 @@ def read_records(path: Path) -> tuple[TrialRecord, ...]:
 
 
 def most_accurate_first(records: Iterable[TrialRecord], objectives: Sequence[Objective]) -> tuple[TrialRecord, ...]:
-    """Sorts complete students by accuracy; on a tie the one that is better in the other objectives comes first."""
+    """Sorts complete students by accuracy; of equally accurate ones, the better in the other objectives comes first."""
 
     def rank(record: TrialRecord) -> tuple[float, ...]:
         values = np.array([[record.objectives[objective.name] for objective in objectives]])
@@ -245,7 +246,7 @@ def _whole_records(path: Path) -> Iterator[TrialRecord]:
 
 
 def task_result_from_dict(content: Mapping[str, Any]) -> TaskResult:
-    """Reads what `dataclasses.asdict` made of a task result and JSON kept."""
+    """Reads a task result from the dictionary that `dataclasses.asdict` made of it, after JSON."""
 
     def evaluation(values: dict[str, Any] | None) -> Evaluation | None:
         return None if values is None else Evaluation(**{**values, "predictions": tuple(values["predictions"])})

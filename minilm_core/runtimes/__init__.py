@@ -1,6 +1,6 @@
-"""What runs a student outside training: PyTorch and ONNX Runtime, with the export from one to the other.
+"""Runs a saved student outside training: with PyTorch and ONNX Runtime, and the export from one to the other.
 
-Nothing here writes a package or judges a student by a task."""
+Nothing here writes a package or evaluates a student on a task."""
 
 import lazy_loader
 

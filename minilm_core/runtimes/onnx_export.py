@@ -1,4 +1,4 @@
-"""ONNX of a packaged student in fp32, with the proof that it answers as the student does. Extra: onnx."""
+"""Exports a packaged student to ONNX in fp32, and compares the export with PyTorch. Extra: onnx."""
 
 import json
 import logging
@@ -16,20 +16,20 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.models.families import max_sequence_length
 from minilm_core.runtimes.onnx_model import ONNX_FILE, PARITY_FILE, OnnxModel, require_onnx
-from minilm_core.runtimes.torch_model import PackagedModel, delivered, load_packaged
+from minilm_core.runtimes.torch_model import PackagedModel, comparable_outputs, load_packaged
 
 OPSET_VERSION = 18
 PARITY_TOLERANCE = 1e-4
-"""Largest difference of a delivered value in fp32 from PyTorch's."""
+"""The largest difference of an output in fp32 from that of PyTorch."""
 PARITY_SHAPES = ((1, 8), (1, 128), (3, 64), (8, 128), (2, 511))
-"""Batch size and sequence length; cut to the positions the model has."""
+"""Batch sizes and sequence lengths to compare; lengths are cut to the positions of the model."""
 
 
 def export_onnx(model_folder: Path, out: Path) -> None:
-    """Writes OUT/onnx/model.onnx in fp32, and to OUT/parity.json how far it is from PyTorch over a grid of shapes.
+    """Writes OUT/onnx/model.onnx in fp32, and its largest difference from PyTorch to OUT/parity.json.
 
     Raises:
-        UserError: if the extra is not installed, or a delivered value differs too much.
+        UserError: if the extra is not installed, or an output differs too much.
     """
     require_onnx()
     import onnx
@@ -50,7 +50,7 @@ def export_onnx(model_folder: Path, out: Path) -> None:
         )
     assert program is not None, "the dynamo exporter returns its program"
     graph = program.model_proto
-    # The shapes that the exporter infers for inner values contradict those of the int8 quantiser, which then refuses.
+    # The int8 quantiser refuses the shapes that the exporter infers for inner values.
     del graph.graph.value_info[:]
     onnx.save(graph, path)
     report = _parity(packaged, OnnxModel(path))
@@ -58,7 +58,9 @@ def export_onnx(model_folder: Path, out: Path) -> None:
     if not report["max_abs_difference"] <= PARITY_TOLERANCE:
         path.unlink()
         difference = report["max_abs_difference"]
-        raise UserError(f"ONNX must agree with PyTorch within {PARITY_TOLERANCE:g}, differs by {difference:.2g}")
+        raise UserError(
+            f"ONNX must agree with PyTorch within {PARITY_TOLERANCE:g}, got a difference of {difference:.2g}"
+        )
     add_to_parity(out, "onnx", report)
 
 
@@ -67,10 +69,10 @@ def _parity(packaged: PackagedModel, exported: OnnxModel) -> dict[str, Any]:
     for batch_size, length in _grid(packaged):
         inputs = _random_inputs(packaged, batch_size, length)
         with torch.inference_mode():
-            expected = delivered(packaged.model(**inputs), inputs["attention_mask"])
-        got = exported.outputs(inputs)
-        differences.append((got - expected).abs().max().item())
-        agreements.append((got.argmax(dim=1) == expected.argmax(dim=1)).double().mean().item())
+            expected = comparable_outputs(packaged.model(**inputs), inputs["attention_mask"])
+        exported_outputs = exported.outputs(inputs)
+        differences.append((exported_outputs - expected).abs().max().item())
+        agreements.append((exported_outputs.argmax(dim=1) == expected.argmax(dim=1)).double().mean().item())
     return {
         "file": ONNX_FILE,
         "opset": OPSET_VERSION,
@@ -84,7 +86,7 @@ def _parity(packaged: PackagedModel, exported: OnnxModel) -> dict[str, Any]:
 
 
 def _random_inputs(packaged: PackagedModel, batch_size: int, length: int) -> Mapping[str, Tensor]:
-    """Random tokens; every row but the first has padding at its end."""
+    """Returns random tokens; every row but the first is padded at its end."""
     generator = torch.Generator().manual_seed(length)
     vocabulary_size = packaged.model.config.vocab_size
     tokens = torch.randint(vocabulary_size // 2, vocabulary_size, (batch_size, length), generator=generator)
@@ -110,7 +112,7 @@ def _dynamic_shapes(packaged: PackagedModel) -> dict[str, dict[int, Any]]:
 
 
 def add_to_parity(folder: Path, name: str, report: Mapping[str, Any]) -> None:
-    """Writes what was measured of one export to the package's parity.json, beside what is there of others."""
+    """Adds the report of one export to the package's parity.json, which keeps those of the others."""
     path = folder / PARITY_FILE
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_text_atomically(path, json.dumps({**content, name: report}, indent=2, allow_nan=False) + "\n")
@@ -118,8 +120,8 @@ def add_to_parity(folder: Path, name: str, report: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _exporter_warnings_ignored() -> Iterator[None]:
-    # Of torch's own making and of no consequence: a deprecated check in its tracer, and each axis of the second and
-    # third input being equal to the first's, which is what is asked for. Its log tells of absent torchvision.
+    # torch causes these warnings itself: a deprecated check in its tracer, and axes of the second and third input that
+    # equal those of the first, as they should. Its log reports that torchvision is absent.
     with logging_at_error(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
         warnings.filterwarnings("ignore", message=r"# The axis name: \w+ will not be used", category=UserWarning)

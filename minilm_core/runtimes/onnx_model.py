@@ -1,4 +1,4 @@
-"""An ONNX file under ONNX Runtime. Extra: onnx."""
+"""Runs an ONNX file with ONNX Runtime. Extra: onnx."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minilm_core.errors import UserError
-from minilm_core.runtimes.torch_model import delivered
+from minilm_core.runtimes.torch_model import comparable_outputs
 
 ONNX_FILE = "onnx/model.onnx"
 PARITY_FILE = "parity.json"
-"""How close the exports of a package are to its model."""
+"""The reports of how far the exports of a package are from its model."""
 
 
 class OnnxModel:
-    """An ONNX file under onnxruntime, on one CPU thread."""
+    """An ONNX file in ONNX Runtime, on one CPU thread."""
 
     def __init__(self, path: Path) -> None:
         require_onnx()
@@ -30,17 +30,17 @@ class OnnxModel:
         self.output_names = tuple(o.name for o in self._session.get_outputs())
 
     def outputs(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch values"]:
-        """Returns what the package delivers: see `delivered`."""
+        """Returns the outputs that are compared: see `comparable_outputs`."""
         arrays = self._session.run(None, {name: inputs[name].numpy() for name in self.input_names})
         named = dict(zip(self.output_names, map(torch.from_numpy, arrays), strict=True))
-        return delivered(named, inputs["attention_mask"])
+        return comparable_outputs(named, inputs["attention_mask"])
 
 
 def require_onnx() -> None:
-    """Makes sure that the packages of the extra are installed.
+    """Checks that the packages of the extra are installed.
 
     Raises:
-        UserError: naming the one that is not, and the command that installs it.
+        UserError: if one is missing, with the command that installs it.
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(module) is None:

@@ -1,4 +1,4 @@
-"""A model folder under PyTorch, as whoever is given a package loads it, and what it delivers."""
+"""Loads a model folder with PyTorch, as the user of a package does, and runs it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ from transformers import (
 )
 
 CLASSIFIER_SUFFIX = "ForSequenceClassification"
-"""How transformers ends the names of classes with a task's head."""
+"""The suffix of the classes of transformers with a task's head."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """A model and its tokenizer, loaded from a folder and from nowhere else."""
+    """A model and its tokenizer, loaded from a local folder."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -31,27 +31,27 @@ class PackagedModel:
 
     @property
     def is_classifier(self) -> bool:
-        """Whether the model delivers logits."""
+        """Whether the model has a task's head."""
         return type(self.model).__name__.endswith(CLASSIFIER_SUFFIX)
 
     def tokens(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
-        """Returns some texts as one padded batch of the model's inputs."""
+        """Returns texts as one padded batch of the model's inputs."""
         batch: Mapping[str, Tensor] = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=128, return_tensors="pt"
         )
         return batch
 
     def outputs(self, texts: Sequence[str]) -> Float[Tensor, "texts values"]:
-        """Returns what the package delivers for some texts: see `delivered`."""
+        """Returns the outputs for texts that are compared: see `comparable_outputs`."""
         inputs = self.tokens(texts)
         with torch.inference_mode():
-            return delivered(self.model(**inputs), inputs["attention_mask"])
+            return comparable_outputs(self.model(**inputs), inputs["attention_mask"])
 
 
-def delivered(outputs: Mapping[str, Tensor], attention_mask: Tensor) -> Float[Tensor, "batch values"]:
-    """Returns the logits of a classifier; of a bare encoder the mean of its last states over real tokens.
+def comparable_outputs(outputs: Mapping[str, Tensor], attention_mask: Tensor) -> Float[Tensor, "batch values"]:
+    """Returns the logits of a classifier, or the mean of an encoder's last states over real tokens.
 
-    What stands at padding differs between runtimes and is never delivered, so it is no part of a comparison.
+    States of padding differ between runtimes, and no user reads them, so that they are not compared.
     """
     if "logits" in outputs:
         return outputs["logits"]

@@ -1,6 +1,6 @@
 """Labelled tasks: their data, their metrics, the named benchmarks, and the fine-tuning of an encoder on them.
 
-Nothing here knows how the encoder was distilled, or what a search does with its figures."""
+Nothing here depends on how the encoder was distilled, or on what a search does with the results."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Tasks known by name: GLUE, XNLI and PAWS-X as the Hub has them, with the metrics of the MiniLM paper. No torch."""
+"""Named tasks: GLUE, XNLI and PAWS-X on the Hub, with the metrics of the MiniLM paper. No torch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from minilm_core.tasks.task import Task
 
 
 def named_task(name: str, **overrides: Any) -> Task:
-    """Returns a well-known task; a `path` among the overrides stands in for its data set on the Hub.
+    """Returns a named task with overrides of its settings; a `path` replaces its data set on the Hub.
 
     Raises:
         UserError: if the name or an override is unknown.
     """
     if name not in NAMED_TASKS:
-        raise UserError(f"a task's name must be one of {', '.join(NAMED_TASKS)}, got {name}")
+        raise UserError(f"a named task must be one of {', '.join(NAMED_TASKS)}, got {name}")
     known = [field.name for field in dataclasses.fields(Task)]
     for override in overrides:
         if override not in known:
@@ -48,7 +48,7 @@ def _multilingual(name: str, dataset: str, language: str, *text_columns: str, nu
     )
 
 
-# Metrics are the MiniLM paper's: accuracy for MRPC and QQP too. Source: Wang et al., 2020, table 2.
+# The metrics are those of the MiniLM paper: accuracy for MRPC and QQP, too. Source: Wang et al., 2020, table 2.
 NAMED_TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (

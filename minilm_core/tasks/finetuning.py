@@ -1,4 +1,4 @@
-"""A student on a labelled task: a classifier or regressor trained on it, and its prediction for every example."""
+"""Fine-tunes an encoder on a labelled task as a classifier or regressor, and predicts every example."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from minilm_core.training.devices import autocast, resolve_precision
 from minilm_core.training.optimisation import begin_training, micro_batches, seed_step, unwrapped
 
 BATCHES_PER_BUCKET = 32
-"""Examples are sorted by length within this many batches, so that little of a batch is padding."""
+"""The number of batches within which examples are sorted by length, so that batches have little padding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +34,9 @@ class TaskData:
 
     task: Task
     num_labels: int
-    """Classes; 1 for a regression."""
+    """The number of classes; 1 for a regression."""
     label_names: tuple[str, ...] | None
+    """The names of the classes in order of their numbers; None where classes have no names."""
     train: "EncodedSplit"
     validation: "EncodedSplit"
     test: "EncodedSplit | None"
@@ -44,21 +45,21 @@ class TaskData:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedSplit:
-    """Examples as token numbers, each of its own length."""
+    """Tokenised examples without padding."""
 
     examples: tuple[dict[str, list[int]], ...]
-    """The model's inputs of each."""
+    """The model's inputs for each example."""
     labels: Num[np.ndarray, " examples"]
 
     @property
     def lengths(self) -> Int[np.ndarray, " examples"]:
-        """Tokens of each example."""
+        """The number of tokens of each example."""
         return np.array([len(example["input_ids"]) for example in self.examples])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuningProgress:
-    """Where a fine-tuning stands after one optimiser step."""
+    """The state of a fine-tuning after one optimiser step."""
 
     step: int
     num_steps: int
@@ -66,10 +67,10 @@ class FinetuningProgress:
 
 
 def load_task_data(task: Task, base: Path, tokenizer_folder: Path, max_length: int) -> TaskData:
-    """Reads and tokenises a task; `base` is what the task's relative path starts from.
+    """Reads and tokenises a task; `base` is the folder that a relative path of the task starts from.
 
     Raises:
-        UserError: if a file or column is missing, a label is none of the task's, or the tokenizer cannot be read.
+        UserError: if a file or column is missing, a label is no label of the task, or the tokenizer cannot be read.
     """
     tokenizer = load_padding_tokenizer(tokenizer_folder)
 
@@ -89,7 +90,7 @@ def load_task_data(task: Task, base: Path, tokenizer_folder: Path, max_length: i
 
 
 def build_classifier(encoder_folder: Path, data: TaskData, *, seed: int) -> PreTrainedModel:
-    """Puts a new head on an encoder read from disk; the same seed gives the same head."""
+    """Loads an encoder with a new head for the task; the same seed gives the same head."""
     names = data.label_names or tuple(str(label) for label in range(data.num_labels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -136,7 +137,7 @@ def finetune(
         batch
         for epoch in range(schedule.num_epochs)
         for batch in batches_of_epoch(data.train, schedule.batch_size, seed=seed, epoch=epoch)
-        # A batch smaller than the workers would leave one of them without an example to follow.
+        # With fewer examples than workers, one worker would have none.
         if len(batch) >= world_size
     ]
     if not batches:
@@ -148,10 +149,10 @@ def finetune(
     state = begin_training(classifier, schedule, learning_rate=learning_rate, num_steps=len(batches), seed=seed)
     classifier.train()
     for batch in batches:
-        mine = batch[rank::world_size]
+        of_rank = batch[rank::world_size]
         # Data parallelism averages gradients over workers, whose parts of a batch may differ by one example.
-        weight = len(mine) * world_size / len(batch)
-        for part in micro_batches(mine, schedule.micro_batch_size):
+        weight = len(of_rank) * world_size / len(batch)
+        for part in micro_batches(of_rank, schedule.micro_batch_size):
             seed_step(seed, state.step, rank, part.number)
             loss_of = partial(_task_loss, data=data, examples=part.rows, precision=precision, device=device)
             state.add_gradient(loss_of, weight=weight * part.weight, is_last=part.is_last)
@@ -160,7 +161,7 @@ def finetune(
 
 
 def batches_of_epoch(split: EncodedSplit, batch_size: int, *, seed: int, epoch: int) -> list[Int[np.ndarray, " batch"]]:
-    """Returns every example once, in random batches of examples of similar length; the last one may be short."""
+    """Returns every example once, in random batches of examples of similar length; one batch may be short."""
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(split.examples))
     lengths = split.lengths
@@ -174,10 +175,10 @@ def batches_of_epoch(split: EncodedSplit, batch_size: int, *, seed: int, epoch: 
 
 
 def evaluate(classifier: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> TaskResult:
-    """Returns the model's predictions on validation and, where there is one, test, with the task's metric.
+    """Returns the model's predictions and metric on the validation split and, if there is one, the test split.
 
     Raises:
-        NonFiniteLossError: if the model delivers infinite or NaN for an example.
+        NonFiniteLossError: if the model's output for an example is infinite or NaN.
     """
     model = unwrapped(classifier)
     return TaskResult(
@@ -205,9 +206,11 @@ def _evaluation(model: nn.Module, data: TaskData, split: EncodedSplit, schedule:
         examples = by_length[start : start + schedule.batch_size]
         with autocast(precision, device):
             logits = model(**_padded(data, split, examples, device)).logits.float()
-        # The argmax of NaN is a class, and the rank of NaN a rank: they would be scored as if they were answers.
+        # NaN has an argmax and a rank, which would be scored like predictions.
         if not logits.isfinite().all():
-            raise NonFiniteLossError(f"predictions on task {data.task.name} must be finite, got {_first_bad(logits)}")
+            raise NonFiniteLossError(
+                f"predictions on task {data.task.name} must be finite, got {_first_non_finite(logits)}"
+            )
         values = logits.squeeze(-1) if data.task.is_regression else logits.argmax(dim=-1)
         predictions[examples] = values.cpu().numpy()
     rounded = predictions.round(4)
@@ -220,7 +223,7 @@ def _evaluation(model: nn.Module, data: TaskData, split: EncodedSplit, schedule:
     )
 
 
-def _first_bad(logits: Tensor) -> float:
+def _first_non_finite(logits: Tensor) -> float:
     return float(logits[~logits.isfinite()][0])
 
 
@@ -243,7 +246,7 @@ def _padded(
     data: TaskData, split: EncodedSplit, examples: Int[np.ndarray, " batch"], device: torch.device
 ) -> dict[str, Any]:
     longest = max(len(split.examples[example]["input_ids"]) for example in examples)
-    # Padding is masked: only the token table needs a padding token of its own, every other input takes 0.
+    # Padding is masked, so that only input_ids need a padding value; every other input is padded with 0.
     batch = {
         name: torch.full((len(examples), longest), data.pad_token_id if name == "input_ids" else 0)
         for name in split.examples[0]

@@ -1,8 +1,8 @@
-"""What the labels of a task mean: values of a regression, or classes that the train split names or numbers. No torch.
+"""The labels of a task: values of a regression, or classes that the train split names or numbers. No torch.
 
-Class numbers run from 0 without gaps unless the number of classes is given, so that no label's value decides how large
-a model is. True and false are the classes 1 and 0. The labels of a CSV file are numbers where all of its train split's
-read as numbers, and names otherwise.
+Class numbers run from 0 without gaps unless the number of classes is given, so that no single label determines the
+size of a model. True and false are the classes 1 and 0. The labels of a CSV file are numbers if all labels of the train
+split can be read as numbers, and names otherwise.
 """
 
 import math
@@ -17,27 +17,27 @@ from minilm_core.errors import UserError
 from minilm_core.tasks.metrics import BINARY_METRICS
 
 UNLABELLED = -1
-"""The label of every example of a test split whose labels are kept secret, as GLUE's are."""
+"""The label of every example of a test split with secret labels, such as those of GLUE."""
 MAX_CLASSES = 100_000
-"""What `num_labels` may be; so many rows of a head are more than most students have parameters."""
+"""The largest `num_labels`; a head for that many classes has more parameters than most students."""
 NAMES_SHOWN = 10
-"""Of a task's classes, in a message."""
+"""The number of class names in a message."""
 _TRUTH_VALUES = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labels:
-    """The labels of a split as they stand in the data."""
+    """The labels of a split as the data has them."""
 
     task: str
     """The task's name."""
     values: Sequence[Any]
-    place: Callable[[int], str]
-    """Returns where an example stands, as "line 3 of FILE"."""
+    location: Callable[[int], str]
+    """Returns the location of an example, as "line 3 of FILE"."""
     has_types: bool
-    """False where every value is a text, as in a CSV file."""
+    """False where every value is a string, as in a CSV file."""
     class_names: tuple[str, ...] | None = None
-    """Where the data set itself declares them."""
+    """The names of the classes, if the data set declares them."""
 
     @property
     def are_absent(self) -> bool:
@@ -45,20 +45,21 @@ class Labels:
         return all(_is_missing(value) or _parsed(value) == UNLABELLED for value in self.values)
 
     def check_present(self) -> None:
-        """Refuses a label that is missing or blank.
+        """Checks that every example has a label.
 
         Raises:
-            UserError: naming the first example without one.
+            UserError: if a label is missing, blank, or neither a number nor a name; it names the first such example.
         """
         for index, value in enumerate(self.values):
             if _is_missing(value):
                 raise UserError(
-                    f"every example of task {self.task} must have a label, got {_shown(value)} in {self.place(index)}"
+                    f"every example of task {self.task} must have a label, "
+                    f"got {_shown(value)} in {self.location(index)}"
                 )
             if not isinstance(value, bool | int | float | str):
                 raise UserError(
                     f"a label of task {self.task} must be a number or a name, "
-                    f"got {_shown(value)} in {self.place(index)}"
+                    f"got {_shown(value)} in {self.location(index)}"
                 )
 
 
@@ -68,17 +69,17 @@ class Classes:
 
     count: int
     names: tuple[str, ...] | None
-    """In the order of their numbers; None where classes are numbers only."""
+    """The names of the classes in order of their numbers; None where classes have no names."""
     are_named: bool
-    """Whether labels are names; a data set of the Hub has numbers and names for them."""
+    """Whether labels are names. A data set of the Hub may have numbers as labels, and names for them."""
 
     @property
     def shown(self) -> str:
-        """The labels that there are, in few words."""
+        """The labels of the task in short form, for a message."""
         return _listed(self.names) if self.are_named and self.names is not None else f"0 to {self.count - 1}"
 
     def number(self, label: Any) -> int | None:
-        """Returns the number of a label's class; None if it is no label of the task."""
+        """Returns the number of a label's class; None if the label is not one of the task."""
         number = _whole_number(label)
         return number if number is not None and 0 <= number < self.count else None
 
@@ -87,7 +88,7 @@ def regression_values(labels: Labels) -> Float[np.ndarray, " examples"]:
     """Returns the labels as finite values.
 
     Raises:
-        UserError: naming the first example whose label is none.
+        UserError: if a label is not a finite number; it names the first such example.
     """
     labels.check_present()
     values = np.empty(len(labels.values))
@@ -95,22 +96,22 @@ def regression_values(labels: Labels) -> Float[np.ndarray, " examples"]:
         value = label if labels.has_types else _parsed(label)
         if isinstance(value, str | bool) or not _is_finite(value):
             raise UserError(
-                f"a label of a regression must be a finite number, got {_shown(label)} in {labels.place(index)}"
+                f"a label of a regression must be a finite number, got {_shown(label)} in {labels.location(index)}"
             )
         values[index] = value
     return values
 
 
 def classes_of(train: Labels, *, num_labels: int | None, metric: str) -> Classes:
-    """Returns the classes that the train split, or the data set itself, shows a task to have.
+    """Returns the classes of a task: those that the data set declares, or those in its train split.
 
     Args:
         train: The labels of the train split.
-        num_labels: How many classes the task declares, if it does.
+        num_labels: The number of classes that the task declares, if it does.
         metric: The name of the task's metric.
 
     Raises:
-        UserError: if labels are no classes, are both names and numbers, or are too few or too many for the metric.
+        UserError: if a label is not a class, labels are both names and numbers, or the metric does not take as many.
     """
     train.check_present()
     if train.class_names is not None:
@@ -129,7 +130,7 @@ def class_numbers(labels: Labels, classes: Classes) -> Int[np.ndarray, " example
     """Returns the number of each label's class.
 
     Raises:
-        UserError: naming the first example whose label is no class of the task.
+        UserError: if a label is not a class of the task; it names the first such example.
     """
     labels.check_present()
     names = {name: number for number, name in enumerate(classes.names or ())}
@@ -142,27 +143,27 @@ def class_numbers(labels: Labels, classes: Classes) -> Int[np.ndarray, " example
         if number is None:
             raise UserError(
                 f"a label of task {labels.task} must be one of {classes.shown}, as in its train split, "
-                f"got {_shown(label)} in {labels.place(index)}"
+                f"got {_shown(label)} in {labels.location(index)}"
             )
         numbers[index] = number
     return numbers
 
 
 def check_metric(metric: str, num_classes: int, task: str) -> None:
-    """Refuses a metric of two classes for a task of more.
+    """Checks that a metric takes as many classes as a task has.
 
     Raises:
-        UserError: naming the metric that takes any number.
+        UserError: if it takes fewer; the message names the metric that takes any number.
     """
     if metric in BINARY_METRICS and num_classes > 2:
         raise UserError(
-            f"metric {metric} must have 2 classes, for it scores class 1 alone, got {num_classes} for task {task}; "
-            f"macro_{metric} is the mean over all classes"
+            f"metric {metric} must have 2 classes, because it scores class 1 alone, got {num_classes} for task {task}; "
+            f"use macro_{metric}, the mean over all classes"
         )
 
 
 def _are_names(train: Labels) -> bool:
-    """Returns whether labels are names; what has types must be all names or all numbers."""
+    """Returns whether labels are names; labels with types must be all names or all numbers."""
     if not train.has_types:
         return any(isinstance(_parsed(value), str) for value in train.values)
     first = isinstance(train.values[0], str)
@@ -170,7 +171,7 @@ def _are_names(train: Labels) -> bool:
         if isinstance(value, str) is not first:
             raise UserError(
                 f"the labels of task {train.task} must be all names or all numbers, "
-                f"got {_shown(train.values[0])} in {train.place(0)} and {_shown(value)} in {train.place(index)}"
+                f"got {_shown(train.values[0])} in {train.location(0)} and {_shown(value)} in {train.location(index)}"
             )
     return first
 
@@ -190,13 +191,13 @@ def _numbered_classes(train: Labels, num_labels: int | None) -> Classes:
     if num_labels is not None:
         return Classes(count=num_labels, names=None, are_named=False)
     found = set(numbers)
-    # Without a gap the highest number is one less than the number of different ones.
+    # Without a gap, the highest number is one less than the count of different numbers.
     for index, number in enumerate(numbers):
         if number >= len(found):
             missing = next(n for n in range(len(found)) if n not in found)
             raise UserError(
                 f"class numbers of task {train.task} must run from 0 without gaps unless num_labels is given, "
-                f"got {number} in {train.place(index)} and {missing} nowhere; give num_labels, or names as labels"
+                f"got {number} in {train.location(index)} and {missing} nowhere; give num_labels, or names as labels"
             )
     return Classes(count=len(found), names=None, are_named=False)
 
@@ -206,8 +207,8 @@ def _class_number(train: Labels, index: int) -> int:
     number = _whole_number(label if train.has_types else _parsed(label))
     if number is None or number < 0:
         raise UserError(
-            f"a class number of task {train.task} must be a whole one from 0, "
-            f"got {_shown(label)} in {train.place(index)}"
+            f"a class number of task {train.task} must be a whole number from 0, "
+            f"got {_shown(label)} in {train.location(index)}"
         )
     return number
 
@@ -217,7 +218,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _parsed(value: Any) -> Any:
-    """Returns what a text of a CSV file stands for: a number, a truth value, or itself."""
+    """Returns the number or truth value that a string of a CSV file stands for, or the string itself."""
     if not isinstance(value, str) or "_" in value:
         return value
     for number in (int, float):

@@ -1,4 +1,4 @@
-"""The examples of a task: its splits read into memory, checked, numbered and cut to the task's limits. No torch."""
+"""The splits of a task: read into memory, checked, with numbered classes, cut to the task's limits. No torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from minilm_core.tasks.task import SplitRole, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Which examples a limit keeps: the same in every study.
+# Determines the examples that a limit keeps; the same in every study.
 SUBSAMPLE_SEED = 0
 
 
@@ -25,40 +25,40 @@ class Split:
     """The examples of one split in memory."""
 
     texts: tuple[list[str], ...]
-    """One list of texts for each text column. A text may be empty, as some of GLUE's are."""
+    """One list of texts for each text column. A text may be empty, as in GLUE."""
     labels: Num[np.ndarray, " examples"]
     """Class numbers as int64; values as float64 for regression."""
     num_labels: int
-    """Number of classes of the task; 1 for regression."""
+    """The number of classes of the task; 1 for a regression."""
     label_names: tuple[str, ...] | None = None
-    """The classes' names, where the data has them."""
+    """The names of the classes in order of their numbers; None where classes have no names."""
 
     @property
     def num_examples(self) -> int:
-        """Examples."""
+        """The number of examples."""
         return len(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
-    """All the examples of a task."""
+    """The splits of a task."""
 
     train: Split
     validation: Split
     test: Split | None
-    """None where the task has none or, as on GLUE, it is not labelled."""
+    """None if the task has no test split, or one without labels, as in GLUE."""
 
 
 def load_splits(task: Task, base: Path) -> Splits:
-    """Reads all the splits of a task, train and validation cut to the task's limits.
+    """Reads all splits of a task; train and validation are cut to the task's limits.
 
     Args:
-        task: Which data, and what it means.
-        base: What a relative path is relative to.
+        task: The task, with the location and the columns of its data.
+        base: The folder that a relative path of the task starts from.
 
     Raises:
-        UserError: if a split or a column is missing, a text is no string, or a label is no class of the task. It names
-            the file and the line of it, or the row where the file has no lines; both are counted from 1.
+        UserError: if a split or a column is missing, a text is not a string, or a label is not a class of the task. It
+            names the file and its line, or its row for files without lines, both counted from 1.
     """
     train = _existing_table(task, base, SplitRole.TRAIN)
     classes = _classes(task, train)
@@ -71,15 +71,15 @@ def load_splits(task: Task, base: Path) -> Splits:
 
 
 def load_split(task: Task, base: Path, role: SplitRole) -> Split:
-    """Reads one split, cut to the task's limit; the classes are those of the train split, which is read for them.
+    """Reads one split, cut to the task's limit; the train split is read, too, if it determines the classes.
 
     Args:
-        task: Which data, and what it means.
-        base: What a relative path is relative to.
-        role: Which split.
+        task: The task, with the location and the columns of its data.
+        base: The folder that a relative path of the task starts from.
+        role: The split to read.
 
     Raises:
-        UserError: as `load_splits`.
+        UserError: as for `load_splits`.
     """
     table = _existing_table(task, base, role)
     if role is SplitRole.TRAIN or task.is_regression:
@@ -88,7 +88,7 @@ def load_split(task: Task, base: Path, role: SplitRole) -> Split:
 
 
 def tokenise(split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[dict[str, list[int]]]:
-    """Returns the model's inputs of each example, cut to `max_length` tokens and not padded: batches are."""
+    """Returns the model's inputs for each example, cut to `max_length` tokens and without padding."""
     encoded = tokenizer(*split.texts, truncation=True, max_length=max_length, padding=False)
     return [{name: values[i] for name, values in encoded.items()} for i in range(split.num_examples)]
 
@@ -129,14 +129,14 @@ def _labels(task: Task, table: Table) -> Labels:
     return Labels(
         task=task.name,
         values=table.column(task.label_column),
-        place=table.place,
+        location=table.location,
         has_types=table.has_types,
         class_names=table.class_names,
     )
 
 
 def _classes(task: Task, train: Table) -> Classes | None:
-    """Returns the classes of a task, None for a regression."""
+    """Returns the classes of a task; None for a regression."""
     if task.is_regression:
         return None
     return classes_of(_labels(task, train), num_labels=task.num_labels, metric=task.metric)
@@ -164,7 +164,7 @@ def _texts(task: Task, table: Table) -> tuple[list[str], ...]:
             if not isinstance(text, str):
                 raise UserError(
                     f"every text of task {task.name} must be a string, "
-                    f"got {'none' if text is None else text} for {column} in {table.place(index)}"
+                    f"got {'none' if text is None else text} for {column} in {table.location(index)}"
                 )
     return texts
 

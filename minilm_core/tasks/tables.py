@@ -1,7 +1,7 @@
-"""The rows of a task's split as its files hold them: Parquet, JSON lines, CSV, or a data set of the Hub. No torch.
+"""The rows of a task's split, from Parquet, JSON lines or CSV files, or from a data set of the Hub. No torch.
 
-No value's type is guessed from what it looks like: "2024-01-01" is a text. A CSV file has no types, so that all its
-values are texts here, and `minilm_core.tasks.labels` reads its labels.
+No type is guessed from the look of a value: "2024-01-01" is a string. A CSV file has no types: all of its values are
+strings here, and `minilm_core.tasks.labels` interprets its labels.
 """
 
 import csv
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 MAX_CSV_VALUE = 2**31 - 1
-"""Characters of one value; Python's own limit, 131,072, is below the length of some documents."""
+"""The largest number of characters of a value; Python's default, 131,072, is less than some documents have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,11 +26,11 @@ class Repository:
     """A data set on the Hub."""
 
     dataset: str
-    """Its id."""
+    """The id of the data set."""
     subset: str | None
-    """Its configuration."""
+    """The name of its configuration."""
     revision: str | None
-    """Its branch, tag or commit."""
+    """Branch, tag or commit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,30 +38,30 @@ class Rows:
     """The rows of one file, or of one split of a data set."""
 
     source: str
-    """The file or the data set."""
+    """The name of the file or data set, for messages."""
     unit: str
-    """What a row is counted in: "line" of a text file, "row" of anything else; both from 1."""
+    """The unit of a location: "line" of a text file, "row" of anything else; both are counted from 1."""
     numbers: Sequence[int]
-    """Where each row stands in the source, in that unit."""
+    """The location of each row in the source, in that unit."""
     columns: Mapping[str, list[Any]]
-    """Those of the wanted columns that the source has; None where a JSON line leaves its value out."""
+    """The wanted columns that the source has; a value that a JSON line leaves out is None."""
     found: tuple[str, ...]
-    """Names of all columns of the source."""
+    """The names of all columns of the source."""
     has_types: bool = True
-    """False for a CSV file, whose values are texts until somebody reads them as something else."""
+    """False for a CSV file, whose values are all strings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """The rows of a split, of all its files in order."""
+    """The rows of a split: those of all its files in order."""
 
     parts: tuple[Rows, ...]
     class_names: tuple[str, ...] | None = None
-    """The names of the label's classes, where the data set itself declares them."""
+    """The names of the label's classes, if the data set declares them."""
 
     @property
     def num_rows(self) -> int:
-        """Rows of all files."""
+        """The number of rows of all files."""
         return sum(len(part.numbers) for part in self.parts)
 
     @property
@@ -70,7 +70,7 @@ class Table:
         return all(part.has_types for part in self.parts)
 
     def has_column(self, name: str) -> bool:
-        """Returns whether any file has the column."""
+        """Returns whether a file has the column."""
         return any(name in part.columns for part in self.parts)
 
     def column(self, name: str) -> list[Any]:
@@ -84,8 +84,8 @@ class Table:
                 raise UserError(f"a task's column must be one of {', '.join(part.found)}, got {name} for {part.source}")
         return list(chain.from_iterable(part.columns.get(name, ()) for part in self.parts))
 
-    def place(self, index: int) -> str:
-        """Returns where a row stands, as "line 3 of FILE"; the index counts the rows of all files from 0."""
+    def location(self, index: int) -> str:
+        """Returns the location of a row, as "line 3 of FILE"; the index counts the rows of all files from 0."""
         for part in self.parts:
             if index < len(part.numbers):
                 return f"{part.unit} {part.numbers[index]} of {part.source}"
@@ -105,7 +105,7 @@ def read_files(files: Sequence[Path], wanted: Sequence[str]) -> Table:
 def read_dataset(
     repository: Repository, split: str | None, wanted: Sequence[str], *, label_column: str
 ) -> Table | None:
-    """Reads the wanted columns of a data set's split; None where there is no split of that name.
+    """Reads the wanted columns of a data set's split; None if there is no split of that name.
 
     Raises:
         UserError: if the data set cannot be reached.
@@ -179,7 +179,7 @@ def _read_csv(path: Path, wanted: Sequence[str]) -> Rows:
         header = next(reader, [])
         names = _checked_names(header, wanted, str(path))
         kept = [names.index(name) for name in wanted if name in names]
-        # A value may have several lines: a row is known by its first one.
+        # A value may span several lines: the location of a row is its first line.
         first = reader.line_num + 1
         for row in reader:
             if row:
@@ -191,7 +191,7 @@ def _read_csv(path: Path, wanted: Sequence[str]) -> Rows:
                 numbers.append(first)
                 rows.append([row[index] for index in kept])
             first = reader.line_num + 1
-    columns = {names[index]: [row[place] for row in rows] for place, index in enumerate(kept)}
+    columns = {names[index]: [row[position] for row in rows] for position, index in enumerate(kept)}
     return Rows(source=str(path), unit="line", numbers=numbers, columns=columns, found=names, has_types=False)
 
 
@@ -205,5 +205,5 @@ def _checked_names(names: Sequence[str], wanted: Sequence[str], source: str) -> 
 
 
 def _whole(value: Any) -> Any:
-    # JSON can say half a surrogate pair, which no tokenizer takes.
+    # JSON can contain half a surrogate pair, which tokenizers refuse.
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value

@@ -1,7 +1,7 @@
-"""Downstream tasks that students are measured on: where their data is, its columns, its metric. No torch.
+"""Labelled tasks that students are evaluated on: the location of their data, its columns, the metric. No torch.
 
-A task's data is a data set on the Hub or a local folder in the same layout: train, validation and perhaps test, each
-a .parquet, .jsonl or .csv file (or the Hub's train-00000-of-00002.parquet and so on).
+The data is a data set on the Hub, or a local folder with one .parquet, .jsonl or .csv file for each of train,
+validation and perhaps test. A split may have several files, as on the Hub: train-00000-of-00002.parquet and so on.
 """
 
 import re
@@ -20,13 +20,13 @@ REGRESSION_METRICS = ("pearson", "spearman")
 
 
 class SplitRole(StrEnum):
-    """What a split is for."""
+    """The purpose of a split."""
 
     TRAIN = "train"
     VALIDATION = "validation"
-    """What the search optimises."""
+    """The split that the search optimises."""
     TEST = "test"
-    """What the search never looks at."""
+    """The split that the search never uses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,31 +41,31 @@ class Task:
     path: str | None = None
     """A local folder with a file for each split."""
     files: Mapping[SplitRole, str] | None = None
-    """Names of the splits' files inside `path`, where they are not the splits' own, such as de_train.parquet."""
+    """File names inside `path` that differ from the names of their splits, such as de_train.parquet."""
     dataset: str | None = None
-    """A Hub id."""
+    """The id of a data set on the Hub."""
     subset: str | None = None
-    """The data set's configuration."""
+    """The name of the data set's configuration."""
     revision: str | None = None
     """The data set's branch, tag or commit."""
     text_columns: tuple[str, ...]
     """One column, or two whose texts are a pair."""
     label_column: str = "label"
-    """Class numbers from 0, class names, truth values (true is class 1), or values for a regression task."""
+    """The column of labels: class numbers from 0, class names, truth values (true is 1), or values of a regression."""
     metric: str
-    """A name in minilm_core.tasks.metrics; pearson and spearman make it a regression task."""
+    """The name of a metric in minilm_core.tasks.metrics; pearson and spearman make the task a regression."""
     num_labels: int | None = None
-    """Number of classes, which numbered ones may then leave gaps in; None: as many as the train split has; 1 for
-    regression."""
+    """The number of classes; None: as many as the train split has. If it is given, class numbers may have gaps. For a
+    regression it is 1."""
     train_split: str = "train"
     validation_split: str = "validation"
     test_split: str | None = "test"
     max_train_examples: int | None = None
-    """Train on that many at most, drawn once and for all."""
+    """The largest number of examples to train on; the same ones are drawn every time."""
     max_validation_examples: int | None = None
 
     def __post_init__(self) -> None:
-        # It names files and folders of a study.
+        # The name is used for files and folders of a study.
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise UserError(
                 f"a task's name must be letters, digits, '.', '_' or '-' after a letter or digit, got {self.name!r}"
@@ -105,11 +105,11 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
-        """Whether labels are values, not classes."""
+        """Whether the labels are values and not classes."""
         return self.metric in REGRESSION_METRICS
 
     def split_name(self, role: SplitRole) -> str | None:
-        """Returns what the data calls the split; None where it is declared to have none."""
+        """Returns the name of the split in the data; None if the task declares that there is no such split."""
         match role:
             case SplitRole.TRAIN:
                 return self.train_split
@@ -119,7 +119,7 @@ class Task:
                 return self.test_split
 
     def find_files(self, base: Path, role: SplitRole) -> tuple[Path, ...]:
-        """Returns the local files of a split; none for a data set of the Hub or where the folder has no such split.
+        """Returns the local files of a split; empty for a data set of the Hub, or if the folder has no such split.
 
         Raises:
             UserError: if the folder or a file named in `files` is missing.

@@ -1,4 +1,4 @@
-"""Ray, started here or joined: the one place that knows how."""
+"""Ray: a cluster is started on this machine or joined, and generators run on it."""
 
 import os
 import re
@@ -22,20 +22,20 @@ from minilm_core.training.devices import return_freed_memory
 from search.config.settings import Executor, Resources
 from search.study.memory import NodeOutOfMemoryError
 
-# Ray reads these when it starts; what the user set in the environment stays.
+# Ray reads these variables when it starts; those that the user has set are not changed.
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Without these two a Train run answers up to 2 s late and takes 7 s to end (the default poll is 2 s).
+    # Without these two, the events of a Train run come up to 2 s late and its end takes 7 s (the default poll is 2 s).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Workers of one trial too many wait for a free place instead of failing every 60 s.
+    # The workers of a trial that finds no free resources wait for them instead of failing every 60 s.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
-    # The display is ours.
+    # `search.driver.display` replaces the output of Tune.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # What befalls a trial stands in its record and its log.
+    # The failure of a trial is written into its record and its log.
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Ctrl-C reaches us and not Tune: a search is resumed from its records.
+    # Ctrl-C stops this process and not Tune alone: a search is resumed from its records.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -44,10 +44,10 @@ _SETTINGS = {
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 NUM_STARTS = 3
-"""How often a start of Ray on this machine is tried: it allows its processes 30 seconds, a busy machine needs more."""
+"""How often Ray is started on this machine before its error counts: a busy machine may exceed Ray's 30 seconds."""
 
 SECONDS_TO_ANSWER = 10.0
-"""What a cluster's address is given to accept a connection."""
+"""The time in which the address of a cluster must accept a connection."""
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def cluster(resources: Resources, address: str | None) -> Iterator[None]:
     """Starts Ray on this machine, or joins the cluster at `address`, and leaves it again.
 
     Raises:
-        UserError: if there is no cluster at the address, or it has too little for one trial.
+        UserError: if there is no cluster at the address, or it has too few resources for one trial.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -74,9 +74,9 @@ def cluster(resources: Resources, address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _started_from(folder: Path) -> Iterator[None]:
-    """Lets Ray start in a folder, with our import path.
+    """Starts Ray in an empty folder, with the import path of this process.
 
-    Ray's workers import from its driver's current folder before all others, where any file may lie.
+    Ray's workers import from their driver's current folder first, where a user may have files of any name.
     """
     previous, given = signal.getsignal(signal.SIGTERM), os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = import_path()
@@ -84,7 +84,7 @@ def _started_from(folder: Path) -> Iterator[None]:
         with chdir(folder):
             yield
     finally:
-        # Ray has taken the signal over; a search that is told to end says how to go on.
+        # Ray has replaced the handler; on SIGTERM a search must say how to go on.
         signal.signal(signal.SIGTERM, previous)
         if given is None:
             del os.environ["PYTHONPATH"]
@@ -93,27 +93,27 @@ def _started_from(folder: Path) -> Iterator[None]:
 
 
 class RemoteGenerator:
-    """A generator that runs on the cluster.
+    """A generator that runs in a process of the cluster.
 
-    Whoever takes from it hears what the generator raised, NodeOutOfMemoryError if Ray killed its process for memory, or
-    another of Ray's errors if it was lost otherwise.
+    Its methods raise what the generator raised, NodeOutOfMemoryError if Ray killed its process for memory, or another
+    of Ray's errors if the process was lost for another reason.
     """
 
     def __init__(
         self, function: Callable[..., Iterator[Any]], *arguments: Any, num_cpus: float, num_gpus: float
     ) -> None:
         held = {"num_cpus": num_cpus, "num_gpus": num_gpus}
-        # No retry: it would repeat what has been yielded.
+        # There is no retry, because it would yield the same items again.
         remote = ray.remote(_run).options(**held, name=function.__name__, num_returns="streaming", max_retries=0)
         self._generator: Any = remote.remote(function, *arguments)
 
     def ready(self) -> Iterator[Any]:
-        """Yields what has come since the last call, without waiting."""
+        """Yields the items that have come since the last call, without waiting."""
         while self._generator is not None and ray.wait([self._generator], timeout=0)[0]:
             yield from self._next()
 
     def rest(self) -> Iterator[Any]:
-        """Yields all that is still to come, waiting for it."""
+        """Yields all items that are left, and waits for them."""
         while self._generator is not None:
             yield from self._next()
 
@@ -127,7 +127,7 @@ class RemoteGenerator:
             yield ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             self._generator = None
-            # Where it happened, for who writes the whole of it down.
+            # The note keeps the remote traceback for logs.
             error.cause.add_note(_COLOUR.sub("", str(error)))
             raise error.cause from None
         except ray.exceptions.OutOfMemoryError as error:
@@ -136,7 +136,7 @@ class RemoteGenerator:
 
 
 def _run(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
-    """Runs a generator in a process of Ray, which stands idle afterwards and keeps none of its memory meanwhile."""
+    """Runs a generator in a process of Ray, and frees memory after it, because the process stays idle afterwards."""
     try:
         yield from function(*arguments)
     finally:
@@ -144,14 +144,14 @@ def _run(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[An
 
 
 def give_token() -> None:
-    """Gives a Ray that is started here a token of its own where it cannot keep one in the home folder."""
+    """Gives Ray a token in the environment if it cannot keep one in the home folder."""
     if any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         return
     try:
         folder = Path.home() / ".ray"
         folder.mkdir(parents=True, exist_ok=True)
         can_keep_one = (folder / "auth_token").exists() or os.access(folder, os.W_OK)
-    # A user may have no home folder at all.
+    # A user may have no home folder.
     except (OSError, RuntimeError):
         can_keep_one = False
     if not can_keep_one:
@@ -164,14 +164,14 @@ def _start(resources: Resources) -> None:
         try:
             ray.init(
                 address="local",
-                # Ray frees the place of a Train run that lost its trial only where the dashboard runs.
+                # Only with the dashboard does Ray free the resources of a Train run whose trial was lost.
                 include_dashboard=resources.chosen_executor is Executor.TRAIN,
                 log_to_driver=False,
                 logging_level="error",
                 configure_logging=True,
             )
             return
-        # Ray has no type of its own for this error.
+        # Ray raises this error as a plain exception.
         except Exception as error:
             if num_starts_left == 0 or "timed out during startup" not in str(error):
                 raise
@@ -180,10 +180,10 @@ def _start(resources: Resources) -> None:
 
 def _join(address: str) -> None:
     if address.startswith("ray://"):
-        # Tune would then run in a process of its own on the head node, and the records would be written there.
+        # With Ray Client, Tune runs in a process on the head node, and the records would be written there.
         raise UserError(f"--address must be HOST:PORT or auto, given on a node of the cluster, got {address}")
     _check_answers(address)
-    # Nodes need our dependencies installed, but not us; our settings of Ray Train do not travel by themselves either.
+    # The nodes need the dependencies but not this package, which is sent to them with the settings of Ray Train.
     settings = {name: os.environ[name] for name in _SETTINGS if name.startswith("RAY_TRAIN")}
     runtime_env = {"py_modules": [minilm_core, spaces, search], "env_vars": settings}
     try:
@@ -196,7 +196,7 @@ def _join(address: str) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Refuses an address where nobody listens, which Ray would try for minutes."""
+    """Refuses an address that accepts no connection, which Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
@@ -215,13 +215,13 @@ def _nodes() -> list[tuple[float, float]]:
 
 
 def cores_on_one_node(resources: Resources) -> float:
-    """Returns the cores of all trials that run at once, or those of the largest node where it has fewer."""
+    """Returns the cores of all trials that run at once, or those of the largest node if it has fewer."""
     largest = max(cpus for cpus, gpus in _nodes() if gpus >= resources.gpus_per_worker)
     return min(resources.num_cpus, largest)
 
 
 def _check_capacity(resources: Resources) -> None:
-    """Refuses trials that would wait for ever: a worker has to fit on one node, and a trial's workers on all."""
+    """Refuses trials that would wait for ever: each worker must fit on a node, and a trial's workers on all nodes."""
     each_cpus, each_gpus = resources.cpus_per_worker, resources.gpus_per_worker
     places = sum(
         int(min(cpus // each_cpus, gpus // each_gpus if each_gpus else cpus // each_cpus)) for cpus, gpus in _nodes()
@@ -234,7 +234,7 @@ def _check_capacity(resources: Resources) -> None:
 
 
 def cluster_summary() -> str:
-    """Returns what the cluster that was joined or started has, as one line."""
+    """Returns the version, nodes and resources of the cluster in one line."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     found = ray.cluster_resources()
     return f"{ray.__version__}, {len(nodes)} nodes, {found.get('CPU', 0):g} CPUs, {found.get('GPU', 0):g} GPUs"

@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a live picture on a terminal, one line an event elsewhere. Always on stderr."""
+"""The display of a running search on stderr: a live table on a terminal, otherwise one line for each event."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,22 +20,22 @@ from search.study.progress import Progress
 
 NUM_RECORDS_SHOWN = 12
 SECONDS_BETWEEN_LINES = 20.0
-"""A long stage says so this often where there is no terminal."""
+"""The time between two lines of progress of a long stage without a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageClock:
-    """Estimates how long a stage of a piece of work still takes, from the progress that was seen of it."""
+    """Estimates the time left of a stage from the progress shown so far."""
 
     first: Progress
     began: float
-    """When `first` was seen, in seconds on a monotonic clock."""
+    """The time of `first`, in seconds on a monotonic clock."""
     latest: Progress
     updated: float
-    """When `latest` was seen, on the same clock."""
+    """The time of `latest`, on the same clock."""
 
     def seconds_left(self, now: float) -> float | None:
-        """Returns an estimate of the rest of the stage; None before two of its steps were seen, and after its end."""
+        """Returns an estimate of the time left in seconds, or None before the second step and after the last."""
         num_steps_seen = self.latest.step - self.first.step
         if num_steps_seen <= 0 or self.latest.is_finished:
             return None
@@ -45,7 +45,7 @@ class StageClock:
 
 
 class Display:
-    """Follows a search. A context manager: the live picture stands while it is entered."""
+    """Shows a search. As a context manager it shows the live table until the block ends."""
 
     def __init__(self, name: str, objectives: Sequence[Objective], num_trials: int, max_concurrent: int) -> None:
         self._name = name
@@ -70,15 +70,15 @@ class Display:
             self._console.print(self._picture())
 
     def seen_before(self, records: Sequence[TrialRecord]) -> None:
-        """Takes in the records of earlier runs, without announcing them."""
+        """Adds the records of earlier runs without announcing them."""
         self._records = list(records)
 
     def message(self, text: str) -> None:
-        """Says something once, above the picture."""
+        """Prints one line, above the live table."""
         self._console.print(f"{self._clock()} {text}", highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, work: str, progress: Progress) -> None:
-        """Shows where a piece of work stands."""
+        """Shows the progress of a piece of work, which is named by its label."""
         now = time.monotonic()
         is_new_stage = work not in self._running or self._running[work].latest.stage != progress.stage
         if is_new_stage:
@@ -96,16 +96,16 @@ class Display:
             self.message(f"{work}: {progress.stage} {progress.step}/{progress.num_steps}{loss}{remaining}")
 
     def lost(self, work: str, reason: str) -> None:
-        """Says that a piece of work lost its process and is started once more."""
+        """Prints that the process of a piece of work was lost, and that the work is started once more."""
         self.ended(work)
         self.message(f"{work}: {reason}; started once more")
 
     def ended(self, work: str) -> None:
-        """Takes a piece of work off the picture."""
+        """Removes a piece of work from the live table."""
         self._running.pop(work, None)
 
     def record(self, record: TrialRecord) -> None:
-        """Shows how a trial ended."""
+        """Shows the outcome of a trial."""
         self._records.append(record)
         self.ended(record.label)
         if record.status is not Status.REFUSED and not self._console.is_terminal:
@@ -118,7 +118,7 @@ class Display:
         return f"[{done}/{self._num_trials} trials{left}]"
 
     def _seconds_left(self, done: int) -> float | None:
-        """Estimates the rest of the search from the trials so far, one group of concurrent trials after another."""
+        """Estimates the time left of the search in seconds from the trials that have ended, or returns None."""
         spent = [sum(record.seconds.values()) for record in self._records if record.is_complete_student]
         if not spent or done >= self._num_trials:
             return None
@@ -205,7 +205,7 @@ def step_shown(title: str) -> Iterator[Callable[[str, float], None]]:
 
 
 def students_label(numbers: Sequence[int]) -> str:
-    """Returns what to call the work that students share."""
+    """Returns the label of students that are trained together."""
     return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 

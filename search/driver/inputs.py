@@ -1,4 +1,4 @@
-"""What a search reads besides its text, read once before anything is trained."""
+"""The inputs of a search other than its corpus: they are read once before anything is trained."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from search.config.settings import SearchConfig
 
 
 def check_inputs(config: SearchConfig, teacher_folder: Path, base: Path) -> None:
-    """Refuses a tokenizer or a task's data that some trial of a search would fail on.
+    """Refuses a tokenizer or a task's data on which a trial of the search would fail.
 
     Args:
-        config: What is read.
-        teacher_folder: Where the teacher and its tokenizer are.
-        base: What a relative path is relative to.
+        config: The settings that name the inputs.
+        teacher_folder: The folder of the teacher and its tokenizer.
+        base: The folder that relative paths start from.
 
     Raises:
-        UserError: naming the file, and the line or row of it, or what is wrong with the tokenizer.
+        UserError: naming the file and its line or row, or what is wrong with the tokenizer.
     """
     CorpusTokenizer.load(teacher_folder)
     for task in config.tasks:

@@ -1,4 +1,4 @@
-"""The journal of Optuna's study on disk, mended where a power failure or a full disk broke it off. No Ray."""
+"""The repair of Optuna's journal after a power failure or a full disk has cut it short. No Ray."""
 
 import json
 import shutil
@@ -9,13 +9,14 @@ from search.study.layout import StudyPaths
 
 
 def mend_journal(study: StudyPaths, on_trouble: Callable[[str], None]) -> None:
-    """Cuts a study's journal off before its first broken line; the records know what the lines from there on said.
+    """Removes the first broken line of a study's journal and all lines after it; the records contain what they said.
 
-    The damaged journal is kept beside it. The caller holds the study's lock: nobody else reads or writes the journal.
+    The damaged journal is kept under another name. The caller holds the study's lock, so that no other process reads or
+    writes the journal.
 
     Args:
-        study: The study's folder.
-        on_trouble: Takes one line that says what was cut off.
+        study: The layout of the study's folder.
+        on_trouble: Shows one line that says what was removed.
     """
     # Optuna waits half a minute for a lock that a killed driver left behind.
     study.journal.with_name(f"{study.journal.name}.lock").unlink(missing_ok=True)
@@ -28,15 +29,15 @@ def mend_journal(study: StudyPaths, on_trouble: Callable[[str], None]) -> None:
     shutil.copyfile(study.journal, study.damaged_journal)
     write_text_atomically(study.journal, b"".join(lines[:num_whole]).decode())
     on_trouble(
-        f"{study.journal.name} is broken from line {num_whole + 1} of {len(lines)} on: these are dropped and what "
-        f"they said is told anew from the records; the damaged journal is kept as {study.damaged_journal.name}"
+        f"{study.journal.name} is broken from line {num_whole + 1} of {len(lines)} on: these lines are dropped and "
+        f"Optuna is told again from the records; the damaged journal is kept as {study.damaged_journal.name}"
     )
 
 
 def _is_whole(line: bytes) -> bool:
-    """Returns whether a line is an entry of the journal with its end."""
+    """Returns whether a line is a complete entry of the journal."""
     try:
         return line.endswith(b"\n") and "op_code" in json.loads(line)
-    # What is no text, no JSON, or a JSON value that has no keys.
+    # The line is no text, no JSON, or a JSON value without keys.
     except (ValueError, TypeError):
         return False

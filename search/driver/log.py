@@ -1,4 +1,4 @@
-"""driver.log: what Tune complains of, and why a command stopped where no record says so. No torch, no Ray."""
+"""driver.log: the errors that Tune logs, and the exceptions that stopped a command. No torch, no Ray."""
 
 import logging
 import shlex
@@ -16,11 +16,11 @@ from search.study.layout import StudyPaths
 
 
 def write_driver_log(folder: Path | None, error: BaseException) -> Path:
-    """Adds an error with its traceback, the time and the command to driver.log, and returns that file.
+    """Appends an exception with its traceback, the time and the command to driver.log, and returns that file.
 
     Args:
-        folder: The study's; where there is none, or it cannot be written to, the file is made in a new temporary one.
-        error: What was raised.
+        folder: The study's folder. If there is none, or it cannot be written to, a temporary one is made.
+        error: The exception.
 
     Raises:
         OSError: if no temporary folder can be written to either.
@@ -29,26 +29,26 @@ def write_driver_log(folder: Path | None, error: BaseException) -> Path:
     entry = f"{moment} {shlex.join(sys.argv)}\n{''.join(traceback.format_exception(error))}\n"
     if folder is not None:
         try:
-            return _added(folder, entry)
+            return _append(folder, entry)
         except OSError:
             pass
-    return _added(Path(tempfile.mkdtemp(prefix="minilm-search-")), entry)
+    return _append(Path(tempfile.mkdtemp(prefix="minilm-search-")), entry)
 
 
-def _added(folder: Path, entry: str) -> Path:
+def _append(folder: Path, entry: str) -> Path:
     log = StudyPaths(root=folder).driver_log
-    # A name on the disk need not be text, and one that is not must not hide what happened to it.
+    # A file name need not be valid text, and one that is not must not keep the exception from being logged.
     with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(entry)
     return log
 
 
 @contextmanager
-def told_in_one_line(study: StudyPaths) -> Iterator[None]:
-    """Turns an exception that no record tells into one line on what happened and how to go on; driver.log has the rest.
+def reported_in_one_line(study: StudyPaths) -> Iterator[None]:
+    """Reports an exception of the block in one line that says how to go on; driver.log has the traceback.
 
     Raises:
-        SearchStoppedError: saying so.
+        SearchStoppedError: with that line.
     """
     try:
         yield
@@ -63,7 +63,7 @@ def told_in_one_line(study: StudyPaths) -> Iterator[None]:
 
 
 def _what_happened(error: Exception) -> str:
-    """Returns an exception as one line; Tune's own errors carry the traceback of another as their text."""
+    """Returns an exception as one line; the text of Tune's own errors is the traceback of another exception."""
     lines = str(error).strip().splitlines()
     if lines and lines[0].startswith("Traceback"):
         return lines[-1]
@@ -71,8 +71,8 @@ def _what_happened(error: Exception) -> str:
 
 
 @contextmanager
-def complaints_logged(log: Path) -> Iterator[None]:
-    """Sends what Tune complains of to driver.log: the terminal shows what became of the trials."""
+def tune_errors_logged(log: Path) -> Iterator[None]:
+    """Sends the errors that Tune logs to driver.log, because the terminal shows the outcome of every trial."""
     logger = logging.getLogger("ray.tune")
     handler = logging.FileHandler(log, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

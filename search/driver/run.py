@@ -27,7 +27,7 @@ from search.driver.display import Display, students_label
 from search.driver.events import StudyEvents
 from search.driver.inputs import check_inputs
 from search.driver.journal import mend_journal
-from search.driver.log import complaints_logged, told_in_one_line
+from search.driver.log import reported_in_one_line, tune_errors_logged
 from search.driver.losses import NUM_ATTEMPTS, Losses, log_loss
 from search.driver.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
 from search.driver.students_per_worker import students_per_worker, worker_memory_bytes
@@ -76,7 +76,7 @@ def run_study(config: SearchConfig, paths: StudyPaths, address: str | None) -> O
     display.seen_before(ledger.records)
     ending = ledger.ending
     if ending is None or _teacher_job(study, ledger) or _twin_job(study, ledger):
-        with display, cluster(config.resources, address), told_in_one_line(paths):
+        with display, cluster(config.resources, address), reported_in_one_line(paths):
             ending = _run(study, ledger, display)
     return Outcome(
         ending=ending,
@@ -220,7 +220,7 @@ def _tune(study: ResolvedStudy, searcher: StudySearcher, num_trials: int, watche
         ),
     )
     try:
-        with complaints_logged(study.paths.driver_log), watcher.losses.observed():
+        with tune_errors_logged(study.paths.driver_log), watcher.losses.observed():
             tuner.fit()
     finally:
         shutil.rmtree(study.paths.scratch, ignore_errors=True)

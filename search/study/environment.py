@@ -1,4 +1,4 @@
-"""What a study was made with: environment.json, for who reproduces it. No torch, no Ray."""
+"""The environment that a study was made in, for readers who want to reproduce it. No torch, no Ray."""
 
 import json
 import os
@@ -19,7 +19,7 @@ PACKAGES = ("minilm-search", "ray", "torch", "transformers", "optuna", "datasets
 
 
 def write_environment(config: SearchConfig, config_sha256: str, study: StudyPaths) -> None:
-    """Writes versions, machine, source and seed down when a study begins, and adds each later run's moment."""
+    """Writes versions, machine, source and seed, and adds the time of this run to those of earlier runs."""
     content, source = read_environment(study), source_state()
     content.update(
         versions=versions_of(PACKAGES),
@@ -38,12 +38,12 @@ def write_environment(config: SearchConfig, config_sha256: str, study: StudyPath
 
 
 def set_seconds(study: StudyPaths, seconds: Mapping[str, float]) -> None:
-    """Writes down what the stages shared by all trials took."""
+    """Writes the seconds that the stages of the preparation took."""
     _write(study, {**read_environment(study), "seconds": dict(seconds)})
 
 
 def read_environment(study: StudyPaths) -> dict[str, Any]:
-    """Returns what has been written so far.
+    """Returns the content of environment.json, which is empty before the first run.
 
     Raises:
         UserError: if the file is damaged.

@@ -15,77 +15,77 @@ class StudyPaths:
 
     @property
     def search_yaml(self) -> Path:
-        """The resolved configuration."""
+        """The resolved settings."""
         return self.root / "search.yaml"
 
     @property
     def records(self) -> Path:
-        """One line of JSON a trial: the truth."""
+        """One line of JSON for each trial."""
         return self.root / "records.jsonl"
 
     @property
     def journal(self) -> Path:
-        """Optuna's memory."""
+        """The journal of the Optuna study."""
         return self.root / "study.journal"
 
     @property
     def damaged_journal(self) -> Path:
-        """The journal as it was before broken lines were dropped from it; there only if some were."""
+        """The journal before its broken lines were dropped; it exists only if there were some."""
         return self.root / "study.journal.damaged"
 
     @property
     def environment(self) -> Path:
-        """Versions, machine, git, seeds."""
+        """The versions, machine, commit and seed of the study."""
         return self.root / "environment.json"
 
     @property
     def evaluation(self) -> Path:
-        """The labels of the tasks' splits, which the records' predictions belong to."""
+        """The labels of the tasks' splits, with which the records' predictions are compared."""
         return self.root / "evaluation.json"
 
     @property
     def latency(self) -> Path:
-        """The latency table that the search predicts with."""
+        """The latency table of the students."""
         return self.root / "latency.json"
 
     @property
     def teacher_latency(self) -> Path:
-        """Likewise, of the teacher, where its family is another than the students'."""
+        """The latency table of the teacher, if its family is not the students'."""
         return self.root / "teacher_latency.json"
 
     @property
     def importances(self) -> Path:
-        """What mattered, by objective and parameter."""
+        """The importance of each choice for each objective."""
         return self.root / "importances.json"
 
     @property
     def preparation(self) -> Path:
-        """Where the packed corpus and the cached targets lie, and what making them took."""
+        """The folders of the packed corpus and the cached targets, and the seconds that it took to make them."""
         return self.root / "preparation.json"
 
     @property
     def preparation_log(self) -> Path:
-        """Why making them failed, where it did."""
+        """The exception that ended the preparation, if one did."""
         return self.root / "preparation.log"
 
     @property
     def students_per_worker(self) -> Path:
-        """How many students share a worker, where the study has chosen."""
+        """The number of students that a worker trains together, if the study has chosen one."""
         return self.root / "students_per_worker.json"
 
     @property
     def exhausted(self) -> Path:
-        """There once the space was found to hold no other student."""
+        """A file that exists once the space was found to have no further student."""
         return self.root / "exhausted"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that drives the study."""
+        """The lock of the process that drives the study."""
         return self.root / "driver.lock"
 
     @property
     def driver_log(self) -> Path:
-        """What Tune complained of, and why the driver stopped where no record says so."""
+        """The errors that Tune logs, and the exceptions that stopped a command."""
         return self.root / "driver.log"
 
     @property
@@ -95,12 +95,12 @@ class StudyPaths:
 
     @property
     def decision(self) -> Path:
-        """Which student was picked, and why."""
+        """The student that was picked, with the reasons."""
         return self.root / "decision.json"
 
     @property
     def scratch(self) -> Path:
-        """What Ray writes; of no use once the search is over."""
+        """The files of Ray, which are not needed once the search is over."""
         return self.root / "scratch"
 
     @property
@@ -114,7 +114,7 @@ class StudyPaths:
         return TrialPaths(root=self.root / "assistant")
 
     def begun_trials(self) -> set[int]:
-        """Returns the numbers of the students whose trials have begun, whether or not they have ended."""
+        """Returns the numbers of the students whose trials have begun, including those that have ended."""
         folders = (folder for folder in (self.root / "trials").glob("[0-9]*") if folder.name.isdecimal())
         return {int(folder.name) for folder in folders if TrialPaths(root=folder).log.exists()}
 
@@ -123,7 +123,7 @@ class StudyPaths:
         return self.root / "trials" / f"{number:04d}"
 
     def twin_folder(self, number: int) -> Path:
-        """Returns the folder of the twin of student `number`."""
+        """Returns the folder of a student's twin."""
         return self.root / "trials" / f"twin-{number:04d}"
 
 
@@ -135,22 +135,22 @@ class TrialPaths:
 
     @property
     def student(self) -> Path:
-        """The distilled encoder with its tokenizer, as transformers saves them."""
+        """The distilled encoder and its tokenizer, as transformers saves them."""
         return self.root / "student"
 
     @property
     def checkpoint(self) -> Path:
-        """What an interrupted training goes on from."""
+        """The checkpoints that an interrupted distillation goes on from."""
         return self.root / "checkpoint"
 
     @property
     def log(self) -> Path:
-        """What Python logged in the trial's process, and why it failed."""
+        """The log of the trial's process, with the failure of the trial, if it failed."""
         return self.root / "log.txt"
 
     @property
     def progress(self) -> Path:
-        """One line of JSON a report."""
+        """One line of JSON for each report of progress."""
         return self.root / "progress.jsonl"
 
     def finetuned(self, task: str) -> Path:
@@ -158,12 +158,12 @@ class TrialPaths:
         return self.root / "finetuned" / task
 
     def result(self, task: str) -> Path:
-        """Returns the file of what the fine-tuned student predicted on a task."""
+        """Returns the file of the fine-tuned student's results on a task."""
         return self.root / "finetuned" / f"{task}.json"
 
 
 def check_mirror(mirror: str) -> None:
-    """Refuses a mirror that nothing can be copied to, before a search relies on it.
+    """Refuses a mirror that cannot be opened, before a search relies on it.
 
     Raises:
         UserError: if its protocol is unknown or the protocol's package is not installed.
@@ -172,7 +172,7 @@ def check_mirror(mirror: str) -> None:
 
 
 def mirror_file(path: Path, mirror: str) -> None:
-    """Copies a file whole into a folder or fsspec URL; a reader there sees the old copy or the new, never a part.
+    """Copies a file into a folder or fsspec URL; a reader sees either the old copy or the new one, never a part.
 
     Raises:
         OSError: if the copy fails, whatever the reason.
@@ -183,7 +183,7 @@ def mirror_file(path: Path, mirror: str) -> None:
         scratch = f"{folder}/{path.name}.partial"
         filesystem.put_file(str(path), scratch)
         filesystem.mv(scratch, f"{folder}/{path.name}")
-    # A store's own library raises its own errors, such as missing credentials.
+    # The library of a store raises errors of its own, for missing credentials for instance.
     except Exception as error:
         raise OSError(f"{path.name} could not be copied to {mirror}: {error}") from error
 

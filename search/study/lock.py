@@ -1,4 +1,4 @@
-"""One driver a study: a lock that the operating system frees however its holder ends. No torch, no Ray."""
+"""The lock of a study's driver, which the operating system frees however the driver ends. No torch, no Ray."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from search.study.layout import StudyPaths
 
 @contextmanager
 def only_driver(study: StudyPaths) -> Iterator[None]:
-    """Holds a study's lock.
+    """Holds the lock of a study while the block runs.
 
     Raises:
         UserError: if another process drives the study.
@@ -21,7 +21,10 @@ def only_driver(study: StudyPaths) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise UserError(f"a study must have one driver at a time, {study.root} is being run by another") from error
+        raise UserError(
+            f"a study must have one driver at a time, {study.root} is being run by another; "
+            f"`minilm-search status` shows its progress"
+        ) from error
     try:
         yield
     finally:

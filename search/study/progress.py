@@ -1,4 +1,4 @@
-"""The progress of a piece of work, as it is reported and as a trial's folder keeps it. No torch, no Ray."""
+"""The progress of a piece of work, as workers report it and as a trial's folder keeps it. No torch, no Ray."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where a piece of work stands."""
+    """The progress of one stage of a piece of work."""
 
     stage: str
     step: int
@@ -24,7 +24,7 @@ class Progress:
     loss: float | None = None
     held_out_loss: float | None = None
     students: tuple[int, ...] = ()
-    """Numbers of the trials that share the work, whose losses are then averaged; none for what is no trial's."""
+    """The numbers of the trials that are trained together, over which losses are averaged; empty for other work."""
 
     @property
     def is_finished(self) -> bool:
@@ -33,16 +33,17 @@ class Progress:
 
 
 EVENTS_PER_STAGE = 20
-"""Progress events of one stage. They fall on steps and not on times: every worker must report equally often."""
+"""The number of progress events of a stage. They come at steps and not at times, because all workers of a trial must
+report equally often."""
 
 
 def is_event(step: int, num_steps: int) -> bool:
-    """Returns whether a step of a long stage is reported."""
+    """Returns whether the step of a stage is one of those that are reported."""
     return step * EVENTS_PER_STAGE // num_steps > (step - 1) * EVENTS_PER_STAGE // num_steps
 
 
 def distillation_event(stage: str, progress: "DistillationProgress") -> Progress:
-    """Returns a distillation's progress as an event of a stage."""
+    """Returns the progress of a distillation as that of a stage."""
     return Progress(
         stage=stage,
         step=progress.step,
@@ -53,31 +54,31 @@ def distillation_event(stage: str, progress: "DistillationProgress") -> Progress
 
 
 def is_due(progress: "DistillationProgress") -> bool:
-    """Returns whether a step of a distillation is reported: regularly, and whenever its held-out loss was measured."""
+    """Returns whether a step of a distillation is reported: at regular steps, and at each held-out loss."""
     return progress.held_out_loss is not None or is_event(progress.step, progress.num_steps)
 
 
 _KEYS_READ = frozenset({"run", "seconds", "stage"})
-"""Of a line of progress: what is asked of it later."""
+"""The keys that a line of progress must have to be read."""
 
 
 class ProgressLog:
-    """A trial's progress on disk, over all its runs: what `status` shows and where its time went."""
+    """The progress of a trial on disk over all its runs, from which its status and its seconds are read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run = now()
         self.spent_seconds = 0.0
-        """The trial's own time in this run."""
+        """The trial's own time in this run, in seconds."""
         self._unwritten_seconds = 0.0
 
     def spend(self, seconds: float) -> None:
-        """Counts time as the trial's own; the next line says whereon it was spent."""
+        """Adds seconds to the trial's own time; the next line that is appended assigns them to its stage."""
         self.spent_seconds += seconds
         self._unwritten_seconds += seconds
 
     def append(self, progress: Progress) -> None:
-        """Adds a line."""
+        """Appends a line with the progress and the seconds since the last line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         seconds = round(self._unwritten_seconds, 3)
         line = {"run": self.run, "time": now(), "seconds": seconds, **dataclasses.asdict(progress)}
@@ -85,25 +86,25 @@ class ProgressLog:
         self._unwritten_seconds = 0.0
 
     def lines(self) -> list[dict[str, Any]]:
-        """Returns all whole lines."""
+        """Returns all lines that can be read."""
         if not self.path.exists():
             return []
         return list(_whole_lines(self.path.read_bytes()))
 
     def started_at(self) -> str:
-        """Returns when the first run began: ISO 8601, UTC."""
+        """Returns the time at which the first run began: ISO 8601, UTC."""
         lines = self.lines()
         return str(lines[0]["run"]) if lines else self.run
 
     def last_held_out_loss(self) -> float | None:
-        """Returns the latest held-out loss, in nats; None where none was measured."""
+        """Returns the latest held-out loss in nats, or None if none was measured."""
         losses = [line["held_out_loss"] for line in self.lines() if line["held_out_loss"] is not None]
         return float(losses[-1]) if losses else None
 
     def seconds(self) -> dict[str, float]:
-        """Returns the trial's own time in each stage, all runs together and nothing in between them.
+        """Returns the trial's own seconds in each stage over all runs, without the time between runs.
 
-        What several trials shared was divided evenly among them.
+        The time of trials that were trained together is divided equally among them.
         """
         spent: dict[str, float] = {}
         for line in self.lines():
@@ -112,7 +113,7 @@ class ProgressLog:
 
 
 def _whole_lines(content: bytes) -> Iterator[dict[str, Any]]:
-    """Yields what can be read; a crash in mid-write leaves a line that cannot."""
+    """Yields the lines that can be read; a crash during a write leaves one that cannot."""
     for text in content.splitlines():
         try:
             line = json.loads(text)
@@ -123,5 +124,5 @@ def _whole_lines(content: bytes) -> Iterator[dict[str, Any]]:
 
 
 def now() -> str:
-    """Returns the time: ISO 8601, UTC, with milliseconds."""
+    """Returns the present time: ISO 8601, UTC, with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

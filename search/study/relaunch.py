@@ -1,4 +1,4 @@
-"""What a study that is launched again goes on from, and what it makes anew. No torch, no Ray."""
+"""The rules for launching a study again: what may change, and what is removed then. No torch, no Ray."""
 
 import shutil
 from dataclasses import replace
@@ -8,13 +8,14 @@ from minilm_core.errors import UserError
 from minilm_core.results.records import read_records
 from search.config.settings import SearchConfig, load_config
 from search.study.layout import StudyPaths
+from search.study.ledger import num_counted
 
 
 def validate_relaunch(study: StudyPaths, config: SearchConfig) -> bool:
-    """Goes on with a study that has a search.yaml; only its budget may have changed since.
+    """Checks that a study may go on with these settings: only its budget may differ from the settings in its folder.
 
-    A study in which no trial ran binds nobody, for its settings may have been what kept it from running: what was made
-    for other settings is then removed, the assistant only where it would be another.
+    All settings may change before the first trial has run, since the settings themselves may have kept it from running.
+    What was made for other settings is removed then; the assistant is removed only if it would become another.
 
     Returns:
         Whether an assistant was removed.
@@ -37,31 +38,30 @@ def validate_relaunch(study: StudyPaths, config: SearchConfig) -> bool:
             f"a study's settings must not change but for its budget, and {study.root} was launched with others; "
             f"go on with `minilm-search resume {study.root}`, or choose another name"
         )
-    keeps_assistant = earlier is not None and _what_makes_the_assistant(earlier) == _what_makes_the_assistant(config)
+    keeps_assistant = earlier is not None and _settings_of_the_assistant(earlier) == _settings_of_the_assistant(config)
     had_assistant = study.assistant.root.exists()
-    _forget(study, keeps_assistant=keeps_assistant)
+    _remove_preparation(study, keeps_assistant=keeps_assistant)
     return had_assistant and not keeps_assistant
 
 
 def extended(study: StudyPaths, config: SearchConfig, num_more: int) -> SearchConfig:
-    """Returns a study's configuration that asks for more trials, or for no more while some asked for have not ended.
+    """Returns a study's settings with more trials, or unchanged while trials of its budget have not ended.
 
-    Until then nobody can tell a second request from the first one, interrupted and made again.
+    Until they have ended, a second request cannot be told from the first one, interrupted and repeated.
     """
     budget = config.budget
-    num_ended = sum(record.counts_for_budget for record in read_records(study.records))
-    if num_ended < budget.num_trials:
+    if num_counted(read_records(study.records)) < budget.num_trials:
         return config
     return replace(config, budget=replace(budget, num_trials=budget.num_trials + num_more))
 
 
-def _what_makes_the_assistant(config: SearchConfig) -> tuple[object, ...]:
+def _settings_of_the_assistant(config: SearchConfig) -> tuple[object, ...]:
     rates = config.space.distillation_learning_rate
     return config.teacher, config.corpus, config.distillation, config.assistant, config.seed, rates
 
 
-def _forget(study: StudyPaths, *, keeps_assistant: bool) -> None:
-    """Removes what is made before the first trial; with the assistant the account of what it took goes or stays."""
+def _remove_preparation(study: StudyPaths, *, keeps_assistant: bool) -> None:
+    """Removes what is made before the first trial. The account of seconds is removed together with the assistant."""
     files = [study.preparation_log, study.evaluation, study.latency, study.teacher_latency, study.students_per_worker]
     folders = [study.teacher_folder]
     if not keeps_assistant:
@@ -74,7 +74,7 @@ def _forget(study: StudyPaths, *, keeps_assistant: bool) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder; a half removed one is never seen under its name."""
+    """Removes a folder under another name, so that a half removed folder is never found under its own."""
     gone = folder.with_name(f"{folder.name}.removed")
     shutil.rmtree(gone, ignore_errors=True)
     if folder.exists():

@@ -1,4 +1,4 @@
-"""What the tests of distillation share: a tiny teacher, students of it, and what is left of a training."""
+"""Helpers of the distillation tests: a tiny teacher, its students, and the result of a training."""
 
 import json
 from collections.abc import Generator, Iterator
@@ -34,7 +34,7 @@ SENTENCE = "the a student learns what its teacher knows about text and a search 
 
 @dataclass(frozen=True)
 class Run:
-    """What is left of a distillation."""
+    """The result of a distillation."""
 
     parameters: dict[str, Tensor]
     losses: list[float]
@@ -55,7 +55,7 @@ def make_corpus(folder: Path, tokenizer_folder: Path) -> PackedCorpus:
 
 def teacher_of(folder: Path) -> RelationEncoder:
     teacher = RelationEncoder(load_encoder(folder), [3], tuple(Relation))
-    # Random weights relate all tokens alike; a student would have next to nothing to learn.
+    # With small random weights all relations are almost uniform, and a student would have nothing to learn.
     for name, parameter in teacher.heads.named_parameters():
         if name.endswith("weight"):
             nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(0))
@@ -63,7 +63,7 @@ def teacher_of(folder: Path) -> RelationEncoder:
 
 
 def key_of(layers: tuple[int, ...], corpus_fingerprint: str = "b" * 64) -> TargetsKey:
-    """Returns the key of some teacher's states in fp32."""
+    """Returns the key of a teacher's states in fp32."""
     return TargetsKey(
         weights_sha256="a" * 64,
         config_sha256="c" * 64,

@@ -1,4 +1,4 @@
-"""What the tests of fine-tuning share: three tasks small enough to learn in seconds, and how they are learnt."""
+"""Helpers of the fine-tuning tests: three tasks that are learnt in seconds, and the training on them."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def write(path: Path, **columns: list[Any]) -> None:
 
 
 def write_tasks(folder: Path) -> None:
-    """Writes three tasks: who is named (class names), whether two texts name the same one, how often a word comes."""
+    """Writes three tasks: who is named (class names), whether two texts name the same one, how often a word occurs."""
     for number, (split, count) in enumerate({"train": 61, "validation": 40, "test": 30}.items()):
         random = np.random.default_rng(number)
         texts = sentences(count, number)

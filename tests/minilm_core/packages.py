@@ -1,4 +1,4 @@
-"""What the tests of packages share: where the package of a tiny classifier comes from."""
+"""Helper of the package tests: the source of the package of a tiny classifier."""
 
 from pathlib import Path
 

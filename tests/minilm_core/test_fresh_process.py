@@ -1,4 +1,4 @@
-"""Tests of fresh processes: what lies in the current folder is not run."""
+"""Tests of fresh processes: they import the project and nothing from the current folder."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def test_a_project_that_was_not_installed_is_found_from_any_folder(monkeypatch: 
     assert import_path().split(os.pathsep) == [str(PROJECT_FOLDER), "/somewhere"]
 
 
-def test_an_installed_project_does_not_go_before_pythons_own_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_project_does_not_precede_pythons_own_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setattr(fresh_process.site, "getsitepackages", lambda: [str(PROJECT_FOLDER)])
     assert import_path() == ""

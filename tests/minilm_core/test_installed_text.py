@@ -71,7 +71,7 @@ def test_long_prose_is_cut_into_pieces_between_words() -> None:
     assert " ".join(pieces).split() == ["graph"] * 198
 
 
-def test_every_subject_comes_equally_often_in_every_split(tables: dict[str, pa.Table]) -> None:
+def test_every_subject_is_equally_frequent_in_every_split(tables: dict[str, pa.Table]) -> None:
     for table in tables.values():
         counts = table["label_name"].value_counts().to_pylist()
         assert {count["values"] for count in counts} == set(THREE_SUBJECTS)
@@ -127,7 +127,7 @@ def test_the_card_names_packages_versions_and_licences(written: InstalledText) -
 
 
 def test_a_missing_package_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="text is taken from installed packages, which must have no_such_package"):
+    with pytest.raises(UserError, match="the text comes from installed packages, which must include no_such_package"):
         write_installed_text(tmp_path, {"one": ("networkx/classes",), "two": ("no_such_package",)})
 
 

@@ -1,4 +1,4 @@
-"""Two processes that meet as the workers of one training."""
+"""Two processes as the workers of one training."""
 
 import gc
 import warnings
@@ -20,11 +20,11 @@ def in_two_processes(work: Callable[..., None], folder: Path, *arguments: object
 
 
 def _as_one_of_two(rank: int, work: Callable[..., None], folder: Path, *arguments: object) -> None:
-    """Meets the other worker through a file in `folder`; warnings are errors here too."""
+    """Joins the process group through a file in `folder`; warnings are errors here, too."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     work(rank, folder, *arguments)
-    # A data-parallel module that outlives the group waits, with Python locked, for threads that want to lock Python.
+    # A data-parallel module that outlives the group holds Python's lock while it waits for threads that need the lock.
     gc.collect()
     torch.distributed.destroy_process_group()

@@ -1,3 +1,5 @@
+"""Tests of packages: their files, the model card and its figures, and what is refused."""
+
 import dataclasses
 import hashlib
 import json
@@ -23,7 +25,7 @@ from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTabl
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import max_sequence_length
 from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
-from minilm_core.runtimes.torch_model import delivered, load_packaged
+from minilm_core.runtimes.torch_model import comparable_outputs, load_packaged
 from tests.minilm_core.encoder_families import CONFIGS, write_teacher
 
 ARCHITECTURE = StudentArchitecture(num_layers=3, hidden_size=24, num_heads=4)
@@ -91,7 +93,7 @@ def noisy_table() -> LatencyTable:
     )
 
 
-def test_a_package_loads_and_answers_as_the_student_does(source: PackageSource, tmp_path: Path):
+def test_a_package_loads_and_has_the_outputs_of_its_student(source: PackageSource, tmp_path: Path):
     folder = package(source, tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     inputs = AutoTokenizer.from_pretrained(folder)(["a student learns"], return_tensors="pt")
@@ -165,12 +167,28 @@ def test_the_card_carries_licence_teacher_and_every_result_with_its_interval(sou
     assert data.eval_results[0].metric_args["low"] == 0.55
 
 
-def test_the_card_says_when_no_licence_is_known(source: PackageSource, tmp_path: Path):
+def test_the_card_has_a_row_for_every_split_and_code_that_names_the_class(
+    source: PackageSource, tmp_path: Path
+) -> None:
+    card = (package(source, tmp_path / "out") / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in card.splitlines() if line.startswith("| topics")]
+    assert rows == [
+        "| topics | validation | matthews | 0.6100 | 0.5500 to 0.6700 | 3 |",
+        "| topics | test | matthews | 0.5800 | 0.5000 to 0.6600 | 2 |",
+    ]
+    assert (
+        "# docs trial 7 (3x24 A4)\n\nA student of all-MiniLM-L6-v2: 3 layers, hidden size 24, 4 attention heads" in card
+    )
+    assert "from transformers import AutoModelForSequenceClassification, AutoTokenizer" in card
+    assert "{{" not in card
+
+
+def test_the_card_states_that_no_licence_is_known(source: PackageSource, tmp_path: Path):
     folder = package(dataclasses.replace(source, licence=None), tmp_path / "out")
     assert "Not stated for the teacher's weights" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_card_gives_the_latency_its_target_device_and_noise(source: PackageSource, tmp_path: Path):
+def test_the_card_has_the_latency_with_its_target_device_and_noise(source: PackageSource, tmp_path: Path):
     folder = package(dataclasses.replace(source, latency_table=noisy_table()), tmp_path / "out")
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "Latency (median): 2.50 ms at cpu1,b1,s128" in card
@@ -178,7 +196,7 @@ def test_the_card_gives_the_latency_its_target_device_and_noise(source: PackageS
     assert "NOISY: the same student took 2.00 times as long" in card
 
 
-def test_the_card_says_when_no_latency_was_measured(source: PackageSource, tmp_path: Path):
+def test_the_card_states_that_no_latency_was_measured(source: PackageSource, tmp_path: Path):
     assert "Latency: not measured." in (package(source, tmp_path / "out") / "README.md").read_text(encoding="utf-8")
 
 
@@ -194,14 +212,14 @@ def test_the_evaluation_keeps_intervals_and_counts(source: PackageSource, tmp_pa
     assert content["tasks"]["topics"]["test"]["num_examples"] == 2
 
 
-def test_the_decision_travels_with_the_student(source: PackageSource, tmp_path: Path):
+def test_the_decision_is_part_of_the_package(source: PackageSource, tmp_path: Path):
     decision = tmp_path / "decision.json"
     decision.write_text('{"winner": 7}', encoding="utf-8")
     folder = package(dataclasses.replace(source, decision=decision), tmp_path / "out")
     assert (folder / "decision.json").read_text(encoding="utf-8") == '{"winner": 7}'
 
 
-def test_what_an_addition_writes_is_in_the_checksums(source: PackageSource, tmp_path: Path):
+def test_the_files_of_an_addition_are_in_the_checksums(source: PackageSource, tmp_path: Path):
     folder = package(source, tmp_path / "out", additions=[lambda f: (f / "notes.txt").write_text("ok")])
     assert "  notes.txt" in (folder / "SHA256SUMS").read_text(encoding="utf-8")
 
@@ -261,13 +279,15 @@ def test_a_decision_that_is_not_there_is_refused(source: PackageSource, tmp_path
         package(dataclasses.replace(source, decision=tmp_path / "decision.json"), tmp_path / "out")
 
 
-def test_padding_is_no_part_of_what_an_encoder_delivers():
+def test_states_of_padding_are_not_compared():
     states = torch.arange(12.0).reshape(1, 3, 4)
     mask = torch.tensor([[1, 1, 0]])
-    torch.testing.assert_close(delivered({"last_hidden_state": states}, mask), states[:, :2].mean(dim=1))
+    torch.testing.assert_close(comparable_outputs({"last_hidden_state": states}, mask), states[:, :2].mean(dim=1))
 
 
-def test_a_bare_encoder_is_packaged_as_one(source: PackageSource, teacher_folder: Path, tmp_path: Path):
+def test_an_encoder_without_a_head_is_packaged_for_feature_extraction(
+    source: PackageSource, teacher_folder: Path, tmp_path: Path
+):
     folder = package(dataclasses.replace(source, model_folder=teacher_folder), tmp_path / "out")
     assert ModelCard.load(folder / "README.md").data.pipeline_tag == "feature-extraction"
     reference = json.loads((folder / "reference.json").read_text(encoding="utf-8"))

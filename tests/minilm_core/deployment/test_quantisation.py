@@ -1,4 +1,4 @@
-"""Tests of int8; what its products give without VNNI is computed in NumPy, for this machine may have VNNI or not."""
+"""Tests of int8. NumPy computes the products of a processor without VNNI, because this machine may have VNNI."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def quantised_folder(
 
 @pytest.fixture(scope="module")
 def full_range_model(tmp_path_factory: pytest.TempPathFactory, exported_folder: Path) -> Path:
-    """The same student with signed weights of eight bits."""
+    """The same student with signed weights of 8 bits."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     path = tmp_path_factory.mktemp("full_range") / "model.onnx"
@@ -54,7 +54,7 @@ def full_range_model(tmp_path_factory: pytest.TempPathFactory, exported_folder: 
 def products_without_vnni(
     activations: UInt8[np.ndarray, "m k"], weights: Int8[np.ndarray, "k n"]
 ) -> Int[np.ndarray, "m n"]:
-    """Multiplies as AVX2 does: vpmaddubsw adds pairs of products and saturates to 16 bits, the rest has 32 bits."""
+    """Multiplies like AVX2: vpmaddubsw adds pairs of products and saturates to 16 bits, the rest has 32 bits."""
     left, right = activations.astype(np.int32), weights.astype(np.int32)
     if left.shape[1] % 2:
         left, right = np.pad(left, ((0, 0), (0, 1))), np.pad(right, ((0, 1), (0, 0)))
@@ -63,7 +63,7 @@ def products_without_vnni(
 
 
 def worst_activations(weights: Int8[np.ndarray, "k n"]) -> UInt8[np.ndarray, "m k"]:
-    """Returns for each column the activations that make its products as large, and as small, as any can."""
+    """Returns for each column the activations with the largest and the smallest products."""
     return np.concatenate([(weights > 0).T, (weights < 0).T]).astype(np.uint8) * np.uint8(255)
 
 
@@ -101,12 +101,12 @@ def test_the_largest_safe_weight_is_the_largest_that_never_saturates(sign: int):
     assert saturates(np.full((64, 4), sign * (LARGEST_SAFE_WEIGHT + 1), np.int8))
 
 
-def test_a_model_that_can_saturate_is_told_from_one_that_cannot(quantised_folder: Path, full_range_model: Path):
+def test_a_model_that_can_saturate_is_recognised(quantised_folder: Path, full_range_model: Path):
     assert not can_saturate(quantised_folder / INT8_FILE)
     assert can_saturate(full_range_model)
 
 
-def test_int8_is_written_with_what_it_costs_and_its_processor(quantised_folder: Path):
+def test_int8_is_written_with_its_loss_of_accuracy_and_its_processor(quantised_folder: Path):
     report = parity_of_int8(quantised_folder)
     assert report["fp32"] == 1.0
     assert 0.0 <= report["int8"] <= 1.0
@@ -125,18 +125,19 @@ def test_int8_is_written_with_its_distance_from_fp32_on_the_reference_sentences(
 def test_an_int8_model_that_loses_too_much_is_refused(exported_folder: Path, tmp_path: Path, evaluation: LabelledTexts):
     folder = Path(shutil.copytree(exported_folder, tmp_path / "student"))
     drown_the_embeddings(folder / FP32_FILE)
-    # Without its words a text is known by its length alone, and texts of one length have several classes.
+    # Without its words a text is reduced to its length, and texts of equal length have several classes.
     labels_of_five_words = [n for text, n in zip(TEXTS, evaluation.labels, strict=True) if len(text.split()) == 5]
     assert len(set(labels_of_five_words)) > 1
     with pytest.raises(
-        UserError, match=r"int8 may lose at most 0\.005 of accuracy, lost \d\.\d{4}: \d\.\d{4} after 1\.0000 in fp32"
+        UserError,
+        match=r"int8 may lose at most 0\.005 of accuracy, got a loss of \d\.\d{4}: \d\.\d{4} after 1\.0000 in fp32",
     ):
         quantise_int8(folder, evaluation)
     assert not (folder / INT8_FILE).exists()
 
 
 def drown_the_embeddings(path: Path) -> None:
-    """Gives a token that no text has so large an embedding that its scale rounds all others to nothing."""
+    """Gives an unused token so large an embedding that the scale of int8 rounds all others to zero."""
     model = onnx.load(path)
     (embeddings,) = (tensor for tensor in model.graph.initializer if tensor.name.endswith("word_embeddings.weight"))
     values = onnx.numpy_helper.to_array(embeddings).copy()
@@ -151,11 +152,11 @@ def test_a_negative_drop_is_refused(exported_folder: Path, evaluation: LabelledT
 
 
 @pytest.mark.parametrize("num_labels", [0, 1])
-def test_texts_without_a_label_each_are_refused(num_labels: int):
+def test_another_number_of_labels_than_texts_is_refused(num_labels: int):
     with pytest.raises(UserError, match=f"there must be a label for each text, got {len(TEXTS)} and {num_labels}"):
         LabelledTexts(texts=TEXTS, labels=np.zeros(num_labels), metric="accuracy")
 
 
 def test_int8_without_an_export_is_refused(tmp_path: Path, evaluation: LabelledTexts):
-    with pytest.raises(UserError, match=r"int8 is made from onnx/model\.onnx"):
+    with pytest.raises(UserError, match=r"int8 is made from onnx/model\.onnx, which .* lacks; run export_onnx first$"):
         quantise_int8(tmp_path, evaluation)

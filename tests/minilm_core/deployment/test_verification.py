@@ -1,3 +1,5 @@
+"""Tests of the verification: a sound package passes, and each kind of damage is found."""
+
 import json
 import re
 import shutil
@@ -57,7 +59,7 @@ def int8_folder(packaged_with_int8: Path, tmp_path: Path) -> Path:
 
 
 def reseal(folder: Path) -> None:
-    """Makes the checksums right again, so that only what lies behind them can find the damage."""
+    """Recomputes the checksums, so that only the checks after them can find the damage."""
     (folder / "SHA256SUMS").unlink()
     (folder / "SHA256SUMS").write_text(checksums(folder), encoding="utf-8")
 
@@ -72,14 +74,14 @@ def edit_parity_of_int8(folder: Path, **changes: object) -> None:
 
 
 def passed(folder: Path) -> dict[str, str]:
-    """The details of the checks by name, which all pass."""
+    """Returns the details of the checks by name; all of them must pass."""
     checks = list(run_checks(folder))
     assert all(check.is_passed for check in checks), checks
     return {check.name: check.detail for check in checks}
 
 
 def failure(folder: Path) -> Check:
-    """The one check that fails, which is the last."""
+    """Returns the last check, which must be the only one that fails."""
     *before, last = run_checks(folder)
     assert all(check.is_passed for check in before)
     assert not last.is_passed
@@ -100,14 +102,14 @@ def test_a_package_with_onnx_passes(packaged_with_int8: Path):
     assert "4 sentences within 0.001 of reference.json" in onnx
 
 
-def test_int8_is_compared_with_fp32_against_the_bound_of_its_maker(packaged_with_int8: Path):
+def test_int8_must_be_within_the_recorded_bound_of_fp32(packaged_with_int8: Path):
     parity = json.loads((packaged_with_int8 / "parity.json").read_text(encoding="utf-8"))
     bound = parity["int8"]["reference"]["tolerance"]
     compared = rf"4 sentences within {bound:.2g} of fp32 on this machine \(largest difference \S+\)"
     assert re.fullmatch(rf"{compared}, \d of 4 of the same class", passed(packaged_with_int8)["int8"])
 
 
-def test_an_int8_model_that_answers_otherwise_here_is_found(int8_folder: Path):
+def test_an_int8_model_with_other_outputs_on_this_machine_is_found(int8_folder: Path):
     edit_parity_of_int8(int8_folder, reference={"tolerance": 1e-9})
     reseal(int8_folder)
     found = failure(int8_folder)
@@ -115,10 +117,10 @@ def test_an_int8_model_that_answers_otherwise_here_is_found(int8_folder: Path):
     assert re.fullmatch(r"int8 must be within 1e-09 of fp32 on this machine, differs by \S+", found.detail)
 
 
-def test_an_int8_model_that_can_saturate_is_told(int8_folder: Path):
+def test_an_int8_model_that_can_saturate_is_reported(int8_folder: Path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # As the packages of earlier versions were made. The bound is wide: without VNNI these answers are far off.
+    # Packages of earlier versions were made so. The bound is wide because without VNNI these outputs are far off.
     model = int8_folder / "onnx/model_qint8.onnx"
     quantize_dynamic(int8_folder / "onnx/model.onnx", model, per_channel=True, weight_type=QuantType.QInt8)
     edit_parity_of_int8(int8_folder, reference={"tolerance": 1e9})
@@ -126,13 +128,13 @@ def test_an_int8_model_that_can_saturate_is_told(int8_folder: Path):
     assert passed(int8_folder)["int8"].endswith("; its products may saturate on an x86-64 processor without VNNI")
 
 
-def test_int8_without_a_recorded_bound_is_held_to_that_of_any_package(int8_folder: Path):
+def test_int8_without_a_recorded_bound_has_the_default_bound(int8_folder: Path):
     edit_parity_of_int8(int8_folder, reference=None)
     reseal(int8_folder)
     assert "sentences within" in passed(int8_folder)["int8"]
 
 
-def test_the_instruction_sets_of_maker_and_verifier_are_told(folder: Path):
+def test_the_instruction_sets_of_maker_and_verifier_are_reported(folder: Path):
     edit_json(folder / "provenance.json", packaged_on={"processor": "some processor", "isa": ["avx2", "avx512_vnni"]})
     reseal(folder)
     here = ", ".join(fingerprint(Device.CPU).isa)
@@ -145,7 +147,7 @@ def test_a_package_made_before_instruction_sets_were_recorded_passes(folder: Pat
     assert passed(folder)["processor"].startswith("made with instruction sets that are not recorded; verified with ")
 
 
-def test_instruction_sets_that_were_recorded_beside_int8_alone_are_told(int8_folder: Path):
+def test_instruction_sets_recorded_in_the_int8_report_are_reported(int8_folder: Path):
     edit_json(int8_folder / "provenance.json", packaged_on=None)
     edit_parity_of_int8(int8_folder, processor={"processor": "some processor", "isa": ["avx2"]})
     reseal(int8_folder)

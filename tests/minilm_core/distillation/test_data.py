@@ -15,7 +15,7 @@ NUM_HEADS = 2
 
 
 class FixedRelations(nn.Module):
-    """A student that says what it was told to."""
+    """A student whose relations are given."""
 
     def __init__(self, of_layers: list[LayerRelations]) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class FixedRelations(nn.Module):
 
 
 def layers(width: int, seed: int) -> list[LayerRelations]:
-    """Two layers that differ."""
+    """Returns the relations of two layers, which differ."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [[torch.randn(2, 5, width, generator=generator) for _ in RELATIONS] for _ in range(2)]
     return [

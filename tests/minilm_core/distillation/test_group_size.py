@@ -1,4 +1,4 @@
-"""Tests of how many students share a teacher: the closed form and its limits."""
+"""Tests of the number of students that share an online teacher: the closed form and its limits."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_core.distillation.group_size import (
-    LARGEST_TEACHER_SHARE,
+    LARGEST_TEACHER_FRACTION,
     STUDENT_FORWARD_PASSES,
     TeacherWork,
     students_per_worker,
@@ -30,18 +30,18 @@ def sharing(work: TeacherWork, **changes: int) -> int:
     return students_per_worker(work, **{"free_bytes": PLENTY, "student_bytes": 1, "max_students": PLENTY, **changes})
 
 
-def teacher_share(work: TeacherWork, num_students: int) -> float:
+def teacher_fraction(work: TeacherWork, num_students: int) -> float:
     of_students = num_students * STUDENT_FORWARD_PASSES * work.student_flops
     return work.teacher_flops / (work.teacher_flops + of_students)
 
 
 @fixed
 @given(teacher_flops=st.integers(1, 10**12), student_flops=st.integers(1, 10**10))
-def test_just_enough_students_bring_the_teacher_down_to_its_share(teacher_flops: int, student_flops: int) -> None:
+def test_just_enough_students_bring_the_teacher_down_to_its_fraction(teacher_flops: int, student_flops: int) -> None:
     work = make_work(teacher_flops=teacher_flops, student_flops=student_flops)
     number = sharing(work)
-    assert teacher_share(work, number) <= LARGEST_TEACHER_SHARE * (1 + 1e-9)
-    assert number == 1 or teacher_share(work, number - 1) > LARGEST_TEACHER_SHARE * (1 - 1e-9)
+    assert teacher_fraction(work, number) <= LARGEST_TEACHER_FRACTION * (1 + 1e-9)
+    assert number == 1 or teacher_fraction(work, number - 1) > LARGEST_TEACHER_FRACTION * (1 - 1e-9)
 
 
 def test_a_teacher_ten_times_as_large_is_shared_by_ten() -> None:
@@ -58,12 +58,12 @@ def test_a_teacher_ten_times_as_large_is_shared_by_ten() -> None:
     ],
     ids=["memory", "memory of less than one", "no memory", "students at once"],
 )
-def test_memory_and_the_students_drawn_at_once_limit_it(limits: dict[str, int], expected: int) -> None:
+def test_memory_and_the_students_drawn_at_once_limit_the_number(limits: dict[str, int], expected: int) -> None:
     assert sharing(make_work(), **limits) == expected
 
 
 @pytest.mark.parametrize("name", ["teacher_flops", "student_flops"])
-def test_work_that_is_none_is_refused(name: str) -> None:
+def test_arithmetic_that_is_not_positive_is_refused(name: str) -> None:
     changes: dict[str, Any] = {name: 0}
     with pytest.raises(UserError, match=f"^{name} must be at least 1, got 0$"):
         make_work(**changes)

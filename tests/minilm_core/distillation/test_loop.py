@@ -1,4 +1,4 @@
-"""Tests of the loop that teaches a student: what it is a function of, and that it teaches."""
+"""Tests of the training loop: what its result depends on, what it yields, and that students learn."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_bits(
     assert_same_bits(run(new_student(teacher_config), distillation_data), whole)
 
 
-def test_what_else_draws_random_numbers_changes_nothing(
+def test_random_numbers_that_others_draw_change_nothing(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run
 ) -> None:
     student = new_student(teacher_config)
@@ -109,7 +109,7 @@ def test_online_and_cached_targets_teach_the_same_to_bf16_precision(
     assert run(new_student(teacher_config), online).losses == pytest.approx(whole.losses, rel=0.01)
 
 
-def test_the_schedules_dropout_is_taken_in_place_of_the_teachers(
+def test_the_schedules_dropout_replaces_the_teachers(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run
 ) -> None:
     without = run(new_student(teacher_config), distillation_data, replace(SCHEDULE, dropout=0.0))
@@ -133,7 +133,7 @@ def test_students_learn_from_the_targets_and_are_evaluated_against_the_evaluatio
     assert evaluated.held_out[-1] != whole.held_out[-1]
 
 
-def test_the_held_out_loss_is_measured_as_often_as_asked_and_at_the_end(whole: Run) -> None:
+def test_the_held_out_loss_is_measured_num_evaluations_times_and_at_the_end(whole: Run) -> None:
     assert [step.step for step in whole.progress if step.held_out_loss is not None] == [2, 4, 6, 8]
     assert [step.is_finished for step in whole.progress] == [False] * 7 + [True]
 
@@ -203,7 +203,7 @@ def test_progress_counts_the_tokens_of_all_workers(
     assert first.num_tokens == 8 * 16
 
 
-def test_progress_says_the_learning_rate_of_its_step(whole: Run) -> None:
+def test_progress_has_the_learning_rate_of_its_step(whole: Run) -> None:
     factors = [learning_rate_factor(step, 8, 0.25) for step in range(8)]
     assert [step.learning_rate for step in whole.progress] == [LEARNING_RATE * factor for factor in factors]
 
@@ -220,7 +220,7 @@ def test_a_loss_that_is_not_finite_stops_the_distillation_and_leaves_the_student
     assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
 
 
-def test_a_learning_rate_that_blows_the_student_up_stops_the_distillation(
+def test_a_learning_rate_that_makes_the_student_diverge_stops_the_distillation(
     teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     with pytest.raises(NonFiniteLossError):
@@ -263,7 +263,7 @@ def test_fifteen_steps_on_real_text_bring_a_student_nearer_to_a_real_teacher(tmp
     assert after < 0.9 * before
 
 
-def test_with_minilm_a_student_of_other_heads_is_refused(
+def test_with_minilm_another_number_of_heads_than_the_teachers_is_refused(
     teacher_config: PretrainedConfig, corpus: PackedCorpus, targets: Path
 ) -> None:
     schedule = replace(SCHEDULE, method=Method.MINILM, relation_heads=None)
@@ -282,7 +282,7 @@ def test_relation_heads_that_do_not_divide_are_refused(
         first_step(new_student(teacher_config), distillation_data, schedule=replace(SCHEDULE, relation_heads=5))
 
 
-def test_an_encoder_that_is_not_taken_apart_is_refused(
+def test_an_encoder_that_is_no_relation_encoder_is_refused(
     teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     encoder = build_encoder(StudentArchitecture(num_layers=1, hidden_size=16, num_heads=4), teacher_config, seed=0)
@@ -294,12 +294,12 @@ def test_rows_longer_than_the_students_positions_are_refused(
     teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     short = type(teacher_config)(**{**teacher_config.to_dict(), "max_position_embeddings": 8})
-    with pytest.raises(UserError, match="rows must be at most the student's 8 positions long, got 16"):
+    with pytest.raises(UserError, match="rows must be at most as long as the student's 8 positions, got 16"):
         first_step(new_student(short), distillation_data)
 
 
 @pytest.mark.parametrize("learning_rate", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_learning_rate_that_teaches_nothing_is_refused(
+def test_a_learning_rate_that_is_not_positive_and_finite_is_refused(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, learning_rate: float
 ) -> None:
     with pytest.raises(UserError, match="learning_rate must be positive and finite, got "):

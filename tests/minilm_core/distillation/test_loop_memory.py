@@ -78,7 +78,7 @@ def test_micro_batches_learn_what_the_whole_batch_learns(
 
 
 @pytest.mark.parametrize("micro_batch_size", [8, 100])
-def test_a_micro_batch_that_holds_the_batch_changes_no_bit(
+def test_a_micro_batch_as_large_as_the_batch_changes_no_bit(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, micro_batch_size: int
 ) -> None:
     schedule = replace(SCHEDULE, micro_batch_size=micro_batch_size)
@@ -131,13 +131,13 @@ def test_fp16_learns_what_fp32_learns_up_to_its_precision(
     whole = run(new_student(without_dropout(teacher_config)), distillation_data)
     assert half.losses != whole.losses
     assert half.losses == pytest.approx(whole.losses, rel=1e-2)
-    # What a scaler begins with is not too much for the first step.
+    # The initial scale is small enough for the first step.
     assert half.progress[-1].state.num_skipped_steps == 0
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
 
 
 def with_a_scale_that_is_too_large(steps: Iterator[DistillationProgress]) -> Iterator[DistillationProgress]:
-    """Goes on with a distillation after its first step so that the coming gradients overflow."""
+    """Continues a distillation after its first step with a loss scale that makes the next gradients overflow."""
     first = next(steps)
     first.state.scaler.update(2.0**60)
     yield first
@@ -164,7 +164,7 @@ def test_fp16_is_resumed_bit_for_bit_with_its_scale(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
-# PyTorch warns about itself when it first compiles.
+# PyTorch itself causes a warning when it first compiles.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_a_compiled_student_learns_what_an_eager_one_learns(
     teacher_config: PretrainedConfig, distillation_data: DistillationData
@@ -182,9 +182,9 @@ def test_a_compiled_student_learns_what_an_eager_one_learns(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
-# PyTorch warns about itself when it first compiles.
+# PyTorch itself causes a warning when it first compiles.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
-def test_a_compiled_student_goes_on_from_the_checkpoint_of_an_eager_one(
+def test_a_compiled_student_continues_from_the_checkpoint_of_an_eager_one(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, tmp_path: Path
 ) -> None:
     config = without_dropout(teacher_config)

@@ -1,4 +1,4 @@
-"""Tests of going on with a distillation: as if it had never stopped, or not at all."""
+"""Tests of resuming a distillation: it equals one that never stopped, or it is refused."""
 
 import json
 from dataclasses import replace
@@ -39,7 +39,7 @@ def test_resumed_equals_never_stopped(
     before = [next(steps) for _ in range(num_steps_before)]
     before[-1].save_checkpoint(tmp_path)
     give_up(steps)
-    # Another initialisation: nothing of the student but its checkpoint comes into it.
+    # A student with other initial weights, so that everything must come from the checkpoint.
     student = new_student(teacher_config, seed=99)
     after = list(
         distil(student, distillation_data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0, resume_from=tmp_path)
@@ -57,13 +57,13 @@ def test_resuming_a_finished_distillation_restores_the_student_and_takes_no_step
     assert all(torch.equal(parameter, whole.parameters[name]) for name, parameter in student.named_parameters())
 
 
-def test_without_a_checkpoint_resuming_begins_at_the_first_step(
+def test_without_a_checkpoint_training_begins_at_the_first_step(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run, tmp_path: Path
 ) -> None:
     assert_same_bits(run(new_student(teacher_config), distillation_data, resume_from=tmp_path / "none"), whole)
 
 
-def test_a_checkpoint_that_a_crash_cut_short_is_passed_over(
+def test_a_checkpoint_that_a_crash_left_unfinished_is_skipped(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run, tmp_path: Path
 ) -> None:
     steps = distil(new_student(teacher_config), distillation_data, SCHEDULE, learning_rate=LEARNING_RATE, seed=0)
@@ -90,7 +90,7 @@ def test_only_the_latest_checkpoint_is_kept(
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000008"]
 
 
-def test_bf16_is_resumed_bit_for_bit_too(
+def test_bf16_is_resumed_bit_for_bit(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, tmp_path: Path
 ) -> None:
     schedule = replace(SCHEDULE, precision=Precision.BF16, num_steps=4)
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_student_is_refused(
     assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
 
 
-def test_a_checkpoint_that_does_not_say_of_what_training_it_is_is_refused(
+def test_a_checkpoint_without_the_settings_of_its_training_is_refused(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run, tmp_path: Path
 ) -> None:
     whole.progress[-1].save_checkpoint(tmp_path)

@@ -1,4 +1,4 @@
-"""Tests of several students that learn from one teacher: each learns what it would alone, the teacher speaks once."""
+"""Tests of several students on the same batches: each ends as it would alone, and the teacher runs once a batch."""
 
 import itertools
 from dataclasses import replace
@@ -39,7 +39,7 @@ Outcomes = dict[int, DistillationProgress | DistillationFailure]
 
 
 class CountingTargets(OnlineTargets):
-    """A teacher that counts how often it is asked."""
+    """An online teacher that counts its forward passes."""
 
     num_calls = 0
 
@@ -118,7 +118,7 @@ def test_each_student_ends_bit_for_bit_as_it_would_alone(
     ],
     ids=["micro-batches", "bf16", "fp16", "checkpointed"],
 )
-def test_so_does_each_whatever_the_schedule(
+def test_each_student_ends_as_it_would_alone_with_other_schedules(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, changes: dict[str, Any]
 ) -> None:
     schedule = replace(SCHEDULE, num_steps=3, num_evaluations=1, **changes)
@@ -129,7 +129,7 @@ def test_so_does_each_whatever_the_schedule(
 
 
 @pytest.mark.parametrize(("micro_batch_size", "num_parts"), [(None, 1), (4, 2)])
-def test_the_teacher_is_asked_once_for_all_students(
+def test_the_teacher_runs_once_for_all_students(
     teacher_config: PretrainedConfig,
     distillation_data: DistillationData,
     teacher: CountingTargets,
@@ -158,7 +158,7 @@ def test_held_out_losses_are_those_of_each_alone(
     assert together == [held_out_loss(student, with_teacher, SCHEDULE) for student in students]
 
 
-def test_a_student_that_fails_leaves_and_the_others_go_on(
+def test_a_student_that_fails_drops_out_and_the_others_go_on(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, alone: list[Run]
 ) -> None:
     students = students_of(teacher_config)
@@ -175,7 +175,9 @@ def test_a_student_that_fails_leaves_and_the_others_go_on(
         assert_same_bits(run_of(students[index], progress), alone[index])
 
 
-def test_once_all_have_failed_it_ends(teacher_config: PretrainedConfig, distillation_data: DistillationData) -> None:
+def test_the_distillation_ends_when_all_students_have_failed(
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
+) -> None:
     students = students_of(teacher_config)
     for student, architecture in zip(students, ARCHITECTURES, strict=True):
         with torch.no_grad():
@@ -184,7 +186,7 @@ def test_once_all_have_failed_it_ends(teacher_config: PretrainedConfig, distilla
     assert all(isinstance(outcome, DistillationFailure) for outcome in outcomes.values())
 
 
-def test_those_whose_checkpoints_lie_behind_catch_up_first(
+def test_students_whose_checkpoints_are_behind_catch_up_first(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, alone: list[Run], tmp_path: Path
 ) -> None:
     num_steps_before = [2, 8, 5]

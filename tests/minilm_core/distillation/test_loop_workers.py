@@ -41,13 +41,13 @@ IN_PARTS = replace(SCHEDULE, micro_batch_size=3)
 CHECKPOINTED = replace(SCHEDULE, checkpoint_activations=True)
 MINILM = replace(SCHEDULE, method=Method.MINILM, relation_heads=None)
 KINDS = {"fresh": 0, "resumed": NUM_STEPS_BEFORE, "in parts": 0, "checkpointed": 0}
-"""Trainings by two workers, with the steps that one worker took before."""
+"""Kinds of training by two workers, with the number of steps that a single worker took before."""
 
 
 def _distil_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets: Path) -> None:
     config = without_dropout(load_encoder_config(folder / "teacher"))
     data = distillation_data_of(PackedCorpus.load(corpus_folder), targets, rank=rank, world_size=2)
-    # Every worker builds its own student; here the second one's is another, which the first one's must replace.
+    # Every worker builds its own student. Here the second worker's differs, and the first worker's must replace it.
     fresh = new_student(config, seed=rank)
     # Only the first worker saves, as in a trial.
     progress = saving(DistributedDataParallel(fresh), data, folder / "of-two" if rank == 0 else None)
@@ -82,14 +82,14 @@ def _save(path: Path, student: nn.Module, of_run: Run) -> None:
 
 @dataclass(frozen=True)
 class OfTwo:
-    """One worker and two workers at the same data: fresh, from a checkpoint, in micro-batches, and with activations
-    computed again. And two at MiniLM's."""
+    """The results of one worker and of two workers on the same data: from the start, from a checkpoint, in
+    micro-batches, with recomputed activations, and with MiniLM."""
 
     alone: Run
     parameters: dict[tuple[str, int], dict[str, Tensor]]
     figures: dict[tuple[str, int], dict[str, list[float]]]
     checkpoint: Path
-    """Of the two workers' fresh training."""
+    """The checkpoint of the two workers that began at the first step."""
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +122,14 @@ def test_two_workers_at_minilm_equal_one_on_the_joined_batch(
     for rank in range(2):
         assert of_two.figures["minilm", rank]["losses"] == pytest.approx(alone.losses, rel=1e-4)
         for name, parameter in of_two.parameters["minilm", rank].items():
-            # A bias of all keys moves no share of attention: its gradient is rounding, which AdamW makes steps of.
+            # A bias of all keys leaves attention unchanged: its gradient is a rounding error, which AdamW scales up.
             if name.endswith("key.bias"):
                 continue
             torch.testing.assert_close(parameter, alone.parameters[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_workers_hold_the_same_student(of_two: OfTwo, kind: str) -> None:
+def test_two_workers_end_with_the_same_student(of_two: OfTwo, kind: str) -> None:
     assert of_two.figures[kind, 0]["held_out"] == of_two.figures[kind, 1]["held_out"]
     for name, parameter in of_two.parameters[kind, 0].items():
         assert torch.equal(parameter, of_two.parameters[kind, 1][name]), name
@@ -146,7 +146,7 @@ def test_two_workers_equal_one_on_the_joined_batch(of_two: OfTwo, kind: str, num
         torch.testing.assert_close(parameter, of_two.alone.parameters[name], rtol=1e-4, atol=1e-5)
 
 
-def test_one_worker_goes_on_from_the_checkpoint_of_two(
+def test_one_worker_continues_from_the_checkpoint_of_two(
     of_two: OfTwo, teacher_config: PretrainedConfig, distillation_data: DistillationData
 ) -> None:
     student = new_student(without_dropout(teacher_config), seed=99)
@@ -156,7 +156,7 @@ def test_one_worker_goes_on_from_the_checkpoint_of_two(
 
 
 def _dropout_as_one_of_two(rank: int, folder: Path, corpus_folder: Path, targets: Path) -> None:
-    """Notes where the random numbers of the dropout of the first step begin."""
+    """Saves the state of the random numbers at the first step, which determines its dropout."""
     student = new_student(load_encoder_config(folder / "teacher"))
     drawn = []
     student.trunk.register_forward_pre_hook(lambda *_: drawn.append(torch.random.get_rng_state()))
@@ -175,7 +175,7 @@ def test_two_workers_draw_different_dropout(
 
 
 def _steps_as_one_of_two(rank: int, folder: Path) -> None:
-    """Takes steps of which the second has a loss, but no gradient, that is infinite for the second worker alone."""
+    """Takes steps; in the second, the loss of the second worker alone is infinite, but not its gradient."""
     wrapped = DistributedDataParallel(nn.Linear(2, 1))
     state = begin_training(wrapped, SCHEDULE, learning_rate=0.1, num_steps=3, seed=0)
     lines = []
@@ -195,6 +195,6 @@ def test_a_loss_that_is_infinite_for_one_worker_stops_both_at_the_same_step(tmp_
     in_two_processes(_steps_as_one_of_two, tmp_path)
     for rank in range(2):
         first, second = (tmp_path / f"steps-{rank}.txt").read_text().splitlines()
-        # The mean of 0 and 1.
+        # The mean of the two workers' losses, 0 and 1.
         assert float(first) == 0.5
         assert second == "the loss and the gradient must be finite, got loss inf in step 2, True"

@@ -1,4 +1,4 @@
-"""Tests of the losses against the papers' equations, computed a number at a time."""
+"""Tests of the losses against a slow transcription of the papers' equations."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ VECTORS = {
     Relation.KEY: ("key", "key"),
     Relation.VALUE: ("value", "value"),
 }
-# fp32 runs through the compiled loops, fp64 and whatever has a bias through blocks.
+# fp32 uses the compiled loops; fp64, and operands with a bias, use the blockwise kernel.
 PRECISIONS = {torch.float32: 2e-5, torch.float64: 1e-9}
 
 
@@ -32,7 +32,7 @@ def softmax(row: list[float]) -> list[float]:
 
 
 def transcribed_term(teacher: RelationOperands, student: RelationOperands, num_heads: int, lengths: list[int]) -> float:
-    """Equations 3, 6, 7 and 9 of MiniLM and 1 to 5 of MiniLMv2, a number at a time, over the real tokens only."""
+    """Equations 3, 6, 7 and 9 of MiniLM and 1 to 5 of MiniLMv2 in plain Python, over the real tokens only."""
 
     def relation(operands: RelationOperands, row: int, head: int, query: int, length: int) -> list[float]:
         size = operands.left.shape[-1] // num_heads
@@ -69,7 +69,7 @@ def random_relations(
 
 
 def tensors_of(relations: LayerRelations) -> list[Tensor]:
-    """Each different tensor once."""
+    """Returns each different tensor once."""
     return list({id(part): part for operands in relations.values() for part in operands[:2]}.values())
 
 
@@ -227,7 +227,7 @@ def test_value_vectors_teach_the_student_only() -> None:
 
 
 @pytest.mark.parametrize(("width", "num_heads"), [(8, 3), (12, 8), (8, 16)])
-def test_heads_that_do_not_divide_are_refused_and_not_cut_short(width: int, num_heads: int) -> None:
+def test_heads_that_do_not_divide_the_width_are_refused(width: int, num_heads: int) -> None:
     teacher, student = (random_relations(Method.MINILM, 2, 4, w, w, torch.float32) for w in (24, width))
     with pytest.raises(UserError) as refusal:
         relation_losses(teacher, student, num_heads)
@@ -244,14 +244,16 @@ def test_value_vectors_of_another_width_are_refused() -> None:
         relation_losses(teacher, student, 2)
 
 
-def test_a_teacher_that_does_not_tell_a_relation_is_refused() -> None:
+def test_a_teacher_without_a_relation_of_its_student_is_refused() -> None:
     teacher, student = (random_relations(method, 1, 4, 8, 0) for method in (Method.MINILM, Method.MINILMV2))
-    with pytest.raises(UserError, match="a teacher must tell every relation of its student, got attention, value and"):
+    with pytest.raises(
+        UserError, match="a teacher must have every relation of its student, got attention, value without"
+    ):
         relation_losses(teacher, student, 2)
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-def test_tokens_of_which_none_is_real_are_refused(dtype: torch.dtype) -> None:
+def test_a_batch_without_a_real_token_is_refused(dtype: torch.dtype) -> None:
     teacher, student = (random_relations(Method.MINILM, 2, 4, 8, seed, dtype) for seed in (6, 7))
     with pytest.raises(UserError, match="a relation must have at least 1 real token, got 0"):
         relation_losses(teacher, student, 2, mask_of([0, 0], 4))
@@ -266,7 +268,7 @@ def test_a_teacher_certain_of_one_key_gives_a_finite_loss(dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
-def test_vectors_that_are_not_finite_give_a_loss_that_is_not(value: float) -> None:
+def test_vectors_that_are_not_finite_give_a_loss_that_is_not_finite(value: float) -> None:
     teacher, student = (random_relations(Method.MINILMV2, 1, 4, 8, seed, torch.float32) for seed in (12, 13))
 
     def spoilt(part: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tests of how the cache of a teacher's targets is built: once, by any number of workers, through any crash."""
+"""Tests of building the cache of a teacher's targets: by any number of workers, and after any crash."""
 
 import errno
 import fcntl
@@ -35,7 +35,7 @@ ROWS_PER_PART = 16
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_parts() -> Iterator[None]:
-    """Parts of two passes each, so that a small corpus has several."""
+    """Makes parts of two forward passes each, so that a small corpus has several parts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target_storage, "PART_BYTES", ROWS_PER_PART * ROW_BYTES)
         patch.setattr(target_cache, "TOKENS_PER_PASS", {"cpu": ROWS_PER_PASS * SEQUENCE_LENGTH})
@@ -45,7 +45,7 @@ def _small_parts() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> PackedCorpus:
-    """Five parts of rows, the last one short."""
+    """A corpus of five parts, of which the last is short."""
     base = tmp_path_factory.mktemp("text")
     texts = [f"the student learns what its teacher knows about {'text ' * (n % 5)}and ships today." for n in range(70)]
     (base / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -67,7 +67,7 @@ def teacher(teacher_folder: Path) -> RelationEncoder:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, teacher: RelationEncoder, corpus: PackedCorpus) -> Path:
-    """What one worker makes that nothing interrupts."""
+    """The cache that a single worker built without interruption."""
     cache = tmp_path_factory.mktemp("cache")
     finish(cache_targets(teacher, corpus, KEY, cache))
     return cache / KEY.folder_name
@@ -90,7 +90,7 @@ def whole_parts(folder: Path) -> set[str]:
     return {path.name for path in (folder / "parts").iterdir() if path.stat().st_size}
 
 
-def test_caching_says_how_many_rows_are_done(tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus) -> None:
+def test_caching_yields_the_number_of_rows_done(tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus) -> None:
     assert finish(cache_targets(teacher, corpus, KEY, tmp_path)) == [*range(8, 75, 8), 75]
 
 
@@ -104,20 +104,20 @@ def test_a_finished_cache_holds_states_heads_manifest_and_nothing_else(whole: Pa
     }
 
 
-def test_the_cache_says_what_it_was_made_from(whole: Path, corpus: PackedCorpus) -> None:
+def test_the_manifest_names_everything_that_the_states_depend_on(whole: Path, corpus: PackedCorpus) -> None:
     manifest = TargetsManifest.load(whole)
     assert manifest.layers == LAYERS
     assert manifest.num_rows == corpus.num_rows
     assert (whole / "states.bf16").stat().st_size == 75 * ROW_BYTES == manifest.num_bytes
 
 
-def test_a_cache_that_is_there_is_not_made_again(whole: Path, teacher: RelationEncoder, corpus: PackedCorpus) -> None:
+def test_a_finished_cache_is_not_built_again(whole: Path, teacher: RelationEncoder, corpus: PackedCorpus) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     assert finish(cache_targets(teacher, corpus, KEY, whole.parent)) == []
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
-def test_a_cache_is_made_without_dropout(
+def test_a_cache_is_built_without_dropout(
     tmp_path: Path, teacher_folder: Path, corpus: PackedCorpus, whole: Path
 ) -> None:
     training = RelationEncoder(load_encoder(teacher_folder), LAYERS, tuple(Relation)).train()
@@ -125,7 +125,7 @@ def test_a_cache_is_made_without_dropout(
     assert contents(tmp_path / KEY.folder_name) == contents(whole)
 
 
-def test_a_cache_is_not_seen_before_its_last_part_is_whole(
+def test_a_cache_is_unfinished_until_its_last_part_is_done(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus
 ) -> None:
     folder = tmp_path / KEY.folder_name
@@ -136,7 +136,7 @@ def test_a_cache_is_not_seen_before_its_last_part_is_whole(
                 TargetsManifest.load(folder)
 
 
-def test_a_part_is_said_to_be_whole_only_after_its_bytes_are_on_the_disk(
+def test_a_part_is_marked_as_done_only_after_its_bytes_are_on_the_disk(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = tmp_path / KEY.folder_name / "states.bf16"
@@ -151,7 +151,7 @@ def test_a_part_is_said_to_be_whole_only_after_its_bytes_are_on_the_disk(
     assert whole_at_sync == [0, 1, 2, 3, 4]
 
 
-def test_a_build_that_was_given_up_goes_on_from_the_last_whole_part(
+def test_a_build_that_was_stopped_continues_from_the_parts_that_are_done(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus, whole: Path
 ) -> None:
     building = cache_targets(teacher, corpus, KEY, tmp_path)
@@ -171,7 +171,7 @@ def _build_and_die(teacher: RelationEncoder, corpus: PackedCorpus, cache: Path) 
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_build_whose_worker_was_killed_goes_on_from_the_last_whole_part(
+def test_a_build_whose_worker_was_killed_continues_from_the_parts_that_are_done(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus, whole: Path
 ) -> None:
     worker = FORK.Process(target=_build_and_die, args=(teacher, corpus, tmp_path))
@@ -188,7 +188,7 @@ def test_two_workers_do_no_part_twice(
 ) -> None:
     first, second = (cache_targets(teacher, corpus, KEY, tmp_path) for _ in range(2))
     assert next(first) == ROWS_PER_PASS
-    # The second does all but the first's part, then waits, and so yields the same number again.
+    # The second worker does all parts but the first worker's, then waits, and so yields the same number again.
     waiting = next(now for before, now in pairwise(second) if now == before)
     assert waiting == 75 - ROWS_PER_PART
     assert finish(first) == [ROWS_PER_PART, 75]
@@ -204,8 +204,11 @@ def _build(teacher: RelationEncoder, corpus: PackedCorpus, cache: Path, rank: in
 def test_several_processes_build_one_cache(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus, whole: Path, knows_rank: bool
 ) -> None:
-    shares = [(rank, 3) if knows_rank else (0, 1) for rank in range(3)]
-    workers = [FORK.Process(target=_build, args=(teacher, corpus, tmp_path, *share)) for share in shares]
+    ranks_and_sizes = [(rank, 3) if knows_rank else (0, 1) for rank in range(3)]
+    workers = [
+        FORK.Process(target=_build, args=(teacher, corpus, tmp_path, *rank_and_size))
+        for rank_and_size in ranks_and_sizes
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -221,7 +224,7 @@ def _build_a_pass_and_wait(teacher: RelationEncoder, corpus: PackedCorpus, cache
     multiprocessing.Event().wait()
 
 
-def test_the_part_of_a_worker_that_dies_is_taken_over_by_who_waits_for_it(
+def test_the_part_of_a_worker_that_dies_is_built_by_a_worker_that_waits(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus, whole: Path
 ) -> None:
     is_at_work = FORK.Event()
@@ -237,7 +240,7 @@ def test_the_part_of_a_worker_that_dies_is_taken_over_by_who_waits_for_it(
 
 
 @pytest.mark.parametrize(("rank", "first_part"), [(0, "0-16"), (1, "16-32"), (2, "48-64")])
-def test_each_worker_begins_in_a_place_of_its_own(
+def test_each_worker_begins_with_other_parts(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus, rank: int, first_part: str
 ) -> None:
     building = cache_targets(teacher, corpus, KEY, tmp_path, rank=rank, world_size=3)
@@ -251,7 +254,7 @@ def whole_parts_or_none(folder: Path) -> set[str]:
     return whole_parts(folder) if folder.exists() else set()
 
 
-def test_workers_without_locks_make_the_same_cache(
+def test_workers_without_locks_build_the_same_cache(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(descriptor: int, operation: int) -> None:
@@ -266,18 +269,18 @@ def test_workers_without_locks_make_the_same_cache(
     assert contents(tmp_path / KEY.folder_name) == contents(whole)
 
 
-def test_a_cache_in_the_making_is_not_evicted_until_it_is_abandoned(
+def test_an_unfinished_cache_is_not_evicted_while_a_worker_builds_it(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus
 ) -> None:
     building = cache_targets(teacher, corpus, KEY, tmp_path)
     next(building)
-    with pytest.raises(UserError, match="beside those in use"):
+    with pytest.raises(UserError, match="and those in use"):
         make_room(tmp_path / "other", 1000, limit_bytes=1500)
     give_up(building)
     assert make_room(tmp_path / "other", 1000, limit_bytes=1500) == [tmp_path / KEY.folder_name]
 
 
-def test_a_cache_removed_under_its_worker_stops_it(
+def test_a_worker_stops_when_its_cache_is_removed(
     tmp_path: Path, teacher: RelationEncoder, corpus: PackedCorpus
 ) -> None:
     building = cache_targets(teacher, corpus, KEY, tmp_path)

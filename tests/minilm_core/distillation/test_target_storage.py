@@ -1,4 +1,4 @@
-"""Tests of where cached targets lie on disk, and of who makes room for whom."""
+"""Tests of cached targets on disk: their layout and size, the locks of their users, and eviction."""
 
 import errno
 import fcntl
@@ -35,12 +35,12 @@ KEY = key_of((3,))
 MANIFEST = TargetsManifest(**asdict(KEY), num_rows=50, sequence_length=10, hidden_size=10, num_heads=2)
 SIZE = MANIFEST.num_bytes
 LIMIT = 3 * SIZE + 5_000
-"""Three caches with their manifests, and no fourth."""
+"""The size of three caches with their manifests."""
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """Three finished caches, of which c was opened first, then a, then b."""
+    """Three finished caches; c was used first, then a, then b."""
     for age, name in enumerate("bac"):
         folder = tmp_path / name
         folder.mkdir()
@@ -95,7 +95,7 @@ def test_another_format_is_another_cache(monkeypatch: pytest.MonkeyPatch) -> Non
     ("num_rows", "sequence_length", "hidden_size", "num_layers"),
     [(1, 8, 24, 1), (100_000, 128, 384, 1), (9_999, 512, 768, 12), (5_000, 9, 23, 1), (70_001, 77, 136, 3)],
 )
-def test_parts_hold_every_row_once_and_meet_at_the_borders_of_pages(
+def test_parts_contain_every_row_once_and_begin_at_page_boundaries(
     num_rows: int, sequence_length: int, hidden_size: int, num_layers: int
 ) -> None:
     manifest = replace(
@@ -132,42 +132,44 @@ def test_an_unfinished_cache_is_refused(cache: Path) -> None:
     assert is_cached(cache / "a")
     (cache / "a" / "manifest.json").unlink()
     assert not is_cached(cache / "a")
-    with pytest.raises(UserError, match=r"cached targets must be finished, that is have manifest.json, got .*/a$"):
+    with pytest.raises(UserError, match=r"cached targets must be finished and have manifest.json, got .*/a$"):
         TargetsManifest.load(cache / "a")
 
 
 @pytest.mark.parametrize(("change", "got"), [({"format_version": 1}, "1"), ({"format_version": None}, "None")])
 def test_a_cache_of_another_format_is_refused(cache: Path, change: dict[str, Any], got: str) -> None:
     (cache / "a" / "manifest.json").write_text(json.dumps({**asdict(MANIFEST), **change}))
-    with pytest.raises(UserError, match=rf"cached targets must have format 3, got {got} in .*/a$"):
+    with pytest.raises(
+        UserError, match=rf"cached targets must have format 3, got {got} in .*/a; remove the folder to cache"
+    ):
         TargetsManifest.load(cache / "a")
 
 
-def test_a_cache_that_says_no_format_is_refused(cache: Path) -> None:
+def test_a_manifest_without_a_format_is_refused(cache: Path) -> None:
     earlier = {name: value for name, value in asdict(MANIFEST).items() if name != "format_version"}
     (cache / "a" / "manifest.json").write_text(json.dumps(earlier))
     with pytest.raises(UserError, match="cached targets must have format 3, got None"):
         TargetsManifest.load(cache / "a")
 
 
-def test_states_cut_short_are_refused(cache: Path) -> None:
+def test_truncated_states_are_refused(cache: Path) -> None:
     os.truncate(cache / "a" / "states.bf16", SIZE - 1)
     with pytest.raises(UserError, match=rf"must have the {SIZE} bytes of its manifest, got {SIZE - 1}; remove .*/a to"):
         TargetsManifest.load(cache / "a")
 
 
-def test_the_cache_opened_longest_ago_is_evicted_and_no_more_than_need_be(cache: Path) -> None:
+def test_the_least_recently_used_cache_is_evicted_and_no_other(cache: Path) -> None:
     assert make_room_for_new(cache) == ["c"]
     assert names_in(cache) == ["a", "b"]
 
 
-def test_opening_a_cache_keeps_it_longer(cache: Path) -> None:
+def test_using_a_cache_makes_it_the_last_to_be_evicted(cache: Path) -> None:
     with hold(cache / "c"):
         pass
     assert make_room_for_new(cache) == ["a"]
 
 
-def test_as_many_are_evicted_as_it_takes(cache: Path) -> None:
+def test_as_many_caches_are_evicted_as_necessary(cache: Path) -> None:
     assert make_room_for_new(cache, limit_bytes=2 * SIZE + 5_000) == ["c", "a"]
     assert make_room_for_new(cache, limit_bytes=SIZE) == ["b"]
     assert names_in(cache) == []
@@ -183,12 +185,12 @@ def test_nothing_is_evicted_without_a_limit(cache: Path) -> None:
     assert names_in(cache) == ["a", "b", "c"]
 
 
-def test_a_cache_that_is_there_already_counts_once(cache: Path) -> None:
+def test_a_cache_that_exists_is_not_counted_twice(cache: Path) -> None:
     assert make_room(cache / "c", SIZE, limit_bytes=LIMIT) == []
     assert make_room(cache / "c", SIZE, limit_bytes=LIMIT - SIZE) == [cache / "a"]
 
 
-def test_a_cache_to_be_kept_is_not_evicted(cache: Path) -> None:
+def test_a_cache_named_in_keep_is_not_evicted(cache: Path) -> None:
     assert make_room_for_new(cache, keep={"c", "a"}) == ["b"]
 
 
@@ -206,7 +208,7 @@ def _hold_until_killed(folder: Path, is_held: Event) -> None:
 
 @pytest.fixture
 def holder(cache: Path) -> Iterator[multiprocessing.Process]:
-    """Another process, which uses c."""
+    """Starts another process that uses the cache c."""
     is_held = multiprocessing.get_context("fork").Event()
     process = multiprocessing.get_context("fork").Process(target=_hold_until_killed, args=(cache / "c", is_held))
     process.start()
@@ -245,7 +247,7 @@ def test_a_limit_below_one_cache_is_refused_in_one_line_and_nothing_is_evicted(c
         make_room(cache / "new", 15_360_000_000, limit_bytes=10_000_000_000)
     assert str(caught.value) == (
         "storage.max_cache_bytes must hold the teacher's targets, 15.36 GB, got 10.00 GB; "
-        "raise it, lower corpus.max_tokens or share the teacher online"
+        "raise it, lower corpus.max_tokens or run the teacher online"
     )
     assert names_in(cache) == ["a", "b", "c"]
 
@@ -254,12 +256,12 @@ def test_a_limit_below_what_is_in_use_is_refused(cache: Path) -> None:
     with (
         hold(cache / "a"),
         hold(cache / "b"),
-        pytest.raises(UserError, match=r"must hold the teacher's targets, 0.00 GB, beside those in use, 0.00 GB"),
+        pytest.raises(UserError, match=r"must hold the teacher's targets, 0.00 GB, and those in use, 0.00 GB"),
     ):
         make_room_for_new(cache, limit_bytes=2 * SIZE)
 
 
-def test_a_disk_without_room_is_refused_in_one_line(cache: Path) -> None:
+def test_a_full_disk_is_refused_in_one_line(cache: Path) -> None:
     with pytest.raises(UserError) as caught:
         make_room(cache / "new", 10**18, limit_bytes=None)
     assert str(caught.value).startswith(
@@ -268,27 +270,27 @@ def test_a_disk_without_room_is_refused_in_one_line(cache: Path) -> None:
     assert str(caught.value).endswith("; lower corpus.max_tokens or move storage.cache")
 
 
-def test_what_is_written_already_needs_no_room_on_the_disk(cache: Path) -> None:
+def test_bytes_that_are_written_already_need_no_free_disk(cache: Path) -> None:
     free = shutil.disk_usage(cache).free
     written = cache / "a" / "states.bf16"
     written.write_bytes(os.urandom(2**25))
-    # More than is free by half of what is written: other processes write too.
+    # Half of the written bytes more than is free, because other processes write, too.
     assert make_room(cache / "a", shutil.disk_usage(cache).free + 2**24, limit_bytes=None) == []
     assert shutil.disk_usage(cache).free < free + 2**24
 
 
-def test_room_is_made_where_no_cache_was_yet(tmp_path: Path) -> None:
+def test_room_can_be_made_in_a_folder_without_caches(tmp_path: Path) -> None:
     assert make_room(tmp_path / "targets" / "new", SIZE, limit_bytes=LIMIT) == []
 
 
-def test_a_file_system_without_locks_evicts_nothing_and_reads_all_the_same(
+def test_a_file_system_without_locks_evicts_nothing_and_reads_every_cache(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "no locks here")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(UserError, match="beside those in use"):
+    with pytest.raises(UserError, match="and those in use"):
         make_room_for_new(cache)
     assert names_in(cache) == ["a", "b", "c"]
     with hold(cache / "a"):

@@ -1,4 +1,4 @@
-"""Tests of what the teacher says about a text: computed now, or once and read from disk."""
+"""Tests of the teacher's relations for a text: computed online, or from states on disk."""
 
 import gc
 import inspect
@@ -72,11 +72,11 @@ def opened(folder: Path, precision: Precision = Precision.FP32, layers: tuple[in
 
 
 def vectors_of(targets: Targets, corpus: PackedCorpus) -> dict[tuple[int, str, str], torch.Tensor]:
-    """Every operand by layer, relation and side."""
+    """Returns every operand by layer, relation and side."""
     of_layers = targets.relations(ROWS, torch.from_numpy(corpus.rows(ROWS)))
     return {
-        (place, relation, side): getattr(operands, side)
-        for place, relations in enumerate(of_layers)
+        (index, relation, side): getattr(operands, side)
+        for index, relations in enumerate(of_layers)
         for relation, operands in relations.items()
         for side in ("left", "right")
     }
@@ -90,23 +90,23 @@ def test_cached_operands_are_the_projections_of_the_states_rounded_to_bf16(
         rounded = [states.to(torch.bfloat16) for states in teacher.states(torch.from_numpy(corpus.rows(ROWS)), None)]
         expected = [head(states.float()) for head, states in zip(teacher.heads.values(), rounded, strict=True)]
     assert all(map(torch.equal, targets.states(ROWS), rounded))
-    for (place, relation, side), vectors in vectors_of(targets, corpus).items():
+    for (index, relation, side), vectors in vectors_of(targets, corpus).items():
         assert vectors.dtype == torch.float32
-        torch.testing.assert_close(vectors, getattr(expected[place][relation], side), rtol=0, atol=0)
+        torch.testing.assert_close(vectors, getattr(expected[index][relation], side), rtol=0, atol=0)
 
 
-def test_cached_operands_are_the_online_ones_but_for_the_rounding_of_the_states(
+def test_cached_operands_are_the_online_ones_up_to_the_rounding_of_the_states(
     cached: Path, teacher: RelationEncoder, corpus: PackedCorpus
 ) -> None:
     states = [states.detach() for states in teacher.states(torch.from_numpy(corpus.rows(ROWS)), None)]
     online, offline = (vectors_of(t, corpus) for t in (OnlineTargets(teacher, Precision.FP32), opened(cached)))
     weights = load_file(cached / "heads" / "heads.safetensors")
-    for (place, relation, side), ours in offline.items():
+    for (index, relation, side), ours in offline.items():
         name = SIDES[relation][side == "right"]
-        weight = weights[f"{LAYERS[place]}.vectors.{name}.weight"]
-        # bf16 keeps 8 bits: each state moves by at most 1/256 of itself, each vector by the projection of that.
-        bound = (states[place].abs() / 256) @ weight.abs().T + 1e-6
-        theirs = online[place, relation, side]
+        weight = weights[f"{LAYERS[index]}.vectors.{name}.weight"]
+        # bf16 has 8 bits of precision: a state changes by at most 1/256, a vector by the projection of that change.
+        bound = (states[index].abs() / 256) @ weight.abs().T + 1e-6
+        theirs = online[index, relation, side]
         assert ((ours - theirs).abs() <= bound).all()
         assert not torch.equal(ours, theirs)
 
@@ -122,24 +122,24 @@ def test_in_bf16_cached_operands_equal_online_ones_to_bf16_precision(
         torch.testing.assert_close(ours, theirs, rtol=2**-6, atol=2**-6 * theirs.abs().max().item())
 
 
-def test_every_row_of_the_corpus_is_cached_in_its_place(
+def test_the_states_of_every_row_are_cached_at_its_index(
     cached: Path, teacher: RelationEncoder, corpus: PackedCorpus
 ) -> None:
     rows = np.arange(corpus.num_rows)
     with torch.no_grad():
         expected = teacher.states(torch.from_numpy(corpus.rows(rows)), None)
-    # One batch of all rows may round in another place than many small ones: one step of bf16 at most.
+    # One batch of all rows may round differently from many small ones, by at most one step of bf16.
     for ours, theirs in zip(opened(cached).states(rows), expected, strict=True):
         torch.testing.assert_close(ours.float(), theirs, rtol=2**-7, atol=1e-6)
 
 
-def test_rows_come_in_the_order_asked_for_however_often(cached: Path) -> None:
+def test_rows_come_in_the_requested_order_repeated_ones_too(cached: Path) -> None:
     targets = opened(cached)
     for of_layer, of_all in zip(targets.states(ROWS), targets.states(np.arange(41)), strict=True):
         assert torch.equal(of_layer, of_all[torch.from_numpy(ROWS)])
 
 
-def test_of_the_cached_layers_only_those_asked_for_are_read(cached: Path, corpus: PackedCorpus) -> None:
+def test_only_the_requested_layers_are_read(cached: Path, corpus: PackedCorpus) -> None:
     first, second = opened(cached).states(ROWS)
     assert not torch.equal(first, second)
     assert torch.equal(opened(cached, layers=LAYERS[:1]).states(ROWS)[0], first)
@@ -148,7 +148,7 @@ def test_of_the_cached_layers_only_those_asked_for_are_read(cached: Path, corpus
 
 
 def test_a_layer_that_is_not_cached_is_refused(cached: Path) -> None:
-    with pytest.raises(UserError, match=r"cached targets must be of layer 1, got those of 2, 3 in "):
+    with pytest.raises(UserError, match=r"cached targets must include layer 1, got layers 2, 3 in "):
         opened(cached, layers=(1, 2))
 
 
@@ -159,7 +159,7 @@ def test_reading_ahead_changes_nothing(cached: Path) -> None:
     assert all(map(torch.equal, targets.states(ROWS), opened(cached).states(ROWS)))
 
 
-def test_a_batch_is_the_callers_own(cached: Path) -> None:
+def test_a_batch_shares_no_memory_with_the_next(cached: Path) -> None:
     targets = opened(cached)
     before = [states.clone() for states in targets.states(ROWS)]
     for states in targets.states(ROWS):
@@ -167,7 +167,7 @@ def test_a_batch_is_the_callers_own(cached: Path) -> None:
     assert all(map(torch.equal, targets.states(ROWS), before))
 
 
-def test_a_cache_of_200_mb_is_read_in_a_few(cached: Path, tmp_path: Path) -> None:
+def test_a_cache_of_200_mb_is_read_with_a_few_mb_of_memory(cached: Path, tmp_path: Path) -> None:
     shutil.copytree(cached, tmp_path / "large")
     manifest = replace(TargetsManifest.load(cached), num_rows=200_000_000 // TargetsManifest.load(cached).row_bytes)
     (tmp_path / "large" / "manifest.json").write_text(json.dumps(asdict(manifest)))
@@ -181,28 +181,28 @@ def test_a_cache_of_200_mb_is_read_in_a_few(cached: Path, tmp_path: Path) -> Non
     for batch in batches:
         targets.states(batch)
         most = max(most, process.memory_info().rss)
-    # Were the file mapped, each page read would count.
+    # If the file were mapped, each page read would count.
     assert most - before < 20_000_000
 
 
 def test_an_open_cache_is_not_evicted(cached: Path, tmp_path: Path) -> None:
     shutil.copytree(cached, tmp_path / "copy")
     targets = opened(tmp_path / "copy")
-    with pytest.raises(UserError, match="beside those in use"):
+    with pytest.raises(UserError, match="and those in use"):
         make_room(tmp_path / "new", 1, limit_bytes=1)
     del targets
     gc.collect()
     assert make_room(tmp_path / "new", 1, limit_bytes=1) == [tmp_path / "copy"]
 
 
-def test_a_cache_gone_while_it_is_read_is_read_to_the_end(cached: Path, tmp_path: Path) -> None:
+def test_a_cache_removed_while_it_is_open_can_still_be_read(cached: Path, tmp_path: Path) -> None:
     shutil.copytree(cached, tmp_path / "copy")
     targets = opened(tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy")
     assert all(map(torch.equal, targets.states(ROWS), opened(cached).states(ROWS)))
 
 
-def test_a_cache_cut_short_while_it_is_read_is_an_error(cached: Path, tmp_path: Path) -> None:
+def test_a_cache_truncated_while_it_is_open_is_an_error(cached: Path, tmp_path: Path) -> None:
     shutil.copytree(cached, tmp_path / "copy")
     targets = opened(tmp_path / "copy")
     os.truncate(tmp_path / "copy" / "states.bf16", 1000)
@@ -210,7 +210,7 @@ def test_a_cache_cut_short_while_it_is_read_is_an_error(cached: Path, tmp_path: 
         targets.states(ROWS)
 
 
-def test_a_cache_cut_short_is_refused(cached: Path, tmp_path: Path) -> None:
+def test_a_truncated_cache_is_refused(cached: Path, tmp_path: Path) -> None:
     shutil.copytree(cached, tmp_path / "copy")
     os.truncate(tmp_path / "copy" / "states.bf16", (cached / "states.bf16").stat().st_size - 1)
     with pytest.raises(UserError, match=r"must have the \d+ bytes of its manifest"):
@@ -222,7 +222,7 @@ def test_targets_of_another_corpus_are_refused(cached: Path, corpus: PackedCorpu
         opened(cached).check_corpus(corpus)
 
 
-def test_targets_say_how_many_attention_heads_the_teacher_has(cached: Path, teacher: RelationEncoder) -> None:
+def test_targets_have_the_number_of_the_teachers_attention_heads(cached: Path, teacher: RelationEncoder) -> None:
     assert opened(cached).num_heads == OnlineTargets(teacher, Precision.FP32).num_heads == 4
 
 
@@ -235,7 +235,7 @@ def test_online_targets_put_the_teacher_in_evaluation_mode_and_freeze_it(teacher
 
 @dataclass(frozen=True)
 class RealTargets:
-    """The same operands of a trained teacher on English text, computed and read back."""
+    """The operands of a trained teacher on English text, online and cached."""
 
     online: list[LayerRelations]
     cached: list[LayerRelations]
@@ -270,7 +270,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> RealTargets:
 def test_on_real_weights_cached_operands_differ_from_online_ones_by_less_than_bf16_resolves(real: RealTargets) -> None:
     for relation, online in real.online[0].items():
         error = (real.cached[0][relation].left - online.left).norm() / online.left.norm()
-        # A state is rounded by at most 2**-8 of itself and on average by less than half of that.
+        # A state is rounded by at most 2**-8 of its size, and on average by less than half of that.
         assert 0 < error < 2**-9, f"{relation}: {error:.2e}"
 
 

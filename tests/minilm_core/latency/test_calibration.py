@@ -1,3 +1,5 @@
+"""Tests of the calibration: the architectures that it times, its table, and the timing of a finished model."""
+
 import pytest
 import torch
 from transformers import BertConfig, ModernBertConfig, PretrainedConfig
@@ -47,7 +49,7 @@ def test_a_space_of_one_width_has_held_out_students():
     assert [a.num_layers for a in plan.held_out] == [5, 9]
 
 
-def test_a_deep_teacher_makes_no_student_deeper():
+def test_a_deep_teacher_does_not_make_students_deeper():
     teacher = StudentArchitecture(num_layers=12, hidden_size=96, num_heads=4)
     plan = plan_calibration([*students((2, 6)), teacher])
     assert [(a.hidden_size, a.num_layers) for a in plan.fitted] == [
@@ -71,7 +73,7 @@ def test_the_vocabulary_is_cut_below_a_padding_token_at_its_end():
 
 
 def test_a_calibration_of_no_student_is_refused():
-    with pytest.raises(UserError, match="needs at least one student, got none"):
+    with pytest.raises(UserError, match="needs at least 1 student, got 0"):
         plan_calibration([])
 
 
@@ -83,7 +85,7 @@ def test_a_calibration_predicts_every_width_of_the_space(teacher_config: Pretrai
     assert all(len(m.round_medians_ms) == 2 for m in table.fitted + table.held_out)
     assert table.statistic is Statistic.MEDIAN
     for measurement in table.fitted + table.held_out:
-        # The runs of all rounds are those of two: their median lies between those of the rounds.
+        # The median of all runs lies between the medians of the two rounds.
         low, high = sorted(measurement.round_medians_ms)
         assert low <= measurement.latency_ms <= high
     assert table.p90_over_p50 >= 1
@@ -121,7 +123,7 @@ def test_a_finished_model_is_timed_with_enough_samples_for_its_p90(teacher_confi
     assert 0 < timing.p50_ms <= timing.p90_ms
 
 
-def test_a_p90_is_not_given_below_its_floor():
+def test_too_few_samples_have_no_p90():
     assert Timing.from_rounds([[1.0] * 32, [1.0] * 31]).p90_ms is None
     assert Timing.from_rounds([[1.0] * 32, [1.0] * 32]).p90_ms == 1.0
 

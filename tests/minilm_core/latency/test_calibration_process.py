@@ -1,4 +1,4 @@
-"""Tests of the calibration in a fresh process: its request, its answer, and that no stranger's module is run."""
+"""Tests of the calibration in a fresh process: its request, its answer, and its failures."""
 
 import io
 import json

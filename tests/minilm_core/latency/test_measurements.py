@@ -1,4 +1,4 @@
-"""Tests of what is made of the runs of a calibration: medians over all rounds, lines through them, tails."""
+"""Tests of the statistics of a calibration: medians over all rounds, fitted lines, tails."""
 
 import random
 import statistics
@@ -44,7 +44,7 @@ def test_one_disturbed_round_of_three_leaves_the_fit_unchanged():
 
 
 def test_the_fit_is_not_below_the_runs_of_a_machine_whose_speed_drifts():
-    # Rounds at other speeds, as on a machine whose clock or neighbours change: half of all runs are above the fit.
+    # Rounds of different speed, as on a machine with a changing clock or load: half of all runs are above the fit.
     draw = random.Random(0)
     speeds = [1.0, 1.04, 1.08, 1.12, 1.16]
 
@@ -60,7 +60,7 @@ def test_the_fit_is_not_below_the_runs_of_a_machine_whose_speed_drifts():
 
 
 def test_the_tail_is_that_of_single_runs_over_their_students_median():
-    # Seven runs in ten take the median, three take three times as long: of a slow student and of a fast one.
+    # Of a slow and of a fast student, 7 of 10 runs take the median and 3 take three times as long.
     late = [[scale] * 35 + [3 * scale] * 15 for scale in (1.0, 50.0)]
     assert tail_ratio(late) == 3.0
     assert tail_ratio([[scale] * 50 for scale in (1.0, 50.0)]) == 1.0
@@ -75,12 +75,12 @@ def test_slow_rounds_are_part_of_the_tail():
 
 def test_a_fast_student_weighs_no_more_in_the_tail_than_a_slow_one():
     steady, late = [1.0] * 1000, [50.0] * 35 + [150.0] * 15
-    # A tenth and a half of all runs are late, each student counted alike.
+    # With equal weights of the students, 15 % of all runs are late.
     assert tail_ratio([steady, late]) == 3.0
 
 
 @pytest.mark.parametrize(("num_runs", "is_enough"), [(63, False), (64, True)])
-def test_a_tail_is_not_told_of_too_few_runs(num_runs: int, is_enough: bool):
+def test_too_few_runs_have_no_tail(num_runs: int, is_enough: bool):
     runs = [1.0] * num_runs
     assert (tail_ratio([runs]) == 1.0) is is_enough
     assert (p90(runs) == 1.0) is is_enough

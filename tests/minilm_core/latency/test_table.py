@@ -27,7 +27,7 @@ LINES = {NARROW: (0.5, 1.25), WIDE: (0.75, 2.5)}
 
 
 def measured(width: Width, num_layers: int, *disturbances: float, factor: float = 1.0) -> Measurement:
-    """A student each of whose rounds has one run, which takes the true time and the disturbance."""
+    """Returns the timings of a student with one run a round, which takes the true time and a disturbance."""
     intercept, per_layer = LINES[width]
     true_ms = (intercept + num_layers * per_layer) * factor
     rounds = [[true_ms * (1 + disturbance)] for disturbance in disturbances or (0.0, 0.0, 0.02)]
@@ -108,7 +108,7 @@ def test_a_saved_table_keeps_its_tail(tmp_path: Path):
     assert LatencyTable.load(tmp_path / "table.json").p90_over_p50 == 1.25
 
 
-def test_a_saved_table_says_to_its_readers_what_it_is(tmp_path: Path):
+def test_a_saved_table_includes_what_follows_from_its_timings(tmp_path: Path):
     table().save(tmp_path / "latency.json")
     content = json.loads((tmp_path / "latency.json").read_text(encoding="utf-8"))
     assert content["target"] == {"device": "cpu", "num_threads": 1, "batch_size": 1, "sequence_length": 128}
@@ -120,7 +120,7 @@ def test_a_saved_table_says_to_its_readers_what_it_is(tmp_path: Path):
 
 
 def version_1(path: Path, **changes: object) -> Path:
-    """Writes a table as versions that predicted fastest rounds wrote it."""
+    """Writes a table of schema version 1, which predicted the fastest round."""
     one, other = ({"num_layers": n, "hidden_size": 128, "num_heads": 4, "intermediate_ratio": 4} for n in (2, 12))
     content = {
         "schema_version": 1,
@@ -139,7 +139,7 @@ def version_1(path: Path, **changes: object) -> Path:
     return path
 
 
-def test_a_table_of_schema_version_1_predicts_what_it_did(tmp_path: Path):
+def test_a_table_of_schema_version_1_still_predicts_the_fastest_round(tmp_path: Path):
     old = LatencyTable.load(version_1(tmp_path / "latency.json"))
     assert old.statistic is Statistic.FASTEST_ROUND
     assert old.predict_ms(NARROW.with_layers(7)) == pytest.approx(3.0 + 5 * 1.25)
@@ -148,7 +148,7 @@ def test_a_table_of_schema_version_1_predicts_what_it_did(tmp_path: Path):
     assert old.held_out_p90_error is None
 
 
-def test_a_table_of_schema_version_1_stays_one_when_it_is_saved_again(tmp_path: Path):
+def test_a_table_of_schema_version_1_keeps_its_version_when_it_is_saved_again(tmp_path: Path):
     old = LatencyTable.load(version_1(tmp_path / "old.json"))
     old.save(tmp_path / "copy.json")
     assert LatencyTable.load(tmp_path / "copy.json") == old
@@ -156,7 +156,7 @@ def test_a_table_of_schema_version_1_stays_one_when_it_is_saved_again(tmp_path: 
     assert (content["schema_version"], content["statistic"]) == (1, "fastest round")
 
 
-def test_a_predicted_p90_is_the_median_times_the_tail_and_is_held_against_that_of_held_out_students():
+def test_a_predicted_p90_is_the_median_times_the_tail_and_is_checked_on_held_out_students():
     assert table().predict_p90_ms(NARROW.with_layers(5)) is None
     assert table().held_out_p90_error is None
     first, second = table().held_out
@@ -169,7 +169,7 @@ def test_a_predicted_p90_is_the_median_times_the_tail_and_is_held_against_that_o
     assert with_tail.held_out_p90_error == pytest.approx(0.15)
 
 
-def test_a_table_that_is_not_there_is_refused(tmp_path: Path):
+def test_a_missing_table_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="must be a file written by calibrate, got"):
         LatencyTable.load(tmp_path / "latency.json")
 
@@ -206,7 +206,9 @@ def test_a_damaged_table_is_refused_in_one_line(tmp_path: Path, damage: dict[str
     path = tmp_path / "latency.json"
     table().save(path)
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **damage}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"^a latency table must be as calibrate wrote it, got a damaged one: [^\n]*$"):
+    with pytest.raises(
+        UserError, match=r"^a latency table must be as calibrate wrote it, got a damaged one: [^\n]*; remove it$"
+    ):
         LatencyTable.load(path)
 
 
@@ -223,7 +225,7 @@ def test_labels_name_device_threads_batch_and_length():
 
 
 @pytest.mark.parametrize("name", ["num_threads", "batch_size", "sequence_length"])
-def test_a_target_of_nothing_is_refused(name: str):
+def test_a_target_with_a_zero_is_refused(name: str):
     with pytest.raises(UserError, match=f"{name} must be at least 1, got 0"):
         LatencyTarget(**{name: 0})
 

@@ -1,5 +1,7 @@
 """Tests of the declared objectives and of the one place where signs flip."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -57,9 +59,11 @@ def test_objectives_come_in_the_order_asked_for() -> None:
     assert [objective.name for objective in objectives_named(names)] == names
 
 
-def test_an_unknown_objective_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^an objective must be one of accuracy, latency_ms, .*, got speed$"):
-        objectives_named(["accuracy", "speed"])
+@pytest.mark.parametrize("unknown", ["speed", 3, None, {"accuracy": 1}, ["accuracy"]])
+def test_an_unknown_objective_is_refused(unknown: object) -> None:
+    rule = rf"^an objective must be one of accuracy, latency_ms, .*, got {re.escape(str(unknown))}$"
+    with pytest.raises(UserError, match=rule):
+        objectives_named(["accuracy", unknown])
 
 
 def test_an_objective_named_twice_is_refused() -> None:

@@ -32,7 +32,7 @@ def test_the_export_names_its_inputs_and_outputs(exported_folder: Path):
     assert report["outputs"] == ["logits"]
 
 
-def test_the_export_answers_texts_as_the_model_does(exported_folder: Path):
+def test_the_export_has_the_outputs_of_the_model_for_texts(exported_folder: Path):
     packaged = load_packaged(exported_folder)
     got = OnnxModel(exported_folder / "onnx/model.onnx").outputs(packaged.tokens(TEXTS))
     torch.testing.assert_close(got, packaged.outputs(TEXTS), atol=1e-4, rtol=0)
@@ -61,6 +61,6 @@ def test_an_export_that_cannot_be_compared_is_refused(exported_folder: Path, tmp
     packaged.model.classifier.bias.data[:] = float("nan")
     packaged.model.save_pretrained(tmp_path)
     packaged.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"ONNX must agree with PyTorch within 0.0001, differs by nan"):
+    with pytest.raises(UserError, match=r"ONNX must agree with PyTorch within 0.0001, got a difference of nan"):
         export_onnx(tmp_path, tmp_path)
     assert not (tmp_path / "onnx/model.onnx").exists()

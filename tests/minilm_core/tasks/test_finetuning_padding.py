@@ -1,4 +1,4 @@
-"""Tests of a tokenizer that declares no padding token: a task is learnt with it, and it is saved so that it serves."""
+"""Tests of a tokenizer without a padding token: it fine-tunes a classifier, whose folder can be served."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Tests of what a fine-tuned classifier has learnt, of its predictions, and of its files."""
+"""Tests of what a fine-tuned classifier learns, of its predictions, and of its files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ def same(tasks_folder: Path, teacher_folder: Path) -> TaskData:
 
 @pytest.fixture(scope="module")
 def learnt(who: TaskData, teacher_folder: Path) -> PreTrainedModel:
-    """A classifier that has learnt who is named."""
+    """A classifier fine-tuned on the task `who`."""
     classifier = build_classifier(teacher_folder, who, seed=0)
     train(classifier, who, replace(SCHEDULE, num_epochs=10), learning_rate=5e-3)
     return classifier
@@ -39,7 +39,7 @@ def learnt(who: TaskData, teacher_folder: Path) -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def learnt_values(often: TaskData, teacher_folder: Path) -> PreTrainedModel:
-    """A regressor that has learnt how often a word comes."""
+    """A regressor fine-tuned on the task `often`."""
     classifier = build_classifier(teacher_folder, often, seed=0)
     train(classifier, often, replace(SCHEDULE, num_epochs=10), learning_rate=5e-3)
     return classifier
@@ -81,7 +81,7 @@ def test_a_regression_is_learnt_and_its_predictions_have_four_decimals(
     assert len(set(result.validation.predictions)) > 10
 
 
-def test_the_value_is_the_metric_of_the_predictions_that_are_kept(learnt: nn.Module, who: TaskData) -> None:
+def test_the_value_is_the_metric_of_the_recorded_predictions(learnt: nn.Module, who: TaskData) -> None:
     result = evaluate(learnt, who, SCHEDULE).validation
     assert result.value == score(metric_named("accuracy"), who.validation.labels, np.array(result.predictions))
     assert all(isinstance(prediction, int) for prediction in result.predictions)
@@ -102,11 +102,11 @@ def test_padding_does_not_change_predictions(learnt_values: nn.Module, often: Ta
     alone, together = (
         evaluate(learnt_values, often, replace(SCHEDULE, batch_size=size)).validation.predictions for size in (1, 64)
     )
-    # Rounded to four decimals, a rounding error may show as one unit of the last.
+    # Predictions have four decimals, so that a rounding error may change the last one by 1.
     assert np.abs(np.subtract(alone, together)).max() <= 1.01e-4
 
 
-def test_evaluating_twice_gives_the_same_for_nothing_is_dropped_out(learnt: nn.Module, who: TaskData) -> None:
+def test_evaluation_has_no_dropout(learnt: nn.Module, who: TaskData) -> None:
     learnt.train()
     assert evaluate(learnt, who, SCHEDULE) == evaluate(learnt, who, SCHEDULE)
 

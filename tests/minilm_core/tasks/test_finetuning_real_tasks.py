@@ -1,4 +1,4 @@
-"""Tests of a real teacher that is fine-tuned on real tasks."""
+"""Tests of fine-tuning a real teacher on real tasks."""
 
 from pathlib import Path
 
@@ -26,6 +26,6 @@ def test_a_real_teacher_is_fine_tuned_on_a_real_task(name: str, max_length: int,
     train(classifier, data, schedule, learning_rate=2e-4)
     result = evaluate(classifier, data, schedule).validation
     assert len(result.predictions) == 150
-    # Paraphrases take more examples than a test has time for: no worse than calling all of them one class.
+    # Paraphrases need more examples than a test has time for: no worse than predicting a single class.
     larger_class = np.bincount(data.validation.labels).max() / 150
     assert result.value >= larger_class + least_lead

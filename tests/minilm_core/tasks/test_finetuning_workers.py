@@ -1,4 +1,4 @@
-"""Tests of fine-tuning by two workers, as processes of their own: they equal one worker on the joined batch."""
+"""Tests of fine-tuning by two worker processes: they equal one worker on the joined batch."""
 
 import json
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def _finetune_as_one_of_two(
 
 @dataclass(frozen=True)
 class OfTwo:
-    """What two workers left of a task, by rank."""
+    """The results of two workers on a task, by rank."""
 
     weights: list[dict[str, Tensor]]
     figures: list[dict[str, list[float]]]
@@ -57,7 +57,7 @@ def of_two(
 
 
 @pytest.mark.parametrize("task", ["who", "often"])
-def test_two_workers_equal_one_though_their_shares_of_a_batch_differ(
+def test_two_workers_equal_one_although_their_parts_of_a_batch_differ_in_size(
     of_two: dict[str, OfTwo], task: str, request: pytest.FixtureRequest, sober_folder: Path
 ) -> None:
     data: TaskData = request.getfixturevalue(task)

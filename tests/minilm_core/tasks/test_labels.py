@@ -1,4 +1,4 @@
-"""Tests of which classes a task has, which number each label is, and which labels are refused."""
+"""Tests of the classes of a task, the numbers of its labels, and the labels that are refused."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def labels(*values: Any, has_types: bool = True, class_names: tuple[str, ...] | 
     return Labels(
         task="mine",
         values=values,
-        place=lambda index: f"row {index + 1} of train",
+        location=lambda index: f"row {index + 1} of train",
         has_types=has_types,
         class_names=class_names,
     )
@@ -51,7 +51,7 @@ def test_each_label_has_the_number_of_its_class(train: Labels, expected: list[in
     assert numbers(train) == expected
 
 
-def test_a_csv_split_is_read_as_the_train_split_is() -> None:
+def test_a_csv_split_is_read_like_the_train_split() -> None:
     assert numbers(in_csv("1", "2", "3+"), of=in_csv("2", "1")) == [1, 0]
 
 
@@ -65,13 +65,13 @@ def test_a_gap_in_the_class_numbers_is_refused_whatever_the_value(value: float, 
         classes(train)
 
 
-def test_a_gap_is_told_with_its_row_the_missing_number_and_the_remedy() -> None:
+def test_a_gap_is_reported_with_its_row_the_missing_number_and_the_remedy() -> None:
     message = r"got 3 in row 2 of train and 1 nowhere; give num_labels, or names as labels$"
     with pytest.raises(UserError, match=message):
         classes(labels(0, 3, 2))
 
 
-def test_class_numbers_may_leave_gaps_where_their_number_is_given() -> None:
+def test_class_numbers_may_have_gaps_if_num_labels_is_given() -> None:
     found = classes(labels(0, 4), num_labels=5)
     assert (found.count, class_numbers(labels(4, 0), found).tolist()) == (5, [4, 0])
 
@@ -91,18 +91,18 @@ def test_a_missing_or_blank_label_is_refused_with_its_row(value: str | None) -> 
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (labels(0, float("nan")), "a class number of task mine must be a whole one from 0, got nan in row 2 of"),
-        (labels(float("inf"), 0), "a class number of task mine must be a whole one from 0, got inf in row 1 of"),
-        (in_csv("0", "nan"), "a class number of task mine must be a whole one from 0, got 'nan' in row 2 of"),
-        (labels(0.5, 1), "a class number of task mine must be a whole one from 0, got 0.5 in row 1 of"),
-        (labels(0, -1), "a class number of task mine must be a whole one from 0, got -1 in row 2 of"),
+        (labels(0, float("nan")), "a class number of task mine must be a whole number from 0, got nan in row 2 of"),
+        (labels(float("inf"), 0), "a class number of task mine must be a whole number from 0, got inf in row 1 of"),
+        (in_csv("0", "nan"), "a class number of task mine must be a whole number from 0, got 'nan' in row 2 of"),
+        (labels(0.5, 1), "a class number of task mine must be a whole number from 0, got 0.5 in row 1 of"),
+        (labels(0, -1), "a class number of task mine must be a whole number from 0, got -1 in row 2 of"),
         (labels([0], [1]), r"a label of task mine must be a number or a name, got \[0\] in row 1 of"),
         (labels("a", 1), "must be all names or all numbers, got 'a' in row 1 of train and 1 in row 2 of train"),
         (labels(0, 0), "a train split must have at least 2 classes, got 1 for task mine"),
         (labels("a" * 100, 1), r"got 'a{59}… in row 1"),
     ],
 )
-def test_what_can_be_no_class_is_refused(train: Labels, message: str) -> None:
+def test_a_label_that_cannot_be_a_class_is_refused(train: Labels, message: str) -> None:
     with pytest.raises(UserError, match=message):
         classes(train)
 
@@ -130,7 +130,7 @@ def test_a_label_of_another_kind_than_the_train_splits_is_refused(train: Labels,
 
 def test_f1_of_three_classes_is_refused_with_the_metric_that_takes_them() -> None:
     train = labels("a", "b", "c")
-    message = "metric f1 must have 2 classes, .* got 3 for task mine; macro_f1 is the mean over all classes$"
+    message = "metric f1 must have 2 classes, .* got 3 for task mine; use macro_f1, the mean over all classes$"
     with pytest.raises(UserError, match=message):
         classes(train, metric="f1")
     assert classes(train, metric="macro_f1").count == 3

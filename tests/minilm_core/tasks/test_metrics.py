@@ -35,7 +35,7 @@ Sides = tuple[np.ndarray, np.ndarray]
 
 
 def classes(seed: int, num_classes: int, num_examples: int = 60) -> Sides:
-    """Labels and predictions that agree more often than by chance."""
+    """Returns labels and predictions that agree more often than by chance."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, num_classes, num_examples)
     is_right = random.uniform(size=num_examples) < 0.4
@@ -134,7 +134,7 @@ def test_spearman_with_ties_is_that_of_scipy(seed: int, num_values: int) -> None
 
 @fixed
 @given(seed=seeds, exponent=st.integers(-9, 9), shift=st.sampled_from([0.0, 1.0, -40.0, 1e4, 1e6]))
-def test_neither_unit_nor_origin_of_a_side_changes_pearson(seed: int, exponent: int, shift: float) -> None:
+def test_neither_scale_nor_shift_of_a_side_changes_pearson(seed: int, exponent: int, shift: float) -> None:
     labels, predictions = values(seed)
     expected = score(pearson, labels, predictions)
     moved = (labels + shift) * 10.0**exponent
@@ -164,10 +164,10 @@ def test_f1_is_that_of_class_one() -> None:
     assert score(f1, 1 - labels, 1 - predictions) == pytest.approx(6 / 7)
 
 
-# Spearman's ranks are those of the full set, so that it is left out here.
+# Spearman is left out, because its ranks are those of the full set.
 @pytest.mark.parametrize("metric", [accuracy, f1, macro_f1, matthews, pearson])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_whole_weight_is_an_example_repeated(metric: Metric, seed: int) -> None:
+def test_an_integer_weight_repeats_an_example(metric: Metric, seed: int) -> None:
     labels, predictions = sides_of(metric, seed)
     weights = np.random.default_rng(seed).integers(0, 4, len(labels))
     repeated = score(metric, np.repeat(labels, weights), np.repeat(predictions, weights))
@@ -211,14 +211,14 @@ def test_a_perfect_prediction_scores_one(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", [matthews, pearson, spearman])
-def test_a_prediction_of_the_opposite_scores_minus_one(metric: Metric) -> None:
+def test_an_opposite_prediction_scores_minus_one(metric: Metric) -> None:
     labels, _ = sides_of(metric, 0)
     assert score(metric, labels, 1 - labels) == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 @pytest.mark.parametrize("seed", range(3))
-def test_an_interval_holds_its_value(metric: Metric, seed: int) -> None:
+def test_an_interval_contains_its_value(metric: Metric, seed: int) -> None:
     labels, predictions = sides_of(metric, seed)
     interval = bootstrap_interval(metric, labels, predictions)
     assert interval.low < interval.value < interval.high
@@ -233,26 +233,28 @@ def test_resamples_are_a_function_of_their_seed(metric: Metric) -> None:
     assert (resampled_scores(metric, labels, [predictions], seed=2) != first).any()
 
 
-@pytest.mark.parametrize("share_right", [0.5, 0.9])
-def test_an_interval_of_accuracy_is_the_normal_one(share_right: float) -> None:
+@pytest.mark.parametrize("accuracy_of_model", [0.5, 0.9])
+def test_an_interval_of_accuracy_is_the_normal_one(accuracy_of_model: float) -> None:
     num_examples = 1000
     labels = np.zeros(num_examples)
-    predictions = (np.arange(num_examples) >= share_right * num_examples).astype(float)
+    predictions = (np.arange(num_examples) >= accuracy_of_model * num_examples).astype(float)
     interval = bootstrap_interval(accuracy, labels, predictions)
-    error = 1.96 * np.sqrt(share_right * (1 - share_right) / num_examples)
-    assert (interval.low, interval.high) == pytest.approx((share_right - error, share_right + error), abs=0.1 * error)
+    error = 1.96 * np.sqrt(accuracy_of_model * (1 - accuracy_of_model) / num_examples)
+    assert (interval.low, interval.high) == pytest.approx(
+        (accuracy_of_model - error, accuracy_of_model + error), abs=0.1 * error
+    )
 
 
-def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_an_interval_contains_the_truth_as_often_as_its_confidence() -> None:
     random = np.random.default_rng(0)
     truth, num_examples, num_samples = 0.8, 100, 120
     intervals = [
         bootstrap_interval(accuracy, np.ones(num_examples), (random.uniform(size=num_examples) < truth).astype(float))
         for _ in range(num_samples)
     ]
-    share = np.mean([interval.low <= truth <= interval.high for interval in intervals])
-    # Three standard errors of a share of 0.95 among so many.
-    assert share == pytest.approx(0.95, abs=0.06)
+    coverage = np.mean([interval.low <= truth <= interval.high for interval in intervals])
+    # Three standard errors of a fraction of 0.95.
+    assert coverage == pytest.approx(0.95, abs=0.06)
 
 
 def test_an_interval_of_a_perfect_accuracy_is_a_point() -> None:
@@ -268,7 +270,7 @@ def test_a_model_does_not_differ_from_itself(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
-def test_a_difference_changes_its_sign_with_its_sides(metric: Metric) -> None:
+def test_a_difference_changes_its_sign_when_the_models_are_swapped(metric: Metric) -> None:
     labels, predictions = sides_of(metric, 0)
     others = predictions[::-1].copy()
     there = paired_difference(metric, labels, predictions, others)
@@ -282,7 +284,7 @@ def test_a_difference_is_the_first_less_the_second() -> None:
     assert (interval.low, interval.value, interval.high) == (1.0, 1.0, 1.0)
 
 
-def test_a_paired_difference_is_surer_than_two_intervals_apart() -> None:
+def test_a_paired_difference_is_narrower_than_that_of_separate_intervals() -> None:
     labels, predictions = classes(0, 2, num_examples=500)
     others = predictions.copy()
     others[:10] = 1 - others[:10]

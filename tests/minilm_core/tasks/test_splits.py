@@ -81,7 +81,7 @@ def test_the_number_of_classes_is_the_train_splits(tmp_path: Path) -> None:
     assert load_split(task_of(), tmp_path, SplitRole.VALIDATION).num_labels == 3
 
 
-def test_a_correlation_metric_makes_labels_values(tmp_path: Path) -> None:
+def test_with_a_correlation_metric_labels_are_values(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", {"text": ["a", "b"], "label": [3, 5]})
     split = load_split(task_of(metric="spearman"), tmp_path, SplitRole.TRAIN)
     assert split.labels.dtype == np.float64
@@ -99,7 +99,7 @@ def test_a_limit_keeps_the_same_examples_in_their_order_every_time(tmp_path: Pat
 
 @pytest.fixture
 def two_splits(tmp_path: Path) -> Path:
-    """A folder that lacks a test split."""
+    """A folder without a test split."""
     for split in ("train", "validation"):
         write_parquet(tmp_path / f"{split}.parquet", FOUR)
     return tmp_path
@@ -130,7 +130,7 @@ def test_a_test_split_that_lacks_some_labels_is_refused(two_splits: Path) -> Non
         load_splits(task_of(), two_splits)
 
 
-def test_a_labelled_test_split_is_read_whole(two_splits: Path) -> None:
+def test_a_labelled_test_split_is_read_completely(two_splits: Path) -> None:
     write_parquet(two_splits / "test.parquet", FOUR)
     splits = load_splits(task_of(max_validation_examples=1), two_splits)
     assert splits.test is not None
@@ -211,7 +211,7 @@ def test_pairs_are_tokenised_as_pairs_without_padding(teacher_folder: Path) -> N
     assert short["token_type_ids"] == [0, 0, 0, 1, 1]
 
 
-def test_examples_are_cut_to_the_length_asked_for(teacher_folder: Path) -> None:
+def test_examples_are_cut_to_max_length(teacher_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
     examples = tokenise(pair_split(), tokenizer, max_length=8)
     assert [len(values) for example in examples for values in example.values()] == [8, 8, 8, 5, 5, 5]

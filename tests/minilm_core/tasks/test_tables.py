@@ -1,4 +1,4 @@
-"""Tests of what the rows of a split are, whatever kind of file holds them, and of the place each is known by."""
+"""Tests of the rows of a split in every kind of file, and of the locations by which messages name them."""
 
 import json
 from pathlib import Path
@@ -27,38 +27,38 @@ def read(path: Path, content: str | bytes | dict[str, list[Any]]) -> Table:
 
 
 @pytest.mark.parametrize("text", ["2024-01-01", "2024-01-01 10:00:00", "10:30", "17", "1.5", "true", "NaN", "null", ""])
-def test_a_text_is_a_text_whatever_it_looks_like(tmp_path: Path, text: str) -> None:
+def test_a_string_stays_a_string_whatever_it_looks_like(tmp_path: Path, text: str) -> None:
     of_json = read(tmp_path / "train.jsonl", json.dumps({"text": text, "label": text}) + "\n")
     of_csv = read(tmp_path / "train.csv", f"text,label\n{text},{text}\n")
     for table in (of_json, of_csv):
         assert [table.column(name) for name in WANTED] == [[text], [text]]
 
 
-def test_a_row_of_json_is_known_by_its_line_and_a_null_is_a_value_left_out(tmp_path: Path) -> None:
+def test_a_row_of_json_is_located_by_its_line_and_null_equals_a_missing_value(tmp_path: Path) -> None:
     table = read(tmp_path / "train.jsonl", '\ufeff{"text": "a", "label": null}\n\n{"label": 1}\n')
     assert (table.column("text"), table.column("label")) == (["a", None], [None, 1])
-    assert [table.place(index) for index in (0, 1)] == [f"line {n} of {tmp_path / 'train.jsonl'}" for n in (1, 3)]
+    assert [table.location(index) for index in (0, 1)] == [f"line {n} of {tmp_path / 'train.jsonl'}" for n in (1, 3)]
 
 
-def test_a_row_of_csv_is_known_by_its_first_line(tmp_path: Path) -> None:
+def test_a_row_of_csv_is_located_by_its_first_line(tmp_path: Path) -> None:
     table = read(tmp_path / "train.csv", '\ufefftext,other,label\n"two\nlines",x,1\n\nlast,y,0\n')
     assert (table.column("text"), table.column("label")) == (["two\nlines", "last"], ["1", "0"])
-    assert [table.place(index).split(" of ")[0] for index in (0, 1)] == ["line 2", "line 5"]
+    assert [table.location(index).split(" of ")[0] for index in (0, 1)] == ["line 2", "line 5"]
 
 
-def test_a_row_of_a_shard_is_known_by_its_number_in_it(tmp_path: Path) -> None:
+def test_a_row_of_a_shard_is_located_by_its_number_in_the_shard(tmp_path: Path) -> None:
     files = [written(tmp_path / f"{name}.parquet", {"text": ["a", "b"], "label": [0, 1]}) for name in "xy"]
     table = read_files(files, WANTED)
     assert table.num_rows == 4
-    assert table.place(3) == f"row 2 of {files[1]}"
+    assert table.location(3) == f"row 2 of {files[1]}"
 
 
-def test_an_empty_shard_has_no_columns_to_lack(tmp_path: Path) -> None:
+def test_an_empty_shard_may_lack_columns(tmp_path: Path) -> None:
     files = [written(tmp_path / "x.jsonl", ""), written(tmp_path / "y.jsonl", '{"text": "a", "label": 1}\n')]
     assert read_files(files, WANTED).column("label") == [1]
 
 
-def test_half_a_surrogate_pair_is_replaced_for_no_tokenizer_takes_it(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
     assert read(tmp_path / "train.jsonl", '{"text": "a\\ud800b"}\n').column("text") == ["a?b"]
 
 

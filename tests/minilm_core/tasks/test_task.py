@@ -30,7 +30,7 @@ def task_of(**settings: Any) -> Task:
         ({"num_labels": 20_000_000}, "num_labels must be 2 to 100,000 with metric accuracy, got 20000000"),
         (
             {"num_labels": 3, "metric": "f1"},
-            "metric f1 must have 2 classes, .* got 3 for task mine; macro_f1 is the mean",
+            "metric f1 must have 2 classes, .* got 3 for task mine; use macro_f1, the mean",
         ),
         ({"metric": "spearman", "num_labels": 3}, "num_labels must be 1 with metric spearman, got 3"),
         ({"name": "../elsewhere"}, "a task's name must be letters, digits, .* got '../elsewhere'"),
@@ -44,7 +44,7 @@ def test_impossible_tasks_are_refused(settings: dict[str, Any], message: str) ->
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"a task's name must be one of sst2, cola, mrpc, .*, got sst3"):
+    with pytest.raises(UserError, match=r"a named task must be one of sst2, cola, mrpc, .*, got sst3"):
         named_task("sst3")
 
 
@@ -53,7 +53,7 @@ def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
         named_task("sst2", folder="x")
 
 
-def test_a_path_stands_in_for_the_data_set_on_the_hub() -> None:
+def test_a_path_replaces_the_data_set_on_the_hub() -> None:
     task = named_task("mrpc", path="mrpc", max_train_examples=5)
     expected = dataclasses.replace(NAMED_TASKS["mrpc"], path="mrpc", dataset=None, subset=None, max_train_examples=5)
     assert task == expected

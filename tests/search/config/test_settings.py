@@ -81,7 +81,7 @@ def config(write):
         ("name: example", "name: ../x", "1: name must be lower-case letters"),
         ("name: example\n", "", "1: name must be given"),
         ("space: tiny", "space: huge", "11: space: a space must be one of cpu_serving, minilm, multilingual, tiny or"),
-        ("  - sst2", "  - sst3", "8: tasks.0: a task's name must be one of sst2,"),
+        ("  - sst2", "  - sst3", "8: tasks.0: a named task must be one of sst2,"),
         ("  - sst2", "  - mrpc", "7: tasks must have different names, got mrpc, mrpc"),
         ("    path: data/mrpc", "    pth: data/mrpc", "10: unknown key 'tasks.1.pth'; did you mean 'path'?"),
         (

@@ -8,7 +8,7 @@ import pytest
 from ray.tune import TuneError
 
 from minilm_core.errors import UserError
-from search.driver.log import complaints_logged, told_in_one_line
+from search.driver.log import reported_in_one_line, tune_errors_logged
 from search.errors import SearchStoppedError
 from search.study.layout import StudyPaths
 
@@ -32,7 +32,7 @@ def test_an_exception_is_one_line_with_the_command_that_goes_on(
     study: StudyPaths, error: Exception, happened: str
 ) -> None:
     study.root.mkdir()
-    with pytest.raises(SearchStoppedError) as stopped, told_in_one_line(study):
+    with pytest.raises(SearchStoppedError) as stopped, reported_in_one_line(study):
         raise error
     line = str(stopped.value)
     assert line.count("\n") == 0
@@ -42,7 +42,7 @@ def test_an_exception_is_one_line_with_the_command_that_goes_on(
 
 def test_the_rest_stands_in_the_log(study: StudyPaths) -> None:
     study.root.mkdir()
-    with pytest.raises(SearchStoppedError), told_in_one_line(study):
+    with pytest.raises(SearchStoppedError), reported_in_one_line(study):
         raise RuntimeError("first\nsecond")
     log = study.driver_log.read_text(encoding="utf-8")
     assert "Traceback" in log
@@ -52,7 +52,7 @@ def test_the_rest_stands_in_the_log(study: StudyPaths) -> None:
 @pytest.mark.parametrize("error", [UserError("a rule, got 1"), OSError(28, "no space"), KeyboardInterrupt()])
 def test_what_has_its_own_line_passes(study: StudyPaths, error: BaseException) -> None:
     study.root.mkdir()
-    with pytest.raises(type(error)) as passed, told_in_one_line(study):
+    with pytest.raises(type(error)) as passed, reported_in_one_line(study):
         raise error
     assert passed.value is error
     assert not study.driver_log.exists()
@@ -62,7 +62,7 @@ def test_what_tune_complains_of_goes_to_the_log_and_not_to_the_terminal(
     study: StudyPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study.root.mkdir()
-    with complaints_logged(study.driver_log):
+    with tune_errors_logged(study.driver_log):
         logging.getLogger("ray.tune.tune").error("Trials did not complete: [a]")
     assert "Trials did not complete: [a]" in study.driver_log.read_text(encoding="utf-8")
     assert capsys.readouterr().err == ""
@@ -70,6 +70,6 @@ def test_what_tune_complains_of_goes_to_the_log_and_not_to_the_terminal(
 
 def test_without_a_complaint_there_is_no_log(study: StudyPaths) -> None:
     study.root.mkdir()
-    with complaints_logged(study.driver_log):
+    with tune_errors_logged(study.driver_log):
         pass
     assert not study.driver_log.exists()
