@@ -18,6 +18,7 @@ from minilm_core.settings.schema import build, plain
 from minilm_core.settings.yaml_source import dump_yaml, read_yaml, with_overrides
 from minilm_core.tasks.task import Task
 from search.config.paths import rooted
+from search.config.schema_version import KEY, SCHEMA_VERSION, migrated
 from search.config.shorthands import expanded
 from spaces.limits import Limits
 from spaces.space import StudentSpace
@@ -275,15 +276,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     Raises:
         UserError: with one line a mistake: FILE:LINE: KEY RULE, got VALUE.
     """
-    source = with_overrides(read_yaml(path), overrides)
+    source = with_overrides(migrated(read_yaml(path)), overrides)
     base = path.parent.resolve()
     config = rooted(build(expanded(source, base), SearchConfig), base, source)
     return LoadedConfig(config=config, base=base, sha256=hashlib.sha256(resolved_yaml(config).encode()).hexdigest())
 
 
 def resolved_yaml(config: SearchConfig) -> str:
-    """Writes the whole configuration, defaults and presets written out; it loads back to an equal one anywhere."""
-    return dump_yaml(plain(config))
+    """Returns the whole configuration as YAML, with every default and preset written out and the schema version.
+
+    It loads back to an equal configuration from any folder.
+    """
+    return dump_yaml({KEY: SCHEMA_VERSION, **plain(config)})
 
 
 def _check_at_least(least: int, **numbers: float) -> None:
