@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,7 @@ from search.cli.terminal import (
 if TYPE_CHECKING:
     from minilm_core.latency.table import LatencyTable
     from search.commands.doctor import Finding
+    from search.commands.plan import Plan, Span
     from search.config.settings import LoadedConfig
     from search.driver.calibration import Timed
 
@@ -183,31 +184,34 @@ def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson =
         say_next("launch", search_yaml)
 
 
-def _plan_rows(made: Any) -> list[tuple[str, str]]:
+def _plan_rows(made: "Plan") -> list[tuple[str, str]]:
+    shapes, trials, text, files = made.shapes, made.trials, made.text, made.files
+    refused = "an unknown number" if shapes.num_shapes_refused is None else str(shapes.num_shapes_refused)
+    assistant = made.assistant
+    return [
+        ("student shapes", f"{shapes.num_shapes}, {refused} over a limit"),
+        *([("assistant", f"{assistant.label}, teaches {assistant.num_shapes} of the shapes")] if assistant else []),
+        ("parameters", _figure(shapes.num_parameters, 1e6, " M")),
+        ("size in fp32", _figure(shapes.size_bytes, 1e6, " MB")),
+        ("FLOPs a sequence", _figure(shapes.flops, 1e9, " GFLOP", 2)),
+        ("predicted latency", _figure(shapes.latency_ms, 1, " ms", 2)),
+        ("trials", f"{trials.num_trials}, {trials.max_concurrent_trials} at a time"),
+        ("held while running", f"{trials.num_cpus:g} CPU cores, {trials.num_gpus:g} GPUs"),
+        ("tokens a student", _figure(text.tokens_per_trial, 1e6, " M", 2)),
+        ("corpus at most", _figure(text.max_corpus_tokens, 1e6, " M tokens", 2)),
+        ("teacher's targets", _figure(files.targets_bytes, 1e6, " MB")),
+        ("epochs a student", _figure(text.epochs_per_trial, 1, "", 2)),
+        ("students on disk", _figure(files.students_bytes, 1e6, " MB", 0)),
+        ("checkpoints on disk", _figure(files.checkpoints_bytes, 1e6, " MB", 0)),
+    ]
+
+
+def _figure(value: "float | Span | None", scale: float, unit: str, digits: int = 1) -> str:
+    """Returns a figure, or a range of it, in multiples of `scale`."""
     from search.commands.plan import Span
 
-    def shown(value: Any, scale: float = 1.0, unit: str = "", digits: int = 1) -> str:
-        if value is None:
-            return "unknown"
-        if isinstance(value, Span):
-            return f"{value.low / scale:,.{digits}f} to {value.high / scale:,.{digits}f}{unit}"
-        return f"{value / scale:,.{digits}f}{unit}"
-
-    refused = "unknown" if made.num_shapes_refused is None else f"{made.num_shapes_refused} over a limit"
-    helped = f"{made.assistant}, taught once, teaches {made.num_shapes_assisted} of the shapes"
-    return [
-        ("student shapes", f"{made.num_shapes}, {refused}"),
-        *([("assistant", helped)] if made.assistant is not None else []),
-        ("parameters", shown(made.num_parameters, 1e6, " M")),
-        ("size in fp32", shown(made.size_bytes, 1e6, " MB")),
-        ("FLOPs a sequence", shown(made.flops, 1e9, " GFLOP", 2)),
-        ("predicted latency", shown(made.latency_ms, 1, " ms", 2)),
-        ("trials", f"{made.num_trials}, {made.max_concurrent_trials} at a time"),
-        ("held while running", f"{made.num_cpus:g} CPU cores, {made.num_gpus:g} GPUs"),
-        ("tokens a student", shown(made.tokens_per_trial, 1e6, " M", 2)),
-        ("corpus at most", shown(made.max_corpus_tokens, 1e6, " M tokens", 2)),
-        ("teacher's targets", shown(made.targets_bytes, 1e6, " MB")),
-        ("epochs a student", shown(made.epochs_per_trial, 1, "", 2)),
-        ("students on disk", shown(made.students_bytes, 1e6, " MB", 0)),
-        ("checkpoints on disk", shown(made.checkpoints_bytes, 1e6, " MB", 0)),
-    ]
+    if value is None:
+        return "unknown"
+    if isinstance(value, Span):
+        return f"{value.low / scale:,.{digits}f} to {value.high / scale:,.{digits}f}{unit}"
+    return f"{value / scale:,.{digits}f}{unit}"

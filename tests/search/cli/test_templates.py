@@ -73,9 +73,9 @@ def test_the_paper_template_takes_the_papers_text_whole_and_caches_none_of_its_s
     (tmp_path / "search.yaml").write_text(template_text("paper"), encoding="utf-8")
     loaded = load_config(tmp_path / "search.yaml")
     planned = make_plan(loaded, BERT_BASE, None)
-    assert planned.max_corpus_tokens == 4_000_000_000
-    assert planned.targets_bytes == 0
-    assert planned.epochs_per_trial == pytest.approx(13.1, abs=0.1)
+    assert planned.text.max_corpus_tokens == 4_000_000_000
+    assert planned.files.targets_bytes == 0
+    assert planned.text.epochs_per_trial == pytest.approx(13.1, abs=0.1)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
