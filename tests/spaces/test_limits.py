@@ -4,7 +4,7 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
-from spaces.limits import Limits
+from spaces.limits import Limits, Violation
 
 EMBEDDINGS = FamilyShape(vocabulary_size=30522, num_positions=512, num_token_types=2)
 STUDENT = StudentArchitecture(num_layers=6, hidden_size=384, num_heads=12)
@@ -26,18 +26,25 @@ def test_a_student_at_its_limits_breaks_none():
 
 
 @pytest.mark.parametrize(
-    ("limits", "name"),
+    ("limits", "violation"),
     [
-        (Limits(max_parameters=1_000_000), "max_parameters"),
-        (Limits(max_size_bytes=1_000_000), "max_size_bytes"),
-        (Limits(max_latency_ms=10.0), "max_latency_ms"),
+        (
+            Limits(max_parameters=1_000_000),
+            Violation(limit="max_parameters", allowed=1e6, value=STUDENT.num_parameters(EMBEDDINGS)),
+        ),
+        (
+            Limits(max_size_bytes=1_000_000),
+            Violation(limit="max_size_bytes", allowed=1e6, value=STUDENT.size_bytes(EMBEDDINGS)),
+        ),
+        (Limits(max_latency_ms=10.0), Violation(limit="max_latency_ms", allowed=10.0, value=20.0)),
     ],
 )
-def test_a_student_over_a_limit_breaks_it(limits, name):
-    violation = limits.violation(STUDENT, EMBEDDINGS, 20.0)
-    assert violation is not None
-    assert violation.limit == name
-    assert violation.excess == pytest.approx(violation.value / violation.allowed - 1)
+def test_a_student_over_a_limit_breaks_it(limits, violation):
+    assert limits.violation(STUDENT, EMBEDDINGS, 20.0) == violation
+
+
+def test_the_excess_is_the_share_by_which_a_limit_is_exceeded():
+    assert Violation(limit="max_latency_ms", allowed=10.0, value=25.0).excess == pytest.approx(1.5)
 
 
 def test_of_several_broken_limits_the_worst_is_named():

@@ -17,7 +17,24 @@ BERT_BASE = {
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
 }
-EXPECTED = ("cluster", "gpu", "multilingual", "paper", "quickstart")
+MINILM_L6 = {**BERT_BASE, "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6}
+XLM_R_BASE = {
+    **BERT_BASE,
+    "model_type": "xlm-roberta",
+    "vocab_size": 250002,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+}
+TEACHERS = {
+    "cluster": BERT_BASE,
+    "gpu": BERT_BASE,
+    "multilingual": XLM_R_BASE,
+    "paper": BERT_BASE,
+    "quickstart": MINILM_L6,
+}
+"""The sizes of the teacher that each template names."""
+EXPECTED = tuple(TEACHERS)
 
 
 def template_text(name):
@@ -39,9 +56,11 @@ def test_there_is_a_template_for_each_kind_of_user():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_template_loads_as_it_is(load, name):
-    config = load(name)
-    assert "accuracy" in config.objectives
+def test_a_template_fits_its_teacher_and_its_limits_leave_most_of_the_shapes(tmp_path, name):
+    (tmp_path / "search.yaml").write_text(template_text(name), encoding="utf-8")
+    loaded = load_config(tmp_path / "search.yaml", ["limits.max_latency_ms=null"])
+    shapes = make_plan(loaded, TEACHERS[name], None).shapes
+    assert 0 <= shapes.num_shapes_refused < shapes.num_shapes / 2
 
 
 @pytest.mark.parametrize("name", EXPECTED)
