@@ -1,0 +1,86 @@
+"""Tests that the commands of the READMEs run, and that exit codes and files are those that search/README.md names."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.cli.terminal import ExitCode
+from search.study.layout import StudyPaths, TrialPaths
+from tests.documents import blocks, command_lines, commands, table_rows
+from tests.paths import ROOT
+from tests.reports.example_studies import write_full_study
+from tests.search.conftest import SEARCH_YAML
+
+TINY = (
+    SEARCH_YAML.replace("name: tiny", "name: bert-base-glue")
+    .replace("[accuracy, size_bytes]", "[accuracy, latency_ms, size_bytes]")
+    .replace("num_trials: 2", "num_trials: 1")
+    + "baselines: {teacher: false, twin: false}\n"
+)
+
+
+def run_words(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    done = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); from search.cli import main; main()"]
+    return subprocess.run([*done, *words], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.slow
+def test_the_commands_run_one_after_another_on_a_tiny_search(material: Path, tmp_path: Path) -> None:
+    """The whole way of the README, with the commands before and after it that search/README.md shows."""
+    shown = [words[1:] for block in blocks("sh") for words in command_lines(block) if words[0] == "minilm-search"]
+    on_this_machine = [words for words in shown if words[1].startswith(("my-search", "student"))]
+    way = [words for document, words in commands() if document == "README.md" and words[0] == "minilm-search"]
+    before, after = ("init", "validate", "doctor", "calibrate", "plan"), ("status", "resume", "package", "verify")
+    ordered = [
+        *(words for words in on_this_machine if words[0] in before),
+        *(words[1:] for words in way if words[1] != "init"),
+        *(words for words in on_this_machine if words[0] in after),
+    ]
+    seen: set[str] = set()
+    for words in ordered:
+        line = shlex.join(words)
+        if line in seen or "space=" in line:
+            continue
+        seen.add(line)
+        # Whether int8 costs a tiny student anything is no matter of the documents.
+        done = run_words([*words, *(["--max-int8-drop", "1"] if "--int8" in words else [])], tmp_path)
+        assert done.returncode == ExitCode.DONE, (line, done.stderr)
+        if words[0] == "init":
+            shutil.copytree(material, tmp_path / "my-search", dirs_exist_ok=True)
+            (tmp_path / "my-search" / "search.yaml").write_text(TINY, encoding="utf-8")
+    assert (tmp_path / "student" / "SHA256SUMS").exists()
+
+
+def reporting_commands() -> list[str]:
+    verbs = ("report", "pick")
+    words = [words for document, words in commands() if document == "reports/README.md" and len(words) > 2]
+    return [shlex.join(line[1:]) for line in words if line[0] == "minilm-search" and line[1] in verbs]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", reporting_commands())
+def test_the_commands_that_report_and_pick_run_on_a_study_of_made_up_students(line: str, tmp_path: Path) -> None:
+    verb, _, *options = shlex.split(line)
+    study = write_full_study(tmp_path / "study").path
+    done = run_words([verb, str(study), *options], tmp_path)
+    assert done.returncode in (ExitCode.DONE, ExitCode.NONE_QUALIFIES), done.stderr
+
+
+def test_every_exit_code_is_in_the_table() -> None:
+    assert [int(row[0]) for row in table_rows("search/README.md", "code")] == list(ExitCode)
+
+
+def test_every_file_of_a_study_is_in_the_table() -> None:
+    text = "\n".join(row[0] for row in table_rows("search/README.md", "file"))
+    named = {name.split("/")[0] for name in re.findall(r"`([^`]+)`", text)}
+    study = StudyPaths(root=Path("study"))
+    properties = [name for name, value in vars(StudyPaths).items() if isinstance(value, property)]
+    paths = [getattr(study, name) for name in properties]
+    files = [path.root if isinstance(path, TrialPaths) else path for path in paths]
+    on_disk = {file.relative_to(study.root).parts[0] for file in files}
+    assert on_disk - {"study.journal.damaged"} <= named
