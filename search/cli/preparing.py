@@ -1,4 +1,4 @@
-"""The verbs before a search: init, validate, doctor, calibrate, plan."""
+"""The commands before a search: init, validate, doctor, calibrate, plan."""
 
 import json
 from collections.abc import Iterable
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to write.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="The folder to write to.", show_default=False)],
     template: Annotated[str, typer.Option(help="quickstart, gpu, cluster, multilingual or paper.")] = "quickstart",
     as_json: AsJson = False,
 ) -> None:
-    """Write a commented search.yaml, and for the quickstart its data, into a folder."""
+    """Write a commented search.yaml into a folder; for the quickstart, its data too."""
     templates = resources.files("search") / "templates"
     names = sorted(entry.name.removesuffix(".yaml") for entry in templates.iterdir() if entry.name.endswith(".yaml"))
     if template not in names:
@@ -47,7 +47,7 @@ def init(
     if template == "quickstart":
         from minilm_core.quickstart_data import write_installed_text
 
-        typer.echo("collecting the documentation of the installed packages: about half a minute", err=True)
+        typer.echo("collecting the documentation of the installed packages, which takes about half a minute", err=True)
         write_installed_text(folder / "data")
     search_yaml.write_text((templates / f"{template}.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     if as_json:
@@ -74,13 +74,15 @@ def validate(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJs
     if as_json:
         emit_json(result)
     else:
-        known = "" if teacher is not None else "; the teacher is not on this machine, so its sizes were not checked"
-        typer.echo(f"{search_yaml} is valid: {loaded.config.name}, {space.num_shapes} student shapes{known}")
+        unchecked = "" if teacher is not None else "; the teacher is not on this machine, so its sizes were not checked"
+        typer.echo(f"{search_yaml} is valid: {loaded.config.name}, {space.num_shapes} student shapes{unchecked}")
     say_next("plan", search_yaml)
 
 
 def doctor(
-    search_yaml: Annotated[Path | None, typer.Argument(help="Also check what this search needs.")] = None,
+    search_yaml: Annotated[
+        Path | None, typer.Argument(help="A search whose teacher, data and storage are checked too.")
+    ] = None,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
@@ -98,7 +100,7 @@ def doctor(
 
 
 def doctors_exit_code(findings: "Iterable[Finding]") -> ExitCode:
-    """Returns how doctor ends: with what a wrong setting ends with, if that or a file it names is what is wrong."""
+    """Returns USAGE if a setting or a file that it names is wrong, FAILED if only the machine is, else DONE."""
     wrong = [finding for finding in findings if finding.is_ok is False]
     if not wrong:
         return ExitCode.DONE
@@ -108,10 +110,10 @@ def doctors_exit_code(findings: "Iterable[Finding]") -> ExitCode:
 def calibrate(
     search_yaml: SearchYaml,
     overrides: Overrides = None,
-    force: Annotated[bool, typer.Option("--force", help="Measure again although there is a table.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Measure again even if there is a table.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure on this machine what a layer of each width costs, so that a search can predict latency."""
+    """Measure how long a layer of each width takes on this machine, so that a search can predict latency."""
     from search.config.compatibility import check_against_teacher, find_teacher_config
     from search.config.settings import load_config
     from search.driver.calibration import timed
@@ -121,26 +123,26 @@ def calibrate(
     teacher = find_teacher_config(loaded)
     if teacher is None:
         raise UserError(f"calibrate needs the teacher's config.json on this machine, got {config.teacher.model}")
-    asked = timed(config, check_against_teacher(config, teacher), teacher)
-    tables = [(None if force else one.find(config)) or _calibrated(one, loaded) for one in asked]
+    families = timed(config, check_against_teacher(config, teacher), teacher)
+    tables = [(None if force else family.find(config)) or _calibrated(family, loaded) for family in families]
     if as_json:
-        # The students' table, and the teacher's within it where that is another.
-        of_students, *others = (json.loads(one.file(config).read_text(encoding="utf-8")) for one in asked)
-        emit_json(of_students | {one.name: other for one, other in zip(asked[1:], others, strict=True)})
-    for one, table in zip(asked, tables, strict=True):
+        # The students' table. The teacher's is a key of it if the teacher's family is another.
+        students, *others = (json.loads(family.file(config).read_text(encoding="utf-8")) for family in families)
+        emit_json(students | {family.name: other for family, other in zip(families[1:], others, strict=True)})
+    for family, table in zip(families, tables, strict=True):
         if not as_json:
-            _show_table(table, f"{one.base['model_type']}, {table.fingerprint.label}, {table.target.label}")
+            _show_table(table, f"{family.base['model_type']}, {table.fingerprint.label}, {table.target.label}")
         if table.noise is not None:
             complain(f"NOISY: {table.noise}")
     say_next("launch", search_yaml)
 
 
-def _calibrated(asked: "Timed", loaded: "LoadedConfig") -> "LatencyTable":
+def _calibrated(family: "Timed", loaded: "LoadedConfig") -> "LatencyTable":
     from minilm_core.models.teacher import resolve
 
     folder = resolve(loaded.config.teacher, loaded.base)
     with step_shown(f"calibrating {loaded.config.latency.label}") as show:
-        return asked.measure(loaded.config, folder, lambda text, share: show(f"{asked.name}, {text}", share))
+        return family.measure(loaded.config, folder, lambda text, fraction: show(f"{family.name}, {text}", fraction))
 
 
 def _show_table(table: "LatencyTable", title: str) -> None:
@@ -153,13 +155,13 @@ def _show_table(table: "LatencyTable", title: str) -> None:
         for row in table.rows
     ]
     emit_table(f"{title}: median latency", ("width", "before the layers", "each layer"), rows)
-    of_tail = table.held_out_p90_error
-    tail = "" if of_tail is None else f", their 90th percentiles within {of_tail:.1%}"
+    p90_error = table.held_out_p90_error
+    tail = "" if p90_error is None else f", their 90th percentiles within {p90_error:.1%}"
     typer.echo(f"medians of held-out encoders were predicted within {table.held_out_error:.1%} on average{tail}")
 
 
 def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what a search would run, and start nothing."""
+    """Print what a search would run, and start nothing."""
     from search.commands.plan import make_plan
     from search.config.compatibility import check_against_teacher, find_teacher_config
     from search.config.settings import load_config
@@ -169,9 +171,9 @@ def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson =
     teacher = find_teacher_config(loaded)
     table = None
     if teacher is not None:
-        asked = timed(loaded.config, check_against_teacher(loaded.config, teacher), teacher)
-        tables = [one.find(loaded.config) for one in asked]
-        # Half a calibration is none: the search would begin with one.
+        families = timed(loaded.config, check_against_teacher(loaded.config, teacher), teacher)
+        tables = [family.find(loaded.config) for family in families]
+        # With one of two tables missing, the search would still begin with a calibration.
         table = None if None in tables else tables[0]
     made = make_plan(loaded, teacher, table)
     if as_json:

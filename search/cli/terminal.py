@@ -1,4 +1,4 @@
-"""What every verb shares: results on stdout, all else on stderr, and the exit codes."""
+"""What all commands share: results on stdout, everything else on stderr, and the exit codes."""
 
 import json
 import shlex
@@ -20,14 +20,14 @@ from search.study.layout import StudyPaths
 
 @dataclass(slots=True)
 class Invocation:
-    """What is known of a command while it runs: the `obj` of its typer context."""
+    """The state of a command while it runs: the `obj` of its typer context."""
 
     study: Path | None = None
-    """The folder of the study that it works on, where the details of an unforeseen error belong."""
+    """The folder of the study that the command works on, where the traceback of an unexpected error goes."""
 
 
 def note_study(context: typer.Context, folder: Path) -> Path:
-    """Notes which study the command works on, and returns its folder."""
+    """Notes the study that the command works on, and returns its folder."""
     if isinstance(context.obj, Invocation):
         context.obj.study = folder
     return folder
@@ -40,7 +40,9 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in --set budget.num_trials=20."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Address = Annotated[str | None, typer.Option(help="A running Ray cluster: HOST:PORT or auto. Default: this machine.")]
+Address = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a running Ray cluster, or auto. Default: start Ray on this machine.")
+]
 
 
 class ExitCode(IntEnum):
@@ -56,7 +58,7 @@ class ExitCode(IntEnum):
 
 
 def complain(text: str) -> None:
-    """Prints a mistake or an end on stderr."""
+    """Prints an error or a note on stderr, each line after the program's name."""
     for line in text.splitlines():
         typer.echo(f"minilm-search: {line}", err=True)
 
@@ -67,7 +69,7 @@ def emit_json(content: Mapping[str, Any]) -> None:
 
 
 def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows as a table on stdout; the first column reads from the left, the others are as their values are."""
+    """Prints rows as a table on stdout."""
     console = Console()
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
@@ -79,9 +81,9 @@ def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 
 @contextmanager
 def step_shown(title: str) -> Iterator[Callable[[str, float], None]]:
-    """Shows on stderr how far a long step is: as a bar on a terminal, elsewhere as a line at times.
+    """Shows the progress of a long step on stderr: as a bar on a terminal, elsewhere as a line from time to time.
 
-    The function that it yields takes what is being done and the fraction of the step that is done, in [0, 1].
+    Yields a function that takes a description of the work and the fraction of the step that is done, in [0, 1].
     """
     from search.driver.display import SECONDS_BETWEEN_LINES
 
@@ -89,16 +91,16 @@ def step_shown(title: str) -> Iterator[Callable[[str, float], None]]:
     if console.is_terminal:
         with Progress(console=console, transient=True) as bars:
             bar = bars.add_task(title, total=1.0)
-            yield lambda text, share: bars.update(bar, completed=share, description=text)
+            yield lambda text, fraction: bars.update(bar, completed=fraction, description=text)
         return
     last_line: float | None = None
 
-    def print_line(text: str, share: float) -> None:
+    def print_line(text: str, fraction: float) -> None:
         nonlocal last_line
         now = time.monotonic()
         if last_line is None or now - last_line >= SECONDS_BETWEEN_LINES:
             last_line = now
-            console.print(f"{title}: {text}, {share:.0%} done", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{title}: {text}, {fraction:.0%} done", highlight=False, markup=False, soft_wrap=True)
 
     yield print_line
 
@@ -116,13 +118,13 @@ def existing_study(folder: Path) -> StudyPaths:
     """
     from minilm_core.errors import UserError
 
-    # Looked at before the path is resolved, which fails on a loop of symbolic links.
+    # Checked before the path is resolved, because resolving fails on a loop of symbolic links.
     if not StudyPaths(root=folder).search_yaml.is_file():
         raise UserError(f"a study must be a folder that launch made, with search.yaml in it, got {folder}")
     return StudyPaths(root=folder.resolve())
 
 
 def shown_path(path: Path) -> Path:
-    """Returns a path as the user would type it from where they are."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    """Returns a path as the user would type it in the current folder."""
+    current = Path.cwd()
+    return path.relative_to(current) if path.is_relative_to(current) else path

@@ -1,4 +1,4 @@
-"""Tests of limits known before training."""
+"""Tests of the limits on a student."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def test_a_limit_that_is_not_positive_is_refused(name):
         Limits(**{name: 0})
 
 
-def test_a_student_at_its_limits_breaks_none():
+def test_a_student_at_its_limits_exceeds_none():
     limits = Limits(
         max_parameters=STUDENT.num_parameters(EMBEDDINGS),
         max_size_bytes=STUDENT.size_bytes(EMBEDDINGS),
@@ -39,7 +39,7 @@ def test_a_student_at_its_limits_breaks_none():
         (Limits(max_latency_ms=10.0), Violation(limit="max_latency_ms", allowed=10.0, value=20.0)),
     ],
 )
-def test_a_student_over_a_limit_breaks_it(limits, violation):
+def test_a_student_over_a_limit_exceeds_it(limits, violation):
     assert limits.violation(STUDENT, EMBEDDINGS, 20.0) == violation
 
 
@@ -47,12 +47,12 @@ def test_the_excess_is_the_share_by_which_a_limit_is_exceeded():
     assert Violation(limit="max_latency_ms", allowed=10.0, value=25.0).excess == pytest.approx(1.5)
 
 
-def test_of_several_broken_limits_the_worst_is_named():
+def test_of_several_exceeded_limits_the_worst_is_named():
     limits = Limits(max_parameters=20_000_000, max_latency_ms=1.0)
     violation = limits.violation(STUDENT, EMBEDDINGS, 20.0)
     assert str(violation) == "max_latency_ms must be at most 1, got 20"
     assert violation.excess == pytest.approx(19.0)
 
 
-def test_an_unknown_latency_breaks_no_limit():
+def test_an_unknown_latency_exceeds_no_limit():
     assert Limits(max_latency_ms=1.0).violation(STUDENT, EMBEDDINGS, None) is None
