@@ -71,6 +71,16 @@ def test_every_block_is_of_a_language_that_a_test_reads(document: str) -> None:
     assert languages <= {"sh", "python", "yaml"}
 
 
+def test_tests_neither_mock_nor_sleep_but_where_contributing_says_so() -> None:
+    sleeping = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(?:import|from) (?:unittest|mock|pytest_mock)\b", text, flags=re.MULTILINE), path
+        if re.search(r"\bsleep\(\d", text):
+            sleeping.add(path.name)
+    assert len(sleeping) <= 1, sleeping
+
+
 class Parsed(Exception):  # noqa: N818
     """A benchmark has parsed its arguments."""
 

@@ -1,4 +1,4 @@
-"""Tests of the plan: its figures, and that what is unknown is None."""
+"""Tests of the plan: its figures, and that an unknown figure is None."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ PINNED = (
     "budget.num_trials=12",
     "corpus.max_tokens=null",
 )
-"""What the figures below rest on, whatever becomes of the template."""
+"""The settings that the figures below depend on, so that the template may change."""
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_an_assistant_is_planned_with_the_shapes_that_it_teaches(loaded):
     assert alone.assistant is None
     assisted = make_plan(with_config(loaded, assistant=Assistant()), TEACHER, None)
     assert assisted.assistant.label == "6x192 A12"
-    # Of one to three layers and a width of 96 or 192, with heads of two sizes.
+    # Shapes of one to three layers and width 96 or 192, with heads of two sizes.
     assert assisted.assistant.num_shapes == 3 * 2 * 2
     assert make_plan(with_config(loaded, assistant=Assistant()), None, None).assistant is None
 

@@ -1,4 +1,4 @@
-"""Tests of what a search must agree on with its teacher."""
+"""Tests that the settings of a search must fit its teacher."""
 
 from dataclasses import replace
 
