@@ -89,7 +89,7 @@ class StudentSpace:
     """Widths of one attention head, which give the number of heads. Empty if `num_heads` is given."""
     num_heads: int | None = None
     """Attention heads of every student. None: the hidden size divided by the head size."""
-    intermediate_ratios: tuple[float, ...] = (4,)
+    intermediate_ratios: tuple[float, ...] = (4.0,)
     """Widths of the feed-forward layer, divided by the hidden size."""
     distillation_learning_rate: LogRange | tuple[float, ...]
     finetuning_learning_rate: LogRange | tuple[float, ...]

@@ -210,6 +210,14 @@ def test_a_space_may_be_written_out_in_place(write):
     assert config.space.distillation_learning_rate == (3e-4,)
 
 
+def test_the_sha256_of_a_space_with_defaults_is_that_of_its_resolved_copy(write, tmp_path):
+    space = "space: {num_layers: [2], hidden_sizes: [96], head_sizes: [32], distillation_learning_rate: [3e-4], "
+    loaded = load_config(write(SEARCH.replace("space: tiny", space + "finetuning_learning_rate: [1e-4]}")))
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(resolved_yaml(loaded.config), encoding="utf-8")
+    assert load_config(copy).sha256 == loaded.sha256
+
+
 def test_the_resolved_configuration_loads_back_equal_from_another_folder(write, tmp_path):
     loaded = load_config(write(), ["distillation.num_steps=7", "storage.mirror=s3://bucket/x"])
     (tmp_path / "study").mkdir()
