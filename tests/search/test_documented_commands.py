@@ -11,9 +11,8 @@ import pytest
 
 from search.cli.terminal import ExitCode
 from search.study.layout import StudyPaths, TrialPaths
-from tests.documents import blocks, command_lines, commands, table_rows
+from tests.documents import blocks, command_lines, table_rows
 from tests.paths import ROOT
-from tests.reports.example_studies import write_full_study
 from tests.search.conftest import SEARCH_YAML
 
 TINY = (
@@ -58,21 +57,6 @@ def test_the_commands_run_one_after_another_on_a_tiny_search(material: Path, tmp
             shutil.copytree(material, tmp_path / "my-search", dirs_exist_ok=True)
             (tmp_path / "my-search" / "search.yaml").write_text(TINY, encoding="utf-8")
     assert (tmp_path / "student" / "SHA256SUMS").exists()
-
-
-def reporting_commands() -> list[str]:
-    verbs = ("report", "pick")
-    words = [words for document, words in commands() if document == "reports/README.md" and len(words) > 2]
-    return [shlex.join(line[1:]) for line in words if line[0] == "minilm-search" and line[1] in verbs]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("line", reporting_commands())
-def test_the_commands_that_report_and_pick_run_on_a_study_of_made_up_students(line: str, tmp_path: Path) -> None:
-    verb, _, *options = shlex.split(line)
-    study = write_full_study(tmp_path / "study").path
-    done = run_words([verb, str(study), *options], tmp_path)
-    assert done.returncode in (ExitCode.DONE, ExitCode.NONE_QUALIFIES), done.stderr
 
 
 def test_every_exit_code_is_in_the_table() -> None:
