@@ -31,21 +31,23 @@ REQUIRED = object()
 
 
 def keys_of(settings: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
-    """Yields every key below a settings dataclass, with `[]` after the name of a list of mappings."""
+    """Yields every key below a settings dataclass, with `[]` after the name of a list of mappings.
+
+    The keys of a space are left out: spaces/README.md documents them.
+    """
     hints = get_type_hints(settings)
     for field in dataclasses.fields(settings):
-        kind = hints[field.name]
-        name = prefix + field.name
-        inner = [member for member in members(kind) if dataclasses.is_dataclass(member)]
-        is_list = any(
-            get_origin(member) is tuple and dataclasses.is_dataclass(get_args(member)[0]) for member in [kind]
-        )
-        # A section that must be a mapping is no key by itself: its keys are.
-        if not (is_list or inner == [kind]) or name == "space":
+        name, kind = prefix + field.name, hints[field.name]
+        if kind is StudentSpace:
             yield name, Key(kind, default_of(field))
-        for member in inner:
-            if name != "space":
-                yield from keys_of(member, f"{name}[]." if is_list else f"{name}.")
+            continue
+        sections = [member for member in members(kind) if dataclasses.is_dataclass(member)]
+        is_list = get_origin(kind) is tuple
+        # A mapping, or a list of mappings, has only the keys inside it. A mapping or something else is a key, too.
+        if not sections or not (is_list or sections == [kind]):
+            yield name, Key(kind, default_of(field))
+        for section in sections:
+            yield from keys_of(section, f"{name}[]." if is_list else f"{name}.")
 
 
 def members(kind: Any) -> tuple[Any, ...]:
