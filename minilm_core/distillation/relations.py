@@ -65,7 +65,8 @@ def relation_kl(
 ) -> Float[Tensor, ""]:
     """Returns KL(teacher ‖ student) of one relation in nats, averaged over heads and real query positions.
 
-    No relation map of a whole batch is ever in memory. The kernel depends on device and precision, the result does not.
+    No relation map of a whole batch is ever in memory. The kernel depends on device and precision, and all kernels
+    compute the same.
 
     Raises:
         UserError: if no token is real.
