@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from minilm_core.errors import UserError
 from minilm_core.results.frontier import hypervolume, is_on_frontier
+from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import Objective, as_costs, objectives_named
 from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first, read_records
 from minilm_core.settings.yaml_source import read_yaml
@@ -21,10 +22,6 @@ from reports.trial_rows import to_pandas
 
 if TYPE_CHECKING:
     import pandas
-
-RECORDS_FILE = "records.jsonl"
-CONFIG_FILE = "search.yaml"
-DECISION_FILE = "decision.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +45,7 @@ class Study:
     figures of the whole study are properties, computed once; methods take arguments or build a new object.
     """
 
-    path: Path
+    paths: StudyPaths
     config: Mapping[str, Any]
     objectives: tuple[Objective, ...]
     records: tuple[TrialRecord, ...]
@@ -59,6 +56,11 @@ class Study:
     environment: Mapping[str, Any]
     latency: LatencyFacts | None
     importances: Mapping[str, Mapping[str, float]]
+
+    @property
+    def path(self) -> Path:
+        """The folder of the study."""
+        return self.paths.root
 
     @property
     def name(self) -> str:
@@ -169,27 +171,27 @@ def load_study(path: Path | str) -> Study:
     Raises:
         UserError: if the folder is not a study or one of its files cannot be read.
     """
-    path = Path(path)
-    if not (path / RECORDS_FILE).is_file() or not (path / CONFIG_FILE).is_file():
-        raise UserError(f"a study folder must hold {RECORDS_FILE} and {CONFIG_FILE}, got {path}")
-    sha256 = hashlib.sha256((path / RECORDS_FILE).read_bytes()).hexdigest()
-    config = _read_config(path / CONFIG_FILE)
+    paths = StudyPaths(root=Path(path))
+    if not paths.records.is_file() or not paths.search_yaml.is_file():
+        raise UserError(f"a study folder must hold {paths.records.name} and {paths.search_yaml.name}, got {path}")
+    sha256 = hashlib.sha256(paths.records.read_bytes()).hexdigest()
+    config = _read_config(paths.search_yaml)
     objectives = objectives_named(config["objectives"])
-    records = read_records(path / RECORDS_FILE)
+    records = read_records(paths.records)
     for record in records:
         missing = [o.name for o in objectives if o.name not in record.objectives]
         if record.is_complete_student and missing:
             raise UserError(f"a complete student must have every objective, got {record.label} without {missing[0]}")
     return Study(
-        path=path,
+        paths=paths,
         config=config,
         objectives=objectives,
         records=records,
         records_sha256=sha256,
-        evaluation=read_labels(path / "evaluation.json"),
-        environment=read_environment(path / "environment.json"),
-        latency=read_latency(path / "latency.json"),
-        importances=read_importances(path / "importances.json"),
+        evaluation=read_labels(paths.evaluation),
+        environment=read_environment(paths.environment),
+        latency=read_latency(paths.latency),
+        importances=read_importances(paths.importances),
     )
 
 

@@ -1,9 +1,11 @@
 """The record of a trial as one flat row of figures: what the tables of the report and `Study.to_pandas` are made of."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minilm_core.errors import UserError, first_line
+from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Evaluation, Role, TrialRecord
 from minilm_core.tasks.metrics import mean_accuracy
 
@@ -59,7 +61,7 @@ def accuracy_of(record: TrialRecord) -> float | None:
 
 def student_path(record: TrialRecord) -> str:
     """Returns the folder of the trained student, relative to the folder of the study."""
-    return f"trials/{record.number:04d}/student"
+    return TrialPaths(root=StudyPaths(root=Path()).trial_folder(record.number)).student.as_posix()
 
 
 def trial_row(record: TrialRecord) -> Row:

@@ -1,6 +1,8 @@
 from .frontier import hypervolume as hypervolume
 from .frontier import is_on_frontier as is_on_frontier
 from .frontier import knee as knee
+from .layout import StudyPaths as StudyPaths
+from .layout import TrialPaths as TrialPaths
 from .objectives import Direction as Direction
 from .objectives import Objective as Objective
 from .objectives import as_costs as as_costs

@@ -10,7 +10,7 @@ from reports.comparison import Comparison, comparisons, name_of, verdict
 from reports.page import tables
 from reports.selection.answer import Answer, answer, command_line
 from reports.statistics import Resamples, Split, accuracy_interval, resample
-from reports.study import CONFIG_FILE, Study
+from reports.study import Study
 from reports.trial_rows import Row, accuracy_of
 
 SCHEMA_VERSION = 1
@@ -114,7 +114,7 @@ def gather(study: Study) -> Facts:
         measurement=tuple(_measurement(study)),
         environment=tuple(_flattened({key: value for key, value in study.environment.items() if key != "seconds"})),
         commands=_commands(study, first),
-        config_text=(study.path / CONFIG_FILE).read_text(encoding="utf-8"),
+        config_text=study.paths.search_yaml.read_text(encoding="utf-8"),
         caveats=tuple(_caveats(study)),
     )
 
@@ -122,7 +122,7 @@ def gather(study: Study) -> Facts:
 def _commands(study: Study, first: Answer) -> tuple[str, ...]:
     folder = str(study.path)
     commands = (
-        ("launch", str(study.path / CONFIG_FILE)),
+        ("launch", str(study.paths.search_yaml)),
         first.pick_words,
         ("report", folder),
         ("package", folder, "--picked", "-o", "student"),

@@ -96,7 +96,7 @@ def write_report(study: Study, out: Path | None = None) -> Report:
     Raises:
         UserError: if decision.json is damaged, or a figure of a record does not fit its column of the tables.
     """
-    folder = study.path / "report" if out is None else out
+    folder = study.paths.report if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     facts = gather(study)
     drawn, bundle, note = _draw(study, facts)

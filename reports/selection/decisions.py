@@ -10,14 +10,14 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from reports.json_files import read_json
 from reports.selection.choice import Decision
-from reports.study import DECISION_FILE, Study
+from reports.study import Study
 
 SCHEMA_VERSION = 1
 
 
 def write_decision(study: Study, decision: Decision) -> Path:
     """Writes decision.json into the study folder, whole or not at all, with the SHA-256 of the study's records."""
-    path = study.path / DECISION_FILE
+    path = study.paths.decision
     content = {
         "schema_version": SCHEMA_VERSION,
         "study": study.name,
@@ -35,7 +35,7 @@ def read_decision(study: Study) -> Mapping[str, Any] | None:
     Raises:
         UserError: if the file was not written by `write_decision`.
     """
-    path = study.path / DECISION_FILE
+    path = study.paths.decision
     content = read_json(path)
     if not content:
         return None
@@ -60,7 +60,7 @@ def picked_trial(study: Study) -> int:
     decision = read_decision(study)
     if decision is None:
         raise UserError(f"--picked needs the decision that pick writes, got none in {study.path}; run pick first")
-    path = study.path / DECISION_FILE
+    path = study.paths.decision
     if not is_current(study, decision):
         raise UserError(
             f"{path} must be made from the study's present records, got one made from others; run pick again"

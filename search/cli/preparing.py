@@ -112,10 +112,10 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure how long a layer of each width takes on this machine, so that a search can predict latency."""
+    from minilm_core.results.layout import StudyPaths
     from search.config.compatibility import find_teacher_config
     from search.config.settings import load_config
     from search.driver.calibration import encoders_to_time
-    from search.study.layout import StudyPaths
     from search.study.resolved import resolve_study
 
     loaded = load_config(search_yaml, overrides or ())
@@ -154,11 +154,11 @@ def _show_table(table: "LatencyTable", title: str) -> None:
 
 def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print what a search would run, and start nothing."""
+    from minilm_core.results.layout import StudyPaths
     from search.commands.plan import make_plan
     from search.config.compatibility import find_teacher_config
     from search.config.settings import load_config
     from search.driver.calibration import encoders_to_time
-    from search.study.layout import StudyPaths
     from search.study.resolved import resolve_study
 
     loaded = load_config(search_yaml, overrides or ())

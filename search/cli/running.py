@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minilm_core.errors import UserError
+from minilm_core.results.layout import StudyPaths
 from search.cli.terminal import (
     Address,
     AsJson,
@@ -23,8 +24,8 @@ from search.cli.terminal import (
     say_next,
     shown_path,
 )
-from search.study.layout import StudyPaths, check_mirror
 from search.study.lock import only_driver
+from search.study.mirror import check_mirror
 
 if TYPE_CHECKING:
     from search.study.resolved import ResolvedStudy

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.study.layout import StudyPaths
+from minilm_core.results.layout import StudyPaths
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from minilm_core.tasks.task import Task
 from search.config.compatibility import check_against_teacher, find_teacher_config
 from search.config.settings import LoadedConfig, Resources, load_config
 from search.study.environment import PACKAGES
-from search.study.layout import check_mirror
+from search.study.mirror import check_mirror
 
 DOCUMENTS_READ = 1000
 """Documents of a corpus that are read to see whether it has text. One document is not enough: some may be null."""

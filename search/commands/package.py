@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from minilm_core.errors import UserError
 from minilm_core.latency.table import LatencyTable
+from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import TrialRecord, read_records
 from minilm_core.tasks.splits import load_split
 from minilm_core.tasks.task import SplitRole, Task
 from search.config.settings import SearchConfig, load_config
-from search.study.layout import StudyPaths, TrialPaths
 
 if TYPE_CHECKING:
     from minilm_core.deployment.source import PackageSource

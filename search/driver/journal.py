@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 
 from minilm_core.atomic import write_text_atomically
-from search.study.layout import StudyPaths
+from minilm_core.results.layout import StudyPaths
 
 
 def mend_journal(study: StudyPaths, on_trouble: Callable[[str], None]) -> None:

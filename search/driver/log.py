@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from minilm_core.errors import UserError, first_line
+from minilm_core.results.layout import StudyPaths
 from search.errors import SearchError, SearchStoppedError
-from search.study.layout import StudyPaths
 
 
 def write_driver_log(folder: Path | None, error: BaseException) -> Path:

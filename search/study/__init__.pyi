@@ -2,9 +2,6 @@ from .environment import PACKAGES as PACKAGES
 from .environment import set_seconds as set_seconds
 from .environment import write_environment as write_environment
 from .jobs import Job as Job
-from .layout import StudyPaths as StudyPaths
-from .layout import TrialPaths as TrialPaths
-from .layout import check_mirror as check_mirror
 from .ledger import Ending as Ending
 from .ledger import Ledger as Ledger
 from .lock import only_driver as only_driver
@@ -15,6 +12,7 @@ from .messages import Message as Message
 from .messages import WorkersLost as WorkersLost
 from .messages import decode as decode
 from .messages import encode as encode
+from .mirror import check_mirror as check_mirror
 from .progress import Progress as Progress
 from .progress import ProgressLog as ProgressLog
 from .progress import distillation_event as distillation_event

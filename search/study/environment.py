@@ -11,8 +11,8 @@ from typing import Any
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.provenance import source_state, versions_of
+from minilm_core.results.layout import StudyPaths
 from search.config.settings import SearchConfig
-from search.study.layout import StudyPaths
 from search.study.progress import now
 
 PACKAGES = ("minilm-search", "ray", "torch", "transformers", "optuna", "datasets", "numpy", "tokenizers", "safetensors")

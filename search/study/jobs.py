@@ -7,9 +7,9 @@ from typing import Self
 
 from minilm_core.errors import FailureKind, classify_failure
 from minilm_core.models.architecture import FamilyShape
+from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from search.config.settings import SearchConfig
-from search.study.layout import TrialPaths
 from search.study.memory import NodeOutOfMemoryError
 from search.study.progress import ProgressLog, now
 from search.study.resolved import ResolvedStudy

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 
 from minilm_core.errors import FailureKind
+from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord, append_record, read_records
 from search.config.settings import Budget, SearchConfig
-from search.study.layout import StudyPaths, mirror_file
+from search.study.mirror import mirror_file
 
 
 class Ending(StrEnum):

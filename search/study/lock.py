@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from filelock import FileLock, Timeout
 
 from minilm_core.errors import UserError
-from search.study.layout import StudyPaths
+from minilm_core.results.layout import StudyPaths
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from minilm_core.errors import UserError
+from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import read_records
 from search.config.settings import SearchConfig, load_config
-from search.study.layout import StudyPaths
 from search.study.ledger import num_counted
 
 

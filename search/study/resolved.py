@@ -9,10 +9,10 @@ from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.models.families import encoder_architecture, family_shape
 from minilm_core.models.student_family import student_base
 from minilm_core.models.teacher import read_config, resolve_config
+from minilm_core.results.layout import StudyPaths
 from search.config.compatibility import check_against_teacher
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import TeacherAssignment, TeacherRole
-from search.study.layout import StudyPaths
 from spaces.limits import Violation
 from spaces.space import StudentSpace
 

@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Role, Status, read_records
 from search.config.settings import load_config
-from search.study.layout import StudyPaths, TrialPaths
 from search.study.ledger import budget_ending, num_counted, total_device_hours
 from search.study.lock import is_driven
 from search.study.progress import ProgressLog

@@ -8,11 +8,11 @@ import torch
 
 from minilm_core.kernels.compiled_loops import keep_compiled_loops_in
 from minilm_core.models.teacher import resolve
+from minilm_core.results.layout import StudyPaths
 from minilm_core.settings.schedules import Precision
 from minilm_core.training.devices import resolve_precision, training_device
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import TeacherRole
-from search.study.layout import StudyPaths
 from search.study.resolved import ResolvedStudy
 
 

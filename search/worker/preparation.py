@@ -22,11 +22,11 @@ from minilm_core.distillation.targets import CachedTargets, OnlineTargets, Targe
 from minilm_core.errors import UserError
 from minilm_core.models.encoders import RelationEncoder, load_encoder
 from minilm_core.models.teacher import config_sha256, resolve, weights_sha256
+from minilm_core.results.layout import StudyPaths
 from minilm_core.settings.schedules import Relation
 from minilm_core.tasks.splits import load_splits
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import DistillationKey, TeacherRole
-from search.study.layout import StudyPaths
 from search.study.messages import CachingBegun
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy

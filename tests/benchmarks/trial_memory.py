@@ -27,11 +27,11 @@ from transformers import BertConfig, BertTokenizerFast
 
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
+from minilm_core.results.layout import StudyPaths
 from search.config.settings import load_config
 from search.driver.trial import guarded
 from search.driver.working_thread import on_one_thread
 from search.study.jobs import Job
-from search.study.layout import StudyPaths
 from search.study.resolved import resolve_study
 from search.worker.preparation import prepare
 from search.worker.run import run_group

@@ -11,6 +11,7 @@ from minilm_core.errors import FailureKind
 from minilm_core.latency.measurements import Measurement, Statistic, Width
 from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
+from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import objectives_named
 from minilm_core.results.records import (
     Evaluation,
@@ -139,7 +140,7 @@ def study_of(
 ) -> Study:
     """A study without a folder, for tests that need only its records."""
     return Study(
-        path=Path("nowhere"),
+        paths=StudyPaths(root=Path("nowhere")),
         config={"name": "example"},
         objectives=objectives_named(objectives),
         records=records,

@@ -15,10 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.teacher import resolve
+from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import TrialRecord
 from search.config.settings import load_config
 from search.study.jobs import Job
-from search.study.layout import StudyPaths
 from search.study.resolved import ResolvedStudy, resolve_study
 from search.worker.preparation import prepare
 from spaces.space import StudentChoice

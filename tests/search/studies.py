@@ -13,9 +13,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Role, TrialRecord, read_records
 from search.driver.searcher import STUDY_NAME
-from search.study.layout import StudyPaths
 from tests.paths import ROOT
 
 NO_BASELINES = ("baselines.teacher=false", "baselines.twin=false")

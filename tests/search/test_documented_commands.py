@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from minilm_core.results.layout import StudyPaths, TrialPaths
 from search.cli.terminal import ExitCode
-from search.study.layout import StudyPaths, TrialPaths
 from tests.documents import blocks, command_lines, table_rows
 from tests.paths import ROOT
 from tests.search.conftest import SEARCH_YAML

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import Role, TrialRecord
 from search.study.jobs import Job
-from search.study.layout import TrialPaths
 from search.study.resolved import ResolvedStudy
 from search.worker.run import run_group
 from spaces.space import StudentChoice

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import append_record, read_records
 from search.cli.preparing import doctors_exit_code
 from search.commands.doctor import Finding
 from search.config.settings import load_config, resolved_yaml
-from search.study.layout import StudyPaths
 from tests.paths import QUICKSTART_YAML, ROOT
 from tests.reports.example_studies import student, write_full_study
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from minilm_core.results.layout import StudyPaths
 from search.commands.package import Deployment, package_student
-from search.study.layout import StudyPaths
 from tests.paths import EARLIER_STUDY
 
 

@@ -8,9 +8,9 @@ import pytest
 from minilm_core.latency.measurements import Measurement, Width
 from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable
 from minilm_core.models.assistant import Assistant
+from minilm_core.results.layout import StudyPaths
 from search.commands.plan import PlannedFiles, PlannedShapes, make_plan
 from search.config.settings import load_config
-from search.study.layout import StudyPaths
 from search.study.resolved import resolve_study
 from spaces.limits import Limits
 from tests.paths import QUICKSTART_YAML

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Role, Status, read_records
 from search.config.settings import load_config, resolved_yaml
-from search.study.layout import StudyPaths, TrialPaths
 from tests.paths import EARLIER_STUDY
 from tests.search.studies import run
 

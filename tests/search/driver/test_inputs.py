@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from minilm_core.errors import UserError
+from minilm_core.results.layout import StudyPaths
 from search.config.settings import SearchConfig, load_config
 from search.driver.inputs import check_inputs
 from search.driver.run import run_study
-from search.study.layout import StudyPaths
 from search.study.resolved import find_study
 
 

@@ -11,11 +11,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import TrialRecord
 from search.config.settings import SamplerName
 from search.driver.journal import mend_journal
 from search.driver.searcher import Quota, StudySearcher, reconcile
-from search.study.layout import StudyPaths
 from spaces.space import StudentChoice
 from tests.search.searching import OBJECTIVES, WIDE, Driver, drawn, make_searcher, make_study, trials
 

@@ -8,9 +8,9 @@ import pytest
 from ray.tune import TuneError
 
 from minilm_core.errors import UserError
+from minilm_core.results.layout import StudyPaths
 from search.driver.log import reported_in_one_line, tune_errors_logged
 from search.errors import SearchStoppedError
-from search.study.layout import StudyPaths
 
 TOLD_BY_TUNE = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\nOSError: no space left on the disk\n'
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from ray import tune
 
+from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Status, read_records
 from search.config.settings import load_config
 from search.driver import run as study
 from search.driver import trial
-from search.study.layout import StudyPaths
 from search.study.ledger import Ending
 from search.study.resolved import ResolvedStudy, find_study
 from tests.search.local_ray import without_tokens

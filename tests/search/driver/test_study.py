@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Status
 from reports import load_study
-from search.study.layout import StudyPaths, TrialPaths
 from tests.search.studies import (
     launch,
     optuna_states,

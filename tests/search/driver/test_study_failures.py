@@ -7,8 +7,8 @@ import pytest
 from optuna.trial import TrialState
 
 from minilm_core.errors import FailureKind
+from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Status
-from search.study.layout import StudyPaths, TrialPaths
 from tests.search.studies import (
     NO_BASELINES,
     launch,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from search.study.layout import StudyPaths, TrialPaths
+from minilm_core.results.layout import StudyPaths, TrialPaths
 from search.study.progress import ProgressLog
 from tests.search.studies import (
     NO_BASELINES,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Status
-from search.study.layout import StudyPaths, TrialPaths
 from search.study.progress import ProgressLog
 from tests.search.studies import (
     NO_BASELINES,

@@ -9,11 +9,11 @@ import pytest
 
 from minilm_core.errors import FailureKind
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
+from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from search.config.settings import Resources, SearchConfig, load_config
 from search.config.teacher_assignment import TeacherAssignment
 from search.study.jobs import Job
-from search.study.layout import StudyPaths
 from search.study.ledger import total_device_hours
 from search.study.progress import Progress, ProgressLog
 from search.study.resolved import ResolvedStudy

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from minilm_core.errors import FailureKind
+from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import Role, Status, TrialRecord, from_json, to_json
 from search.study.jobs import Job
-from search.study.layout import TrialPaths
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
 from search.worker.worker import JobsFailedError

@@ -9,9 +9,9 @@ import torch
 from minilm_core.models.encoders import build_encoder, load_encoder_config
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.weight_transfer import build_student
+from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import Role, TrialRecord, from_json, to_json
 from search.study.jobs import Job
-from search.study.layout import TrialPaths
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 from tests.search.running import OpenStudy, figures_of, interrupt, record_of, weights_in

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import TrialRecord
 from search.study.jobs import Job
-from search.study.layout import TrialPaths
 from search.study.progress import Progress
 from spaces.space import StudentChoice
 from tests.search.running import (
