@@ -42,6 +42,7 @@ def make_job(config: SearchConfig, role: Role = Role.STUDENT, latency_ms: float 
         paths=StudyPaths(root=Path("s")),
         space=config.space,
         teachers=TeacherAssignment.of(config, ARCHITECTURE),
+        teacher_json={},
         teacher_family=EMBEDDINGS,
         student_family=EMBEDDINGS,
         latency_table=None
