@@ -91,20 +91,21 @@ class TrainingState:
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
     def take_step(self) -> float:
-        """Follows the gradient gathered so far once, unless fp16 could not hold it, and returns its loss.
+        """Takes one optimiser step with the gradient accumulated so far, and returns the step's loss.
 
-        The loss is that of all workers' shares together, and so all of them go on or all of them stop.
+        The loss is averaged over all ranks, so that either all of them go on or all of them stop. In fp16 a step whose
+        scaled gradient overflowed is skipped.
 
         Raises:
-            NonFiniteLossError: if the loss or its gradient is infinite or NaN, in fp16 with any scale; the parameters
-                are then untouched.
+            NonFiniteLossError: if the loss is infinite or NaN, or the gradient is and no smaller loss scale can help;
+                the parameters are then untouched.
         """
         assert self._loss is not None, "a step follows a gradient"
-        mean_loss = _averaged_over_workers(self._loss.float(), self.wrapped)
+        mean_loss = _averaged_over_ranks(self._loss.float(), self.wrapped)
         self.scaler.unscale_(self.optimiser)
         with_gradient = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
         total_norm = nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
-        # Both at once: here a GPU's step waits for its numbers, and nowhere else.
+        # Both numbers are fetched at once: this is the only place where a step waits for a GPU.
         loss, norm = map(float, torch.stack([mean_loss, total_norm.float()]).tolist())
         self._loss = None
         if math.isfinite(loss) and math.isfinite(norm):
@@ -114,19 +115,27 @@ class TrainingState:
                 group["lr"] = self.learning_rate
             self.scaler.step(self.optimiser)
             self.scaler.update()
-        elif not self.scaler.is_enabled() or math.isfinite(norm) or self.scaler.get_scale() <= SMALLEST_LOSS_SCALE:
+        elif self.scaler.is_enabled() and not math.isfinite(norm) and self.scaler.get_scale() > SMALLEST_LOSS_SCALE:
+            self._skip_step()
+        else:
             # A smaller scale helps a gradient that overflowed, but no loss.
             raise NonFiniteLossError(
                 f"the loss and the gradient must be finite, got loss {loss} in step {self.step + 1}"
             )
-        else:
-            self.num_skipped_steps += 1
-            self.scaler.update(self.scaler.get_scale() * self.scaler.get_backoff_factor())
-            # Steps before this one do not count towards a larger scale.
-            self.scaler.load_state_dict({**self.scaler.state_dict(), "_growth_tracker": 0})
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         return loss
+
+    def _skip_step(self) -> None:
+        """Leaves the parameters as they are and lowers the loss scale.
+
+        The optimiser is not called: the fused AdamW would create moments, even in a step that the scaler skips. A new
+        scaler also restarts the count of the steps after which the scale grows again.
+        """
+        scale = self.scaler.get_scale() * self.scaler.get_backoff_factor()
+        device = next(self.module.parameters()).device
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=scale)
+        self.num_skipped_steps += 1
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns parameters and optimiser moments by name."""
@@ -231,7 +240,7 @@ def seed_step(seed: int, step: int, rank: int, micro_batch: int = 0) -> None:
     torch.manual_seed(int(mixed))
 
 
-def _averaged_over_workers(loss: Tensor, module: nn.Module) -> Tensor:
+def _averaged_over_ranks(loss: Tensor, module: nn.Module) -> Tensor:
     if isinstance(module, DistributedDataParallel):
         torch.distributed.all_reduce(loss, group=module.process_group)
         loss /= torch.distributed.get_world_size(module.process_group)
