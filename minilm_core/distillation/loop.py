@@ -224,7 +224,7 @@ def _take_up(state: TrainingState, root: Path | None) -> None:
         try:
             state.restore(*checkpoint)
         except UserError as error:
-            raise UserError(f"{error}; remove {root} to begin anew") from error
+            raise UserError(f"{error}; remove {root} to start again") from error
 
 
 def _encoder_of(run: StudentRun) -> RelationEncoder:
@@ -251,7 +251,7 @@ def _turns(
         batch_size=schedule.batch_size,
         seed=seed,
         rank=data.rank,
-        num_workers=data.num_workers,
+        world_size=data.num_workers,
     )
     for step in range(first_step, schedule.num_steps):
         data.targets.prefetch(order.rows_of_step(step + 1))
