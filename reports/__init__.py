@@ -1,9 +1,7 @@
-"""What a study's records say: statistics, figures, a page, and the choice of a student. No torch, Ray or Optuna."""
+"""What the records of a study say: figures with their intervals, the report, and the choice of a student to deploy.
 
-from reports.selection.choice import Decision
-from reports.selection.decisions import write_decision
-from reports.selection.preference import Prefer
-from reports.selection.requirements import Certainty, Requirements
-from reports.study import Study, load_study
+Nothing here trains or searches, and nothing imports torch, Ray or Optuna; `reports/README.md` shows how to use it."""
 
-__all__ = ["Certainty", "Decision", "Prefer", "Requirements", "Study", "load_study", "write_decision"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,10 +1,10 @@
-"""What distillation was worth: the best student against its twin and the fine-tuned teacher, in paired intervals."""
+"""The gain of distillation: the best student against its twin and the fine-tuned teacher, with paired intervals."""
 
 from dataclasses import dataclass
 
 from minilm_core.results.records import Role, TrialRecord
 from minilm_core.tasks.metrics import Interval
-from reports.page import wording
+from reports import wording
 from reports.statistics import Resamples, Split
 from reports.study import Study
 
@@ -16,7 +16,7 @@ class Comparison:
     record: TrialRecord
     other: TrialRecord
     split: Split | None
-    """The test split where both have one, else the validation split; None where neither could be compared."""
+    """The test split where both were evaluated on it, else the validation split; None where no split has both."""
     difference: Interval | None
     """accuracy(record) - accuracy(other); None where the labels or a model's predictions were not kept."""
 
@@ -27,7 +27,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """Says which is better, or that it cannot be said."""
+        """The result in words: which model is better, or that the two cannot be told apart."""
         is_own_twin = self.other.role is Role.TWIN and self.other.number == self.record.number
         other = "its twin without distillation" if is_own_twin else name_of(self.other)
         names = f"{name_of(self.record)} and {other}"
@@ -41,7 +41,7 @@ class Comparison:
 
 
 def name_of(record: TrialRecord) -> str:
-    """Names a record in a sentence."""
+    """Returns the name of a record in a sentence."""
     match record.role:
         case Role.TEACHER:
             return "the fine-tuned teacher"
@@ -61,18 +61,18 @@ def compare(record: TrialRecord, other: TrialRecord, validation: Resamples, test
 
 
 def comparisons(study: Study, validation: Resamples, test: Resamples) -> tuple[Comparison, ...]:
-    """Returns the best student against its twin and the teacher, and the twin against the teacher, as far as known.
+    """Compares the best student with its twin and the teacher, and the twin with the teacher, where the study has them.
 
     Where the best student has no twin, the student that has one is compared with it.
     """
     best, twin, teacher = study.best, study.twin, study.teacher
-    doubled = study.student(twin.number) if twin is not None else None
-    pairs = ((doubled, twin), (best, teacher), (twin, teacher))
+    student_of_twin = study.student(twin.number) if twin is not None else None
+    pairs = ((student_of_twin, twin), (best, teacher), (twin, teacher))
     return tuple(compare(a, b, validation, test) for a, b in pairs if a is not None and b is not None)
 
 
 def verdict(study: Study, validation: Resamples, test: Resamples) -> str:
-    """Says in one paragraph who is the best student, what distillation added and how near the teacher is."""
+    """Returns one paragraph: the best student, the gain of its distillation, and its distance from the teacher."""
     best = study.best
     if best is None:
         return "No student is complete: there is nothing to compare."

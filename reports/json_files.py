@@ -1,4 +1,4 @@
-"""The JSON files of a study beside its records, whose shape is checked as they are read."""
+"""Readers of the JSON files of a study, which check the shape of what they read. The records have their own reader."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class _Labels:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Environment:
-    """What reports compute with; all else is shown as it stands."""
+    """The fields that reports compute with. All others are shown without a check."""
 
     seconds: dict[str, FiniteFloat] | None = None
 
@@ -33,10 +33,10 @@ _IMPORTANCES = TypeAdapter(dict[str, dict[str, FiniteFloat]])
 
 
 def read_labels(path: Path) -> Mapping[str, Mapping[str, Any]]:
-    """Returns the labels of each task by split, which the records' predictions belong to; empty without the file.
+    """Returns the labels of each task by split, in the order of the records' predictions; empty without the file.
 
     Raises:
-        UserError: if the search wrote no such file.
+        UserError: if the file has another shape.
     """
     return _checked(_LABELS, path)
 
@@ -45,7 +45,7 @@ def read_environment(path: Path) -> Mapping[str, Any]:
     """Returns versions, machine and seeds, and the seconds of each stage of the preparation; empty without the file.
 
     Raises:
-        UserError: if the search wrote no such file.
+        UserError: if the file has another shape.
     """
     return _checked(_ENVIRONMENT, path)
 
@@ -54,7 +54,7 @@ def read_importances(path: Path) -> Mapping[str, Mapping[str, float]]:
     """Returns the importance of each choice for each objective, in [0, 1]; empty without the file.
 
     Raises:
-        UserError: if the search wrote no such file.
+        UserError: if the file has another shape.
     """
     return _checked(_IMPORTANCES, path)
 
@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
         raise UserError(f"{path} must be JSON, got {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a JSON object, got a {type(content).__name__}")

@@ -1,4 +1,4 @@
-"""How sure the figures are: intervals, paired differences and frontier membership by bootstrap over the examples."""
+"""How certain the figures are: intervals, paired differences and frontier membership by bootstrap over the examples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,27 +10,35 @@ from jaxtyping import Bool, Float
 from minilm_core.errors import UserError
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.records import Evaluation, Role, TrialRecord
-from minilm_core.tasks.metrics import CONFIDENCE, NUM_RESAMPLES, Interval, metric_named, resampled_scores, score
+from minilm_core.tasks.metrics import (
+    NUM_RESAMPLES,
+    Interval,
+    mean_accuracy,
+    metric_named,
+    percentile_interval,
+    resampled_scores,
+    score,
+)
 from reports.study import Study
 
 Key = tuple[Role, int]
 
 
 class Split(StrEnum):
-    """Which labelled examples a statement rests on."""
+    """The labelled examples that a statement is based on."""
 
     VALIDATION = "validation"
-    """What the search optimised: the best of many students is flattered by it."""
+    """The split that the search optimised: on it, the best of many students looks better than it is."""
     TEST = "test"
-    """What the search never looked at."""
+    """The split that the search never used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Resamples:
     """Accuracy, in [0, 1], of records over common bootstrap resamples of one split's examples.
 
-    Accuracy is the unweighted mean of the tasks' main metrics, a negative correlation counting as 0. The resamples are
-    common to all records, so that differences and ratios are paired.
+    Accuracy is the unweighted mean of the tasks' main metrics, where a negative correlation counts as 0. All records
+    are scored on the same resamples, so that differences and ratios are paired.
     """
 
     split: Split
@@ -42,52 +50,66 @@ class Resamples:
 
     def interval(self, record: TrialRecord) -> Interval:
         """Returns the record's accuracy with its interval."""
-        return _interval(self.values[_key(record)], self.resampled[_key(record)])
+        return percentile_interval(self.values[_key(record)], self.resampled[_key(record)])
 
     def difference(self, record: TrialRecord, other: TrialRecord) -> Interval:
         """Returns accuracy(record) - accuracy(other) with its paired interval: positive where the first is better."""
         key, other_key = _key(record), _key(other)
-        return _interval(self.values[key] - self.values[other_key], self.resampled[key] - self.resampled[other_key])
+        difference = self.resampled[key] - self.resampled[other_key]
+        return percentile_interval(self.values[key] - self.values[other_key], difference)
 
     def ratio(self, record: TrialRecord, other: TrialRecord) -> Interval:
         """Returns accuracy(record) / accuracy(other) with its paired interval; 1 where the other scores 0."""
         key, other_key = _key(record), _key(other)
-        value = _ratio(np.array([self.values[key]]), np.array([self.values[other_key]]))
-        return _interval(float(value[0]), _ratio(self.resampled[key], self.resampled[other_key]))
+        value = accuracy_ratio(self.values[key], self.values[other_key])
+        return percentile_interval(float(value), accuracy_ratio(self.resampled[key], self.resampled[other_key]))
 
 
-def resample(study: Study, split: Split, wanted: Sequence[TrialRecord] | None = None) -> Resamples:
-    """Draws the resamples for every record whose predictions on that split of every task were kept, with the labels.
+def resample(study: Study, split: Split, records: Sequence[TrialRecord] | None = None) -> Resamples:
+    """Draws the resamples for each record whose predictions were kept for that split of every task, with the labels.
 
-    Only the `wanted` records are resampled where they are given; each one's figures are the same either way.
+    `records` are those to score, by default all of the study. The resamples do not depend on them.
 
     Raises:
         UserError: if a task's labels and a record's predictions differ in number.
     """
-    tasks = sorted({task for record in study.records() for task in record.tasks})
+    tasks = sorted({task for record in study.records for task in record.tasks})
     labels = {task: _labels(study, task, split) for task in tasks}
-    among = study.records() if wanted is None else wanted
-    records = [r for r in among if tasks and all(_has_predictions(r, task, split) for task in tasks)]
-    if not records or any(of_task is None for of_task in labels.values()):
+    candidates = study.records if records is None else records
+    scored = [r for r in candidates if tasks and all(_has_predictions(r, task, split) for task in tasks)]
+    if not scored or any(of_task is None for of_task in labels.values()):
         return Resamples(split=split, values={}, resampled={})
-    values, resampled = np.zeros(len(records)), np.zeros((len(records), NUM_RESAMPLES))
-    # A seed a task: tasks are resampled independently, and adding a task leaves the others' resamples as they were.
+    values: list[Float[np.ndarray, " records"]] = []
+    resampled: list[Float[np.ndarray, "records resamples"]] = []
+    # One seed a task: tasks are resampled independently, and another task does not change the resamples of the others.
     for seed, task in enumerate(tasks):
-        metric = metric_named(records[0].tasks[task].metric)
+        metric = metric_named(scored[0].tasks[task].metric)
         of_task = np.asarray(labels[task])
-        predictions = [_predictions(record, task, split, len(of_task)) for record in records]
-        values += [max(0.0, score(metric, of_task, of_record)) for of_record in predictions]
-        resampled += np.maximum(resampled_scores(metric, of_task, predictions, seed), 0.0)
-    keys = [_key(record) for record in records]
+        predictions = [_predictions(record, task, split, len(of_task)) for record in scored]
+        values.append(np.array([score(metric, of_task, of_record) for of_record in predictions]))
+        resampled.append(resampled_scores(metric, of_task, predictions, seed))
+    keys = [_key(record) for record in scored]
     return Resamples(
         split=split,
-        values=dict(zip(keys, (float(value) for value in values / len(tasks)), strict=True)),
-        resampled=dict(zip(keys, resampled / len(tasks), strict=True)),
+        values=dict(zip(keys, mean_accuracy(values).tolist(), strict=True)),
+        resampled=dict(zip(keys, mean_accuracy(resampled), strict=True)),
     )
 
 
+def accuracy_ratio(
+    accuracy: Float[np.ndarray, "..."] | float, other: Float[np.ndarray, "..."] | float
+) -> Float[np.ndarray, "..."]:
+    """Returns accuracy / other elementwise, for accuracies in [0, 1]; 1 where the other is 0."""
+    accuracy, other = np.asarray(accuracy, dtype=float), np.asarray(other, dtype=float)
+    ratio: np.ndarray = np.divide(accuracy, other, out=np.ones_like(accuracy), where=other > 0)
+    return ratio
+
+
 def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | None:
-    """Returns the record's accuracy with its interval; of a single task also where the labels were not kept."""
+    """Returns the accuracy of a record with its interval; None where it was not measured.
+
+    Without kept labels there is still the interval in the record, if the study has a single task.
+    """
     if record in resamples:
         return resamples.interval(record)
     if len(record.tasks) != 1:
@@ -95,18 +117,19 @@ def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | N
     evaluation = _evaluation(record, next(iter(record.tasks)), resamples.split)
     if evaluation is None:
         return None
-    value, low, high = (max(0.0, x) for x in (evaluation.value, evaluation.low, evaluation.high))
+    value, low, high = mean_accuracy([np.array([evaluation.value, evaluation.low, evaluation.high])]).tolist()
     return Interval(value=value, low=low, high=high)
 
 
 def frontier_probabilities(study: Study, resamples: Resamples) -> dict[int, float]:
-    """Returns trial -> share of the resamples in which no other student beats it; empty without resamples.
+    """Returns for each trial the fraction of resamples in which no other student beats its student.
 
-    Only accuracy is resampled: the other objectives are taken as exact.
+    Only accuracy is resampled; the other objectives are taken as exact. The result is empty where a student was not
+    resampled.
     """
-    students = [student for student in study.students() if student in resamples]
+    students = [student for student in study.students if student in resamples]
     columns = [i for i, objective in enumerate(study.objectives) if objective.name == "accuracy"]
-    if not students or len(students) < len(study.students()) or not columns:
+    if not students or len(students) < len(study.students) or not columns:
         return {}
     costs = study.costs(students)
     counts = np.zeros(len(students))
@@ -117,19 +140,18 @@ def frontier_probabilities(study: Study, resamples: Resamples) -> dict[int, floa
 
 
 def tied_with_frontier(study: Study, resamples: Resamples) -> tuple[TrialRecord, ...]:
-    """Returns the students behind the frontier whose accuracy cannot be told from that of the one that beats them.
+    """Returns the students behind the frontier that cannot be told apart, in accuracy, from the one that beats them.
 
-    Where several frontier students beat one, the most accurate of them is the one to be compared with.
+    Where several frontier students beat one, it is compared with the most accurate of them.
     """
-    frontier = study.frontier()  # the most accurate first
-    on_frontier = {student.number for student in frontier}
-    costs = study.costs(frontier)
+    on_frontier = {student.number for student in study.frontier}
+    costs = study.costs(study.frontier)
     tied: list[TrialRecord] = []
-    for student in study.students():
+    for student in study.students:
         if student.number in on_frontier or student not in resamples:
             continue
         beaten_by = _dominates(costs, study.costs([student])[0])
-        rival = frontier[int(np.argmax(beaten_by))]
+        rival = study.frontier[int(np.argmax(beaten_by))]  # the frontier is sorted by accuracy
         if rival in resamples and resamples.difference(rival, student).low <= 0:
             tied.append(student)
     return tuple(tied)
@@ -170,16 +192,3 @@ def _predictions(record: TrialRecord, task: str, split: Split, num_labels: int) 
             f"got {num_labels} and {len(evaluation.predictions)}"
         )
     return np.asarray(evaluation.predictions, dtype=float)
-
-
-def _interval(value: float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Interval(value=value, low=float(low), high=float(high))
-
-
-def _ratio(
-    numerator: Float[np.ndarray, " resamples"], denominator: Float[np.ndarray, " resamples"]
-) -> Float[np.ndarray, " resamples"]:
-    out: np.ndarray = np.divide(numerator, denominator, out=np.ones(len(numerator)), where=denominator > 0)
-    return out

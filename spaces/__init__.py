@@ -1,1 +1,1 @@
-"""What a search may choose: one YAML file a space, and the code that reads one. Optuna's trial type, never Ray."""
+"""What a search may choose about a student: the preset spaces and the code that reads one. Optuna's trial, no Ray."""

@@ -1,4 +1,4 @@
-"""What a student may weigh and cost at most; all of it is known before training."""
+"""Upper limits on a student's size and latency, which are known before training."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,18 @@ from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Violation:
-    """A limit that a student breaks."""
+    """A limit that a student exceeds."""
 
     limit: str
     """The limit's name."""
     allowed: float
+    """The limit."""
     value: float
+    """The student's figure."""
 
     @property
     def excess(self) -> float:
-        """How far over the limit as a share of it; positive, the constraint that the sampler is told."""
+        """The excess over the limit as a fraction of it: positive, and the constraint value that the sampler gets."""
         return self.value / self.allowed - 1
 
     def __str__(self) -> str:
@@ -26,18 +28,18 @@ class Violation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Upper limits; a student over one of them is drawn again and costs nothing.
+    """Upper limits. A student over one of them is drawn again, which costs nothing.
 
     Raises:
         UserError: if a limit is not positive.
     """
 
     max_parameters: int | None = None
-    """Parameters of the whole encoder, embeddings included; 30M is read as 30000000."""
+    """Parameters of the whole encoder, embeddings included. search.yaml may say 30M."""
     max_size_bytes: int | None = None
-    """Weights in fp32; 100MB is read as 100000000."""
+    """Bytes of the weights in fp32. search.yaml may say 100MB."""
     max_latency_ms: float | None = None
-    """Predicted on the study's latency target; 20ms is read as 20."""
+    """Predicted median latency on the study's latency target, in milliseconds. search.yaml may say 20ms."""
 
     def __post_init__(self) -> None:
         for name in ("max_parameters", "max_size_bytes", "max_latency_ms"):
@@ -46,17 +48,17 @@ class Limits:
                 raise UserError(f"{name} must be positive, got {limit}")
 
     def violation(
-        self, architecture: StudentArchitecture, embeddings: FamilyShape, latency_ms: float | None
+        self, architecture: StudentArchitecture, family: FamilyShape, latency_ms: float | None
     ) -> Violation | None:
-        """Returns the limit that the student is farthest over, or None; an unknown latency breaks no limit."""
+        """Returns the limit that the student exceeds most, as a fraction of it; an unknown latency exceeds none."""
         figures = {
-            "max_parameters": (self.max_parameters, architecture.num_parameters(embeddings)),
-            "max_size_bytes": (self.max_size_bytes, architecture.size_bytes(embeddings)),
+            "max_parameters": (self.max_parameters, architecture.num_parameters(family)),
+            "max_size_bytes": (self.max_size_bytes, architecture.size_bytes(family)),
             "max_latency_ms": (self.max_latency_ms, latency_ms),
         }
-        broken = [
+        exceeded = [
             Violation(limit=limit, allowed=allowed, value=value)
             for limit, (allowed, value) in figures.items()
             if allowed is not None and value is not None and value > allowed
         ]
-        return max(broken, key=lambda violation: violation.excess, default=None)
+        return max(exceeded, key=lambda violation: violation.excess, default=None)

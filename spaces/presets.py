@@ -1,4 +1,4 @@
-"""Spaces by name: the presets that come along, or a file of one's own."""
+"""Reads a space by name: a preset of this package, or the path of a YAML file."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ _FOLDER = Path(__file__).parent
 
 
 def preset_names() -> tuple[str, ...]:
-    """Returns the names of the presets in alphabetical order."""
+    """Returns the names of the presets, in alphabetical order."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 
 
 def load_space(name_or_path: str, base: Path) -> StudentSpace:
-    """Reads a preset, or a YAML file: what has a folder or a `.yaml` ending in it is a path, relative to `base`.
+    """Reads a preset or a YAML file. A name with a `/` or the ending `.yaml` or `.yml` is a path, relative to `base`.
 
     Raises:
         UserError: if there is no such preset or file, or the file breaks a rule.

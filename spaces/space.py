@@ -1,4 +1,4 @@
-"""What a search may choose about a student: a fixed list or a range for each parameter, valid by construction."""
+"""The space of students: a list or a range for each parameter, of which every combination is a valid student."""
 
 import itertools
 import math
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogRange:
-    """All values between two positive ends, drawn evenly over their logarithm.
+    """All values between two positive ends, drawn uniformly on a logarithmic scale.
 
     Raises:
-        UserError: if the ends are not positive and in order.
+        UserError: unless 0 < low <= high, both finite.
     """
 
     low: float
@@ -32,7 +32,7 @@ class LogRange:
             raise UserError(f"low must be positive and at most high, got {self.low} and {self.high}")
 
     def __contains__(self, value: float) -> bool:
-        # A sampler works on the logarithm, and its way back may miss an end by a rounding error.
+        # A sampler draws the logarithm, so that a value may miss an end by a rounding error.
         return self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)
 
 
@@ -41,13 +41,13 @@ Choices = tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | LogRange
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentChoice:
-    """All that the search decides about one student."""
+    """Everything that the search decides about one student."""
 
     architecture: StudentArchitecture
     distillation_learning_rate: float
-    """Peak, after warm-up."""
+    """Peak learning rate, reached after warm-up."""
     finetuning_learning_rate: float
-    """Peak, after warm-up."""
+    """Peak learning rate, reached after warm-up."""
     initialisation: Initialisation = Initialisation.RANDOM
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class StudentChoice:
 
     @classmethod
     def from_record(cls, record: TrialRecord) -> "StudentChoice":
-        """Returns what was chosen for a student that a record tells of."""
+        """Returns the choice of the student that a record describes."""
         assert record.distillation_learning_rate is not None, "a student's record has its learning rates"
         assert record.finetuning_learning_rate is not None, "a student's record has its learning rates"
         return cls(
@@ -70,31 +70,31 @@ class StudentChoice:
     def from_dict(cls, content: Mapping[str, Any]) -> "StudentChoice":
         """Reads what `to_dict` wrote."""
         architecture = StudentArchitecture(**content["architecture"])
-        # Choices that were written down before there was any other have none.
+        # Choices that were written by a version without initialisations have none.
         initialisation = Initialisation(content.get("initialisation", Initialisation.RANDOM))
         return cls(**{**content, "architecture": architecture, "initialisation": initialisation})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentSpace:
-    """All students a search may build, and how fast they may learn; whatever is drawn is a valid student.
+    """The students that a search may build, and their learning rates. Every combination is a valid student.
 
     Raises:
-        UserError: if a list is empty or repeats itself, a value is not positive, or heads do not divide a hidden size.
+        UserError: if a list is empty or repeats a value, a value is not positive, or heads do not divide a hidden size.
     """
 
     num_layers: tuple[int, ...]
     hidden_sizes: tuple[int, ...]
     head_sizes: tuple[int, ...] = ()
-    """Widths of one attention head; the number of heads follows. Left out where `num_heads` is given."""
+    """Widths of one attention head, which give the number of heads. Empty if `num_heads` is given."""
     num_heads: int | None = None
-    """Attention heads of every student; None: as many as the head size gives."""
-    intermediate_ratios: tuple[float, ...] = (4,)
-    """Widths of the feed-forward over the hidden size."""
+    """Attention heads of every student. None: the hidden size divided by the head size."""
+    intermediate_ratios: tuple[float, ...] = (4.0,)
+    """Widths of the feed-forward layer, divided by the hidden size."""
     distillation_learning_rate: LogRange | tuple[float, ...]
     finetuning_learning_rate: LogRange | tuple[float, ...]
     initialisations: tuple[Initialisation, ...] = (Initialisation.RANDOM,)
-    """What students may take over from their teacher before they learn."""
+    """What students may take over from their teacher before training."""
 
     def __post_init__(self) -> None:
         if bool(self.head_sizes) == (self.num_heads is not None):
@@ -113,7 +113,7 @@ class StudentSpace:
 
     @property
     def parameters(self) -> dict[str, Choices]:
-        """What Optuna is asked for, by the fixed name of the parameter."""
+        """The choices of each Optuna parameter, by its name."""
         head_size: dict[str, Choices] = {"head_size": self.head_sizes} if self.head_sizes else {}
         names = tuple(str(initialisation) for initialisation in self.initialisations)
         return {
@@ -123,28 +123,28 @@ class StudentSpace:
             "intermediate_ratio": self.intermediate_ratios,
             "distillation_learning_rate": self.distillation_learning_rate,
             "finetuning_learning_rate": self.finetuning_learning_rate,
-            # Only where there is a choice: the studies from before there was any go on unchanged.
+            # Only if there is a choice, so that studies from before there were initialisations can be resumed.
             **({"initialisation": names} if len(names) > 1 else {}),
         }
 
     @property
     def num_shapes(self) -> int:
-        """How many different architectures there are."""
+        """The number of different architectures."""
         lists = (self.num_layers, self.hidden_sizes, self.head_sizes or (self.num_heads,), self.intermediate_ratios)
         return math.prod(len(choices) for choices in lists)
 
     def architectures(self) -> Iterator[StudentArchitecture]:
-        """Yields every different architecture once."""
+        """Yields every architecture once."""
         heads: tuple[int | None, ...] = self.head_sizes or (None,)
         for choice in itertools.product(self.num_layers, self.hidden_sizes, heads, self.intermediate_ratios):
             yield self._architecture(*choice)
 
     def suggest(self, trial: "optuna.Trial") -> StudentChoice:
-        """Lets Optuna choose a student."""
+        """Returns a student whose parameters Optuna chooses."""
         return self.decode({name: _suggest(trial, name, choices) for name, choices in self.parameters.items()})
 
     def decode(self, params: Mapping[str, Any]) -> StudentChoice:
-        """Returns the student that Optuna's parameters stand for.
+        """Returns the student that Optuna's parameters describe.
 
         Raises:
             UserError: if a parameter is missing or its value is not in the space.
@@ -163,7 +163,7 @@ class StudentSpace:
         )
 
     def encode(self, choice: StudentChoice) -> dict[str, Any]:
-        """Returns Optuna's parameters of a student: what `decode` takes back."""
+        """Returns Optuna's parameters of a student: the inverse of `decode`."""
         params = {
             "num_layers": choice.architecture.num_layers,
             "hidden_size": choice.architecture.hidden_size,
@@ -176,10 +176,10 @@ class StudentSpace:
         return {name: params[name] for name in self.parameters}
 
     def check_relation_heads(self, relation_heads: int) -> None:
-        """Refuses a space with a student whose Q, K and V cannot be split into the relation heads.
+        """Checks that Q, K and V of every student can be split into the relation heads.
 
         Raises:
-            UserError: naming the first hidden size that is no multiple.
+            UserError: naming the first hidden size that is not a multiple of `relation_heads`.
         """
         for hidden_size in self.hidden_sizes:
             if hidden_size % relation_heads:
@@ -189,7 +189,7 @@ class StudentSpace:
                 )
 
     def check_initialisations(self, teacher: StudentArchitecture, distilled_layer: int) -> None:
-        """Refuses a space with a student that is larger than what it would take over from its teacher.
+        """Checks that no student is larger than what it would take over from its teacher.
 
         Raises:
             UserError: naming the size and the initialisation.
@@ -198,10 +198,10 @@ class StudentSpace:
             initialisation.check(student, teacher, distilled_layer)
 
     def for_method(self, method: Method, teacher_num_heads: int) -> "StudentSpace":
-        """Returns the space as the method allows it: MiniLM compares head by head, so its students have the teacher's.
+        """Returns the space for a method. MiniLM compares head by head, so its students get the teacher's heads.
 
         Raises:
-            UserError: if the method needs another number of heads than the space has or its hidden sizes allow.
+            UserError: if the method needs a number of heads that the space or its hidden sizes do not allow.
         """
         if method is Method.MINILMV2 or self.num_heads == teacher_num_heads:
             return self
@@ -258,13 +258,13 @@ def _suggest(trial: "optuna.Trial", name: str, choices: Choices) -> Any:
         return trial.suggest_float(name, choices.low, choices.high, log=True)
     steps = _even_steps(choices)
     if steps is not None:
-        # An integer distribution tells the sampler which sizes are neighbours; a categorical one does not.
+        # An integer distribution lets the sampler know which sizes are neighbours; a categorical one does not.
         return trial.suggest_int(name, steps.start, steps[-1], step=steps.step)
     return trial.suggest_categorical(name, choices)
 
 
 def _even_steps(choices: tuple[int, ...] | tuple[float, ...] | tuple[str, ...]) -> range | None:
-    """Returns the choices as a range if they are several whole numbers at even distances."""
+    """Returns the choices as a range if they are at least two evenly spaced whole numbers, else None."""
     whole = sorted(int(choice) for choice in choices if not isinstance(choice, str) and choice == int(choice))
     if len(choices) < 2 or len(whole) < len(choices):
         return None

@@ -1,98 +1,170 @@
-"""What the README promises: its tree is the disk's, its commands exist, its settings load, its code runs."""
+"""What the READMEs promise: commands exist, code runs, settings load, and trees and links are those on disk."""
 
-import json
+import argparse
+import importlib
 import re
-import subprocess
+import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
-from transformers.utils import logging as transformers_logging
+import typer.main
 
+from search.cli.app import app
 from search.config.settings import load_config
+from spaces.presets import load_space
+from tests.documents import DOCUMENTS, FOLDERS, Block, blocks, commands, name_of, table_rows, text_of
 from tests.paths import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+VERBS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+"""The command of each verb of `minilm-search`."""
+
+OURS = ("README.md", "search/README.md", "spaces/README.md", "tests/README.md")
+"""The documents whose code runs here; the tests of minilm_core and reports run theirs."""
 
 
-def blocks(language: str) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-    return [text for named, text in fenced if named == language]
+def document_of(block: Block) -> str:
+    return block.document
 
 
-def commands() -> list[str]:
-    lines = "\n".join(blocks("")).splitlines()
-    return [line.split("#")[0].strip() for line in lines if line.startswith("minilm-search ") and "→" not in line]
+def test_the_file_tree_names_the_packages_that_are_there() -> None:
+    (tree,) = [block.text for block in blocks("") if block.document == "README.md"]
+    named: dict[str, list[str]] = {}
+    for indent, name in re.findall(r"^( *)(\w+)/ {2,}\w", tree, flags=re.MULTILINE):
+        if indent:
+            named[top].append(name)
+        else:
+            top = name
+            named[top] = []
+    there = {path.parent.name: inner_packages(path.parent) for path in ROOT.glob("*/__init__.py")}
+    assert {name: sorted(inner) for name, inner in named.items()} == {**there, "tests": []}
 
 
-def test_the_file_tree_names_the_rooms_that_are_there() -> None:
-    named = re.findall(r"^(\w+)/ {2,}", README, flags=re.MULTILINE)
-    rooms = {path.name for path in ROOT.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
-    assert set(named) == rooms | {"tests"}
+def inner_packages(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/__init__.py"))
 
 
-def test_every_make_target_named_is_in_the_makefile() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"make (\w[\w-]*)", README)):
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+def test_the_readme_leads_to_a_readme_in_each_top_level_folder() -> None:
+    links = set(re.findall(r"\]\(([\w/]+/README\.md)\)", text_of("README.md")))
+    assert links == {f"{folder}/README.md" for folder in FOLDERS}
+
+
+@pytest.mark.parametrize("document", [*map(name_of, DOCUMENTS), "CONTRIBUTING.md"])
+def test_every_relative_link_leads_to_a_file_and_every_anchor_to_a_heading(document: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", text_of(document)):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), link
+        headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("document", list(map(name_of, DOCUMENTS)))
+def test_nothing_in_a_document_is_left_to_fill_in(document: str) -> None:
+    assert not re.search(r"@@|TODO|TBD|FIXME", text_of(document))
+
+
+@pytest.mark.parametrize("document", list(map(name_of, DOCUMENTS)))
+def test_every_block_is_of_a_language_that_a_test_reads(document: str) -> None:
+    languages = set(re.findall(r"^```(\w+)$", text_of(document), flags=re.MULTILINE))
+    assert languages <= {"sh", "python", "yaml"}
+
+
+def test_tests_neither_mock_nor_sleep_but_where_contributing_says_so() -> None:
+    sleeping = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(?:import|from) (?:unittest|mock|pytest_mock)\b", text, flags=re.MULTILINE), path
+        if re.search(r"\bsleep\(\d", text):
+            sleeping.add(path.name)
+    assert len(sleeping) <= 1, sleeping
+
+
+class Parsed(Exception):  # noqa: N818
+    """A benchmark has parsed its arguments."""
+
+
+@pytest.fixture
+def _stop_after_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser: argparse.ArgumentParser, arguments: Any = None) -> None:
+        parse(parser, arguments)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+
+
+def check_make(words: list[str]) -> None:
+    makefile = text_of("Makefile")
+    for word in words:
+        name, is_variable, _ = word.partition("=")
+        pattern = rf"^{name} \?=" if is_variable else rf"^{name}:"
+        assert re.search(pattern, makefile, flags=re.MULTILINE), word
+
+
+def check_module(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    module, *arguments = words
+    if module == "pytest":
+        assert all((ROOT / argument).exists() for argument in arguments if not argument.startswith("-"))
+        return
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(Parsed):
+        importlib.import_module(module).main()
+
+
+@pytest.mark.usefixtures("_stop_after_parsing")
+@pytest.mark.parametrize(("document", "words"), commands(), ids=lambda value: value if isinstance(value, str) else None)
+def test_every_command_is_parsed_by_what_it_calls(
+    document: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match words:
+        case ["minilm-search", verb, *arguments]:
+            assert verb in VERBS
+            # A sentence may name a verb without what it is called with.
+            if arguments:
+                VERBS[verb].make_context(verb, list(arguments)).close()
+        case ["make", *targets]:
+            check_make(targets)
+        case ["python" | ".venv/bin/python", "-m", *module]:
+            check_module(module, monkeypatch)
+        case _:
+            pytest.fail(f"{document} has a command that no test checks: {shlex.join(words)}")
+
+
+def test_the_readme_shows_the_whole_way() -> None:
+    verbs = [words[1] for document, words in commands() if document == "README.md" and words[0] == "minilm-search"]
+    assert verbs == ["init", "launch", "report", "pick", "package", "verify"]
+
+
+def test_every_verb_and_template_is_in_the_table_of_commands() -> None:
+    rows = table_rows("search/README.md", "command")
+    named = [verb for cell, _ in rows for verb in re.findall(r"`(\w+)`", cell)]
+    assert sorted(named) == sorted(VERBS)
+    templates = {path.stem for path in (ROOT / "search" / "templates").glob("*.yaml")}
+    assert set(re.findall(r"`(\w+)`", rows[0][1])) == templates
 
 
 def test_the_quickstart_picks_before_it_reports_so_that_the_report_shows_the_decision() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"^quickstart:.*\n((?:\t.*\n)+)", makefile, flags=re.MULTILINE)
+    (recipe,) = re.findall(r"^quickstart:.*\n((?:\t.*\n)+)", text_of("Makefile"), flags=re.MULTILINE)
     verbs = re.findall(r"\$\(MINILM\) (\w+)", recipe)
     assert verbs.index("launch") < verbs.index("pick") < verbs.index("report") < verbs.index("package")
 
 
-def test_the_readme_shows_the_whole_way() -> None:
-    shown = {command.split()[1] for command in commands()}
-    assert {"init", "validate", "plan", "launch", "report", "pick", "package", "verify"} <= shown
+@pytest.mark.parametrize("block", blocks("yaml"), ids=document_of)
+def test_the_settings_shown_are_valid(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "shown.yaml"
+    path.write_text(block.text, encoding="utf-8")
+    if "teacher:" in block.text:
+        assert load_config(path).config.name
+    else:
+        assert load_space(str(path), tmp_path).num_shapes > 1
 
 
-def test_nothing_in_the_readme_is_left_to_fill_in() -> None:
-    assert "@@" not in README
-
-
-@pytest.mark.parametrize("command", commands())
-def test_every_command_and_option_named_exists(command: str) -> None:
-    verb, *words = command.split()[1:]
-    words_run = [sys.executable, "-m", "search.cli", verb, "--help"]
-    done = subprocess.run(words_run, capture_output=True, text=True, cwd=ROOT, check=True)
-    for word in words:
-        if word.startswith("-"):
-            assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", done.stdout), f"{verb} {word}"
-
-
-def test_the_search_yaml_shown_is_valid(tmp_path: Path) -> None:
-    (shown,) = blocks("yaml")
-    (tmp_path / "search.yaml").write_text(shown, encoding="utf-8")
-    config = load_config(tmp_path / "search.yaml").config
-    assert [task.name for task in config.tasks] == ["sst2", "mrpc"]
-
-
-def test_the_ten_line_distillation_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    transformers_logging.disable_progress_bar()
-    (shown,) = [block for block in blocks("python") if "distil(" in block]
-    # The same code on a teacher small enough for a test.
-    smaller = {
-        "teacher, (6,)": "teacher, (2,)",
-        "num_layers=3, hidden_size=192, num_heads=6": "num_layers=3, hidden_size=16, num_heads=4",
-        "num_steps=1000, batch_size=32, relation_heads=24": "num_steps=2, batch_size=2, relation_heads=4",
-    }
-    for ours, tiny in smaller.items():
-        assert ours in shown
-        shown = shown.replace(ours, tiny)
-    words = sorted(set(README.lower().split()))[:200]
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(tmp_path / "teacher")
-    tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(vocabulary)})
-    tokenizer.save_pretrained(tmp_path / "teacher")
-    text = "".join(json.dumps({"text": README}) + "\n" for _ in range(8))
-    (tmp_path / "text.jsonl").write_text(text, encoding="utf-8")
+@pytest.mark.parametrize("block", [block for block in blocks("python") if block.document in OURS], ids=document_of)
+def test_the_code_shown_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(shown, "README.md", "exec"), {})
-    assert (tmp_path / "student" / "model.safetensors").exists()
+    exec(compile(block.text, block.document, "exec"), {})

@@ -6,6 +6,7 @@ measurements, linear predictors in FLOPs and in parameters had errors of 7.5 % a
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
@@ -242,49 +245,53 @@ class LatencyTable:
         """Reads a saved table.
 
         Raises:
-            UserError: if the file is missing, is not JSON, or has another version of the schema.
+            UserError: if the file is missing or damaged, or has an unknown version of the schema.
         """
         if not path.is_file():
             raise UserError(f"a latency table must be a file written by calibrate, got {path}")
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
             raise UserError(f"a latency table must be JSON written by calibrate, got {path}; remove it") from None
         return cls.from_dict(content, source=str(path))
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], *, source: str) -> "LatencyTable":
+    def from_dict(cls, content: Any, *, source: str) -> "LatencyTable":
         """Reads what `to_dict` returned; the source is named in errors.
 
         Raises:
-            UserError: if it is of another version of the schema.
+            UserError: if it is damaged or of an unknown version of the schema.
         """
-        found = content.get("schema_version")
-        if found not in _STATISTICS:
+        found = content.get("schema_version") if isinstance(content, dict) else None
+        if type(found) is not int or found not in _STATISTICS:
             known = " or ".join(map(str, _STATISTICS))
             raise UserError(f"a latency table's schema_version must be {known}, got {found} in {source}")
-        target, device = content["target"], content["fingerprint"]
-        return cls(
-            target=LatencyTarget(**{**target, "device": Device(target["device"])}),
-            fingerprint=DeviceFingerprint(**{**device, "isa": tuple(device["isa"])}),
-            measured_at=content["measured_at"],
-            contention=Contention(**content["contention"]),
-            fitted=tuple(_measurement(m) for m in content["fitted"]),
-            held_out=tuple(_measurement(m) for m in content["held_out"]),
-            p90_over_p50=content.get("p90_over_p50"),
-            statistic=_STATISTICS[found],
-        )
+        try:
+            (table,) = _reader().validate_json(json.dumps([_fields(content, _STATISTICS[found])]), strict=True)
+            _ = table.noise  # predicts the held-out students, which a damaged table cannot
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"a latency table must be as calibrate wrote it, got a damaged one: {source}; remove it"
+            ) from error
+        return table
 
 
-def _measurement(content: Mapping[str, Any]) -> Measurement:
-    medians_ms = tuple(content["round_medians_ms"])
-    return Measurement(
-        architecture=StudentArchitecture(**content["architecture"]),
-        # Version 1 did not store it: it predicted the median of the fastest round.
-        latency_ms=content.get("latency_ms", min(medians_ms)),
-        round_medians_ms=medians_ms,
-        p90_ms=content.get("p90_ms"),
-    )
+@functools.cache
+def _reader() -> TypeAdapter[tuple[LatencyTable]]:
+    # Written figures are finite; a dataclass takes this configuration from the type that holds it.
+    return TypeAdapter(tuple[LatencyTable], config=ConfigDict(extra="forbid", allow_inf_nan=False))
+
+
+def _fields(content: Mapping[str, Any], statistic: Statistic) -> dict[str, Any]:
+    names = ("target", "fingerprint", "measured_at", "contention")
+    measurements = {name: [_measurement(m) for m in content[name]] for name in ("fitted", "held_out")}
+    tail = {"p90_over_p50": content.get("p90_over_p50"), "statistic": statistic}
+    return {name: content[name] for name in names} | measurements | tail
+
+
+def _measurement(content: Mapping[str, Any]) -> dict[str, Any]:
+    # Version 1 did not store latency_ms: it predicted the median of the fastest round.
+    return {"latency_ms": min(content["round_medians_ms"]), "p90_ms": None, **content}
 
 
 def _cpu() -> tuple[str, tuple[str, ...]]:

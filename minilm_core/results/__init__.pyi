@@ -1,3 +1,4 @@
+from .frontier import hypervolume as hypervolume
 from .frontier import is_on_frontier as is_on_frontier
 from .frontier import knee as knee
 from .objectives import Direction as Direction

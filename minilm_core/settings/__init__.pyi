@@ -15,4 +15,5 @@ from .yaml_source import KeyPath as KeyPath
 from .yaml_source import YamlSource as YamlSource
 from .yaml_source import dump_yaml as dump_yaml
 from .yaml_source import read_yaml as read_yaml
+from .yaml_source import shown as shown
 from .yaml_source import with_overrides as with_overrides

@@ -5,11 +5,11 @@ from .finetuning import evaluate as evaluate
 from .finetuning import finetune as finetune
 from .finetuning import load_task_data as load_task_data
 from .finetuning import save_classifier as save_classifier
-from .metrics import CONFIDENCE as CONFIDENCE
 from .metrics import NUM_RESAMPLES as NUM_RESAMPLES
 from .metrics import Interval as Interval
 from .metrics import mean_accuracy as mean_accuracy
 from .metrics import metric_named as metric_named
+from .metrics import percentile_interval as percentile_interval
 from .metrics import resampled_scores as resampled_scores
 from .metrics import score as score
 from .splits import load_split as load_split

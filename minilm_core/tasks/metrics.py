@@ -135,7 +135,7 @@ def mean_accuracy(scores: Sequence[Scores]) -> Scores:
 def bootstrap_interval(metric: Metric, labels: Labels, predictions: Labels, seed: int = 0) -> Interval:
     """Returns the metric with its percentile bootstrap interval over examples."""
     (resampled,) = resampled_scores(metric, labels, [predictions], seed)
-    return _interval(score(metric, labels, predictions), resampled)
+    return percentile_interval(score(metric, labels, predictions), resampled)
 
 
 def paired_difference(
@@ -143,7 +143,9 @@ def paired_difference(
 ) -> Interval:
     """Returns metric(predictions) - metric(other_predictions), both resampled on the same examples."""
     ours, theirs = resampled_scores(metric, labels, [predictions, other_predictions], seed)
-    return _interval(score(metric, labels, predictions) - score(metric, labels, other_predictions), ours - theirs)
+    return percentile_interval(
+        score(metric, labels, predictions) - score(metric, labels, other_predictions), ours - theirs
+    )
 
 
 def resampled_scores(
@@ -179,7 +181,8 @@ def _resample_weights(num_examples: int, seed: int) -> Iterator[Weights]:
         yield random.multinomial(num_examples, probabilities, size=RESAMPLES_AT_ONCE).astype(np.float64)
 
 
-def _interval(value: float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
+def percentile_interval(value: float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
+    """Returns a value with the interval that leaves out 2.5 % of its bootstrap resamples at either end."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(value=value, low=float(low), high=float(high))

@@ -1,6 +1,6 @@
-"""The report as a page: facts, tables, figures and the templates that hold them.
+"""The report as files: its facts, tables, figures and templates, and the writer of all of them.
 
-Which student is recommended is decided in `selection`."""
+Which student the report recommends is decided in `selection`."""
 
 import lazy_loader
 

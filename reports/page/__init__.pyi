@@ -1,1 +1,1 @@
-from .page import write_report as write_report
+from .writer import write_report as write_report

@@ -1,23 +1,24 @@
-"""Everything a report says, gathered before anything is drawn or written."""
+"""All statements of a report, computed before anything is drawn or written."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from minilm_core.results.records import TrialRecord
+from reports import wording
 from reports.comparison import Comparison, comparisons, name_of, verdict
-from reports.page import tables, wording
-from reports.page.tables import Row
+from reports.page import tables
 from reports.selection.answer import Answer, answer, command_line
 from reports.statistics import Resamples, Split, accuracy_interval, resample
-from reports.study import CONFIG_FILE, Study, accuracy_of
+from reports.study import CONFIG_FILE, Study
+from reports.trial_rows import Row, accuracy_of
 
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What the report says, in the order in which it says it."""
+    """The content of a report, in the order in which it is shown."""
 
     name: str
     objectives: tuple[str, ...]
@@ -45,15 +46,15 @@ class Facts:
 
     @property
     def preparation(self) -> str:
-        """What was spent before any trial, as a sentence; empty where nothing is known."""
+        """The time spent before any trial, as a sentence; empty where it was not recorded."""
         if not self.preparation_seconds:
             return ""
         stages = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in self.preparation_seconds.items())
-        return f"Preparation, which the device-hours above leave out: {stages}."
+        return f"Preparation, which the device-hours above do not include: {stages}."
 
     @property
     def volume(self) -> str:
-        """Where the hypervolume begins, as a sentence; empty where there is none."""
+        """The reference point of the hypervolume, as a sentence; empty where there is none."""
         if not self.reference_point:
             return ""
         values = self.reference_point.items()
@@ -64,7 +65,7 @@ class Facts:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the figures as plain values; the trials' own stand in the records."""
+        """Returns the content of report.json: the figures as plain values, without the predictions."""
         return {
             "schema_version": SCHEMA_VERSION,
             "study": self.name,
@@ -86,7 +87,7 @@ class Facts:
 
 
 def gather(study: Study) -> Facts:
-    """Computes everything a report says of a study."""
+    """Computes the content of the report of a study."""
     validation, test = resample(study, Split.VALIDATION), resample(study, Split.TEST)
     rows = tables.rows(study, validation)
     by_trial = {row["trial"]: row for row in rows}
@@ -101,14 +102,14 @@ def gather(study: Study) -> Facts:
         comparisons=found,
         models=tuple(_model_row(record, validation, test) for record in _compared(study, found)),
         tasks=tables.task_names(study),
-        frontier=tuple(by_trial[student.number] for student in study.frontier()),
+        frontier=tuple(by_trial[student.number] for student in study.frontier),
         trials=tuple(rows),
         failures=tuple(tables.failure_rows(study)),
         costs=tuple(tables.cost_rows(study)),
         wall_clock_hours=tables.wall_clock_hours(study),
         preparation_seconds=study.environment.get("seconds") or {},
         progress=tuple(_progress_rows(study)),
-        reference_point=study.reference_point(),
+        reference_point=study.reference_point,
         importances=tuple(_importance_rows(study)),
         measurement=tuple(_measurement(study)),
         environment=tuple(_flattened({key: value for key, value in study.environment.items() if key != "seconds"})),
@@ -130,11 +131,11 @@ def _commands(study: Study, first: Answer) -> tuple[str, ...]:
 
 
 def _warnings(study: Study) -> Iterator[str]:
-    if study.students():
-        students = wording.counted(len(study.students()), "complete student")
+    if study.students:
+        students = wording.counted(len(study.students), "complete student")
         yield (
-            f"Provisional: one training run a student, and {students} ranked on the validation split that the search "
-            "optimised, which flatters the best of them."
+            f"Provisional: each student was trained once, and the ranking of {students} is that of the validation "
+            "split, which the search optimised: the best of many looks better than it is."
         )
     if study.latency is not None and study.latency.is_noisy:
         yield "NOISY: the machine was busy while latency was calibrated; do not ship on these latencies."
@@ -143,12 +144,12 @@ def _warnings(study: Study) -> Iterator[str]:
 
 
 def _caveats(study: Study) -> Iterator[str]:
-    metrics = sorted({result.metric for record in study.records() for result in record.tasks.values()})
+    metrics = sorted({result.metric for record in study.records for result in record.tasks.values()})
     yield f"Accuracy is the unweighted mean of the tasks' main metrics ({', '.join(metrics) or 'none measured'})."
-    yield "Intervals are 95% bootstrap intervals over examples; another training seed may move a student by more."
-    yield "P(on frontier) resamples the examples alone and takes size and latency as exact."
-    yield "A student is tied with the frontier if its accuracy cannot be told from that of the student that beats it."
-    yield "GFLOP is that of one forward pass over one sequence; held-out loss is the relation loss in nats."
+    yield "Intervals are 95% bootstrap intervals over examples; another training seed may change a figure by more."
+    yield "P(on frontier) resamples the examples only, and takes size and latency as exact."
+    yield "A student is tied with the frontier if it cannot be told apart, in accuracy, from the student that beats it."
+    yield "GFLOP counts one forward pass over one sequence; held-out loss is the relation loss in nats."
     yield "Size counts the encoder's weights in fp32, without tokenizer and task head."
     yield "Latency is predicted from a calibrated table, not timed on the trained student."
     yield "The hypervolume depends on its reference point: compare it only within this study."
@@ -185,8 +186,8 @@ def _comparison_row(comparison: Comparison) -> Row:
 
 
 def _progress_rows(study: Study) -> Iterator[Row]:
-    final = study.hypervolume()
-    for point in study.progress():
+    final = study.hypervolume
+    for point in study.progress:
         yield {
             "trial": point.trial,
             "num_trials": point.num_trials,
@@ -208,14 +209,14 @@ def _measurement(study: Study) -> Iterator[tuple[str, str]]:
     if facts is None:
         return
     errors = {"of the median": facts.held_out_error, "of the 90th percentile": facts.held_out_p90_error}
-    noisy = {None: wording.NOT_MEASURED, True: "NOISY: the machine was busy", False: "quiet"}[facts.is_noisy]
-    yield "Device", facts.device_name or wording.NOT_MEASURED
-    yield "Latency of", facts.conditions.label
-    yield "Predicted are", facts.figure
+    noisy = "NOISY: the machine was busy" if facts.is_noisy else "quiet"
+    yield "Device", facts.device_name
+    yield "Latency under", facts.conditions.label
+    yield "Predicted figures", facts.statistic_in_words
     for figure, error in errors.items():
         shown = wording.NOT_MEASURED if error is None else wording.percentage(error)
-        yield f"Error of the prediction {figure}, students it was not fitted on", shown
-    yield "Machine while calibrating", noisy
+        yield f"Mean error of the prediction {figure}, for students that the table was not fitted to", shown
+    yield "Machine during the calibration", noisy
 
 
 def _flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The report's charts: facts first (what is drawn and its finding), drawing second. Needs the `report` extra."""
+"""The charts of the report: first the points and the finding, then the drawing. It needs the `report` extra."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports.page import wording
-from reports.page.tables import Row
+from reports import wording
 from reports.study import Study
+from reports.trial_rows import Row
 
 INSTALL_HINT = "no figures were drawn: pip install minilm-search[report] adds them"
 WIDTH, HEIGHT = 540, 320
@@ -17,7 +17,7 @@ PNG_SCALE = 2.0
 LOG_AXIS_FROM_RATIO = 4.0
 NEARLY_ALL = 0.95
 
-# Shape and colour (Okabe and Ito's, safe for the colour-blind) say the same thing twice.
+# Shape and colour are redundant, and the colours are Okabe and Ito's, for readers who do not see all colours.
 PLACES: Mapping[str, tuple[str, str]] = {
     "on the frontier": ("circle", "#0072b2"),
     "tied with the frontier": ("diamond", "#009e73"),
@@ -32,11 +32,13 @@ PANEL_WIDTH, PANEL_HEIGHT = 150, 140
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axis:
-    """A figure that accuracy is drawn against, in the unit of the axis."""
+    """The axis of a cost that accuracy is drawn against."""
 
     key: str
+    """The name of the cost in the rows."""
     title: str
     scale: float
+    """The value of one unit of the axis in the rows."""
     write: Callable[[float | None], str]
 
 
@@ -52,12 +54,12 @@ CHOICES: Mapping[str, tuple[str, str]] = {
     "distillation_learning_rate": ("Distillation rate", ".0e"),
     "finetuning_learning_rate": ("Fine-tuning rate", ".0e"),
 }
-"""What a search chooses -> its name and how its axis writes numbers."""
+"""The choices of a search by their names in the rows, each with its title and the number format of its axis."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A drawn chart: its Vega-Lite specification, its still picture, and what it shows in one sentence."""
+    """A drawn chart: its Vega-Lite specification, its pictures, and its finding in one sentence."""
 
     name: str
     title: str
@@ -68,7 +70,7 @@ class Figure:
 
 
 def draw_figures(study: Study, rows: Sequence[Row]) -> tuple[Figure, ...]:
-    """Draws every chart for which something was measured; none for a study without a complete student.
+    """Draws every chart whose figures were measured; a study without a complete student has none.
 
     Raises:
         ImportError: if altair or vl_convert is not installed.
@@ -86,7 +88,7 @@ def draw_figures(study: Study, rows: Sequence[Row]) -> tuple[Figure, ...]:
 
 @functools.cache
 def javascript() -> str:
-    """Returns the library that draws a figure's specification in a page, as `vegaEmbed`, to be put into the page.
+    """Returns the JavaScript, to be embedded in a page, that draws the specification of a figure as `vegaEmbed`.
 
     Raises:
         ImportError: if vl_convert is not installed.
@@ -97,7 +99,7 @@ def javascript() -> str:
 
 
 def save_figures(folder: Path, figures: Sequence[Figure]) -> tuple[Path, ...]:
-    """Writes each figure as SVG and PNG and removes what an earlier report left behind."""
+    """Writes each figure as SVG and PNG, and removes the figures of an earlier report."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (*folder.glob("*.svg"), *folder.glob("*.png")):
         stale.unlink()
@@ -108,12 +110,12 @@ def save_figures(folder: Path, figures: Sequence[Figure]) -> tuple[Path, ...]:
 
 
 def is_log_axis(values: Sequence[float]) -> bool:
-    """Returns whether the values span enough for a logarithmic axis, which none at or below zero may have."""
+    """Returns whether the values are positive and span enough for a logarithmic axis."""
     return bool(values) and min(values) > 0 and max(values) / min(values) >= LOG_AXIS_FROM_RATIO
 
 
 def frontier_steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns, of (cost, accuracy) points, those no other beats in these two figures, the cheapest first."""
+    """Returns the (cost, accuracy) points that no other point beats, the cheapest first."""
     steps: list[tuple[float, float]] = []
     for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
         if not steps or accuracy > steps[-1][1]:
@@ -122,6 +124,7 @@ def frontier_steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, f
 
 
 Drawn = tuple[str, str, str, Any]
+"""Name, title, finding and altair chart of a figure."""
 
 
 def _is_shown(axis: Axis, study: Study, students: Sequence[Row]) -> bool:
@@ -170,7 +173,7 @@ _TOOLTIP = {
 
 
 def _tooltip(row: Row) -> Row:
-    """Returns what a point shows; every figure of it stands in the tables too."""
+    """Returns the content of the tooltip of a point; the tables show the same figures."""
     kept = ("name", "place", "role", "shape", "accuracy", "accuracy_low", "accuracy_high", "accuracy_with_interval")
     figures = {"latency": wording.latency(row["latency_ms"]), "size": wording.size(row["size_bytes"])}
     return {**{key: row[key] for key in kept}, **figures}
@@ -201,10 +204,10 @@ def _pareto_finding(axis: Axis, placed: Sequence[Row], num_steps: int) -> str:
 
 
 def _progress(alt: Any, study: Study) -> Drawn | None:
-    final = study.hypervolume()
+    final = study.hypervolume
     if final <= 0:
         return None
-    points = [{"hours": p.device_hours, "share": p.hypervolume / final, "trial": p.trial} for p in study.progress()]
+    points = [{"hours": p.device_hours, "share": p.hypervolume / final, "trial": p.trial} for p in study.progress]
     chart = (
         alt.Chart(alt.Data(values=points), width=WIDTH, height=HEIGHT * 2 // 3)
         .mark_line(interpolate="step-after", point={"color": PLACES["on the frontier"][1]})
@@ -275,7 +278,7 @@ def _importances(alt: Any, study: Study) -> Drawn:
 
 
 def choice_name(key: str) -> str:
-    """Returns how a reader sees the name of a parameter of the search."""
+    """Returns the name of a parameter of the search as the report shows it."""
     return CHOICES[key][0].lower() if key in CHOICES else key.replace("_", " ")
 
 
@@ -286,7 +289,7 @@ def _scale(alt: Any, values: Sequence[float], padding: int = 20) -> Any:
 
 
 def _coding(alt: Any, places: Sequence[str]) -> tuple[Any, Any]:
-    """Returns the colour and the shape of the places, which share one legend."""
+    """Returns the encodings of places by colour and by shape, which share one legend."""
     legend = alt.Legend(orient="top", symbolOpacity=OPAQUE, symbolFillColor=None)
     colours = alt.Scale(domain=list(places), range=[PLACES[place][1] for place in places])
     shapes = alt.Scale(domain=list(places), range=[PLACES[place][0] for place in places])
@@ -304,7 +307,7 @@ def _finish(vl_convert: Any, name: str, title: str, finding: str, chart: Any) ->
         name=name,
         title=title,
         finding=finding,
-        # The page embeds the library itself; a schema's address would only look like something to fetch.
+        # The page embeds the library; the address of the schema would look like something to fetch.
         spec={key: value for key, value in spec.items() if key != "$schema"},
         svg=vl_convert.vegalite_to_svg(spec),
         png=vl_convert.vegalite_to_png(spec, scale=PNG_SCALE),

@@ -1,6 +1,6 @@
 """Which student to deploy: requirements, preference, the decision with its reasons and alternatives.
 
-Nothing is drawn or written here but decision.json."""
+Nothing here draws a figure or a table, and the only file that it writes is decision.json."""
 
 import lazy_loader
 

@@ -2,8 +2,9 @@ from .answer import Answer as Answer
 from .answer import answer as answer
 from .answer import command_line as command_line
 from .choice import Decision as Decision
+from .choice import pick as pick
+from .decisions import picked_trial as picked_trial
 from .decisions import write_decision as write_decision
 from .preference import Prefer as Prefer
 from .requirements import Certainty as Certainty
-from .requirements import LatencyConditions as LatencyConditions
 from .requirements import Requirements as Requirements

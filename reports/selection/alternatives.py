@@ -1,22 +1,22 @@
-"""What else may be deployed: the neighbours of the choice, with what each gains, saves, costs and loses."""
+"""Alternatives to the chosen student: its neighbours, with what each gains, saves, costs and loses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 from minilm_core.results.records import TrialRecord
-from reports.page import wording
+from reports import wording
 from reports.selection.preference import Prefer, cost_of, first_by, is_comparable
 from reports.statistics import Resamples
-from reports.study import accuracy_of
+from reports.trial_rows import accuracy_of
 
 MORE = {Prefer.FASTEST: "faster", Prefer.SMALLEST: "smaller"}
-"""What a cheaper student is."""
+"""The adjective for a student that is cheaper in this cost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mention:
-    """A student that was not chosen, and why it is worth a line."""
+    """A student that was not chosen, and why the decision mentions it."""
 
     student: TrialRecord
     reason: str
@@ -25,11 +25,11 @@ class Mention:
 def alternatives(
     winner: TrialRecord, candidates: Sequence[TrialRecord], cheap: Prefer, validation: Resamples
 ) -> tuple[Mention, ...]:
-    """Returns the next more accurate student and the next cheaper one, of those that no other beats.
+    """Returns the next more accurate student and the next cheaper one, of candidates that no other one beats.
 
-    The next more accurate is the cheapest of all that are more accurate, and the next cheaper is the most accurate of
-    all that are cheaper: of two objectives they are the winner's neighbours on the frontier. `cheap` says whether
-    latency or size is the cost.
+    The next more accurate student is the cheapest of those that are more accurate than the winner; the next cheaper one
+    is the most accurate of those that are cheaper. With two objectives they are the winner's neighbours on the
+    frontier. `cheap` is the cost, latency or size.
     """
     accuracy, cost = -cost_of(winner, Prefer.BEST), cost_of(winner, cheap)
     more_accurate = [s for s in candidates if -cost_of(s, Prefer.BEST) > accuracy]
@@ -51,7 +51,7 @@ def _mention(student: TrialRecord, more: str, winner: TrialRecord, validation: R
 
 
 def _trade(student: TrialRecord, winner: TrialRecord, validation: Resamples) -> str:
-    """Says what a student gains, saves, costs and loses against the winner."""
+    """Returns what a student gains, saves, costs and loses against the winner."""
     gained = (accuracy_of(student) or 0.0) - (accuracy_of(winner) or 0.0)
     better, worse = (student, winner) if gained > 0 else (winner, student)
     accuracy = f"{wording.unsigned_points(gained)} of accuracy ({_certainty(better, worse, validation)})"

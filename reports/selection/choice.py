@@ -1,4 +1,4 @@
-"""Which student to deploy: of those within the limits, the one preferred, with the reason for it and for each miss."""
+"""The student to deploy: the preferred one of those that meet the requirements, with the reasons for and against."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,36 +11,39 @@ from reports.selection.alternatives import Mention, alternatives
 from reports.selection.preference import Prefer, cheapest_by, cost_of, preference_for, preferred, unbeaten
 from reports.selection.reasons import Standing, reason_for, rule_for
 from reports.selection.requirements import Certainty, Requirements
-from reports.selection.shortfalls import Shortfall, judge_for
+from reports.selection.shortfalls import Shortfall, check_for
 from reports.statistics import Resamples, Split, resample
-from reports.study import Study, accuracy_of, student_path
+from reports.study import Study
+from reports.trial_rows import accuracy_of, student_path
 
 MAX_NEAR_MISSES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """The student to deploy, with what was asked and everything that spoke for and against."""
+    """The student to deploy, the requirements, and the reasons for and against."""
 
     winner: TrialRecord | None
-    """None where no student is within the limits."""
+    """None where no student meets the requirements."""
     reason: str
     rule: str
-    """What is preferred, and from which of the limits that follows."""
+    """What is preferred, and which of the requirements lead to that."""
     alternatives: tuple[Mention, ...]
-    """The next more accurate student and the next cheaper one, both within the limits and beaten by no other there."""
+    """The next more accurate qualifying student and the next cheaper one, neither beaten by another."""
     near_misses: tuple[Mention, ...]
-    """The nearest outside the limits, of those that are better than the winner in what is preferred."""
-    limits: Requirements
+    """Students that miss the requirements by little and are better than the winner in what is preferred."""
+    requirements: Requirements
     prefer: Prefer
     options: tuple[str, ...]
-    """What was asked, as the command line takes it."""
+    """The options of the command line that make the same decision."""
     certainty: Certainty
     teacher_accuracy: float | None
     num_candidates: int
+    """Complete students of the study."""
     num_qualifying: int
+    """Those of them that meet the requirements."""
     notes: tuple[str, ...]
-    """What the figures are, and what weakens them."""
+    """What the figures mean, and what weakens them."""
 
     def as_json(self) -> dict[str, Any]:
         """Returns the decision as plain values, students by their figures."""
@@ -50,7 +53,7 @@ class Decision:
             "rule": self.rule,
             "alternatives": [{**_figures(m.student), "reason": m.reason} for m in self.alternatives],
             "near_misses": [{**_figures(m.student), "reason": m.reason} for m in self.near_misses],
-            "limits": dataclasses.asdict(self.limits),
+            "limits": dataclasses.asdict(self.requirements),
             "prefer": self.prefer.value,
             "options": list(self.options),
             "certainty": self.certainty.value,
@@ -61,7 +64,7 @@ class Decision:
         }
 
     def lines(self) -> tuple[str, ...]:
-        """Returns the decision for a terminal: the winner, the rule, the alternatives, the misses, the notes."""
+        """Returns the lines for a terminal: the winner, the rule, the alternatives, the near misses, the notes."""
         return (
             self.reason,
             f"rule: {self.rule}",
@@ -72,39 +75,49 @@ class Decision:
 
 
 def pick(
-    study: Study, limits: Requirements, prefer: Prefer | None, certainty: Certainty, validation: Resamples | None = None
+    study: Study,
+    requirements: Requirements | None = None,
+    *,
+    prefer: Prefer | None = None,
+    certainty: Certainty = Certainty.LIKELY,
+    validation: Resamples | None = None,
 ) -> Decision:
-    """Chooses among all complete students the one within the limits that is preferred.
+    """Chooses, of the complete students that meet the requirements, the one that is preferred.
 
-    `limits.within` asks for at least (1 - within) times the teacher's validation accuracy. Without a preference the
-    limits decide (`preference_for`). Students that another one within the limits beats are passed over; those behind
-    the study's frontier take part, since the one that beats them may be outside a limit. `validation` saves drawing
-    the resamples of the validation split again where they are at hand.
+    A student that another qualifying student beats is never chosen. Students behind the study's frontier take part,
+    since the student that beats them may miss a requirement.
+
+    Args:
+        study: The study to choose from.
+        requirements: The limits that the student must keep; by default none.
+        prefer: What the student must be best at; by default it follows from the requirements (`preference_for`).
+        certainty: How certain it must be that the student meets the requirements.
+        validation: The resamples of all records on the validation split, if they were drawn already.
 
     Raises:
-        UserError: if a limit or the preference is on something that the study has not measured.
+        UserError: if a requirement or the preference is on something that the study has not measured.
     """
-    students = study.students()
+    requirements, students = requirements or Requirements(), study.students
     if prefer is Prefer.FASTEST and students and all(student.latency_ms is None for student in students):
         raise UserError("--prefer fastest needs measured latencies, got a study that measured none")
-    judge = judge_for(study, limits, certainty)
-    shortfalls = {student.number: judge.shortfalls(student) for student in students}
+    check = check_for(study, requirements, certainty)
+    shortfalls = {student.number: check.shortfalls(student) for student in students}
     qualifying = [student for student in students if not shortfalls[student.number]]
-    preference = prefer or preference_for(study, limits)
+    preference = prefer or preference_for(study, requirements)
     cheap = cheapest_by(study, preference)
     candidates = unbeaten(study, qualifying, cheap)
-    resamples = validation or judge.resamples or resample(study, Split.VALIDATION, candidates if candidates[1:] else ())
+    resamples = validation or check.resamples or resample(study, Split.VALIDATION, candidates if candidates[1:] else ())
     winner = preferred(study, candidates, preference, resamples)
     standing = Standing(prefer=preference, cheap=cheap, num_qualifying=len(qualifying), candidates=tuple(candidates))
     return Decision(
         winner=winner,
         reason=reason_for(study, winner, standing, resamples),
-        rule=rule_for(study, limits, prefer),
+        rule=rule_for(study, requirements, prefer),
         alternatives=() if winner is None else alternatives(winner, candidates, cheap, resamples),
         near_misses=_near_misses(study, winner, preference, shortfalls),
-        limits=limits,
+        requirements=requirements,
         prefer=preference,
-        options=_options(limits, prefer, certainty),
+        options=_options(requirements, prefer, certainty),
         certainty=certainty,
         teacher_accuracy=None if study.teacher is None else accuracy_of(study.teacher),
         num_candidates=len(students),
@@ -125,10 +138,10 @@ def _figures(student: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _options(limits: Requirements, prefer: Prefer | None, certainty: Certainty) -> tuple[str, ...]:
+def _options(requirements: Requirements, prefer: Prefer | None, certainty: Certainty) -> tuple[str, ...]:
     preference = () if prefer is None else ("--prefer", prefer.value)
     return (
-        *limits.options(),
+        *requirements.options(),
         *preference,
         *(() if certainty is Certainty.LIKELY else ("--certainty", certainty.value)),
     )
@@ -137,7 +150,7 @@ def _options(limits: Requirements, prefer: Prefer | None, certainty: Certainty) 
 def _near_misses(
     study: Study, winner: TrialRecord | None, prefer: Prefer, shortfalls: Mapping[int, tuple[Shortfall, ...]]
 ) -> tuple[Mention, ...]:
-    missed = [student for student in study.students() if shortfalls[student.number]]
+    missed = [student for student in study.students if shortfalls[student.number]]
     if winner is not None:
         missed = [student for student in missed if _is_better(study, student, winner, prefer)]
     missed.sort(key=lambda student: (sum(s.excess for s in shortfalls[student.number]), student.number))
@@ -148,7 +161,7 @@ def _near_misses(
 
 
 def _is_better(study: Study, student: TrialRecord, winner: TrialRecord, prefer: Prefer) -> bool:
-    """Returns whether a student is better in what is preferred, or in any objective where a balance is."""
+    """Returns whether a student is better in what is preferred; where that is a balance, in any objective."""
     if prefer in (Prefer.KNEE, Prefer.TIED):
         return bool((study.costs([student])[0] < study.costs([winner])[0]).any())
     return cost_of(student, prefer) < cost_of(winner, prefer)
@@ -156,12 +169,12 @@ def _is_better(study: Study, student: TrialRecord, winner: TrialRecord, prefer: 
 
 def _notes(study: Study) -> tuple[str, ...]:
     notes = [
-        "accuracy is that of the validation split, which the search optimised: the best of many is flattered by it"
+        "accuracy is that of the validation split, which the search optimised: the best of many looks better than it is"
     ]
-    if any(student.latency_ms is not None for student in study.students()):
+    if any(student.latency_ms is not None for student in study.students):
         facts = study.latency
         figure, conditions = (
-            ("medians", "conditions unknown") if facts is None else (facts.figure, facts.conditions.label)
+            ("medians", "conditions unknown") if facts is None else (facts.statistic_in_words, facts.conditions.label)
         )
         notes.append(f"latencies are predicted {figure} ({conditions})")
     if study.latency is not None and study.latency.is_noisy:

@@ -1,4 +1,4 @@
-"""decision.json: what pick decided, bound to the records that it was made from."""
+"""decision.json: the decision of a pick, bound to the records that it was made from."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 
 
 def write_decision(study: Study, decision: Decision) -> Path:
-    """Writes decision.json into the study folder, whole or not at all, bound to the records it was made from."""
+    """Writes decision.json into the study folder, whole or not at all, with the SHA-256 of the study's records."""
     path = study.path / DECISION_FILE
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -30,10 +30,10 @@ def write_decision(study: Study, decision: Decision) -> Path:
 
 
 def read_decision(study: Study) -> Mapping[str, Any] | None:
-    """Returns the decision on file as plain values; None where there is none.
+    """Returns the content of decision.json; None where there is none.
 
     Raises:
-        UserError: if the file is none that `write_decision` wrote.
+        UserError: if the file was not written by `write_decision`.
     """
     path = study.path / DECISION_FILE
     content = read_json(path)
@@ -46,5 +46,31 @@ def read_decision(study: Study) -> Mapping[str, Any] | None:
 
 
 def is_current(study: Study, decision: Mapping[str, Any]) -> bool:
-    """Returns whether a decision on file was made from the records as they are now."""
+    """Returns whether a decision was made from the present records of the study."""
     return bool(decision["records_sha256"] == study.records_sha256)
+
+
+def picked_trial(study: Study) -> int:
+    """Returns the number of the trial whose student pick chose.
+
+    Raises:
+        UserError: if there is no decision, if it was made from other records than the study's present ones, or if it
+            names no complete student.
+    """
+    decision = read_decision(study)
+    if decision is None:
+        raise UserError(f"--picked needs the decision that pick writes, got none in {study.path}; run pick first")
+    path = study.path / DECISION_FILE
+    if not is_current(study, decision):
+        raise UserError(
+            f"{path} must be made from the study's present records, got one made from others; run pick again"
+        )
+    winner = decision["winner"]
+    if winner is None:
+        raise UserError(
+            "--picked needs a student that qualifies, the latest pick found none; run pick with other limits"
+        )
+    number = winner.get("trial") if isinstance(winner, dict) else None
+    if type(number) is not int or study.student(number) is None:
+        raise UserError(f"{path} must name the trial of a complete student, got {number}; run pick again")
+    return number

@@ -1,4 +1,4 @@
-"""Which of several students is preferred: what follows from the limits, and what each preference takes."""
+"""Which of several students is preferred: the rule that follows from the requirements, and each preference."""
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
@@ -9,26 +9,27 @@ from minilm_core.results.frontier import is_on_frontier, knee
 from minilm_core.results.records import TrialRecord
 from reports.selection.requirements import Requirements
 from reports.statistics import Resamples
-from reports.study import Study, accuracy_of
+from reports.study import Study
+from reports.trial_rows import accuracy_of
 
 
 class Prefer(StrEnum):
-    """What the winner is best at among the students within the limits; the other figures decide a tie."""
+    """What the winner is best at among the qualifying students; the other figures decide a tie."""
 
     FASTEST = "fastest"
     SMALLEST = "smallest"
     BEST = "best"
     """The most accurate."""
     KNEE = "knee"
-    """The farthest below the plane through the best student of each objective, scaled over those within the limits."""
+    """The farthest below the plane through the best student of each objective, scaled over the qualifying students."""
     TIED = "tied"
     """The cheapest of those on the frontier whose accuracy cannot be told apart from that of the most accurate."""
 
 
 def cheapest_by(study: Study, prefer: Prefer | None = None) -> Prefer:
-    """Returns what cheap means: what is preferred where that is a cost, else latency if it is an objective, else size.
+    """Returns the cost that `cheap` refers to, as `Prefer.FASTEST` for latency or `Prefer.SMALLEST` for size.
 
-    The answer is `Prefer.FASTEST` or `Prefer.SMALLEST`.
+    It is the preferred cost, if a cost is preferred, else latency if that is an objective, else size.
     """
     if prefer in (Prefer.FASTEST, Prefer.SMALLEST):
         return prefer
@@ -36,26 +37,26 @@ def cheapest_by(study: Study, prefer: Prefer | None = None) -> Prefer:
     return Prefer.FASTEST if is_timed else Prefer.SMALLEST
 
 
-def preference_for(study: Study, limits: Requirements) -> Prefer:
-    """Returns what is preferred where nothing is asked for: what the limits leave open.
+def preference_for(study: Study, requirements: Requirements) -> Prefer:
+    """Returns the preference that follows from the requirements: the best in what they do not limit.
 
-    Limits on costs leave accuracy open, one on accuracy leaves the cost open, both together leave the balance open.
-    Without a limit the cheapest student is preferred that cannot be told apart from the most accurate.
+    Limits on costs give the most accurate student, a limit on accuracy the cheapest, and both together the knee.
+    Without a limit it is the cheapest student that cannot be told apart from the most accurate.
     """
-    if limits.has_accuracy and limits.has_cost:
+    if requirements.has_accuracy and requirements.has_cost:
         return Prefer.KNEE
-    if limits.has_cost:
+    if requirements.has_cost:
         return Prefer.BEST
-    return cheapest_by(study) if limits.has_accuracy else Prefer.TIED
+    return cheapest_by(study) if requirements.has_accuracy else Prefer.TIED
 
 
 def cost_of(student: TrialRecord, by: Prefer) -> float:
-    """Returns what is the lower the better for a preference that is one figure; infinite where it was not measured."""
+    """Returns the figure of a preference that has one, lower is better; infinite where it was not measured."""
     return _FIGURES[by](student)
 
 
 def unbeaten(study: Study, students: Sequence[TrialRecord], by: Prefer | None = None) -> list[TrialRecord]:
-    """Returns the students that no other of them beats in the study's objectives, and in one figure more if given."""
+    """Returns the students that no other one beats in the study's objectives and, if `by` is given, in its figure."""
     costs = study.costs(students)
     if by is not None and students:
         figures = np.array([[cost_of(student, by)] for student in students])
@@ -66,7 +67,7 @@ def unbeaten(study: Study, students: Sequence[TrialRecord], by: Prefer | None = 
 def preferred(
     study: Study, candidates: Sequence[TrialRecord], prefer: Prefer, validation: Resamples
 ) -> TrialRecord | None:
-    """Returns the student that is preferred of those that no other beats; None where there is none."""
+    """Returns the preferred student of the candidates, none of which beats another; None without candidates."""
     if not candidates:
         return None
     if prefer is Prefer.KNEE:
@@ -81,20 +82,20 @@ def preferred(
 
 
 def first_by(students: Sequence[TrialRecord], *order: Prefer) -> TrialRecord:
-    """Returns the best student by the first figure; ties go by the next, then the rest, then the earlier trial."""
+    """Returns the best student by the first figure; the next figures, then the earlier trial, decide a tie."""
     figures = (*(_FIGURES[by] for by in order), *_FIGURES.values())
     return min(students, key=lambda student: (*(figure(student) for figure in figures), student.number))
 
 
 def is_tied(student: TrialRecord, best: TrialRecord, validation: Resamples) -> bool:
-    """Returns whether the paired interval of what the best is ahead by includes 0; False where it was not measured."""
+    """Returns whether the paired interval of the best student's lead includes 0; False where it was not measured."""
     if student is best:
         return True
     return is_comparable(student, best, validation) and validation.difference(best, student).low <= 0
 
 
 def is_comparable(student: TrialRecord, other: TrialRecord, validation: Resamples) -> bool:
-    """Returns whether the predictions of both and the labels were kept."""
+    """Returns whether the labels and the predictions of both were kept."""
     return student in validation and other in validation
 
 

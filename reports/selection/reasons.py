@@ -1,14 +1,15 @@
-"""Why a student was chosen, in sentences: what it is best at, on what evidence, and which rule asked for that."""
+"""Why a student was chosen, in sentences: what it is best at, the evidence, and the rule that was applied."""
 
 from dataclasses import dataclass
 
 from minilm_core.results.records import TrialRecord
-from reports.page import wording
+from reports import wording
 from reports.selection.alternatives import MORE
 from reports.selection.preference import Prefer, cheapest_by, cost_of, first_by, is_comparable, preference_for
 from reports.selection.requirements import Requirements
 from reports.statistics import Resamples
-from reports.study import Study, accuracy_of
+from reports.study import Study
+from reports.trial_rows import accuracy_of
 
 _TITLES = {
     Prefer.FASTEST: "fastest",
@@ -20,51 +21,51 @@ _TITLES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """Among whom a student was preferred, and for what."""
+    """The competition that a student won: its candidates and what was preferred."""
 
     prefer: Prefer
     cheap: Prefer
-    """Whether the cost is latency or size."""
+    """The cost, latency or size, as a preference."""
     num_qualifying: int
     candidates: tuple[TrialRecord, ...]
-    """The students within the limits that no other one there beats."""
+    """The qualifying students that no other qualifying one beats."""
 
 
 def reason_for(study: Study, winner: TrialRecord | None, standing: Standing, validation: Resamples) -> str:
-    """Says who was chosen, what it is best at, its figures, and what a tie with the most accurate rests on."""
-    num_students = len(study.students())
+    """Returns which student was chosen, what it is best at, its figures, and the evidence for a tie."""
+    num_students = len(study.students)
     if winner is None and num_students == 0:
         return "no student can be chosen: the study has no complete one"
     if winner is None:
         return f"no student is within the limits, of {wording.counted(num_students, 'complete student')}"
     accuracy = accuracy_of(winner)
     teacher_accuracy = None if study.teacher is None else accuracy_of(study.teacher)
-    share = ""
+    of_teacher = ""
     if accuracy is not None and teacher_accuracy:
-        share = f" ({wording.percentage(accuracy / teacher_accuracy)} of the teacher's)"
+        of_teacher = f" ({wording.percentage(accuracy / teacher_accuracy)} of the teacher's)"
     evidence = _evidence(winner, standing, validation) if standing.prefer is Prefer.TIED else ()
     figures = (
-        f"{winner.label} ({winner.architecture.label}) is {_place(winner, standing, num_students)}: "
-        f"accuracy {wording.accuracy(accuracy)}{share}, latency {wording.latency(winner.latency_ms)}, "
+        f"{winner.label} ({winner.architecture.label}) is {_position(winner, standing, num_students)}: "
+        f"accuracy {wording.accuracy(accuracy)}{of_teacher}, latency {wording.latency(winner.latency_ms)}, "
         f"{wording.size(winner.size_bytes)}, {wording.millions(winner.num_parameters)} parameters"
     )
     return "; ".join((figures, *evidence))
 
 
-def rule_for(study: Study, limits: Requirements, asked: Prefer | None) -> str:
-    """Says what is preferred, and why: because it was asked for, or because of what is limited."""
-    prefer = asked or preference_for(study, limits)
+def rule_for(study: Study, requirements: Requirements, requested: Prefer | None) -> str:
+    """Returns what is preferred, and why: because it was requested, or because of the requirements."""
+    prefer = requested or preference_for(study, requirements)
     title = f"the {_TITLES[prefer]}" if prefer in _TITLES else _tied_title(cheapest_by(study))
-    if asked is not None:
-        return f"--prefer {asked} asks for {title}"
+    if requested is not None:
+        return f"--prefer {requested} asks for {title}"
     if prefer is Prefer.TIED:
         return (
             "nothing is limited, so a more accurate student is preferred to a cheaper one only where the two can be "
             "told apart (--prefer overrides this)"
         )
-    if limits.has_accuracy and limits.has_cost:
+    if requirements.has_accuracy and requirements.has_cost:
         cause = "accuracy and cost are both limited"
-    elif limits.has_cost:
+    elif requirements.has_cost:
         cause = "cost is limited and accuracy is not"
     else:
         untimed = ", and latency is no objective of this study" if prefer is Prefer.SMALLEST else ""
@@ -76,7 +77,7 @@ def _tied_title(cheap: Prefer) -> str:
     return f"the {_TITLES[cheap]} student on the frontier that cannot be told apart from the most accurate"
 
 
-def _place(winner: TrialRecord, standing: Standing, num_students: int) -> str:
+def _position(winner: TrialRecord, standing: Standing, num_students: int) -> str:
     everyone = wording.counted(num_students, "complete student")
     num_qualifying = standing.num_qualifying
     if num_qualifying == 1:
@@ -91,24 +92,24 @@ def _place(winner: TrialRecord, standing: Standing, num_students: int) -> str:
 
 
 def _evidence(winner: TrialRecord, standing: Standing, validation: Resamples) -> tuple[str, ...]:
-    """Says how far the most accurate is ahead, and what became of the students that are cheaper than the winner."""
+    """Returns the lead of the most accurate student, and why the students cheaper than the winner were not chosen."""
     best = _most_accurate(standing)
     cheaper = [s for s in standing.candidates if cost_of(s, standing.cheap) < cost_of(winner, standing.cheap)]
     unmeasured = [student for student in cheaper if not is_comparable(student, best, validation)]
-    said: list[str] = []
+    clauses: list[str] = []
     if winner is not best:
         lead = validation.difference(best, winner)
-        said.append(
+        clauses.append(
             f"{best.label}, the most accurate, is ahead by {wording.unsigned_points(lead.value)} "
             f"({wording.paired_interval(lead)})"
         )
     more = MORE[standing.cheap]
     if unmeasured:
         students = wording.counted(len(unmeasured), f"{more} student")
-        said.append(f"{students} could not be compared with it, since labels or predictions were not kept")
+        clauses.append(f"{students} could not be compared with it, since labels or predictions were not kept")
     elif cheaper and winner is best:
-        said.append(f"every {more} student on the frontier can be told apart from it")
-    return tuple(said)
+        clauses.append(f"every {more} student on the frontier can be told apart from it")
+    return tuple(clauses)
 
 
 def _most_accurate(standing: Standing) -> TrialRecord:

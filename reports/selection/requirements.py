@@ -1,14 +1,14 @@
-"""What a deployment may cost: the limits of a pick, and the strings in which a user writes them."""
+"""The requirements that a student must meet to be deployed, and how a user writes them."""
 
-import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Self
 
 from minilm_core.errors import UserError
 from minilm_core.settings.quantities import parse_count, parse_milliseconds, parse_size_bytes
+from reports.latency import LatencyConditions
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 # Only a CPU's latency depends on a number of threads.
@@ -19,73 +19,29 @@ _CONDITION = re.compile(
 
 
 class Certainty(StrEnum):
-    """How sure it must be that a student is within the limits."""
+    """How certain it must be that a student meets the requirements."""
 
     LIKELY = "likely"
-    """Its figures are."""
+    """The figures of the student meet them."""
     SURE = "sure"
-    """So is the unfavourable end of each figure's 95 % interval; of a latency, the figure plus the table's error."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatencyConditions:
-    """What a latency is the latency of. None: not named by a limit, or not known of a measurement."""
-
-    device: str | None = None
-    num_threads: int | None = None
-    batch_size: int | None = None
-    sequence_length: int | None = None
-    percentile: int | None = None
-
-    @property
-    def label(self) -> str:
-        """What is known, in words."""
-        parts = [
-            self.device,
-            None if self.num_threads is None else f"{self.num_threads} thread{'s' * (self.num_threads != 1)}",
-            None if self.batch_size is None else f"batch {self.batch_size}",
-            None if self.sequence_length is None else f"sequence {self.sequence_length}",
-            None if self.percentile is None else f"p{self.percentile}",
-        ]
-        return ", ".join(part for part in parts if part) or "conditions unknown"
-
-    @property
-    def qualifier(self) -> str:
-        """What is named, as the command line takes it after the @."""
-        parts = [
-            None if self.device is None else f"{self.device}{self.num_threads or ''}",
-            None if self.batch_size is None else f"b{self.batch_size}",
-            None if self.sequence_length is None else f"s{self.sequence_length}",
-            None if self.percentile is None else f"p{self.percentile}",
-        ]
-        return ",".join(part for part in parts if part)
-
-    @property
-    def is_unset(self) -> bool:
-        """Whether nothing is named."""
-        return self == LatencyConditions()
-
-    def is_covered_by(self, measured: "LatencyConditions") -> bool:
-        """Returns whether everything named here was measured just so."""
-        asked = dataclasses.asdict(self)
-        return all(value is None or value == getattr(measured, name) for name, value in asked.items())
+    """The worse end of each 95 % interval meets them too, and a latency with the error of its table added."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirements:
-    """What a student must satisfy to be deployed; None sets no limit.
+    """The limits that a student must keep to be deployed; None sets no limit.
 
     Raises:
         UserError: if a limit is outside its range.
     """
 
     within: float | None = None
-    """Fraction of the teacher's accuracy that may be lost: 0.01 asks for at least 0.99 times the teacher's accuracy."""
+    """Fraction of the teacher's accuracy that may be lost: 0.01 requires at least 0.99 times the teacher's accuracy."""
     min_accuracy: float | None = None
-    """In [0, 1]."""
+    """The least validation accuracy, in [0, 1]."""
     max_latency_ms: float | None = None
-    latency_conditions: LatencyConditions = LatencyConditions()
-    """What the latency limit is about; refused by the pick where the study measured something else."""
+    latency_conditions: LatencyConditions = field(default_factory=LatencyConditions)
+    """The conditions of the latency limit; `pick` refuses those that the study did not measure."""
     max_size_bytes: int | None = None
     max_parameters: int | None = None
 
@@ -101,7 +57,7 @@ class Requirements:
 
     @property
     def has_accuracy(self) -> bool:
-        """Whether an accuracy is asked for."""
+        """Whether accuracy is limited."""
         return self.within is not None or self.min_accuracy is not None
 
     @property
@@ -110,7 +66,7 @@ class Requirements:
         return any(cost is not None for cost in (self.max_latency_ms, self.max_size_bytes, self.max_parameters))
 
     def options(self) -> tuple[str, ...]:
-        """Returns the limits as the command line takes them, so that `parse` reads the same again."""
+        """Returns the options of the command line that `parse` reads as these requirements."""
         conditions = self.latency_conditions.qualifier
         written = (
             ("--within", self.within, 100, "%"),
@@ -136,7 +92,7 @@ class Requirements:
         max_size: str | None = None,
         max_parameters: str | None = None,
     ) -> Self:
-        """Reads limits as a user writes them: "1%", "0.9", "20ms@cpu1,b1,s128", "25MB", "30M".
+        """Reads the limits as a user writes them: "1%", "0.9", "20ms@cpu1,b1,s128", "25MB", "30M".
 
         Raises:
             UserError: if one of them cannot be read.
@@ -153,7 +109,7 @@ class Requirements:
 
 
 def parse_percentage(text: str) -> float:
-    """Reads "1%" as the fraction 0.01; the sign is asked for, since a bare 1 could be either."""
+    """Reads "1%" as the fraction 0.01. The sign is required: 1 alone could mean a fraction as well."""
     match = re.fullmatch(rf"{_NUMBER}\s*%", text.strip())
     if match is None:
         raise UserError(f"a percentage must be written like 1%, got {text}")
@@ -171,11 +127,10 @@ def parse_accuracy(text: str) -> float:
 
 
 def parse_latency(text: str) -> tuple[float, LatencyConditions]:
-    """Reads "20ms" or "20ms@cpu1,b1,s128,p50": milliseconds, and after the @ what they are the milliseconds of."""
+    """Reads "20ms" or "20ms@cpu1,b1,s128,p50": milliseconds, and after the @ the conditions under which they hold."""
     duration, at, qualifier = text.partition("@")
-    return parse_milliseconds(_with_unit(duration, "a latency", "20ms")), _parse_conditions(
-        qualifier
-    ) if at else LatencyConditions()
+    conditions = _parse_conditions(qualifier) if at else LatencyConditions()
+    return parse_milliseconds(_with_unit(duration, "a latency", "20ms")), conditions
 
 
 def _parse_conditions(qualifier: str) -> LatencyConditions:
@@ -199,7 +154,7 @@ def _parse_conditions(qualifier: str) -> LatencyConditions:
 
 
 def _with_unit(text: str, what: str, example: str) -> str:
-    """Returns the text if it has a unit: on a command line nothing says what a bare number is a number of."""
+    """Returns the text if it has a unit: without one, the meaning of a number on a command line is a guess."""
     if re.fullmatch(_NUMBER, text.strip()):
         raise UserError(f"{what} must have a unit, as in {example}, got {text}")
     return text

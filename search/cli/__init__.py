@@ -1,6 +1,6 @@
-"""The command line, `minilm-search`: arguments are read and results printed, each command's code imported when used.
+"""The command line, `minilm-search`: it reads arguments, prints results, and imports a command's code when it runs.
 
-It is the only package that imports both the search and the reports; what the commands do lies in theirs.
+It is the only package that imports both the search and the reports. What the commands do is in other packages.
 """
 
 from search.cli.app import main

@@ -1,4 +1,4 @@
-"""`python -m search.cli`, for processes that cannot count on the script being on the path."""
+"""`python -m search.cli`, for processes that cannot rely on the script being on the path."""
 
 from search.cli.app import main
 

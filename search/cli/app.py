@@ -1,4 +1,4 @@
-"""The verbs' gathering, and how every one of them ends: one line and an exit code, never a traceback."""
+"""Gathers the commands. Every one of them ends with one line and an exit code, never with a traceback."""
 
 import io
 import signal
@@ -14,8 +14,8 @@ from search.cli.terminal import ExitCode, Invocation, complain
 from search.driver.log import write_driver_log
 from search.errors import SearchError
 
-MAX_TOLD_CHARACTERS = 200
-"""Of what an unforeseen error says."""
+MAX_MESSAGE_CHARACTERS = 200
+"""Characters that are shown of an unexpected error's message."""
 
 app = typer.Typer(
     help="Distil MiniLM students, search for the ones worth deploying, ship one.",
@@ -48,14 +48,14 @@ _CallError: type[Any] = next(kind for kind in typer.BadParameter.mro() if kind._
 def main() -> NoReturn:
     """Runs the command line and ends the process with its exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
-    # A name on the disk need not be text, and a terminal need not know every character.
+    # A file name may contain bytes that are not text, and a terminal may lack a character.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_exit_code(Invocation()))
 
 
 def _exit_code(invocation: Invocation) -> int:
-    """Runs a command and says in one line what ended it, whatever that is."""
+    """Runs a command and reports in one line whatever ended it."""
     try:
         code = app(standalone_mode=False, obj=invocation)
     except _CallError as error:
@@ -74,27 +74,27 @@ def _exit_code(invocation: Invocation) -> int:
         code = ExitCode.INTERRUPTED
     except SystemExit:
         raise
-    # A panic in a library written in Rust is no Exception.
+    # A panic in a library written in Rust is a BaseException.
     except BaseException as error:
-        complain(_unforeseen(error, invocation.study))
+        complain(_unexpected(error, invocation.study))
         code = ExitCode.FAILED
     # Some versions of typer raise what interrupted a command, others return its exit code.
     if code == ExitCode.INTERRUPTED:
-        complain("interrupted; nothing recorded is lost. The same command goes on from here.")
+        complain("interrupted; nothing recorded is lost. The same command continues from here.")
     return code or ExitCode.DONE
 
 
-def _unforeseen(error: BaseException, study: Path | None) -> str:
-    """Returns the one line on an error that no command foresees, and writes the rest to driver.log."""
-    kind, told = classify_failure(error), " ".join(first_line(error).split())[:MAX_TOLD_CHARACTERS]
+def _unexpected(error: BaseException, study: Path | None) -> str:
+    """Returns one line about an error that no command handles, and writes its traceback to driver.log."""
+    kind, message = classify_failure(error), " ".join(first_line(error).split())[:MAX_MESSAGE_CHARACTERS]
     name = type(error).__name__
-    what = name if told == name else f"{name}: {told}"
+    what = name if message == name else f"{name}: {message}"
     cause = "" if kind is FailureKind.CRASH else f"{kind}, "
     try:
-        place = f"the details are in {write_driver_log(study, error)}"
+        where = f"the traceback is in {write_driver_log(study, error)}"
     except OSError as refusal:
-        place = f"the details could not be written ({refusal.strerror or refusal})"
-    return f"an error that was not foreseen stopped the command, {cause}{what}; {place}"
+        where = f"the traceback could not be written ({refusal.strerror or refusal})"
+    return f"an unexpected error stopped the command: {cause}{what}; {where}"
 
 
 def _interrupt(*_: Any) -> NoReturn:

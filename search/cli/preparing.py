@@ -1,10 +1,11 @@
-"""The verbs before a search: init, validate, doctor, calibrate, plan."""
+"""The commands before a search: init, validate, doctor, calibrate, plan."""
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,14 +25,15 @@ from search.cli.terminal import (
 if TYPE_CHECKING:
     from minilm_core.latency.table import LatencyTable
     from search.commands.doctor import Finding
+    from search.commands.plan import Plan, Span
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to write.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="The folder to write to.", show_default=False)],
     template: Annotated[str, typer.Option(help="quickstart, gpu, cluster, multilingual or paper.")] = "quickstart",
     as_json: AsJson = False,
 ) -> None:
-    """Write a commented search.yaml, and for the quickstart its data, into a folder."""
+    """Write a commented search.yaml into a folder; for the quickstart, its data too."""
     templates = resources.files("search") / "templates"
     names = sorted(entry.name.removesuffix(".yaml") for entry in templates.iterdir() if entry.name.endswith(".yaml"))
     if template not in names:
@@ -43,7 +45,7 @@ def init(
     if template == "quickstart":
         from minilm_core.quickstart_data import write_installed_text
 
-        typer.echo("collecting the documentation of the installed packages: about half a minute", err=True)
+        typer.echo("collecting the documentation of the installed packages, which takes about half a minute", err=True)
         write_installed_text(folder / "data")
     search_yaml.write_text((templates / f"{template}.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     if as_json:
@@ -70,13 +72,15 @@ def validate(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJs
     if as_json:
         emit_json(result)
     else:
-        known = "" if teacher is not None else "; the teacher is not on this machine, so its sizes were not checked"
-        typer.echo(f"{search_yaml} is valid: {loaded.config.name}, {space.num_shapes} student shapes{known}")
+        unchecked = "" if teacher is not None else "; the teacher is not on this machine, so its sizes were not checked"
+        typer.echo(f"{search_yaml} is valid: {loaded.config.name}, {space.num_shapes} student shapes{unchecked}")
     say_next("plan", search_yaml)
 
 
 def doctor(
-    search_yaml: Annotated[Path | None, typer.Argument(help="Also check what this search needs.")] = None,
+    search_yaml: Annotated[
+        Path | None, typer.Argument(help="A search whose teacher, data and storage are checked too.")
+    ] = None,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
@@ -94,7 +98,7 @@ def doctor(
 
 
 def doctors_exit_code(findings: "Iterable[Finding]") -> ExitCode:
-    """Returns how doctor ends: with what a wrong setting ends with, if that or a file it names is what is wrong."""
+    """Returns USAGE if a setting or a file that it names is wrong, FAILED if only the machine is, else DONE."""
     wrong = [finding for finding in findings if finding.is_ok is False]
     if not wrong:
         return ExitCode.DONE
@@ -104,28 +108,30 @@ def doctors_exit_code(findings: "Iterable[Finding]") -> ExitCode:
 def calibrate(
     search_yaml: SearchYaml,
     overrides: Overrides = None,
-    force: Annotated[bool, typer.Option("--force", help="Measure again although there is a table.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Measure again even if there is a table.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure on this machine what a layer of each width costs, so that a search can predict latency."""
-    from search.config.compatibility import check_against_teacher, find_teacher_config
+    """Measure how long a layer of each width takes on this machine, so that a search can predict latency."""
+    from search.config.compatibility import find_teacher_config
     from search.config.settings import load_config
     from search.driver.calibration import encoders_to_time
+    from search.study.layout import StudyPaths
+    from search.study.resolved import resolve_study
 
     loaded = load_config(search_yaml, overrides or ())
     config = loaded.config
     teacher = find_teacher_config(loaded)
     if teacher is None:
         raise UserError(f"calibrate needs the teacher's config.json on this machine, got {config.teacher.model}")
-    asked = encoders_to_time(config, check_against_teacher(config, teacher), teacher)
-    tables = [(None if force else one.find(config)) or one.measure(config) for one in asked]
+    families = encoders_to_time(resolve_study(config, StudyPaths(root=config.study_folder), teacher))
+    tables = [(None if force else family.find(config)) or family.measure(config) for family in families]
     if as_json:
-        # The students' table, and the teacher's within it where that is another.
-        of_students, *others = (json.loads(one.file(config).read_text(encoding="utf-8")) for one in asked)
-        emit_json(of_students | {one.name: other for one, other in zip(asked[1:], others, strict=True)})
-    for one, table in zip(asked, tables, strict=True):
+        # The students' table. The teacher's is a key of it if the teacher's family is another.
+        students, *others = (json.loads(family.file(config).read_text(encoding="utf-8")) for family in families)
+        emit_json(students | {family.name: other for family, other in zip(families[1:], others, strict=True)})
+    for family, table in zip(families, tables, strict=True):
         if not as_json:
-            _show_table(table, f"{one.base['model_type']}, {table.fingerprint.label}, {table.target.label}")
+            _show_table(table, f"{family.base['model_type']}, {table.fingerprint.label}, {table.target.label}")
         if table.noise is not None:
             complain(f"NOISY: {table.noise}")
     say_next("launch", search_yaml)
@@ -141,62 +147,67 @@ def _show_table(table: "LatencyTable", title: str) -> None:
         for row in table.rows
     ]
     emit_table(f"{title}: median latency", ("width", "before the layers", "each layer"), rows)
-    of_tail = table.held_out_p90_error
-    tail = "" if of_tail is None else f", their 90th percentiles within {of_tail:.1%}"
+    p90_error = table.held_out_p90_error
+    tail = "" if p90_error is None else f", their 90th percentiles within {p90_error:.1%}"
     typer.echo(f"medians of held-out encoders were predicted within {table.held_out_error:.1%} on average{tail}")
 
 
 def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what a search would run, and start nothing."""
+    """Print what a search would run, and start nothing."""
     from search.commands.plan import make_plan
-    from search.config.compatibility import check_against_teacher, find_teacher_config
+    from search.config.compatibility import find_teacher_config
     from search.config.settings import load_config
     from search.driver.calibration import encoders_to_time
+    from search.study.layout import StudyPaths
+    from search.study.resolved import resolve_study
 
     loaded = load_config(search_yaml, overrides or ())
     teacher = find_teacher_config(loaded)
-    table = None
+    study = None
     if teacher is not None:
-        asked = encoders_to_time(loaded.config, check_against_teacher(loaded.config, teacher), teacher)
-        tables = [one.find(loaded.config) for one in asked]
-        # Half a calibration is none: the search would begin with one.
-        table = None if None in tables else tables[0]
-    made = make_plan(loaded, teacher, table)
+        study = resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), teacher)
+        tables = [family.find(loaded.config) for family in encoders_to_time(study)]
+        # With one of two tables missing, the search would still begin with a calibration.
+        study = replace(study, latency_table=None if None in tables else tables[0])
+    made = make_plan(loaded, study)
     if as_json:
         emit_json(made.to_dict())
     else:
         emit_table(f"{made.name}: nothing was started", ("", ""), _plan_rows(made))
-    if loaded.config.needs_latency_table and table is None:
+    if loaded.config.needs_latency_table and (study is None or study.latency_table is None):
         say_next("calibrate", search_yaml)
     else:
         say_next("launch", search_yaml)
 
 
-def _plan_rows(made: Any) -> list[tuple[str, str]]:
+def _plan_rows(made: "Plan") -> list[tuple[str, str]]:
+    shapes, trials, text, files = made.shapes, made.trials, made.text, made.files
+    refused = "an unknown number" if shapes.num_shapes_refused is None else str(shapes.num_shapes_refused)
+    assistant = made.assistant
+    return [
+        ("student shapes", f"{shapes.num_shapes}, {refused} over a limit"),
+        *([("assistant", f"{assistant.label}, teaches {assistant.num_shapes} of the shapes")] if assistant else []),
+        ("parameters", _figure(shapes.num_parameters, 1e6, " M")),
+        ("size in fp32", _figure(shapes.size_bytes, 1e6, " MB")),
+        ("FLOPs a sequence", _figure(shapes.flops, 1e9, " GFLOP", 2)),
+        ("predicted latency", _figure(shapes.latency_ms, 1, " ms", 2)),
+        ("trials", f"{trials.num_trials}, {trials.max_concurrent_trials} at a time"),
+        ("held while running", f"{trials.num_cpus:g} CPU cores, {trials.num_gpus:g} GPUs"),
+        ("tokens a student", _figure(text.tokens_per_trial, 1e6, " M", 2)),
+        ("corpus at most", _figure(text.max_corpus_tokens, 1e6, " M tokens", 2)),
+        ("teacher's targets", _figure(files.targets_bytes, 1e6, " MB")),
+        ("epochs a student", _figure(text.epochs_per_trial, 1, "", 2)),
+        ("students on disk", _figure(files.students_bytes, 1e6, " MB", 0)),
+        ("checkpoints on disk", _figure(files.checkpoints_bytes, 1e6, " MB", 0)),
+    ]
+
+
+def _figure(value: "float | Span | None", scale: float, unit: str, digits: int = 1) -> str:
+    """Returns a figure, or a range of it, in multiples of `scale`."""
     from search.commands.plan import Span
 
-    def shown(value: Any, scale: float = 1.0, unit: str = "", digits: int = 1) -> str:
-        if value is None:
-            return "unknown"
-        if isinstance(value, Span):
-            return f"{value.low / scale:,.{digits}f} to {value.high / scale:,.{digits}f}{unit}"
-        return f"{value / scale:,.{digits}f}{unit}"
-
-    refused = "unknown" if made.num_shapes_refused is None else f"{made.num_shapes_refused} over a limit"
-    helped = f"{made.assistant}, taught once, teaches {made.num_shapes_assisted} of the shapes"
-    return [
-        ("student shapes", f"{made.num_shapes}, {refused}"),
-        *([("assistant", helped)] if made.assistant is not None else []),
-        ("parameters", shown(made.num_parameters, 1e6, " M")),
-        ("size in fp32", shown(made.size_bytes, 1e6, " MB")),
-        ("FLOPs a sequence", shown(made.flops, 1e9, " GFLOP", 2)),
-        ("predicted latency", shown(made.latency_ms, 1, " ms", 2)),
-        ("trials", f"{made.num_trials}, {made.max_concurrent_trials} at a time"),
-        ("held while running", f"{made.num_cpus:g} CPU cores, {made.num_gpus:g} GPUs"),
-        ("tokens a student", shown(made.tokens_per_trial, 1e6, " M", 2)),
-        ("corpus at most", shown(made.max_corpus_tokens, 1e6, " M tokens", 2)),
-        ("teacher's targets", shown(made.targets_bytes, 1e6, " MB")),
-        ("epochs a student", shown(made.epochs_per_trial, 1, "", 2)),
-        ("students on disk", shown(made.students_bytes, 1e6, " MB", 0)),
-        ("checkpoints on disk", shown(made.checkpoints_bytes, 1e6, " MB", 0)),
-    ]
+    if value is None:
+        return "unknown"
+    if isinstance(value, Span):
+        return f"{value.low / scale:,.{digits}f} to {value.high / scale:,.{digits}f}{unit}"
+    return f"{value / scale:,.{digits}f}{unit}"

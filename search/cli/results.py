@@ -1,4 +1,4 @@
-"""The verbs after a search: report, pick, package, verify."""
+"""The verbs after a search: report, pick, package and verify."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -22,9 +22,8 @@ def report(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: STUDY/report.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write what the records say: report.html, report.md, tables and figures."""
-    from reports import load_study
-    from reports.page.page import write_report
+    """Write the report of a study: report.html, report.md, tables and figures."""
+    from reports import load_study, write_report
 
     written = write_report(load_study(study_folder), out)
     if as_json:
@@ -39,28 +38,30 @@ def report(
 
 def pick(
     study_folder: StudyFolder,
-    within: Annotated[str | None, typer.Option(help="Share of the teacher's accuracy to give up, as in 1%.")] = None,
+    within: Annotated[str | None, typer.Option(help="Fraction of the teacher's accuracy to give up, as in 1%.")] = None,
     min_accuracy: Annotated[str | None, typer.Option(help="As in 0.9 or 90%.")] = None,
     max_latency: Annotated[str | None, typer.Option(help="Median, as in 20ms, or 20ms@cpu1,b1,s128,p90.")] = None,
-    max_size: Annotated[str | None, typer.Option(help="Of the weights in fp32, as in 25MB.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Size of the weights in fp32, as in 25MB.")] = None,
     max_parameters: Annotated[str | None, typer.Option(help="As in 30M.")] = None,
     prefer: Annotated[str | None, typer.Option(help=PREFER_HELP)] = None,
-    certainty: Annotated[str, typer.Option(help="likely: the value qualifies. sure: its interval does.")] = "likely",
+    certainty: Annotated[str, typer.Option(help="likely: the figures qualify. sure: their intervals do.")] = "likely",
     as_json: AsJson = False,
 ) -> None:
-    """Choose the student to deploy, and write down why."""
+    """Choose the student to deploy and write decision.json with the reasons."""
     from reports import Certainty, Prefer, Requirements, load_study, write_decision
+    from reports import pick as pick_student
 
     study = load_study(study_folder)
-    limits = Requirements.parse(
+    requirements = Requirements.parse(
         within=within,
         min_accuracy=min_accuracy,
         max_latency=max_latency,
         max_size=max_size,
         max_parameters=max_parameters,
     )
-    decision = study.pick(
-        limits,
+    decision = pick_student(
+        study,
+        requirements,
         prefer=None if prefer is None else _choice(Prefer, "--prefer", prefer),
         certainty=_choice(Certainty, "--certainty", certainty),
     )
@@ -80,21 +81,28 @@ def package(
     study_folder: StudyFolder,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.", show_default=False)],
     picked: Annotated[bool, typer.Option("--picked", help="The student that pick chose.")] = False,
-    trial: Annotated[int | None, typer.Option(help="Or the student of this trial.")] = None,
+    trial: Annotated[int | None, typer.Option(help="The student of this trial.")] = None,
     task: Annotated[str | None, typer.Option(help="Which fine-tuned model; needed where there are several.")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also export to ONNX, checked against PyTorch.")] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Also quantise to int8, judged on the validation split.")
+        bool, typer.Option("--int8", help="Also quantise to int8, evaluated on the validation split.")
     ] = False,
     max_int8_drop: Annotated[float, typer.Option(help="Largest fall of the metric that int8 may cost.")] = 0.005,
-    licence: Annotated[str | None, typer.Option(help="Of the teacher's weights. Default: what its card says.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the package that is there.")] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the teacher's weights. Default: that of its model card.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing package.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a folder to deploy: model, tokenizer, card, evaluation, provenance, checksums."""
+    from reports import load_study, picked_trial
     from search.commands.package import Deployment, package_student
 
-    deployment = Deployment.choose(existing_study(study_folder), trial=trial, is_picked=picked, task=task)
+    if picked == (trial is not None):
+        raise UserError("package needs one of --picked and --trial, got " + ("both" if picked else "neither"))
+    study = existing_study(study_folder)
+    number = picked_trial(load_study(study_folder)) if trial is None else trial
+    deployment = Deployment.choose(study, number, is_picked=picked, task=task)
     folder = package_student(
         deployment,
         out,

@@ -1,4 +1,4 @@
-"""The verbs of a running search: launch, status, resume."""
+"""The commands of a running search: launch, status, resume."""
 
 import hashlib
 import shlex
@@ -27,7 +27,7 @@ from search.study.layout import StudyPaths, check_mirror
 from search.study.lock import only_driver
 
 if TYPE_CHECKING:
-    from search.config.settings import SearchConfig
+    from search.study.resolved import ResolvedStudy
     from search.study.status import StudyStatus
 
 
@@ -38,60 +38,60 @@ def launch(
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a search; a study of the same settings goes on from where it stands."""
-    from search.config.compatibility import check_against_teacher, find_teacher_config
+    """Run a search; a study of the same settings continues from where it stands."""
     from search.config.settings import load_config
     from search.study.relaunch import validate_relaunch
+    from search.study.resolved import find_study
 
-    loaded = load_config(search_yaml, overrides or ())
-    config = loaded.config
-    teacher = find_teacher_config(loaded)
-    if teacher is not None:
-        check_against_teacher(config, teacher)
-    study = StudyPaths(root=note_study(context, config.study_folder))
+    config = load_config(search_yaml, overrides or ()).config
+    # Before the folder is made: settings that do not fit the teacher leave nothing behind.
+    study = find_study(config, StudyPaths(root=config.study_folder))
+    note_study(context, study.paths.root)
     if config.storage.mirror is not None:
         check_mirror(config.storage.mirror)
-    with only_driver(study):
-        if study.search_yaml.exists() and validate_relaunch(study, config):
-            complain(f"the assistant in {shown_path(study.root)} was that of other settings and is taught anew")
-        _run(config, study, address, as_json)
+    with only_driver(study.paths):
+        if study.paths.search_yaml.exists() and validate_relaunch(study.paths, config):
+            folder = shown_path(study.paths.root)
+            complain(f"the assistant in {folder} was made with other settings and is distilled again")
+        _run(study, address, as_json)
 
 
 def resume(
     study_folder: StudyFolder,
     add_trials: Annotated[
         int,
-        typer.Option(help="Ask for more trials once all those asked for before have ended; until then it adds none."),
+        typer.Option(help="Trials to add once all trials asked for before have ended; until then, none is added."),
     ] = 0,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a search that was interrupted, or ask it for more trials."""
+    """Continue an interrupted search, or ask it for more trials."""
     from search.config.settings import load_config
     from search.study.relaunch import extended
+    from search.study.resolved import find_study
 
     if add_trials < 0:
         raise UserError(f"--add-trials must be at least 0, got {add_trials}")
     study = existing_study(study_folder)
     try:
         with only_driver(study):
-            asked_before = load_config(study.search_yaml).config
-            config = extended(study, asked_before, add_trials)
-            if add_trials and config == asked_before:
+            earlier = load_config(study.search_yaml).config
+            config = extended(study, earlier, add_trials)
+            if add_trials and config == earlier:
                 complain(
                     f"--add-trials adds none until all {config.budget.num_trials} trials asked for before have ended; "
-                    f"the search goes on with those"
+                    f"the search continues with those"
                 )
-            _run(config, study, address, as_json)
+            _run(find_study(config, study), address, as_json)
     except KeyboardInterrupt:
-        # The same command might ask for more trials again.
+        # The same command might add trials again, so the message names one that does not.
         words = shlex.join(["minilm-search", "resume", str(study_folder)])
-        complain(f"interrupted; nothing recorded is lost. `{words}` goes on from here.")
+        complain(f"interrupted; nothing recorded is lost. `{words}` continues from here.")
         raise SystemExit(ExitCode.INTERRUPTED) from None
 
 
 def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
-    """Say how far a study is."""
+    """Print how far a study is."""
     from search.study.status import read_status
 
     found = read_status(existing_study(study_folder))
@@ -101,12 +101,12 @@ def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
         typer.echo(found.headline())
         if found.running:
             rows = [(work, f"{p['stage']} {p['step']}/{p['num_steps']}", str(p["time"])) for work, p in found.running]
-            emit_table("", ("under way", "stage", "last heard of"), rows)
+            emit_table("", ("running", "stage", "last progress"), rows)
     _say_what_follows(found, study_folder)
 
 
-def _run(config: "SearchConfig", study: StudyPaths, address: str | None, as_json: bool) -> None:
-    """Runs a study whose lock is held, and says how it ended."""
+def _run(study: "ResolvedStudy", address: str | None, as_json: bool) -> None:
+    """Runs a study whose lock is held, and prints how it ended."""
     from minilm_core.atomic import write_text_atomically
     from search.config.settings import resolved_yaml
     from search.driver.run import run_study
@@ -114,24 +114,24 @@ def _run(config: "SearchConfig", study: StudyPaths, address: str | None, as_json
     from search.study.ledger import Ending
     from search.study.status import read_status
 
-    text = resolved_yaml(config)
-    write_text_atomically(study.search_yaml, text)
-    write_environment(config, hashlib.sha256(text.encode()).hexdigest(), study)
-    outcome = run_study(config, study, address)
-    found = read_status(study, has_ended=True)
+    text = resolved_yaml(study.config)
+    write_text_atomically(study.paths.search_yaml, text)
+    write_environment(study.config, hashlib.sha256(text.encode()).hexdigest(), study.paths)
+    outcome = run_study(study, address)
+    found = read_status(study.paths, has_ended=True)
     if as_json:
         emit_json({**found.to_dict(), "ending": str(outcome.ending)})
     else:
         typer.echo(f"{found.headline()}; {outcome.ending}")
-        typer.echo(str(shown_path(study.root)))
+        typer.echo(str(shown_path(study.paths.root)))
     if outcome.failure is not None and outcome.failure.failure is not None:
         complain(f"{outcome.ending}:")
         complain(outcome.failure.failure.traceback or outcome.failure.failure.message)
         raise typer.Exit(ExitCode.FAILED)
     if outcome.num_complete == 0:
-        complain("no trial ended with a student; the failures stand in records.jsonl and in trials/*/log.txt")
+        complain("no trial ended with a student; records.jsonl and trials/*/log.txt have the failures")
         raise typer.Exit(ExitCode.FAILED)
-    say_next("report", shown_path(study.root))
+    say_next("report", shown_path(study.paths.root))
     if outcome.ending is Ending.DEVICE_HOURS:
         raise typer.Exit(ExitCode.BUDGET)
 

@@ -1,4 +1,4 @@
-"""What every verb shares: results on stdout, all else on stderr, and the exit codes."""
+"""What all commands share: results on stdout, everything else on stderr, and the exit codes."""
 
 import json
 import shlex
@@ -17,14 +17,14 @@ from search.study.layout import StudyPaths
 
 @dataclass(slots=True)
 class Invocation:
-    """What is known of a command while it runs: the `obj` of its typer context."""
+    """The state of a command while it runs: the `obj` of its typer context."""
 
     study: Path | None = None
-    """The folder of the study that it works on, where the details of an unforeseen error belong."""
+    """The folder of the study that the command works on, where the traceback of an unexpected error goes."""
 
 
 def note_study(context: typer.Context, folder: Path) -> Path:
-    """Notes which study the command works on, and returns its folder."""
+    """Notes the study that the command works on, and returns its folder."""
     if isinstance(context.obj, Invocation):
         context.obj.study = folder
     return folder
@@ -37,7 +37,9 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in --set budget.num_trials=20."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Address = Annotated[str | None, typer.Option(help="A running Ray cluster: HOST:PORT or auto. Default: this machine.")]
+Address = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a running Ray cluster, or auto. Default: start Ray on this machine.")
+]
 
 
 class ExitCode(IntEnum):
@@ -53,7 +55,7 @@ class ExitCode(IntEnum):
 
 
 def complain(text: str) -> None:
-    """Prints a mistake or an end on stderr."""
+    """Prints an error or a note on stderr, each line after the program's name."""
     for line in text.splitlines():
         typer.echo(f"minilm-search: {line}", err=True)
 
@@ -64,7 +66,7 @@ def emit_json(content: Mapping[str, Any]) -> None:
 
 
 def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows as a table on stdout; the first column reads from the left, the others are as their values are."""
+    """Prints rows as a table on stdout."""
     console = Console()
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
@@ -87,13 +89,13 @@ def existing_study(folder: Path) -> StudyPaths:
     """
     from minilm_core.errors import UserError
 
-    # Looked at before the path is resolved, which fails on a loop of symbolic links.
+    # Checked before the path is resolved, because resolving fails on a loop of symbolic links.
     if not StudyPaths(root=folder).search_yaml.is_file():
         raise UserError(f"a study must be a folder that launch made, with search.yaml in it, got {folder}")
     return StudyPaths(root=folder.resolve())
 
 
 def shown_path(path: Path) -> Path:
-    """Returns a path as the user would type it from where they are."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    """Returns a path as the user would type it in the current folder."""
+    current = Path.cwd()
+    return path.relative_to(current) if path.is_relative_to(current) else path

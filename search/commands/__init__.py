@@ -1,6 +1,6 @@
-"""What the commands do that neither run nor read a search: plan, doctor and package.
+"""The work of the commands that neither run a search nor read its results: plan, doctor and package.
 
-Output is formatted in `cli`; nothing here starts Ray but the doctor's check of a cluster."""
+Output is formatted in `cli`. Only the doctor's check of a cluster starts Ray."""
 
 import lazy_loader
 

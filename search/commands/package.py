@@ -1,11 +1,11 @@
-"""From a study's records to a folder to deploy: which student, which of its models, and what goes with it."""
+"""The package of a student of a study: its fine-tuned model with everything that documents it."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minilm_core.errors import UserError
 from minilm_core.latency.table import LatencyTable
@@ -15,30 +15,31 @@ from minilm_core.tasks.task import SplitRole, Task
 from search.config.settings import SearchConfig, load_config
 from search.study.layout import StudyPaths, TrialPaths
 
+if TYPE_CHECKING:
+    from minilm_core.deployment.source import PackageSource
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deployment:
-    """A student of a study and the task that it is deployed for."""
+    """A student of a study and the task for which it is deployed."""
 
     study: StudyPaths
     config: SearchConfig
     record: TrialRecord
     task: Task
     is_picked: bool
+    """Whether pick chose the student, so that its decision belongs into the package."""
 
     @classmethod
-    def choose(cls, study: StudyPaths, *, trial: int | None, is_picked: bool, task: str | None) -> "Deployment":
-        """Finds the student that was picked, or that of a trial.
+    def choose(cls, study: StudyPaths, trial: int, *, is_picked: bool, task: str | None) -> "Deployment":
+        """Finds the student of a trial; `task` may be None in a study with a single task.
 
         Raises:
-            UserError: unless exactly one of the two is asked for, the student is complete and the task is clear.
+            UserError: if the trial has no complete student, or the task is not clear.
         """
-        if is_picked == (trial is not None):
-            raise UserError("package needs one of --picked and --trial, got " + ("both" if is_picked else "neither"))
-        number = _picked_number(study) if trial is None else trial
-        record = next((r for r in read_records(study.records) if r.is_complete_student and r.number == number), None)
+        record = next((r for r in read_records(study.records) if r.is_complete_student and r.number == trial), None)
         if record is None:
-            raise UserError(f"--trial must be that of a complete student, got {number}")
+            raise UserError(f"--trial must be that of a complete student, got {trial}")
         config = load_config(study.search_yaml).config
         return cls(study=study, config=config, record=record, task=_chosen_task(config, task), is_picked=is_picked)
 
@@ -52,15 +53,15 @@ def package_student(
     max_int8_drop: float | None,
     overwrite: bool,
 ) -> Path:
-    """Makes the folder and returns it.
+    """Makes the package and returns its folder.
 
     Args:
-        deployment: What is packaged.
+        deployment: The student and its task.
         out: The folder to make.
-        licence: Of the teacher's weights; None: what the teacher's card says.
+        licence: The licence of the teacher's weights; None for that of the teacher's model card.
         has_onnx: Whether an ONNX export is added.
-        max_int8_drop: The largest fall of the metric that int8 may cost; None: no int8 model.
-        overwrite: Whether a package that is there is replaced.
+        max_int8_drop: The largest loss of the task's metric that int8 may cause; None for no int8 model.
+        overwrite: Whether an existing package is replaced.
 
     Raises:
         UserError: if the student's files are missing, `out` is taken, or an export differs too much.
@@ -68,14 +69,23 @@ def package_student(
     from transformers.utils import logging as transformers_logging
 
     from minilm_core.deployment.packaging import package
-    from minilm_core.deployment.source import PackageSource
 
     transformers_logging.disable_progress_bar()
+    source = _source(deployment, licence)
+    additions: list[Callable[[Path], object]] = []
+    if has_onnx:
+        additions.append(partial(_add_onnx, source.model_folder, deployment, max_int8_drop))
+    return package(source, out, additions=additions, overwrite=overwrite)
+
+
+def _source(deployment: Deployment, licence: str | None) -> "PackageSource":
+    from minilm_core.deployment.source import PackageSource
+
     study, config = deployment.study, deployment.config
-    folder = TrialPaths(root=study.trial_folder(deployment.record.number)).finetuned(deployment.task.name)
     teacher_folder = config.teacher.find_locally(study.root)
-    source = PackageSource(
-        model_folder=folder,
+    trial = TrialPaths(root=study.trial_folder(deployment.record.number))
+    return PackageSource(
+        model_folder=trial.finetuned(deployment.task.name),
         record=deployment.record,
         task=deployment.task.name,
         study=config.name,
@@ -87,10 +97,6 @@ def package_student(
         latency_table=LatencyTable.load(study.latency) if study.latency.exists() else None,
         decision=study.decision if deployment.is_picked else None,
     )
-    additions: list[Callable[[Path], object]] = []
-    if has_onnx:
-        additions.append(partial(_add_onnx, folder, deployment, max_int8_drop))
-    return package(source, out, additions=additions, overwrite=overwrite)
 
 
 def _add_onnx(model_folder: Path, deployment: Deployment, max_int8_drop: float | None, out: Path) -> None:
@@ -110,19 +116,6 @@ def _add_onnx(model_folder: Path, deployment: Deployment, max_int8_drop: float |
         max_length=deployment.config.finetuning.max_length,
     )
     quantise_int8(out, evaluation, max_drop=max_int8_drop)
-
-
-def _picked_number(study: StudyPaths) -> int:
-    if not study.decision.exists():
-        raise UserError(f"--picked needs the decision that pick writes, got none in {study.root}")
-    try:
-        winner = json.loads(study.decision.read_text(encoding="utf-8"))["winner"]
-        number = None if winner is None else int(winner["trial"])
-    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"--picked needs the decision as pick wrote it, got a damaged one: {study.decision}") from error
-    if number is None:
-        raise UserError("--picked needs a student that qualifies, the latest pick found none")
-    return number
 
 
 def _chosen_task(config: SearchConfig, name: str | None) -> Task:

@@ -1,25 +1,22 @@
-"""What a search would run and what it would hold, in figures; nothing is started. No torch.
+"""What a search would run and hold, in figures. Nothing is started, and torch is not imported.
 
-What cannot be known before the run is None, never a guess.
+A figure that is unknown before the run is None, never a guess.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from minilm_core.distillation.target_storage import cache_bytes
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
-from minilm_core.models.assistant import learns_from_assistant
-from minilm_core.models.families import encoder_architecture, family_shape
-from minilm_core.models.student_family import student_base
-from search.config.compatibility import check_against_teacher
 from search.config.settings import LoadedConfig, SearchConfig
-from search.config.teacher_assignment import TeacherAssignment, TeacherRole
+from search.config.teacher_assignment import TeacherRole
+from search.study.resolved import ResolvedStudy
 from spaces.limits import Limits
 
 CHECKPOINT_COPIES = 3
-"""Weights and AdamW's two moments."""
+"""A checkpoint holds the weights and AdamW's two moments of each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,157 +28,207 @@ class Span:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedShapes:
+    """The space, and the ranges over its shapes within the limits; a range is None if no shape is within them."""
+
+    num_shapes: int
+    """Different architectures in the space."""
+    num_shapes_refused: int | None
+    """Architectures that are over a limit."""
+    num_parameters: Span | None
+    size_bytes: Span | None
+    """Bytes of the weights in fp32."""
+    flops: Span | None
+    """Floating-point operations of a forward pass over one sequence of the latency target's length."""
+    latency_ms: Span | None
+    """Predicted median latency on the latency target."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedAssistant:
+    """The teacher's assistant."""
+
+    label: str
+    """Layers, width and heads."""
+    num_shapes: int
+    """Shapes of the space that the assistant teaches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedTrials:
+    """How many trials run, and what they hold."""
+
+    num_trials: int
+    max_concurrent_trials: int
+    num_cpus: float
+    """CPU cores that the concurrent trials hold together."""
+    num_gpus: float
+    """GPUs that the concurrent trials hold together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedText:
+    """The text that a student is distilled on."""
+
+    tokens_per_trial: int
+    """Tokens that one student reads, repetitions included."""
+    num_corpus_tokens: int | None
+    """Tokens of the packed corpus; None before it is packed."""
+    max_corpus_tokens: int | None
+    """The number of tokens that the corpus is cut to."""
+    epochs_per_trial: float | None
+    """How often a student reads the corpus; a lower bound before the corpus is packed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedFiles:
+    """What the search writes, in bytes."""
+
+    targets_bytes: int | None
+    """The cached states of the teacher and the assistant; an upper bound before the corpus is packed."""
+    students_bytes: Span | None
+    """All students with their fine-tuned models."""
+    checkpoints_bytes: int | None
+    """Upper bound of the checkpoints of the concurrent trials, with one student a trial if that number is automatic."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What a search would run; None is unknown."""
 
     name: str
     sha256: str
-    """Of the resolved configuration."""
-    num_shapes: int
-    """Different architectures in the space."""
-    num_shapes_refused: int | None
-    """Of these, how many are over a limit."""
-    assistant: str | None
-    """Layers, width and heads of the teacher's assistant; None: there is none, or the teacher's sizes are unknown."""
-    num_shapes_assisted: int | None
-    """How many of the shapes it teaches."""
-    num_parameters: Span | None
-    """This figure and the three below are those of the shapes within the limits; None also if there is none."""
-    size_bytes: Span | None
-    flops: Span | None
-    """Of one forward pass over one sequence of the latency target's length."""
-    latency_ms: Span | None
-    """Predicted for the latency target."""
-    num_trials: int
-    max_concurrent_trials: int
-    num_cpus: float
-    """Cores that the trials running at once hold."""
-    num_gpus: float
-    tokens_per_trial: int
-    """What one student is distilled on, repetitions included."""
-    num_corpus_tokens: int | None
-    """Tokens of the packed corpus."""
-    max_corpus_tokens: int | None
-    """What the corpus is cut to."""
-    targets_bytes: int | None
-    """The cached states of teacher and assistant, once a study; of `max_corpus_tokens` until the corpus is packed."""
-    epochs_per_trial: float | None
-    """How often a student reads the corpus; at least, as long as the corpus is not packed."""
-    students_bytes: Span | None
-    """All students with their fine-tuned models."""
-    checkpoints_bytes: int | None
-    """The checkpoints of the trials running at once, at most; of one student each where their number is automatic."""
+    """Hash of the resolved configuration."""
+    shapes: PlannedShapes
+    assistant: PlannedAssistant | None
+    """None without an assistant, or if the teacher's sizes are unknown."""
+    trials: PlannedTrials
+    text: PlannedText
+    files: PlannedFiles
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the plan as plain JSON types."""
-        return asdict(self)
+        """Returns the plan as one flat mapping of plain JSON types."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            **asdict(self.shapes),
+            "assistant": None if self.assistant is None else self.assistant.label,
+            "num_shapes_assisted": None if self.assistant is None else self.assistant.num_shapes,
+            **asdict(self.trials),
+            **asdict(self.text),
+            **asdict(self.files),
+        }
 
 
-def make_plan(
-    loaded: LoadedConfig,
-    teacher_config_json: Mapping[str, Any] | None,
-    latency_table: LatencyTable | None,
-    num_corpus_tokens: int | None = None,
-) -> Plan:
+def make_plan(loaded: LoadedConfig, study: ResolvedStudy | None, num_corpus_tokens: int | None = None) -> Plan:
     """Works out what a search would run.
 
     Args:
         loaded: The configuration.
-        teacher_config_json: The teacher's config.json; None where the teacher is not at hand.
-        latency_table: A calibration of the latency target; of no use unless it has every width of the space.
+        study: The study that it resolves to; None if the teacher is not on this machine. Its latency table is ignored
+            unless it has every width of the space.
         num_corpus_tokens: Tokens of the packed corpus; None before it is packed.
-
-    Raises:
-        UserError: if the configuration does not fit the teacher.
     """
     config = loaded.config
-    teacher = teacher_config_json
-    space = config.space if teacher is None else check_against_teacher(config, teacher)
-    family = None if teacher is None else family_shape(student_base(teacher, config.student_family))
-    architectures = tuple(space.architectures())
-    table = latency_table if latency_table is not None and latency_table.covers(architectures) else None
-    shapes = _Shapes(config=config, all=architectures, family=family, table=table)
-    size_bytes = shapes.span(lambda a, e: a.size_bytes(e))
-    assistant = None if teacher is None or config.assistant is None else _assistant(config, teacher, architectures)
-    tokens_per_trial = config.distillation.num_steps * config.distillation.batch_size * config.corpus.sequence_length
-    most_tokens = num_corpus_tokens or config.corpus.max_tokens
+    shapes = _plan_shapes(config, study)
+    text = _plan_text(config, num_corpus_tokens)
     return Plan(
         name=config.name,
         sha256=loaded.sha256,
+        shapes=shapes,
+        assistant=None if study is None else _plan_assistant(study),
+        trials=_plan_trials(config),
+        text=text,
+        files=_plan_files(config, study, shapes.size_bytes, num_corpus_tokens),
+    )
+
+
+def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedShapes:
+    space = config.space if study is None else study.space
+    every = tuple(space.architectures())
+    family = None if study is None else study.student_family
+    table = None if study is None else study.latency_table
+    if table is not None and not table.covers(every):
+        table = None
+    admitted = _within_limits(config.limits, every, family, table)
+
+    def span(figure: Callable[[StudentArchitecture, FamilyShape], float]) -> Span | None:
+        if family is None or not admitted:
+            return None
+        figures = [figure(shape, family) for shape in admitted]
+        return Span(low=min(figures), high=max(figures))
+
+    return PlannedShapes(
         num_shapes=space.num_shapes,
-        num_shapes_refused=None if shapes.admitted is None else space.num_shapes - len(shapes.admitted),
-        assistant=None if assistant is None else assistant[0],
-        num_shapes_assisted=None if assistant is None else assistant[1],
-        num_parameters=shapes.span(lambda a, e: a.num_parameters(e)),
-        size_bytes=size_bytes,
-        flops=shapes.span(lambda a, e: a.flops(config.latency.sequence_length, e)),
-        latency_ms=None if table is None else shapes.span(lambda a, e: table.predict_ms(a)),
+        num_shapes_refused=None if admitted is None else space.num_shapes - len(admitted),
+        num_parameters=span(lambda shape, family: shape.num_parameters(family)),
+        size_bytes=span(lambda shape, family: shape.size_bytes(family)),
+        flops=span(lambda shape, family: shape.flops(config.latency.sequence_length, family)),
+        latency_ms=None if table is None else span(lambda shape, _: table.predict_ms(shape)),
+    )
+
+
+def _within_limits(
+    limits: Limits, shapes: tuple[StudentArchitecture, ...], family: FamilyShape | None, table: LatencyTable | None
+) -> tuple[StudentArchitecture, ...] | None:
+    """Returns the shapes within the limits; None if a limit is on a figure that is unknown."""
+    if limits == Limits():
+        return shapes
+    if family is None or (limits.max_latency_ms is not None and table is None):
+        return None
+    latencies_ms = (None if table is None else table.predict_ms(shape) for shape in shapes)
+    return tuple(
+        shape
+        for shape, latency_ms in zip(shapes, latencies_ms, strict=True)
+        if limits.violation(shape, family, latency_ms) is None
+    )
+
+
+def _plan_assistant(study: ResolvedStudy) -> PlannedAssistant | None:
+    teachers = study.teachers
+    if teachers.assistant is None:
+        return None
+    roles = [teachers.teacher_role(student) for student in study.space.architectures()]
+    return PlannedAssistant(label=teachers.assistant.label, num_shapes=roles.count(TeacherRole.ASSISTANT))
+
+
+def _plan_trials(config: SearchConfig) -> PlannedTrials:
+    return PlannedTrials(
         num_trials=config.budget.num_trials,
         max_concurrent_trials=config.resources.max_concurrent_trials,
         num_cpus=config.resources.num_cpus,
         num_gpus=config.resources.num_gpus,
+    )
+
+
+def _plan_text(config: SearchConfig, num_corpus_tokens: int | None) -> PlannedText:
+    tokens_per_trial = config.distillation.num_steps * config.distillation.batch_size * config.corpus.sequence_length
+    most_tokens = num_corpus_tokens or config.corpus.max_tokens
+    return PlannedText(
         tokens_per_trial=tokens_per_trial,
         num_corpus_tokens=num_corpus_tokens,
         max_corpus_tokens=config.corpus.max_tokens,
-        targets_bytes=_targets_bytes(config, teacher, most_tokens),
         epochs_per_trial=None if most_tokens is None else tokens_per_trial / most_tokens,
+    )
+
+
+def _plan_files(
+    config: SearchConfig, study: ResolvedStudy | None, size_bytes: Span | None, num_corpus_tokens: int | None
+) -> PlannedFiles:
+    num_tokens = num_corpus_tokens or config.corpus.max_tokens
+    return PlannedFiles(
+        targets_bytes=None if study is None or num_tokens is None else _targets_bytes(study, num_tokens),
         students_bytes=None if size_bytes is None else _students_bytes(config, size_bytes),
         checkpoints_bytes=None if size_bytes is None else _checkpoints_bytes(config, size_bytes),
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Shapes:
-    """The architectures of a space and what is known of them."""
-
-    config: SearchConfig
-    all: tuple[StudentArchitecture, ...]
-    family: FamilyShape | None
-    """None where the teacher is not at hand."""
-    table: LatencyTable | None
-
-    @property
-    def admitted(self) -> tuple[StudentArchitecture, ...] | None:
-        """The shapes within the limits; None if a limit is on something unknown."""
-        limits = self.config.limits
-        if limits == Limits():
-            return self.all
-        if self.family is None or (limits.max_latency_ms is not None and self.table is None):
-            return None
-        return tuple(a for a in self.all if limits.violation(a, self.family, self._latency_ms(a)) is None)
-
-    def span(self, figure: Callable[[StudentArchitecture, FamilyShape], float]) -> Span | None:
-        """Returns the smallest and the largest figure of the admitted shapes."""
-        if self.family is None or not self.admitted:
-            return None
-        figures = [figure(architecture, self.family) for architecture in self.admitted]
-        return Span(low=min(figures), high=max(figures))
-
-    def _latency_ms(self, architecture: StudentArchitecture) -> float | None:
-        return None if self.table is None else self.table.predict_ms(architecture)
-
-
-def _assistant(
-    config: SearchConfig, teacher: Mapping[str, Any], students: Sequence[StudentArchitecture]
-) -> tuple[str, int]:
-    """Returns the assistant's label and how many students it teaches."""
-    architecture = encoder_architecture(teacher)
-    num_taught = sum(learns_from_assistant(student, architecture) for student in students)
-    return TeacherAssignment.of(config, architecture).architecture(TeacherRole.ASSISTANT).label, num_taught
-
-
-def _targets_bytes(config: SearchConfig, teacher: Mapping[str, Any] | None, num_tokens: int | None) -> int | None:
-    """Returns the bytes of all teachers' cached states; those of a teacher that runs beside its students are none."""
-    if teacher is None or num_tokens is None:
-        return None
-    architecture = encoder_architecture(teacher)
-    teachers = TeacherAssignment.of(config, architecture)
-    space = config.space.for_method(config.distillation.method, architecture.num_heads)
-    taught = teachers.layers(space.architectures())
-    limit, total = config.storage.max_cache_bytes, 0
-    for teacher_role, layers in taught.items():
-        num_bytes = cache_bytes(num_tokens, teachers.architecture(teacher_role).hidden_size, len(layers))
-        # One that does not fit beside the others runs beside its students.
+def _targets_bytes(study: ResolvedStudy, num_tokens: int) -> int:
+    """Returns the bytes of all teachers' cached states; a teacher that runs beside its students has none."""
+    limit, total = study.config.storage.max_cache_bytes, 0
+    for role, layers in study.layers.items():
+        num_bytes = cache_bytes(num_tokens, study.teachers.architecture(role).hidden_size, len(layers))
+        # A teacher whose states no longer fit runs beside its students.
         total += num_bytes if limit is None or total + num_bytes <= limit else 0
     return total
 

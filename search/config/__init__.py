@@ -1,4 +1,4 @@
-"""search.yaml: its settings, their shorthands, whether they fit the teacher, and who teaches whom.
+"""search.yaml: its settings, their short forms, whether they fit the teacher, and which teacher a student learns from.
 
 Nothing here reads weights or imports torch or Ray."""
 

@@ -1,4 +1,4 @@
-"""What a search must agree on with its teacher, read off the teacher's config.json alone. No torch."""
+"""Checks that the settings of a search fit its teacher, from the teacher's config.json alone. No torch."""
 
 import itertools
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from spaces.space import StudentSpace
 
 
 def find_teacher_config(loaded: LoadedConfig) -> Mapping[str, Any] | None:
-    """Returns the teacher's config.json; None where the teacher is on the Hub and was never fetched to this machine.
+    """Returns the teacher's config.json; None if the teacher is on the Hub and was never fetched to this machine.
 
     Raises:
         UserError: if the teacher's folder or package is missing.
@@ -44,7 +44,7 @@ def find_teacher_config(loaded: LoadedConfig) -> Mapping[str, Any] | None:
 
 
 def check_against_teacher(config: SearchConfig, config_json: Mapping[str, Any]) -> StudentSpace:
-    """Returns the space whose every student can learn from this teacher.
+    """Returns the search's space as the method restricts it; every student of it can learn from this teacher.
 
     Raises:
         UserError: if the teacher's family is unknown or a setting does not fit its sizes.
@@ -80,7 +80,7 @@ def _check_relation_heads(relation_heads: int | None, hidden_size: int, whose: s
 def _check_assistant(
     config: SearchConfig, teachers: TeacherAssignment, assistant: StudentArchitecture, config_json: Mapping[str, Any]
 ) -> None:
-    """Refuses an assistant that cannot learn from the teacher as its students do, or would have no student."""
+    """Refuses an assistant that cannot learn from the teacher, or that no student would learn from."""
     teacher = teachers.teacher
     check_student(assistant, config_json)
     _check_relation_heads(config.distillation.relation_heads, assistant.hidden_size, "the assistant's")
@@ -90,7 +90,7 @@ def _check_assistant(
             f"got {assistant.num_heads} and {teacher.num_heads}"
         )
     if Relation.VALUE_VECTORS in config.distillation.weights:
-        # Values are mapped to the width of one teacher, and the targets that students are evaluated by have another.
+        # A student maps its values to one width, but the assistant's differs from that of the evaluation targets.
         raise UserError("distillation.relations must leave value_vectors out with an assistant, got value_vectors")
     check_layer_pairs(
         teachers.layer_pairs(assistant, TeacherRole.TEACHER),
@@ -108,9 +108,9 @@ def _check_assistant(
 
 
 def _check_student(teachers: TeacherAssignment, student: StudentArchitecture, base: Mapping[str, Any]) -> None:
-    """Refuses sizes that the family cannot have and layers that cannot be compared."""
+    """Refuses sizes that the family cannot have, and layers that cannot be compared."""
     check_student(student, base)
-    # Every student is evaluated against the teacher, whichever model teaches it.
+    # Every student is evaluated against the teacher, even if it learns from the assistant.
     for teacher_role in dict.fromkeys((TeacherRole.TEACHER, teachers.teacher_role(student))):
         check_layer_pairs(
             teachers.layer_pairs(student, teacher_role),
@@ -122,7 +122,7 @@ def _check_student(teachers: TeacherAssignment, student: StudentArchitecture, ba
 
 
 def _check_lengths(config: SearchConfig, encoders: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses longer sequences than teacher and students have positions for; the encoders are keyed by whose."""
+    """Refuses sequences that are longer than an encoder has positions; the keys say whose encoder it is."""
     lengths = {
         "corpus.sequence_length": config.corpus.sequence_length,
         "finetuning.max_length": config.finetuning.max_length,

@@ -1,4 +1,4 @@
-"""The paths of search.yaml made absolute, so that its resolved copy means the same files wherever it lies."""
+"""Makes the paths of search.yaml absolute, so that its resolved copy names the same files from any folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def rooted(config: "SearchConfig", base: Path, source: YamlSource) -> "SearchConfig":
-    """Makes every relative path of a configuration absolute.
+    """Returns a configuration with every relative path made absolute.
 
     Args:
-        config: As it was built from the source.
+        config: The configuration, as built from the source.
         base: The folder that relative paths start from.
-        source: Knows where each path was written.
+        source: The settings as they were written, whose line numbers errors name.
 
     Raises:
-        UserError: naming the key of a path that leads nowhere.
+        UserError: naming the key, if a path has no absolute form.
     """
 
     def absolute(path: str, *key_path: str | int) -> str:
@@ -36,7 +36,7 @@ def rooted(config: "SearchConfig", base: Path, source: YamlSource) -> "SearchCon
         raise source.error(key_path, f"{'.'.join(map(str, key_path))}: {problem}")
 
     storage, teacher = config.storage, config.teacher
-    # Whether it really is there is asked when it is needed: a study is read on machines that lack its teacher.
+    # The folder may be missing: a study is also read on machines that do not have its teacher.
     is_folder = teacher.model.startswith(("./", "../", "/", "~")) or (base / teacher.model).exists()
     if is_folder and not teacher.is_in_package:
         teacher = replace(teacher, model=absolute(teacher.model, "teacher", "model"))

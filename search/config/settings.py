@@ -1,4 +1,4 @@
-"""search.yaml: what it may say, how it is read, and how its resolved form is written. No torch, no Ray."""
+"""search.yaml: its keys, how it is read, and how its resolved form is written. No torch, no Ray."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from minilm_core.settings.schema import build, plain
 from minilm_core.settings.yaml_source import dump_yaml, read_yaml, with_overrides
 from minilm_core.tasks.task import Task
 from search.config.paths import rooted
+from search.config.schema_version import KEY, SCHEMA_VERSION, migrated
 from search.config.shorthands import expanded
 from spaces.limits import Limits
 from spaces.space import StudentSpace
@@ -31,13 +32,13 @@ class Executor(StrEnum):
     AUTO = "auto"
     """`direct` for one worker a trial, `train` for several."""
     DIRECT = "direct"
-    """In the trial's own process."""
+    """The worker runs in the trial's own process."""
     TRAIN = "train"
-    """As a Ray Train run of DDP workers; 8 to 26 seconds more a trial."""
+    """The workers are a Ray Train run with DDP, which costs 8 to 26 seconds more a trial."""
 
 
 class SamplerName(StrEnum):
-    """Optuna's samplers that take several objectives."""
+    """The samplers of Optuna that support several objectives."""
 
     TPE = "tpe"
     NSGA2 = "nsga2"
@@ -48,20 +49,20 @@ class SamplerName(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """When a search ends.
+    """The conditions that end a search.
 
     Raises:
         UserError: if a number is not positive.
     """
 
     num_trials: int
-    """Trials that run, whatever they end as; a student refused before training is none."""
+    """Trials that run, however they end; a student that is refused before training does not count."""
     max_device_hours: float | None = None
-    """Over all trials: GPU-hours on a GPU, core-hours on a CPU."""
+    """Total of all trials, in GPU-hours on a GPU and core-hours on a CPU."""
     trial_timeout_minutes: float | None = None
-    """Of a student's own time: what several students share is divided evenly among them."""
+    """Maximum time of one student; time that several students share is divided evenly among them."""
     max_identical_failures: int = 5
-    """Failures of one kind and message in a row that stop the search."""
+    """Consecutive failures of one kind and message that stop the search."""
 
     def __post_init__(self) -> None:
         _check_at_least(1, num_trials=self.num_trials, max_identical_failures=self.max_identical_failures)
@@ -70,7 +71,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What a trial holds while it runs.
+    """The resources that a trial holds while it runs.
 
     Raises:
         UserError: if a number is out of range, or several workers would share a process or a GPU.
@@ -80,11 +81,11 @@ class Resources:
     workers_per_trial: int = 1
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
-    """A fraction lets trials of one worker share a GPU."""
+    """GPUs of a worker, at most 1; a fraction lets several trials of one worker share a GPU."""
     max_concurrent_trials: int = 1
     students_per_worker: int | None = None
-    """Students that learn in step in one process, each batch put to the teacher once. None: one where the teacher's
-    targets are cached, else as many as repay the teacher's forward pass."""
+    """Students that train together in one process and share each forward pass of the teacher. None: one if the
+    teacher's targets are cached, else as many as repay that forward pass."""
 
     def __post_init__(self) -> None:
         _check_at_least(1, workers_per_trial=self.workers_per_trial, max_concurrent_trials=self.max_concurrent_trials)
@@ -93,7 +94,9 @@ class Resources:
         if self.students_per_worker is not None:
             _check_at_least(1, students_per_worker=self.students_per_worker)
         if self.gpus_per_worker > 1:
-            raise UserError(f"gpus_per_worker must be at most 1, for a worker drives one, got {self.gpus_per_worker}")
+            raise UserError(
+                f"gpus_per_worker must be at most 1, because a worker uses one GPU, got {self.gpus_per_worker}"
+            )
         if self.executor is Executor.DIRECT and self.workers_per_trial > 1:
             raise UserError(f"workers_per_trial must be 1 with executor direct, got {self.workers_per_trial}")
         if self.workers_per_trial > 1 and 0 < self.gpus_per_worker < 1:
@@ -101,40 +104,40 @@ class Resources:
 
     @property
     def chosen_executor(self) -> Executor:
-        """The executor that `auto` stands for."""
+        """The executor, with `auto` resolved."""
         if self.executor is not Executor.AUTO:
             return self.executor
         return Executor.DIRECT if self.workers_per_trial == 1 else Executor.TRAIN
 
     @property
     def num_cpus(self) -> float:
-        """CPU cores that all trials running at once hold."""
+        """CPU cores that the concurrent trials hold together."""
         return self.max_concurrent_trials * self.workers_per_trial * self.cpus_per_worker
 
     @property
     def num_gpus(self) -> float:
-        """GPUs that all trials running at once hold."""
+        """GPUs that the concurrent trials hold together."""
         return self.max_concurrent_trials * self.workers_per_trial * self.gpus_per_worker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Storage:
-    """Where a search keeps what it makes.
+    """Where a search writes its files.
 
     Raises:
         UserError: if a path is empty, or one that must be a folder is a URL.
     """
 
     path: str = "studies"
-    """Studies lie here, each in a folder of its name."""
+    """The folder of the studies, each of which has a folder of its name."""
     cache: str = "cache"
-    """Packed corpora, teacher targets and latency tables; shared by studies. Also what Numba compiles, where
-    it can write neither beside this package nor in the home folder."""
+    """The folder of packed corpora, teacher targets and latency tables, which studies share. Numba's compiled code goes
+    there too if neither the package's folder nor the home folder can be written to."""
     max_cache_bytes: int | None = None
-    """What the cached targets of all teachers may take: others, the least recently used first, make room for a study's.
-    A teacher whose targets alone take more runs beside its students instead. None: as much as the disk has."""
+    """Bytes that the cached targets of all teachers may take. The least recently used targets are removed to make room
+    for a study's. A teacher whose targets alone take more runs beside its students instead. None: no limit."""
     mirror: str | None = None
-    """A folder or fsspec URL (s3://bucket/folder) in which each study's records are copied to a folder of its name."""
+    """A folder or fsspec URL (s3://bucket/folder). Each study's records are copied to a folder of its name in it."""
 
     def __post_init__(self) -> None:
         for name in ("path", "cache", "mirror"):
@@ -143,8 +146,8 @@ class Storage:
         for name in ("path", "cache"):
             if "://" in getattr(self, name):
                 raise UserError(
-                    f"{name} must be a folder, for files in it are appended to and locked, got {getattr(self, name)}; "
-                    f"records can be copied to a URL with storage.mirror"
+                    f"{name} must be a folder, because files in it are appended to and locked, "
+                    f"got {getattr(self, name)}; storage.mirror copies records to a URL"
                 )
         if self.max_cache_bytes is not None:
             _check_at_least(0, max_cache_bytes=self.max_cache_bytes)
@@ -152,7 +155,7 @@ class Storage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampler:
-    """Who chooses the next student.
+    """The sampler, which chooses the next student.
 
     Raises:
         UserError: if a number is out of range.
@@ -160,7 +163,7 @@ class Sampler:
 
     name: SamplerName = SamplerName.TPE
     num_startup_trials: int = 8
-    """Students drawn at random before the sampler learns from results; with nsga2 the size of a generation."""
+    """Students drawn at random before the sampler uses results; with nsga2, the size of a generation."""
 
     def __post_init__(self) -> None:
         _check_at_least(2 if self.name is SamplerName.NSGA2 else 1, num_startup_trials=self.num_startup_trials)
@@ -168,33 +171,33 @@ class Sampler:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baselines:
-    """What the best student is compared with once the search is over."""
+    """The models that the best student is compared with."""
 
     teacher: bool = True
-    """The teacher, fine-tuned with the same settings."""
+    """Whether the teacher is fine-tuned with the students' settings."""
     twin: bool = True
-    """The best student's double without distillation."""
+    """Whether the best student's twin, which is not distilled, is fine-tuned once the search is over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig:
-    """All that a search is told, checked field by field and against each other.
+    """All settings of a search, checked field by field and against each other.
 
     Raises:
         UserError: naming the key whose rule is broken.
     """
 
     name: str
-    """The study's name and folder."""
+    """The study's name, and the name of its folder."""
     seed: int = 0
     teacher: TeacherSource
     corpus: CorpusSettings
     tasks: tuple[Task, ...]
     space: StudentSpace
     student_family: StudentFamily = StudentFamily.TEACHER
-    """`bert`: students are BERT over their teacher's vocabulary, whatever the teacher is."""
+    """The family that students are built as."""
     assistant: Assistant | None = None
-    """Taught once a study, it teaches the small students; None: the teacher teaches all."""
+    """A model that is distilled once a study and that small students learn from. None: all learn from the teacher."""
     distillation: DistillationSchedule
     finetuning: FinetuningSchedule = field(default_factory=FinetuningSchedule)
     objectives: tuple[str, ...] = ("accuracy", "latency_ms", "size_bytes")
@@ -211,7 +214,7 @@ class SearchConfig:
             raise UserError(
                 f"name must be lower-case letters, digits, '.', '_' or '-' after a letter or digit, got {self.name!r}"
             )
-        # What NumPy and PyTorch both take.
+        # The range of seeds that both NumPy and PyTorch accept.
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must be at least 0 and below {2**32}, got {self.seed}")
         self._check_objectives()
@@ -231,7 +234,7 @@ class SearchConfig:
 
     @property
     def needs_latency_table(self) -> bool:
-        """Whether an objective or a limit is a predicted latency, so that the device must be calibrated first."""
+        """Whether an objective or a limit is a predicted latency, which needs a calibrated device."""
         return "latency_ms" in self.objectives or self.limits.max_latency_ms is not None
 
     def _check_objectives(self) -> None:
@@ -243,7 +246,7 @@ class SearchConfig:
             raise UserError(f"objectives must name accuracy, got {', '.join(self.objectives) or 'none'}")
         names = [task.name for task in self.tasks]
         if not names:
-            raise UserError("tasks must name at least 1 task, for accuracy is theirs, got 0")
+            raise UserError("tasks must name at least 1 task, because accuracy is measured on them, got 0")
         if len(set(names)) < len(names):
             raise UserError(f"tasks must have different names, got {', '.join(names)}")
 
@@ -260,30 +263,33 @@ class SearchConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedConfig:
-    """A search.yaml, read and resolved."""
+    """The contents of a search.yaml, resolved."""
 
     config: SearchConfig
     base: Path
     """The file's folder. Paths inside the configuration are absolute."""
     sha256: str
-    """Of the resolved text: equal for searches that do the same in the same places."""
+    """Hash of the resolved text; equal for searches with the same settings and the same paths."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Reads a search.yaml, with `key.path=value` overrides on top.
+    """Reads a search.yaml and applies `key.path=value` overrides.
 
     Raises:
-        UserError: with one line a mistake: FILE:LINE: KEY RULE, got VALUE.
+        UserError: with one line for each mistake: FILE:LINE: KEY RULE, got VALUE.
     """
-    source = with_overrides(read_yaml(path), overrides)
+    source = with_overrides(migrated(read_yaml(path)), overrides)
     base = path.parent.resolve()
     config = rooted(build(expanded(source, base), SearchConfig), base, source)
     return LoadedConfig(config=config, base=base, sha256=hashlib.sha256(resolved_yaml(config).encode()).hexdigest())
 
 
 def resolved_yaml(config: SearchConfig) -> str:
-    """Writes the whole configuration, defaults and presets written out; it loads back to an equal one anywhere."""
-    return dump_yaml(plain(config))
+    """Returns the whole configuration as YAML, with every default and preset written out and the schema version.
+
+    It loads back to an equal configuration from any folder.
+    """
+    return dump_yaml({KEY: SCHEMA_VERSION, **plain(config)})
 
 
 def _check_at_least(least: int, **numbers: float) -> None:

@@ -1,4 +1,4 @@
-"""The short forms of search.yaml written out: presets of spaces, names of tasks, quantities such as 30M."""
+"""Expands the short forms of search.yaml: presets of spaces, names of tasks, quantities such as 30M."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -24,10 +24,10 @@ _EACH = "*"
 
 
 def expanded(source: YamlSource, base: Path) -> YamlSource:
-    """Returns the settings in the long form that the configuration's classes have; other mistakes are left for them.
+    """Returns the settings in the long form of the configuration's classes, which find any other mistake.
 
     Raises:
-        UserError: if a short form names nothing.
+        UserError: if a short form is unknown or cannot be read.
     """
     source = replace(source, content=copy.deepcopy(source.content))
     for pattern, parse in _QUANTITIES.items():
@@ -48,7 +48,7 @@ def _assistant(name: str) -> dict[str, Any]:
 
 
 def _rewrite(source: YamlSource, pattern: KeyPath, write_out: Callable[[str], Any]) -> None:
-    """Replaces every text at a pattern of keys; what is no text is left for the schema to judge."""
+    """Replaces every text at a pattern of keys. Values that are not text are left to the schema."""
     for key_path, holder, key in list(_matches(source.content, pattern, ())):
         if isinstance(holder[key], str):
             try:
@@ -72,10 +72,10 @@ def _matches(content: Any, pattern: KeyPath, above: KeyPath) -> Iterator[tuple[K
 
 
 def _named(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes a task that is named after a known one; what the entry says itself stands."""
+    """Completes a task that has a known name; the entry's own settings take precedence."""
     name = entry.get("name")
     if not isinstance(name, str) or name not in NAMED_TASKS:
         return dict(entry)
-    # A path stands in for the known task's data set, so it is told first.
+    # A path replaces the known task's data set, so it is passed before the other settings.
     path = entry.get("path")
     return {**plain(named_task(name, path=path) if isinstance(path, str) else named_task(name)), **entry}

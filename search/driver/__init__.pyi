@@ -1,4 +1,3 @@
-from .calibration import TimedEncoders as TimedEncoders
 from .calibration import encoders_to_time as encoders_to_time
 from .cluster import cluster as cluster
 from .cluster import cluster_summary as cluster_summary

@@ -9,11 +9,11 @@ from minilm_core.latency.calibration_process import CalibrationRequest, calibrat
 from minilm_core.latency.measurements import Statistic
 from minilm_core.latency.table import LatencyTable, fingerprint_key
 from minilm_core.models.architecture import StudentArchitecture
-from minilm_core.models.families import encoder_architecture, kind_of_calls
+from minilm_core.models.families import kind_of_calls
 from minilm_core.models.student_family import student_base
 from search.config.settings import SearchConfig
 from search.driver.display import step_shown
-from spaces.space import StudentSpace
+from search.study.resolved import ResolvedStudy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,18 +57,16 @@ class TimedEncoders:
         return table
 
 
-def encoders_to_time(
-    config: SearchConfig, space: StudentSpace, teacher_json: Mapping[str, Any]
-) -> tuple[TimedEncoders, ...]:
+def encoders_to_time(study: ResolvedStudy) -> tuple[TimedEncoders, ...]:
     """Returns the encoders whose latency a study needs: its students, and the teacher that they are compared with.
 
     Both are timed together if the teacher is of the students' family; otherwise the students come first.
     """
-    students, teacher = tuple(space.architectures()), encoder_architecture(teacher_json)
-    base = student_base(teacher_json, config.student_family)
-    if base is teacher_json:
-        return (TimedEncoders(name="students", base=base, architectures=(*students, teacher)),)
+    students = tuple(study.space.architectures())
+    base = student_base(study.teacher_json, study.config.student_family)
+    if base is study.teacher_json:
+        return (TimedEncoders(name="students", base=base, architectures=(*students, study.teacher)),)
     return (
         TimedEncoders(name="students", base=base, architectures=students),
-        TimedEncoders(name="teacher", base=teacher_json, architectures=(teacher,)),
+        TimedEncoders(name="teacher", base=study.teacher_json, architectures=(study.teacher,)),
     )

@@ -3,7 +3,6 @@
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from ray import tune
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError, first_line
 from minilm_core.latency.table import LatencyTable
-from minilm_core.models.teacher import read_config, resolve, resolve_config
+from minilm_core.models.teacher import resolve
 from minilm_core.results.records import Status, TrialRecord, most_accurate_first
-from search.config.settings import Executor, SearchConfig
+from search.config.settings import Executor
 from search.driver.baseline import Baseline
 from search.driver.calibration import TimedEncoders, encoders_to_time
 from search.driver.cluster import RemoteGenerator, cluster
@@ -34,11 +33,10 @@ from search.driver.students_per_worker import students_per_worker, worker_memory
 from search.driver.study_preparation import prepare_study
 from search.driver.trial import jobs_left, make_trainable
 from search.study.jobs import Job
-from search.study.layout import StudyPaths
 from search.study.ledger import Ending, Ledger
 from search.study.messages import WorkersLost, decode
 from search.study.progress import Progress
-from search.study.resolved import ResolvedStudy, resolve_study
+from search.study.resolved import ResolvedStudy
 from search.worker.preparation import read_preparation, targets_held
 from spaces.space import StudentChoice
 
@@ -56,27 +54,27 @@ class Outcome:
     """The failure that stopped the search."""
 
 
-def run_study(config: SearchConfig, paths: StudyPaths, address: str | None) -> Outcome:
+def run_study(study: ResolvedStudy, address: str | None) -> Outcome:
     """Runs a study to its end from wherever its records say that it stands; the caller holds its lock.
 
     Args:
-        config: The settings, with absolute paths; they are written to the study's folder already.
-        paths: The layout of the study's folder.
+        study: The study, whose settings are written to its folder already; its latency tables are added here.
         address: The address of a Ray cluster; None starts Ray on this machine.
 
     Raises:
-        UserError: if the settings do not fit the teacher, or the cluster is too small.
+        UserError: if an input or a limit does not allow the search, or the cluster is too small.
         SearchError: if the search cannot go on for another reason; the records that are written are whole.
     """
+    config = study.config
     display = Display(
         config.name, config.declared_objectives, config.budget.num_trials, config.resources.max_concurrent_trials
     )
-    study = _resolve(config, paths, display)
-    ledger = Ledger(config, paths, on_record=display.record, on_trouble=display.message)
+    study = _checked(study, display)
+    ledger = Ledger(config, study.paths, on_record=display.record, on_trouble=display.message)
     display.seen_before(ledger.records)
     ending = ledger.ending
     if ending is None or _teacher_job(study, ledger) or _twin_job(study, ledger):
-        with display, cluster(config.resources, address), reported_in_one_line(paths):
+        with display, cluster(config.resources, address), reported_in_one_line(study.paths):
             ending = _run(study, ledger, display)
     return Outcome(
         ending=ending,
@@ -100,17 +98,16 @@ def _run(study: ResolvedStudy, ledger: Ledger, display: Display) -> Ending:
     return ending
 
 
-def _resolve(config: SearchConfig, paths: StudyPaths, display: Display) -> ResolvedStudy:
-    """Checks the settings against the teacher, and finds or makes the latency tables."""
-    teacher_json = read_config(resolve_config(config.teacher, paths.root))
-    study = resolve_study(config, paths, teacher_json)
-    # Only now are the weights fetched: those of a teacher that does not fit are not needed.
+def _checked(study: ResolvedStudy, display: Display) -> ResolvedStudy:
+    """Checks the inputs and the limits of a study, and returns it with its latency tables, which are found or made."""
+    config, paths = study.config, study.paths
+    # The weights of a teacher that does not fit the settings are never fetched.
     teacher_folder = resolve(config.teacher, paths.root)
     if not paths.evaluation.exists():
         # Before the calibration, which takes minutes. Later on, the labels that the study began with count.
         check_inputs(config, teacher_folder, paths.root)
     if config.needs_latency_table:
-        study = _with_latency_tables(study, teacher_json, display)
+        study = _with_latency_tables(study, display)
     violations = [study.violation(student) for student in study.space.architectures()]
     if all(violations):
         closest = min((v for v in violations if v is not None), key=lambda violation: violation.excess)
@@ -118,10 +115,9 @@ def _resolve(config: SearchConfig, paths: StudyPaths, display: Display) -> Resol
     return study
 
 
-def _with_latency_tables(study: ResolvedStudy, teacher_json: Mapping[str, Any], display: Display) -> ResolvedStudy:
-    encoders = encoders_to_time(study.config, study.space, teacher_json)
+def _with_latency_tables(study: ResolvedStudy, display: Display) -> ResolvedStudy:
     files = (study.paths.latency, study.paths.teacher_latency)
-    tables = [_table(study, timed, file, display) for timed, file in zip(encoders, files, strict=False)]
+    tables = [_table(study, timed, file, display) for timed, file in zip(encoders_to_time(study), files, strict=False)]
     return replace(study, latency_table=tables[0], teacher_latency_table=tables[1] if len(tables) > 1 else None)
 
 

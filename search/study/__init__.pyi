@@ -24,6 +24,7 @@ from .progress import now as now
 from .relaunch import extended as extended
 from .relaunch import validate_relaunch as validate_relaunch
 from .resolved import ResolvedStudy as ResolvedStudy
+from .resolved import find_study as find_study
 from .resolved import resolve_study as resolve_study
 from .status import State as State
 from .status import StudyStatus as StudyStatus

@@ -8,6 +8,7 @@ from minilm_core.latency.table import LatencyTable
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.models.families import encoder_architecture, family_shape
 from minilm_core.models.student_family import student_base
+from minilm_core.models.teacher import read_config, resolve_config
 from search.config.compatibility import check_against_teacher
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import TeacherAssignment, TeacherRole
@@ -26,6 +27,8 @@ class ResolvedStudy:
     space: StudentSpace
     """The students of the settings' space that can learn from the teacher."""
     teachers: TeacherAssignment
+    teacher_json: Mapping[str, Any]
+    """The teacher's config.json."""
     teacher_family: FamilyShape
     student_family: FamilyShape
     latency_table: LatencyTable | None = None
@@ -69,9 +72,19 @@ def resolve_study(config: SearchConfig, paths: StudyPaths, teacher_json: Mapping
         paths=paths,
         space=space,
         teachers=TeacherAssignment.of(config, encoder_architecture(teacher_json)),
+        teacher_json=teacher_json,
         teacher_family=family_shape(teacher_json),
         student_family=family_shape(student_base(teacher_json, config.student_family)),
     )
+
+
+def find_study(config: SearchConfig, paths: StudyPaths) -> ResolvedStudy:
+    """Resolves a study after reading its teacher's config.json, which is fetched from the Hub if need be.
+
+    Raises:
+        UserError: if the teacher cannot be found, or a setting does not fit it.
+    """
+    return resolve_study(config, paths, read_config(resolve_config(config.teacher, paths.root)))
 
 
 def _predicted_ms(table: LatencyTable | None, architecture: StudentArchitecture) -> float | None:

@@ -8,6 +8,8 @@ import numpy as np
 import yaml
 
 from minilm_core.errors import FailureKind
+from minilm_core.latency.measurements import Measurement, Statistic, Width
+from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.objectives import objectives_named
 from minilm_core.results.records import (
@@ -34,7 +36,7 @@ def labels(split: str, num_examples: int = NUM_EXAMPLES) -> np.ndarray:
 
 
 def predictions_of(split: str, accuracy: float, seed: int, num_examples: int = NUM_EXAMPLES) -> np.ndarray:
-    """Predictions of which exactly the share `accuracy` (rounded to whole examples) is right."""
+    """Predictions of which a fraction of `accuracy`, rounded to whole examples, is right."""
     truth = labels(split, num_examples)
     # Models err on much the same examples: a common order of difficulty with a little of each model's own.
     difficulty = np.random.default_rng(5).normal(size=num_examples)
@@ -47,7 +49,7 @@ def predictions_of(split: str, accuracy: float, seed: int, num_examples: int = N
 
 @functools.cache
 def evaluation(split: str, accuracy: float, seed: int, num_examples: int = NUM_EXAMPLES) -> Evaluation:
-    """The evaluation of `predictions_of` the same, with its interval."""
+    """The evaluation of `predictions_of` with the same arguments, with its interval."""
     predictions = predictions_of(split, accuracy, seed, num_examples)
     interval = bootstrap_interval(accuracy_metric, labels(split, num_examples), predictions)
     return Evaluation(
@@ -135,12 +137,12 @@ def study_of(
     objectives: Sequence[str] = ("accuracy", "latency_ms", "size_bytes"),
     evaluation: dict[str, Any] | None = None,
 ) -> Study:
-    """A study that lies in no folder, for what needs its records alone."""
+    """A study without a folder, for tests that need only its records."""
     return Study(
         path=Path("nowhere"),
         config={"name": "example"},
         objectives=objectives_named(objectives),
-        all_records=records,
+        records=records,
         records_sha256="",
         evaluation=evaluation or {},
         environment={},
@@ -155,7 +157,7 @@ def write_study(
     *,
     objectives: Sequence[str] = ("accuracy", "latency_ms", "size_bytes"),
     evaluation: dict[str, Any] | None = None,
-    latency: dict[str, Any] | None = None,
+    latency: LatencyTable | None = None,
     environment: dict[str, Any] | None = None,
     importances: dict[str, Any] | None = None,
 ) -> Study:
@@ -167,13 +169,14 @@ def write_study(
     (folder / "search.yaml").write_text(yaml.safe_dump(config))
     extras = {
         "evaluation": evaluation,
-        "latency": latency,
         "environment": environment,
         "importances": importances,
     }
     for name, content in extras.items():
         if content is not None:
             (folder / f"{name}.json").write_text(json.dumps(content))
+    if latency is not None:
+        latency.save(folder / "latency.json")
     return load_study(folder)
 
 
@@ -188,13 +191,40 @@ def kept_labels(*tasks: str, has_test: bool = True) -> dict[str, Any]:
     }
 
 
-LATENCY_TABLE = {
-    "device": "some processor",
-    "is_noisy": False,
-    "held_out_error": 0.02,
-    "statistic": "median",
-    "target": {"device": "cpu", "num_threads": 1, "batch_size": 1, "sequence_length": 128},
-}
+def latency_table(
+    *,
+    held_out_error: float = 0.02,
+    p90_over_p50: float | None = None,
+    held_out_p90_error: float = 0.0,
+    busy_cores: float = 0.0,
+    statistic: Statistic = Statistic.MEDIAN,
+    target: LatencyTarget | None = None,
+) -> LatencyTable:
+    """A table of one width, with 1 ms a layer and 1 ms more, whose predictions have the given errors."""
+    width = Width(hidden_size=64, num_heads=2, intermediate_ratio=4.0)
+
+    def measured(num_layers: int, latency_ms: float, p90_ms: float | None = None) -> Measurement:
+        return Measurement(
+            architecture=width.with_layers(num_layers),
+            latency_ms=latency_ms,
+            round_medians_ms=(latency_ms, latency_ms),
+            p90_ms=p90_ms,
+        )
+
+    p90_ms = None if p90_over_p50 is None else p90_over_p50 * 5.0 / (1 + held_out_p90_error)
+    return LatencyTable(
+        target=target or LatencyTarget(),
+        fingerprint=DeviceFingerprint(processor="some processor", isa=(), torch="2.13.0", python="3.11.7"),
+        measured_at="2026-11-22T12:00:00+00:00",
+        contention=Contention(num_cores=2, busy_cores=busy_cores),
+        fitted=(measured(2, 3.0), measured(12, 13.0)),
+        held_out=(measured(4, 5.0 / (1 + held_out_error), p90_ms),),
+        p90_over_p50=p90_over_p50,
+        statistic=statistic,
+    )
+
+
+LATENCY_TABLE = latency_table()
 
 
 def write_full_study(folder: Path) -> Study:
@@ -221,7 +251,7 @@ def write_full_study(folder: Path) -> Study:
 
 
 def without_interval(accuracy: float, seed: int) -> dict[str, TaskResult]:
-    """One task, validated but not tested; its own interval is left empty, since drawing one takes time."""
+    """One task with a validation split only. Its interval is empty, since the bootstrap takes time."""
     predictions = tuple(map(float, predictions_of("validation", accuracy, seed)))
     value = Evaluation(value=accuracy, low=accuracy, high=accuracy, predictions=predictions)
     return {TASK: TaskResult(metric="accuracy", validation=value)}
@@ -230,8 +260,8 @@ def without_interval(accuracy: float, seed: int) -> dict[str, TaskResult]:
 def large_records() -> tuple[TrialRecord, ...]:
     """48 students, of which 24 take at most 6 ms, with a teacher of 85 %.
 
-    From 0.6 ms to 12 ms accuracy rises fast to 79 % at 1.6 ms and slowly from there; within 6 ms the most accurate is
-    that of 82 % at 5.3 ms. Every other student is larger and less accurate by 3 points than the one before it.
+    From 0.6 ms to 12 ms, accuracy rises fast to 79 % at 1.6 ms and slowly from there. Within 6 ms the most accurate
+    student has 82 % at 5.3 ms. Every second student is larger than the one before it, and less accurate by 3 points.
     """
     latencies = (0.6, 1.0, 1.6, 2.2, 2.8, 3.4, 4.0, 4.6, 5.3, 5.6, 5.8, 6.0, *(6.5 + 0.5 * i for i in range(12)))
     accuracies = (0.62, 0.72, 0.79, 0.795, 0.80, 0.805, 0.81, 0.815, 0.82, 0.80, 0.78, 0.81)

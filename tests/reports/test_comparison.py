@@ -35,7 +35,7 @@ def test_a_difference_within_the_interval_cannot_be_told(make_study: Callable[..
     assert only.sentence.startswith("Trial 0 and the fine-tuned teacher cannot be told apart: ")
 
 
-def test_the_validation_split_is_used_and_named_where_there_is_no_test_split(make_study: Callable[..., Study]) -> None:
+def test_without_a_test_split_the_validation_split_is_used_and_named(make_study: Callable[..., Study]) -> None:
     untested = {TASK: task_result(0.8, 0, has_test=False)}
     study = make_study(student(0, 0.8, tasks=untested), teacher(0.9), evaluation=kept_labels(TASK))
     (only,) = comparisons(study, *both(study))
@@ -64,6 +64,6 @@ def test_a_twin_of_another_student_is_compared_with_that_one(make_study: Callabl
         ((student(0, 0.8),), "No fine-tuned teacher is among the records to compare with."),
     ],
 )
-def test_the_verdict_says_what_is_missing(make_study: Callable[..., Study], records: tuple, expected: str) -> None:
+def test_the_verdict_names_what_is_missing(make_study: Callable[..., Study], records: tuple, expected: str) -> None:
     study = make_study(*records, evaluation=kept_labels(TASK))
     assert expected in verdict(study, *both(study))

@@ -10,6 +10,7 @@ HEAVY = (
     "ray",
     "optuna",
     "pandas",
+    "pyarrow",
     "scipy",
     "altair",
     "vl_convert",
@@ -19,9 +20,9 @@ HEAVY = (
 )
 SCRIPT = """
 import sys
-from reports import Requirements, load_study, write_decision
+from reports import Requirements, load_study, pick, write_decision
 study = load_study(sys.argv[1])
-write_decision(study, study.pick(Requirements.parse(within="5%")))
+write_decision(study, pick(study, Requirements.parse(within="5%")))
 print(*[name for name in sys.argv[2:] if name in sys.modules])
 """
 

@@ -33,6 +33,6 @@ def test_a_file_that_is_not_there_is_empty(tmp_path: Path, read: Callable[[Path]
     assert read(tmp_path / "file.json") == {}
 
 
-def test_what_reports_do_not_compute_with_is_kept(tmp_path: Path) -> None:
+def test_fields_that_reports_do_not_compute_with_are_kept(tmp_path: Path) -> None:
     (tmp_path / "file.json").write_text('{"python": "3.11", "seconds": {"packing": 2}}', encoding="utf-8")
     assert read_environment(tmp_path / "file.json") == {"python": "3.11", "seconds": {"packing": 2}}

@@ -21,14 +21,14 @@ def predictions(record, split: str = "validation") -> np.ndarray:
     return np.array(getattr(record.tasks[TASK], split).predictions)
 
 
-def test_one_task_gives_the_interval_of_its_metric(make_study: Callable[..., Study]) -> None:
+def test_the_accuracy_of_one_task_has_the_interval_of_its_metric(make_study: Callable[..., Study]) -> None:
     first = student(0, 0.8)
     study = make_study(first, evaluation=kept_labels(TASK))
     expected = bootstrap_interval(accuracy, labels("validation"), predictions(first))
     assert resample(study, Split.VALIDATION).interval(first) == expected
 
 
-def test_one_task_gives_the_paired_difference_of_its_metric(make_study: Callable[..., Study]) -> None:
+def test_the_difference_on_one_task_is_the_paired_difference_of_its_metric(make_study: Callable[..., Study]) -> None:
     first, second = student(0, 0.8), student(1, 0.85)
     study = make_study(first, second, evaluation=kept_labels(TASK))
     expected = paired_difference(
@@ -57,7 +57,7 @@ def test_a_negative_correlation_counts_as_zero_in_the_mean(make_study: Callable[
 
 def test_a_model_differs_from_itself_by_nothing(full_study: Study) -> None:
     resamples = resample(full_study, Split.TEST)
-    best = full_study.students()[1]
+    best = full_study.students[1]
     difference, ratio = resamples.difference(best, best), resamples.ratio(best, best)
     assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
     assert (ratio.value, ratio.low, ratio.high) == (1.0, 1.0, 1.0)
@@ -69,7 +69,7 @@ def test_without_labels_nothing_is_resampled(make_study: Callable[..., Study]) -
     assert only not in resample(study, Split.VALIDATION)
 
 
-def test_a_model_without_a_test_part_is_left_out_of_the_test_split(make_study: Callable[..., Study]) -> None:
+def test_a_model_without_a_test_evaluation_is_not_resampled_on_the_test_split(make_study: Callable[..., Study]) -> None:
     with_test = student(0, 0.8)
     without = teacher(0.9, tasks={TASK: task_result(0.9, 7, has_test=False)})
     resamples = resample(make_study(with_test, without, evaluation=kept_labels(TASK)), Split.TEST)
@@ -77,7 +77,7 @@ def test_a_model_without_a_test_part_is_left_out_of_the_test_split(make_study: C
     assert without not in resamples
 
 
-def test_a_record_that_kept_no_predictions_is_left_out(make_study: Callable[..., Study]) -> None:
+def test_a_record_without_predictions_is_not_resampled(make_study: Callable[..., Study]) -> None:
     kept = student(0, 0.8)
     without = Evaluation(value=0.9, low=0.8, high=1.0, predictions=())
     forgotten = student(1, 0.9, tasks={TASK: TaskResult(metric="accuracy", validation=without)})
@@ -87,10 +87,10 @@ def test_a_record_that_kept_no_predictions_is_left_out(make_study: Callable[...,
 
 
 def test_the_resamples_of_some_records_are_those_of_all(full_study: Study) -> None:
-    first, second, *_ = full_study.students()
+    first, second, *_ = full_study.students
     some, every = (resample(full_study, Split.VALIDATION, wanted) for wanted in ([second, first], None))
     assert some.difference(first, second) == every.difference(first, second)
-    assert full_study.students()[2] not in some
+    assert full_study.students[2] not in some
 
 
 def test_labels_that_do_not_match_the_predictions_are_refused(make_study: Callable[..., Study]) -> None:
@@ -131,7 +131,9 @@ def test_probabilities_are_not_guessed_without_labels(make_study: Callable[..., 
     assert frontier_probabilities(study, resample(study, Split.VALIDATION)) == {}
 
 
-def test_a_student_is_tied_where_its_accuracy_cannot_be_told_from_the_one_that_beats_it(full_study: Study) -> None:
+def test_a_student_is_tied_with_the_frontier_if_it_cannot_be_told_apart_from_the_one_that_beats_it(
+    full_study: Study,
+) -> None:
     tied = tied_with_frontier(full_study, resample(full_study, Split.VALIDATION))
     assert [record.number for record in tied] == [2]
 
@@ -143,5 +145,5 @@ def test_a_tie_is_with_the_most_accurate_of_those_that_beat_a_student(make_study
     assert tied_with_frontier(study, resample(study, Split.VALIDATION)) == ()
 
 
-def test_the_example_predictions_have_the_accuracy_asked_for() -> None:
+def test_the_example_predictions_have_the_requested_accuracy() -> None:
     assert evaluation("validation", 0.8, 3).value == pytest.approx(0.8)

@@ -7,8 +7,7 @@ from minilm_core.errors import FailureKind, UserError
 from minilm_core.results.objectives import OBJECTIVES
 from minilm_core.results.records import append_record
 from reports import Study, load_study
-from reports.selection.requirements import LatencyConditions
-from tests.reports.example_studies import LATENCY_TABLE, failed, student, teacher, twin, write_study
+from tests.reports.example_studies import failed, student, teacher, twin, write_study
 
 
 def numbers(records: tuple) -> list[int]:
@@ -16,17 +15,17 @@ def numbers(records: tuple) -> list[int]:
 
 
 def test_the_frontier_comes_most_accurate_first(full_study: Study) -> None:
-    assert numbers(full_study.frontier()) == [1, 0]
+    assert numbers(full_study.frontier) == [1, 0]
 
 
 def test_students_tied_in_every_objective_all_stay_on_the_frontier(make_study: Callable[..., Study]) -> None:
     study = make_study(student(3, 0.8), student(5, 0.8), student(6, 0.7, latency_ms=6.0))
-    assert numbers(study.frontier()) == [3, 5]
+    assert numbers(study.frontier) == [3, 5]
 
 
 def test_only_complete_students_count_as_students(full_study: Study) -> None:
-    assert numbers(full_study.students()) == [0, 1, 2, 3]
-    assert len(full_study.records()) == 8
+    assert numbers(full_study.students) == [0, 1, 2, 3]
+    assert len(full_study.records) == 8
 
 
 def test_the_teacher_is_found(full_study: Study) -> None:
@@ -41,7 +40,7 @@ def test_the_twin_is_that_of_the_best_student(make_study: Callable[..., Study]) 
     assert study.twin.number == 1
 
 
-def test_a_study_without_teacher_or_twin_says_none(make_study: Callable[..., Study]) -> None:
+def test_a_study_without_teacher_or_twin_has_none(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8))
     assert (study.teacher, study.twin) == (None, None)
 
@@ -51,40 +50,30 @@ def test_the_hypervolume_is_that_of_the_boxes_below_the_reference_point(make_stu
     second = student(1, 1.0, latency_ms=3.0)
     third = student(2, 0.25, latency_ms=4.0)
     study = make_study(first, second, third, objectives=("accuracy", "latency_ms"))
-    assert study.reference_point() == {"accuracy": OBJECTIVES["accuracy"].reference, "latency_ms": 4.0}
-    assert study.hypervolume() == pytest.approx(0.5 * 2.0 + 0.5 * 1.0)
+    assert study.reference_point == {"accuracy": OBJECTIVES["accuracy"].reference, "latency_ms": 4.0}
+    assert study.hypervolume == pytest.approx(0.5 * 2.0 + 0.5 * 1.0)
 
 
 def test_progress_adds_up_hours_of_every_trial_that_counts(full_study: Study) -> None:
-    progress = full_study.progress()
+    progress = full_study.progress
     assert [point.trial for point in progress] == [0, 1, 2, 3, 4]
     assert progress[-1].device_hours == pytest.approx(4 * 0.1 + 0.05)
     assert progress[-1].num_trials == 5
 
 
 def test_hypervolume_never_falls_and_ends_at_the_final_one(full_study: Study) -> None:
-    volumes = [point.hypervolume for point in full_study.progress()]
+    volumes = [point.hypervolume for point in full_study.progress]
     assert volumes == sorted(volumes)
-    assert volumes[-1] == full_study.hypervolume() > 0
+    assert volumes[-1] == full_study.hypervolume > 0
 
 
 def test_an_empty_study_has_no_frontier_and_no_volume(make_study: Callable[..., Study]) -> None:
     study = make_study(failed(0, FailureKind.CRASH, "broken"))
-    assert study.frontier() == ()
-    assert study.hypervolume() == 0.0
-    assert study.reference_point() == {}
+    assert study.frontier == ()
+    assert study.hypervolume == 0.0
+    assert study.reference_point == {}
     assert study.best is None
-    assert [point.hypervolume for point in study.progress()] == [0.0]
-
-
-def test_latency_facts_are_read_from_the_table_and_filled_from_the_configuration(tmp_path: Path) -> None:
-    write_study(tmp_path, [student(0, 0.8)], latency={"target": {"device": "cuda:0"}, "is_noisy": True})
-    with (tmp_path / "search.yaml").open("a") as file:
-        file.write("latency: {device: cpu, batch_size: 4}\n")
-    facts = load_study(tmp_path).latency
-    assert facts is not None
-    assert facts.conditions == LatencyConditions(device="cuda", batch_size=4, percentile=50)
-    assert (facts.is_noisy, facts.held_out_error, facts.device_name) == (True, None, None)
+    assert [point.hypervolume for point in study.progress] == [0.0]
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
@@ -93,7 +82,7 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
         load_study(tmp_path)
 
 
-def test_a_configuration_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
     write_study(tmp_path, [])
     (tmp_path / "search.yaml").write_text("objectives: [accuracy\nname: x\n")
     with pytest.raises(UserError, match=r"search\.yaml:2: must be valid YAML, got: [^\n]*$"):
@@ -115,9 +104,9 @@ def test_a_configuration_without_objectives_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "rule"), [("{", "must be JSON"), ("[]", "must be a JSON object")])
-def test_a_broken_fact_beside_the_records_is_refused(tmp_path: Path, content: str, rule: str) -> None:
-    write_study(tmp_path, [], latency=LATENCY_TABLE)
-    (tmp_path / "latency.json").write_text(content)
+def test_a_broken_file_beside_the_records_is_refused(tmp_path: Path, content: str, rule: str) -> None:
+    write_study(tmp_path, [])
+    (tmp_path / "environment.json").write_text(content)
     with pytest.raises(UserError, match=rule):
         load_study(tmp_path)
 

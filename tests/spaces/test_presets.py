@@ -1,4 +1,4 @@
-"""Tests of the spaces that come along and of spaces of one's own."""
+"""Tests of the preset spaces and of spaces in a user's file."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ finetuning_learning_rate: [3e-5]
 @pytest.mark.parametrize(
     ("name", "relation_heads"), [("tiny", 24), ("minilm", 48), ("cpu_serving", 24), ("multilingual", 48)]
 )
-def test_a_preset_fits_the_relation_heads_it_is_meant_for(name, relation_heads):
+def test_a_preset_fits_the_relation_heads_that_it_is_meant_for(name, relation_heads):
     load_space(name, Path()).check_relation_heads(relation_heads)
 
 
@@ -39,7 +39,7 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
     assert preset_names() == ("cpu_serving", "minilm", "multilingual", "tiny")
 
 
-def test_a_space_of_ones_own_is_read_relative_to_the_search(tmp_path):
+def test_the_path_of_a_space_is_relative_to_the_search(tmp_path):
     (tmp_path / "mine.yaml").write_text(OWN_SPACE)
     space = load_space("mine.yaml", tmp_path)
     assert space.num_shapes == 2
@@ -52,7 +52,7 @@ def test_initialisations_are_read_by_name(tmp_path):
     assert space.initialisations == (Initialisation.RANDOM, Initialisation.SVD_EMBEDDINGS)
 
 
-def test_an_unknown_initialisation_is_answered_with_its_line_and_the_known_ones(tmp_path):
+def test_an_unknown_initialisation_is_refused_with_its_line_and_the_known_ones(tmp_path):
     (tmp_path / "mine.yaml").write_text(OWN_SPACE + "initialisations: [random, teacher]\n")
     with pytest.raises(UserError) as refusal:
         load_space("mine.yaml", tmp_path)
@@ -72,14 +72,14 @@ def test_a_missing_file_is_refused(tmp_path):
         load_space("none.yaml", tmp_path)
 
 
-def test_a_wrong_space_is_answered_with_its_own_file_and_line(tmp_path):
+def test_a_wrong_space_is_refused_with_its_file_and_line(tmp_path):
     (tmp_path / "mine.yaml").write_text(OWN_SPACE.replace("[2, 4]", "[2, 2]"))
     with pytest.raises(UserError) as refusal:
         load_space("mine.yaml", tmp_path)
     assert str(refusal.value) == f"{tmp_path / 'mine.yaml'}:1: num_layers must not repeat a value, got [2, 2]"
 
 
-def test_the_preset_that_takes_layers_fits_the_smallest_teacher_it_is_meant_for():
+def test_the_preset_that_takes_layers_fits_the_smallest_teacher_that_it_is_meant_for():
     space = load_space("cpu_serving", Path())
     assert Initialisation.SPACED_LAYERS in space.initialisations
     space.check_initialisations(StudentArchitecture(num_layers=6, hidden_size=384, num_heads=12), distilled_layer=6)

@@ -1,4 +1,4 @@
-"""Tests of spaces: what they refuse, and that whatever they draw is valid."""
+"""Tests of spaces: what they refuse, and that every student that they draw is valid."""
 
 import json
 from pathlib import Path
@@ -119,12 +119,12 @@ def test_parameters_outside_the_space_are_refused(name, value):
         make_space().decode({**trial.params, name: value})
 
 
-def test_the_ends_of_a_range_are_in_it_despite_rounding():
+def test_a_range_includes_its_ends_despite_rounding():
     assert 1e-4 * (1 - 1e-15) in RATE
     assert 0.99e-4 not in RATE
 
 
-def test_evenly_spaced_sizes_are_told_as_integers_and_others_as_categories():
+def test_evenly_spaced_sizes_are_integers_to_the_sampler_and_others_categories():
     space = make_space(num_layers=(1, 2, 3), hidden_sizes=(96, 192, 384))
     trial, _ = next(draw(space, seed=0))
     assert trial.distributions["num_layers"] == optuna.distributions.IntDistribution(1, 3)
@@ -132,7 +132,7 @@ def test_evenly_spaced_sizes_are_told_as_integers_and_others_as_categories():
     assert trial.distributions["distillation_learning_rate"].log
 
 
-def test_whole_ratios_are_told_as_integers_and_others_as_categories():
+def test_whole_ratios_are_integers_to_the_sampler_and_others_categories():
     trial, _ = next(draw(make_space(intermediate_ratios=(2.0, 3.0, 4.0)), seed=0))
     assert trial.distributions["intermediate_ratio"] == optuna.distributions.IntDistribution(2, 4)
     trial, choice = next(draw(make_space(intermediate_ratios=(1.5,)), seed=0))
@@ -159,7 +159,7 @@ def test_a_single_initialisation_is_not_searched(initialisation):
     assert space.decode(trial.params) == choice
 
 
-def test_students_are_random_where_nothing_else_is_said():
+def test_the_default_initialisation_is_random():
     _, choice = next(draw(make_space(), seed=0))
     assert choice.initialisation is Initialisation.RANDOM
 
@@ -235,7 +235,7 @@ def test_a_choice_survives_json(initialisation):
     assert StudentChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice
 
 
-def test_a_choice_written_down_before_there_were_initialisations_is_random():
+def test_a_choice_of_a_version_without_initialisations_is_random():
     _, choice = next(draw(make_space(), seed=1))
     content = choice.to_dict()
     del content["initialisation"]
@@ -243,7 +243,7 @@ def test_a_choice_written_down_before_there_were_initialisations_is_random():
 
 
 @pytest.mark.parametrize("initialisation", [*Initialisation, None])
-def test_a_record_tells_what_was_chosen(initialisation):
+def test_a_record_gives_back_the_choice(initialisation):
     _, choice = next(draw(make_space(initialisations=(initialisation or Initialisation.RANDOM,)), seed=1))
     record = TrialRecord(
         number=0,

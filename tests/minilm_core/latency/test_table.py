@@ -186,6 +186,39 @@ def test_a_table_of_another_schema_is_refused(tmp_path: Path):
         LatencyTable.load(tmp_path / "latency.json")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"target": {"device": "cpu", "num_threads": "one"}},
+        {"target": {"device": "abacus"}},
+        {"fitted": []},
+        {"fitted": 5},
+        {"held_out": []},
+        {"held_out": [{"architecture": {}}]},
+        {"p90_over_p50": "twice"},
+        {"p90_over_p50": float("inf")},
+        {"contention": {"num_cores": 2, "busy_cores": None}},
+        {"fingerprint": None},
+    ],
+    ids=str,
+)
+def test_a_damaged_table_is_refused_in_one_line(tmp_path: Path, damage: dict[str, object]):
+    path = tmp_path / "latency.json"
+    table().save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **damage}), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"^a latency table must be as calibrate wrote it, got a damaged one: [^\n]*; remove it$"
+    ):
+        LatencyTable.load(path)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "1e999", '{"schema_version": [2]}'])
+def test_a_file_without_a_schema_version_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "latency.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="schema_version must be 1 or 2, got"):
+        LatencyTable.load(tmp_path / "latency.json")
+
+
 def test_labels_name_device_threads_batch_and_length():
     assert LatencyTarget(num_threads=4, batch_size=8, sequence_length=64).label == "cpu4,b8,s64"
     assert LatencyTarget(device=Device.CUDA).label == "cuda,b1,s128"

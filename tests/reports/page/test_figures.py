@@ -59,6 +59,6 @@ def test_an_axis_is_logarithmic_only_over_a_wide_positive_span(values: list[floa
     assert is_log_axis(values) is expected
 
 
-def test_the_line_joins_what_no_other_point_beats() -> None:
+def test_the_line_joins_the_points_that_no_other_point_beats() -> None:
     points = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.7), (3.0, 0.7), (4.0, 0.9)]
     assert frontier_steps(points) == [(1.0, 0.5), (2.0, 0.7), (4.0, 0.9)]

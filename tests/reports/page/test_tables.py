@@ -1,11 +1,17 @@
-import csv
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from reports import Study
-from reports.page.tables import cost_rows, failure_rows, frontier_columns, rows, wall_clock_hours, write_csv
+from reports.page.tables import (
+    cost_rows,
+    failure_rows,
+    frontier_columns,
+    frontier_frame,
+    rows,
+    trial_frame,
+    wall_clock_hours,
+)
 from reports.statistics import Split, resample
 from tests.reports.example_studies import student
 
@@ -32,9 +38,9 @@ def test_a_figure_that_was_not_measured_is_a_dash(make_study: Callable[..., Stud
     assert cells["size_bytes"] != "–"
 
 
-def test_device_hours_add_up_over_roles_and_endings(full_study: Study) -> None:
+def test_device_hours_add_up_over_roles_and_statuses(full_study: Study) -> None:
     total = sum(row["device_hours"] for row in cost_rows(full_study))
-    assert total == pytest.approx(sum(record.device_hours for record in full_study.records()))
+    assert total == pytest.approx(sum(record.device_hours for record in full_study.records))
 
 
 def test_failures_are_counted_by_kind_with_the_first_message(full_study: Study) -> None:
@@ -53,11 +59,15 @@ def test_wall_clock_runs_from_the_first_start_to_the_last_end(make_study: Callab
     assert wall_clock_hours(study) == 1.0
 
 
-def test_csv_keeps_figures_unrounded(full_study: Study, tmp_path: Path) -> None:
+def test_the_frame_has_what_pandas_gives_and_the_columns_that_need_resamples(full_study: Study) -> None:
     written = rows(full_study, resample(full_study, Split.VALIDATION))
-    write_csv(tmp_path / "trials.csv", written)
-    with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as file:
-        read = list(csv.DictReader(file))
-    assert [row["name"] for row in read] == [row["name"] for row in written]
-    assert float(read[1]["accuracy_low"]) == written[1]["accuracy_low"]
-    assert read[4]["accuracy"] == ""
+    frame = trial_frame(full_study, written)
+    assert set(full_study.to_pandas().columns) < set(frame.columns)
+    assert frame["place"].tolist() == [row["place"] for row in written]
+    assert frame["accuracy_low"].iloc[1] == written[1]["accuracy_low"]
+    assert frame["probability_on_frontier"].isna().tolist() == [False] * 4 + [True] * 4
+
+
+def test_the_frame_of_the_frontier_has_the_most_accurate_first(full_study: Study) -> None:
+    trials = trial_frame(full_study, rows(full_study, resample(full_study, Split.VALIDATION)))
+    assert frontier_frame(full_study, trials)["trial"].tolist() == [1, 0]

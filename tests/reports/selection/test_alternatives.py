@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.records import TrialRecord
-from reports import Prefer, Requirements
+from reports import Prefer, Requirements, pick
 from tests.reports.example_studies import TASK, kept_labels, student, study_of, without_interval
 
 accuracies = st.integers(50, 95).map(lambda percent: percent / 100)
@@ -28,7 +28,7 @@ def test_alternatives_are_within_the_limits_and_on_their_frontier(
 ) -> None:
     records = [bare(i, accuracy, float(latency), size) for i, (accuracy, latency, size) in enumerate(figures)]
     study = study_of(*records)
-    decision = study.pick(Requirements(max_latency_ms=max_latency_ms, min_accuracy=floor), prefer=prefer)
+    decision = pick(study, Requirements(max_latency_ms=max_latency_ms, min_accuracy=floor), prefer=prefer)
     within = [
         record
         for record in records
@@ -44,12 +44,12 @@ def test_alternatives_are_within_the_limits_and_on_their_frontier(
 
 @given(st.lists(st.tuples(accuracies, costs), min_size=48, max_size=48), costs.map(float))
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_of_two_objectives_the_alternatives_are_the_neighbours_on_the_frontier(
+def test_with_two_objectives_the_alternatives_are_the_neighbours_on_the_frontier(
     figures: list[tuple[float, int]], max_latency_ms: float
 ) -> None:
     records = [bare(i, accuracy, float(latency)) for i, (accuracy, latency) in enumerate(figures)]
     study = study_of(*records, objectives=("accuracy", "latency_ms"))
-    decision = study.pick(Requirements(max_latency_ms=max_latency_ms), prefer=Prefer.KNEE)
+    decision = pick(study, Requirements(max_latency_ms=max_latency_ms), prefer=Prefer.KNEE)
     if decision.winner is None:
         return
     winner = place(decision.winner)
@@ -70,11 +70,11 @@ def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def reasons(*records: TrialRecord, is_measured: bool = False) -> Sequence[str]:
     labels = kept_labels(TASK) if is_measured else {}
-    decision = study_of(*records, evaluation=labels).pick(prefer=Prefer.KNEE)
+    decision = pick(study_of(*records, evaluation=labels), prefer=Prefer.KNEE)
     return [mention.reason for mention in decision.alternatives]
 
 
-def test_an_alternative_says_what_it_gains_saves_costs_and_loses() -> None:
+def test_an_alternative_states_what_it_gains_saves_costs_and_loses() -> None:
     found = reasons(bare(0, 0.60, 1.0, 9_000_000), bare(1, 0.80, 2.0, 3_000_000), bare(2, 0.81, 9.0, 2_500_000))
     assert found == [
         "trial 2 (2x64 A2) is the next more accurate student: it gains 1.0 points of accuracy (paired interval not "
@@ -97,7 +97,7 @@ def test_an_alternative_gives_the_paired_interval_and_whether_the_two_can_be_tol
 
 def test_a_difference_below_the_digits_shown_is_not_called_zero() -> None:
     records = [bare(0, 0.80, 1.0), bare(1, 0.8001, 1.001)]
-    (mention,) = study_of(*records).pick(prefer=Prefer.FASTEST).alternatives
+    (mention,) = pick(study_of(*records), prefer=Prefer.FASTEST).alternatives
     assert mention.reason.endswith(
         "gains less than 0.1 points of accuracy (paired interval not measured) and costs less than 0.01 ms"
     )

@@ -7,16 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_core.errors import FailureKind, UserError
+from minilm_core.latency.measurements import Statistic
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.records import TrialRecord
-from reports import Certainty, Prefer, Requirements, Study
+from reports import Certainty, Prefer, Requirements, Study, pick
+from reports.latency import LatencyConditions
 from reports.selection.choice import MAX_NEAR_MISSES
-from reports.selection.requirements import LatencyConditions
 from tests.reports.example_studies import (
     LATENCY_TABLE,
     TASK,
     failed,
     kept_labels,
+    latency_table,
     student,
     study_of,
     task_result,
@@ -36,7 +38,7 @@ fixed = settings(deadline=None, derandomize=True)
 accuracies = st.sampled_from([0.0, 0.5, 0.7, 0.8, 0.801, 0.85, 0.9, 0.99, 1.0])
 costs = st.integers(1, 6)
 candidates = st.lists(st.tuples(accuracies, costs, costs, costs), max_size=8)
-limits = st.builds(
+requirements = st.builds(
     Requirements,
     within=st.none() | st.sampled_from([0.0, 0.01, 0.1, 0.5]),
     min_accuracy=st.none() | accuracies,
@@ -46,13 +48,13 @@ limits = st.builds(
 )
 
 
-def is_within(record: TrialRecord, asked: Requirements) -> bool:
+def is_within(record: TrialRecord, required: Requirements) -> bool:
     checks = (
-        (asked.within, lambda limit: record.objectives["accuracy"] >= (1 - limit) * 0.9 - 1e-9),
-        (asked.min_accuracy, lambda limit: record.objectives["accuracy"] >= limit),
-        (asked.max_latency_ms, lambda limit: (record.latency_ms or 0) <= limit),
-        (asked.max_size_bytes, lambda limit: (record.size_bytes or 0) <= limit),
-        (asked.max_parameters, lambda limit: (record.num_parameters or 0) <= limit),
+        (required.within, lambda limit: record.objectives["accuracy"] >= (1 - limit) * 0.9 - 1e-9),
+        (required.min_accuracy, lambda limit: record.objectives["accuracy"] >= limit),
+        (required.max_latency_ms, lambda limit: (record.latency_ms or 0) <= limit),
+        (required.max_size_bytes, lambda limit: (record.size_bytes or 0) <= limit),
+        (required.max_parameters, lambda limit: (record.num_parameters or 0) <= limit),
     )
     return all(limit is None or check(limit) for limit, check in checks)
 
@@ -65,14 +67,14 @@ FIGURE_OF = {
 
 
 @fixed
-@given(candidates, limits, st.sampled_from(Prefer))
-def test_the_winner_is_within_the_limits_and_none_there_is_preferred(
-    figures: list[tuple[float, int, int, int]], asked: Requirements, prefer: Prefer
+@given(candidates, requirements, st.sampled_from(Prefer))
+def test_the_winner_qualifies_and_no_qualifying_student_is_preferred_to_it(
+    figures: list[tuple[float, int, int, int]], required: Requirements, prefer: Prefer
 ) -> None:
     records = [bare(i, a, float(latency), size, count) for i, (a, latency, size, count) in enumerate(figures)]
     study = study_of(*records, TEACHER)
-    decision = study.pick(asked, prefer=prefer)
-    qualifying = [record for record in records if is_within(record, asked)]
+    decision = pick(study, required, prefer=prefer)
+    qualifying = [record for record in records if is_within(record, required)]
     assert decision.num_qualifying == len(qualifying)
     if not qualifying:
         assert decision.winner is None
@@ -86,25 +88,25 @@ def test_the_winner_is_within_the_limits_and_none_there_is_preferred(
 
 
 @fixed
-@given(candidates, limits)
+@given(candidates, requirements)
 def test_the_limits_that_a_near_miss_names_would_admit_it(
-    figures: list[tuple[float, int, int, int]], asked: Requirements
+    figures: list[tuple[float, int, int, int]], required: Requirements
 ) -> None:
     records = [
         bare(i, a, latency / 3, size * 1_234_567, count * 1_111_111)
         for i, (a, latency, size, count) in enumerate(figures)
     ]
-    asked = dataclasses.replace(
-        asked,
-        max_size_bytes=None if asked.max_size_bytes is None else asked.max_size_bytes * 1_000_000,
-        max_parameters=None if asked.max_parameters is None else asked.max_parameters * 1_000_000,
+    required = dataclasses.replace(
+        required,
+        max_size_bytes=None if required.max_size_bytes is None else required.max_size_bytes * 1_000_000,
+        max_parameters=None if required.max_parameters is None else required.max_parameters * 1_000_000,
     )
     study = study_of(*records, TEACHER)
-    for miss in study.pick(asked).near_misses:
+    for miss in pick(study, required).near_misses:
         raised = Requirements.parse(**admitting_limits(miss.reason))
         admitted = {name: value for name, value in dataclasses.asdict(raised).items() if value is not None}
-        wider = dataclasses.replace(asked, **{**admitted, "latency_conditions": LatencyConditions()})
-        assert study_of(miss.student, TEACHER).pick(wider).num_qualifying == 1
+        wider = dataclasses.replace(required, **{**admitted, "latency_conditions": LatencyConditions()})
+        assert pick(study_of(miss.student, TEACHER), wider).num_qualifying == 1
 
 
 def admitting_limits(reason: str) -> dict[str, str]:
@@ -121,23 +123,23 @@ def admitting_limits(reason: str) -> dict[str, str]:
 
 def test_ties_are_decided_by_the_other_figures_then_by_the_earlier_trial() -> None:
     study = study_of(bare(2, 0.8, 2.0, 10), bare(1, 0.8, 2.0, 10), bare(3, 0.8, 2.0, 20), bare(4, 0.7, 2.0, 5))
-    winner = study.pick(prefer=Prefer.FASTEST).winner
+    winner = pick(study, prefer=Prefer.FASTEST).winner
     assert winner is not None
     assert winner.number == 1
 
 
-def test_within_is_a_share_of_the_teachers_accuracy() -> None:
+def test_within_is_a_fraction_of_the_teachers_accuracy() -> None:
     of_teacher = teacher(0.5, tasks={TASK: task_result(0.5, 1)})
     study = study_of(bare(0, 0.45, 1.0, 1), bare(1, 0.449, 0.5, 1), of_teacher)
-    decision = study.pick(Requirements(within=0.1))
+    decision = pick(study, Requirements(within=0.1))
     assert decision.winner is not None
     assert decision.winner.number == 0
     assert decision.teacher_accuracy == 0.5
 
 
-def test_a_near_miss_says_which_limit_by_how_much_and_what_would_admit_it() -> None:
+def test_a_near_miss_states_the_limit_the_excess_and_the_limit_that_would_admit_it() -> None:
     study = study_of(bare(0, 0.8, 5.0, 20_000_000), bare(1, 0.9, 8.25, 27_340_000))
-    decision = study.pick(Requirements.parse(max_size="25MB", max_latency="8ms"))
+    decision = pick(study, Requirements.parse(max_size="25MB", max_latency="8ms"))
     assert [miss.student.number for miss in decision.near_misses] == [1]
     assert decision.near_misses[0].reason == (
         "latency 8.25 ms is 0.25 ms over 8 ms (--max-latency 8.25ms would admit it); "
@@ -147,95 +149,95 @@ def test_a_near_miss_says_which_limit_by_how_much_and_what_would_admit_it() -> N
 
 def test_students_that_the_winner_beats_are_no_near_misses() -> None:
     study = study_of(bare(0, 0.9, 1.0, 10), bare(1, 0.8, 2.0, 20))
-    assert study.pick(Requirements(min_accuracy=0.85)).near_misses == ()
+    assert pick(study, Requirements(min_accuracy=0.85)).near_misses == ()
 
 
 def test_near_misses_are_few() -> None:
     study = study_of(*(bare(i, 0.5 + i / 100, float(i + 1), i + 1) for i in range(20)))
-    assert len(study.pick(Requirements(max_latency_ms=10.0)).near_misses) == MAX_NEAR_MISSES
+    assert len(pick(study, Requirements(max_latency_ms=10.0)).near_misses) == MAX_NEAR_MISSES
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"), [(Requirements(max_latency_ms=4.0), [3, 4]), (Requirements(min_accuracy=0.7), [0, 1])]
+    ("required", "expected"), [(Requirements(max_latency_ms=4.0), [3, 4]), (Requirements(min_accuracy=0.7), [0, 1])]
 )
-def test_a_near_miss_is_better_in_what_is_preferred(asked: Requirements, expected: list[int]) -> None:
-    """Trials 5 and 6 are slower, less accurate and smaller than the winner: a wider limit would buy nothing."""
+def test_a_near_miss_is_better_in_what_is_preferred(required: Requirements, expected: list[int]) -> None:
+    """Trials 5 and 6 are slower, less accurate and smaller than the winner: a wider limit would gain nothing."""
     frontier = [bare(i, 0.5 + i / 10, 2.0 + i, 10) for i in range(5)]
     study = study_of(*frontier, bare(5, 0.55, 9.0, 1), bare(6, 0.56, 9.5, 2))
-    assert sorted(miss.student.number for miss in study.pick(asked).near_misses) == expected
+    assert sorted(miss.student.number for miss in pick(study, required).near_misses) == expected
 
 
-def test_a_limit_may_be_met_likely_but_not_surely(make_study: Callable[..., Study]) -> None:
+def test_a_limit_may_be_met_by_the_figures_and_not_by_their_intervals(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.80), teacher(0.81), evaluation=kept_labels(TASK))
-    asked = Requirements(within=0.02, min_accuracy=0.79)
-    assert study.pick(asked, certainty=Certainty.LIKELY).winner is not None
-    unsure = study.pick(asked, certainty=Certainty.SURE)
+    required = Requirements(within=0.02, min_accuracy=0.79)
+    assert pick(study, required, certainty=Certainty.LIKELY).winner is study.best
+    unsure = pick(study, required, certainty=Certainty.SURE)
     assert unsure.winner is None
     assert "95% paired interval" in unsure.near_misses[0].reason
     assert "lower end of its accuracy's 95% interval" in unsure.near_misses[0].reason
 
 
-def test_a_limit_far_off_is_met_surely(make_study: Callable[..., Study]) -> None:
+def test_a_wide_limit_is_met_by_the_intervals_too(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.80), teacher(0.81), evaluation=kept_labels(TASK), latency=LATENCY_TABLE)
-    asked = Requirements(within=0.3, min_accuracy=0.6, max_latency_ms=6.0)
-    assert study.pick(asked, certainty=Certainty.SURE).winner is not None
+    required = Requirements(within=0.3, min_accuracy=0.6, max_latency_ms=6.0)
+    assert pick(study, required, certainty=Certainty.SURE).winner is study.best
+    out_of_reach = Requirements(within=0.3, min_accuracy=0.6, max_latency_ms=4.0)
+    assert pick(study, out_of_reach, certainty=Certainty.SURE).winner is None
 
 
 def test_a_sure_latency_adds_the_error_of_the_table(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.80, latency_ms=5.0), latency=LATENCY_TABLE)
-    decision = study.pick(Requirements(max_latency_ms=5.05), certainty=Certainty.SURE)
+    decision = pick(study, Requirements(max_latency_ms=5.05), certainty=Certainty.SURE)
     assert decision.winner is None
     assert decision.near_misses[0].reason.startswith("latency 5.00 ms plus 2.0% error is 0.05 ms over 5.05 ms")
 
 
 def test_nothing_is_sure_where_the_interval_was_not_measured(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8), teacher(0.8))
-    decision = study.pick(Requirements(within=0.5, min_accuracy=0.1), certainty=Certainty.SURE)
+    decision = pick(study, Requirements(within=0.5, min_accuracy=0.1), certainty=Certainty.SURE)
     assert decision.winner is None
     assert "was not measured" in decision.near_misses[0].reason
 
 
 def test_a_latency_under_the_measured_conditions_is_accepted(full_study: Study) -> None:
-    assert full_study.pick(Requirements.parse(max_latency="3ms@cpu1,b1,s128,p50")).num_qualifying == 1
+    assert pick(full_study, Requirements.parse(max_latency="3ms@cpu1,b1,s128,p50")).num_qualifying == 1
 
 
 def test_a_90th_percentile_is_the_median_times_the_tail_of_the_calibration(make_study: Callable[..., Study]) -> None:
-    target = {"device": "cpu", "num_threads": 1, "batch_size": 1, "sequence_length": 128}
-    table = {"target": target, "is_noisy": False, "held_out_error": 0.02, "p90_over_p50": 1.5}
-    study = make_study(student(0, 0.8, latency_ms=4.0), teacher(0.8), latency=table)
-    assert study.pick(Requirements.parse(max_latency="6.1ms@cpu1,b1,s128,p90")).num_qualifying == 1
-    decision = study.pick(Requirements.parse(max_latency="5.9ms@p90"))
+    study = make_study(student(0, 0.8, latency_ms=4.0), teacher(0.8), latency=latency_table(p90_over_p50=1.5))
+    assert pick(study, Requirements.parse(max_latency="6.1ms@cpu1,b1,s128,p90")).num_qualifying == 1
+    decision = pick(study, Requirements.parse(max_latency="5.9ms@p90"))
     assert decision.near_misses[0].reason.startswith("p90 latency 6.00 ms is 0.10 ms over 5.9 ms")
-    assert study.pick(Requirements.parse(max_latency="5.9ms@p50")).num_qualifying == 1
+    assert pick(study, Requirements.parse(max_latency="5.9ms@p50")).num_qualifying == 1
 
 
 def test_a_sure_90th_percentile_adds_the_error_of_the_predicted_percentiles(make_study: Callable[..., Study]) -> None:
-    table = {**LATENCY_TABLE, "p90_over_p50": 1.5, "held_out_p90_error": 0.1}
+    table = latency_table(p90_over_p50=1.5, held_out_p90_error=0.1)
     study = make_study(student(0, 0.8, latency_ms=4.0), latency=table)
-    decision = study.pick(Requirements.parse(max_latency="6.5ms@p90"), certainty=Certainty.SURE)
+    decision = pick(study, Requirements.parse(max_latency="6.5ms@p90"), certainty=Certainty.SURE)
     assert decision.near_misses[0].reason.startswith("p90 latency 6.00 ms plus 10.0% error is 0.10 ms over 6.5 ms")
-    assert study.pick(Requirements.parse(max_latency="4.1ms"), certainty=Certainty.SURE).num_qualifying == 1
+    assert pick(study, Requirements.parse(max_latency="4.1ms"), certainty=Certainty.SURE).num_qualifying == 1
 
 
-def test_what_is_predicted_is_said_of_new_tables_and_of_those_of_fastest_rounds(
+def test_the_notes_state_whether_medians_of_all_rounds_or_of_the_fastest_are_predicted(
     make_study: Callable[..., Study],
 ) -> None:
-    old = {name: value for name, value in LATENCY_TABLE.items() if name != "statistic"}
+    old = latency_table(statistic=Statistic.FASTEST_ROUND)
     for table, figure in ((LATENCY_TABLE, "medians"), (old, "medians of the fastest round")):
-        notes = make_study(student(0, 0.8), latency=table).pick().notes
+        notes = pick(make_study(student(0, 0.8), latency=table)).notes
         assert f"latencies are predicted {figure} (cpu, 1 thread, batch 1, sequence 128, p50)" in notes
 
 
 @pytest.mark.parametrize("qualifier", ["cuda", "cpu2", "b8", "s64", "p90"])
-def test_a_latency_under_other_conditions_is_refused_and_says_what_was_measured(
+def test_a_latency_under_other_conditions_is_refused_with_those_that_were_measured(
     full_study: Study, qualifier: str
 ) -> None:
     with pytest.raises(UserError, match=r"what was measured \(cpu, 1 thread, batch 1, sequence 128, p50\), got"):
-        full_study.pick(Requirements.parse(max_latency=f"20ms@{qualifier}"))
+        pick(full_study, Requirements.parse(max_latency=f"20ms@{qualifier}"))
 
 
 @pytest.mark.parametrize(
-    ("limits", "options", "rule"),
+    ("requirements", "options", "rule"),
     [
         (Requirements(within=0.01), {}, "--within needs the fine-tuned teacher"),
         (Requirements(max_latency_ms=5.0), {}, "--max-latency needs measured latencies"),
@@ -243,32 +245,32 @@ def test_a_latency_under_other_conditions_is_refused_and_says_what_was_measured(
     ],
 )
 def test_a_limit_on_what_was_not_measured_is_refused(
-    make_study: Callable[..., Study], limits: Requirements, options: dict[str, Any], rule: str
+    make_study: Callable[..., Study], requirements: Requirements, options: dict[str, Any], rule: str
 ) -> None:
     study = make_study(student(0, 0.8, latency_ms=None), objectives=("accuracy", "size_bytes"))
     with pytest.raises(UserError, match=rule):
-        study.pick(limits, **options)
+        pick(study, requirements, **options)
 
 
 def test_a_sure_latency_needs_the_error_of_the_table(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8))
     with pytest.raises(UserError, match="--certainty sure with --max-latency needs the latency table's held-out error"):
-        study.pick(Requirements(max_latency_ms=5.0), certainty=Certainty.SURE)
+        pick(study, Requirements(max_latency_ms=5.0), certainty=Certainty.SURE)
 
 
 def test_a_study_without_complete_students_has_no_winner(make_study: Callable[..., Study]) -> None:
-    decision = make_study(failed(0, FailureKind.TIME_OUT, "too slow")).pick(Requirements(max_size_bytes=10))
+    decision = pick(make_study(failed(0, FailureKind.TIME_OUT, "too slow")), Requirements(max_size_bytes=10))
     assert decision.winner is None
     assert decision.reason == "no student can be chosen: the study has no complete one"
 
 
-def test_a_noisy_table_is_named(make_study: Callable[..., Study]) -> None:
-    study = make_study(student(0, 0.8), latency={**LATENCY_TABLE, "is_noisy": True})
-    assert any("NOISY" in note for note in study.pick().notes)
+def test_a_noisy_table_is_noted(make_study: Callable[..., Study]) -> None:
+    study = make_study(student(0, 0.8), latency=latency_table(busy_cores=2.0))
+    assert any("NOISY" in note for note in pick(study).notes)
 
 
-def test_the_terminal_is_told_winner_alternatives_misses_and_notes(full_study: Study) -> None:
-    lines = full_study.pick(Requirements(max_latency_ms=6.5)).lines()
+def test_the_lines_of_a_decision_give_winner_rule_misses_and_notes(full_study: Study) -> None:
+    lines = pick(full_study, Requirements(max_latency_ms=6.5)).lines()
     assert lines[0].startswith("trial ")
     assert lines[1].startswith("rule: cost is limited and accuracy is not, so the most accurate is preferred")
     assert any(line.startswith("missed: trial 1") for line in lines)
@@ -276,9 +278,9 @@ def test_the_terminal_is_told_winner_alternatives_misses_and_notes(full_study: S
     assert all("\n" not in line for line in lines)
 
 
-def test_a_decision_holds_the_limits_as_values(full_study: Study) -> None:
-    asked = Requirements.parse(within="5%", max_latency="6ms@cpu1,b1", max_size="25MB", max_parameters="30M")
-    content = full_study.pick(asked).as_json()["limits"]
+def test_a_decision_has_the_requirements_as_values(full_study: Study) -> None:
+    required = Requirements.parse(within="5%", max_latency="6ms@cpu1,b1", max_size="25MB", max_parameters="30M")
+    content = pick(full_study, required).as_json()["limits"]
     assert content == {
         "within": 0.05,
         "min_accuracy": None,

@@ -4,12 +4,14 @@ import json
 import pytest
 
 from minilm_core.errors import UserError
-from reports import Requirements, Study, write_decision
+from minilm_core.results.records import append_record
+from reports import Prefer, Requirements, Study, load_study, pick, picked_trial, write_decision
 from reports.selection.decisions import read_decision
+from tests.reports.example_studies import student
 
 
 def test_the_decision_on_disk_is_bound_to_its_records(full_study: Study) -> None:
-    decision = full_study.pick(Requirements(within=0.05))
+    decision = pick(full_study, Requirements(within=0.05))
     path = write_decision(full_study, decision)
     content = json.loads(path.read_text())
     assert path.name == "decision.json"
@@ -21,8 +23,8 @@ def test_the_decision_on_disk_is_bound_to_its_records(full_study: Study) -> None
 
 
 def test_a_decision_replaces_the_one_before_and_leaves_no_scratch_file(full_study: Study) -> None:
-    write_decision(full_study, full_study.pick())
-    write_decision(full_study, full_study.pick(Requirements(max_size_bytes=1)))
+    write_decision(full_study, pick(full_study))
+    write_decision(full_study, pick(full_study, Requirements(max_size_bytes=1)))
     assert json.loads((full_study.path / "decision.json").read_text())["winner"] is None
     assert not list(full_study.path.glob("*.partial*"))
 
@@ -43,3 +45,22 @@ def test_a_file_that_pick_did_not_write_is_refused(full_study: Study, content: s
     (full_study.path / "decision.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read_decision(full_study)
+
+
+def test_the_picked_trial_is_that_of_the_winner(full_study: Study) -> None:
+    write_decision(full_study, pick(full_study, prefer=Prefer.BEST))
+    assert picked_trial(full_study) == 1
+
+
+def test_a_decision_made_before_another_trial_ended_is_refused(full_study: Study) -> None:
+    write_decision(full_study, pick(full_study))
+    append_record(full_study.path / "records.jsonl", student(6, 0.5))
+    with pytest.raises(UserError, match=r"must be made from the study's present records, .*; run pick again$"):
+        picked_trial(load_study(full_study.path))
+
+
+def test_without_a_decision_there_is_no_picked_trial(full_study: Study) -> None:
+    with pytest.raises(
+        UserError, match=r"^--picked needs the decision that pick writes, got none in .*; run pick first$"
+    ):
+        picked_trial(full_study)

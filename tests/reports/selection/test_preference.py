@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from minilm_core.results.records import Evaluation, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import accuracy as accuracy_metric
 from minilm_core.tasks.metrics import paired_difference, pearson, score
-from reports import Prefer, Requirements, Study
+from reports import Prefer, Requirements, Study, pick
 from reports.selection.preference import unbeaten
 from tests.reports.example_studies import TASK, kept_labels, student, study_of, task_result, without_interval
 
@@ -42,9 +42,9 @@ def test_no_student_within_a_limit_on_cost_is_more_accurate_than_the_answer(
     figures: list[tuple[float, int, int, int]], limit: str, value: int
 ) -> None:
     study = made_up(figures)
-    decision = study.pick(Requirements(**{limit: value}))
+    decision = pick(study, Requirements(**{limit: value}))
     name = limit.removeprefix("max_").replace("parameters", "num_parameters")
-    qualifying = [record for record in study.students() if getattr(record, name) <= value]
+    qualifying = [record for record in study.students if getattr(record, name) <= value]
     if decision.winner is None:
         assert qualifying == []
         return
@@ -58,8 +58,8 @@ def test_no_student_within_a_limit_on_accuracy_is_faster_than_the_answer(
     figures: list[tuple[float, int, int, int]], value: float
 ) -> None:
     study = made_up(figures)
-    decision = study.pick(Requirements(min_accuracy=value))
-    qualifying = [record for record in study.students() if accuracy_in(record) >= value]
+    decision = pick(study, Requirements(min_accuracy=value))
+    qualifying = [record for record in study.students if accuracy_in(record) >= value]
     if decision.winner is None:
         assert qualifying == []
         return
@@ -75,7 +75,7 @@ def test_no_faster_student_on_the_frontier_is_tied_with_the_most_accurate(drawn:
         for i, (lost, latency) in enumerate(drawn)
     ]
     study = study_of(*records, evaluation=kept_labels(TASK))
-    winner = study.pick().winner
+    winner = pick(study).winner
     assert winner is not None
     frontier = unbeaten(study, records)
     best = min(frontier, key=lambda record: (-accuracy_in(record), latency_in(record)))
@@ -92,7 +92,7 @@ def lead_of(best: TrialRecord, other: TrialRecord) -> float:
 
 
 @pytest.mark.parametrize(
-    ("limits", "expected"),
+    ("requirements", "expected"),
     [
         (Requirements(), Prefer.TIED),
         (Requirements(max_size_bytes=100), Prefer.BEST),
@@ -102,29 +102,29 @@ def lead_of(best: TrialRecord, other: TrialRecord) -> float:
         (Requirements(min_accuracy=0.5, max_size_bytes=10**9), Prefer.KNEE),
     ],
 )
-def test_what_is_preferred_follows_from_what_is_limited(limits: Requirements, expected: Prefer) -> None:
-    assert study_of(student(0, 0.8, tasks={})).pick(limits).prefer is expected
+def test_the_preference_follows_from_the_requirements(requirements: Requirements, expected: Prefer) -> None:
+    assert pick(study_of(student(0, 0.8, tasks={})), requirements).prefer is expected
 
 
 def test_where_latency_is_no_objective_a_limit_on_accuracy_is_answered_by_the_smallest() -> None:
-    """Latency is measured here, for limits, but the search did not look at it."""
+    """Latency is measured here, but it is no objective of the search."""
     small, fast = student(0, 0.8, tasks={}, size_bytes=1, latency_ms=2.0), student(1, 0.9, tasks={}, latency_ms=1.0)
-    decision = study_of(small, fast, objectives=("accuracy", "size_bytes")).pick(Requirements(min_accuracy=0.5))
+    decision = pick(study_of(small, fast, objectives=("accuracy", "size_bytes")), Requirements(min_accuracy=0.5))
     assert decision.winner is small
     assert "and latency is no objective of this study, so the smallest is preferred" in decision.rule
 
 
-def test_without_a_latency_the_smallest_of_the_tied_is_taken() -> None:
+def test_without_a_latency_the_smallest_of_the_tied_students_is_chosen() -> None:
     small = student(0, 0.89, 2, latency_ms=None, tasks=without_interval(0.89, 0))
     large = student(1, 0.90, 6, latency_ms=None, tasks=without_interval(0.90, 1))
-    decision = study_of(small, large, objectives=("accuracy", "size_bytes"), evaluation=kept_labels(TASK)).pick()
+    decision = pick(study_of(small, large, objectives=("accuracy", "size_bytes"), evaluation=kept_labels(TASK)))
     assert decision.winner is small
     assert "is the smallest student on the frontier that cannot be told apart" in decision.reason
 
 
 def test_a_student_without_a_latency_is_outside_a_limit_on_latency() -> None:
     untimed, timed = student(0, 0.9, tasks={}, latency_ms=None), student(1, 0.8, 6, tasks={}, latency_ms=5.0)
-    decision = study_of(untimed, timed, objectives=("accuracy", "size_bytes")).pick(Requirements(max_latency_ms=6.0))
+    decision = pick(study_of(untimed, timed, objectives=("accuracy", "size_bytes")), Requirements(max_latency_ms=6.0))
     assert decision.winner is timed
     assert [miss.reason for miss in decision.near_misses] == ["its latency was not measured"]
 
@@ -132,25 +132,25 @@ def test_a_student_without_a_latency_is_outside_a_limit_on_latency() -> None:
 def test_a_clear_lead_is_not_given_up_for_a_lower_latency() -> None:
     fast = student(0, 0.6, latency_ms=1.0, tasks=without_interval(0.6, 0))
     best = student(1, 0.9, latency_ms=9.0, tasks=without_interval(0.9, 1))
-    decision = study_of(fast, best, evaluation=kept_labels(TASK)).pick()
+    decision = pick(study_of(fast, best, evaluation=kept_labels(TASK)))
     assert decision.winner is best
     assert decision.reason.endswith("; every faster student on the frontier can be told apart from it")
 
 
-def test_students_of_the_same_accuracy_are_decided_by_their_cost() -> None:
+def test_of_students_of_the_same_accuracy_the_cheapest_is_chosen() -> None:
     slow, fast = student(0, 0.8, tasks={}, latency_ms=3.0), student(1, 0.8, tasks={}, latency_ms=2.0)
     twice = student(2, 0.8, tasks={}, latency_ms=2.0)
-    assert study_of(slow, twice, fast).pick().winner is fast
+    assert pick(study_of(slow, twice, fast)).winner is fast
 
 
 @pytest.mark.parametrize("labels", [{}, kept_labels(TASK)], ids=["no labels", "no predictions"])
-def test_where_no_tie_was_measured_the_most_accurate_is_taken_and_the_reason_says_so(labels: dict) -> None:
+def test_where_no_tie_was_measured_the_most_accurate_is_chosen_with_that_reason(labels: dict) -> None:
     without = TaskResult(
         metric="accuracy", validation=Evaluation(value=0.8, low=0.7, high=0.9, predictions=() if labels else (1.0,))
     )
     fast = student(0, 0.8, latency_ms=1.0, tasks={TASK: without})
     best = student(1, 0.81, latency_ms=2.0, tasks=without_interval(0.81, 1))
-    decision = study_of(fast, best, evaluation=labels).pick()
+    decision = pick(study_of(fast, best, evaluation=labels))
     assert decision.winner is best
     assert decision.reason.endswith(
         "; 1 faster student could not be compared with it, since labels or predictions were not kept"
@@ -162,7 +162,7 @@ def test_several_tasks_are_tied_by_the_paired_interval_of_their_mean(make_study:
     fast = student(0, 0.0, 2, latency_ms=1.0, tasks={"a": task_result(0.70, 0), "b": task_result(0.89, 1)})
     best = student(1, 0.0, 4, latency_ms=9.0, tasks={"a": task_result(0.90, 2), "b": task_result(0.70, 3)})
     far = student(2, 0.0, 1, latency_ms=0.5, tasks={"a": task_result(0.60, 4), "b": task_result(0.60, 5)})
-    decision = make_study(fast, best, far, evaluation=kept_labels("a", "b")).pick()
+    decision = pick(make_study(fast, best, far, evaluation=kept_labels("a", "b")))
     assert decision.winner is not None
     assert decision.winner.number == 0
     assert "; trial 1, the most accurate, is ahead by 0.5 points (95% paired interval" in decision.reason
@@ -174,7 +174,7 @@ def test_a_regression_is_tied_by_the_paired_interval_of_its_correlation() -> Non
     noises = {0: (0.50, 1.0), 1: (0.48, 5.0), 2: (2.0, 0.5)}
     records = [correlated(number, truth, noise, latency) for number, (noise, latency) in noises.items()]
     labels = {TASK: {"validation": truth.tolist(), "test": None, "label_names": None}}
-    decision = study_of(*records, evaluation=labels).pick()
+    decision = pick(study_of(*records, evaluation=labels))
     assert decision.winner is records[0]
     assert "cannot be told apart from the most accurate" in decision.reason
 

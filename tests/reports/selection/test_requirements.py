@@ -3,13 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_core.errors import UserError
-from reports.selection.requirements import (
-    LatencyConditions,
-    Requirements,
-    parse_accuracy,
-    parse_latency,
-    parse_percentage,
-)
+from reports.latency import LatencyConditions
+from reports.selection.requirements import Requirements, parse_accuracy, parse_latency, parse_percentage
 
 
 def test_a_percentage_is_a_fraction() -> None:
@@ -31,10 +26,10 @@ def test_a_latency_is_read_with_its_conditions() -> None:
     assert parse_latency("20ms@cuda,s64") == (20.0, LatencyConditions(device="cuda", sequence_length=64))
 
 
-@pytest.mark.parametrize("limits", [{"max_size": "25"}, {"max_latency": "20"}, {"max_latency": "20@cpu1"}])
-def test_a_number_without_its_unit_is_refused(limits: dict[str, str]) -> None:
+@pytest.mark.parametrize("written", [{"max_size": "25"}, {"max_latency": "20"}, {"max_latency": "20@cpu1"}])
+def test_a_number_without_its_unit_is_refused(written: dict[str, str]) -> None:
     with pytest.raises(UserError, match="must have a unit, as in"):
-        Requirements.parse(**limits)
+        Requirements.parse(**written)
 
 
 @pytest.mark.parametrize("text", ["1", "0.01", "%", "-1%", "1%%"])
@@ -50,19 +45,19 @@ def test_an_accuracy_that_is_no_number_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["ms", "20min", "@cpu1", "-1ms"])
-def test_a_latency_that_is_none_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_latency_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="a duration must be positive milliseconds such as 20, 20ms"):
         parse_latency(text)
 
 
 @pytest.mark.parametrize("qualifier", ["", "tpu1", "cpu1,", "b", "cpu1,cpu2", "b1,b2", "cuda2", "s128 b1", "p90;b1"])
-def test_conditions_that_are_none_are_refused(qualifier: str) -> None:
+def test_a_text_that_is_not_a_list_of_conditions_is_refused(qualifier: str) -> None:
     with pytest.raises(UserError, match="a latency's conditions must be like cpu1,b1,s128,p50"):
         parse_latency(f"20ms@{qualifier}")
 
 
 @pytest.mark.parametrize(
-    ("limits", "rule"),
+    ("fields", "rule"),
     [
         ({"within": 1.5}, "within must lie between 0% and 100%, got 150%"),
         ({"within": -0.1}, "within must lie between 0% and 100%, got -10%"),
@@ -72,12 +67,12 @@ def test_conditions_that_are_none_are_refused(qualifier: str) -> None:
         ({"max_parameters": -1}, "max_parameters must be positive, got -1"),
     ],
 )
-def test_a_limit_outside_its_range_is_refused(limits: dict[str, float], rule: str) -> None:
+def test_a_limit_outside_its_range_is_refused(fields: dict[str, float], rule: str) -> None:
     with pytest.raises(UserError, match=rule):
-        Requirements(**limits)
+        Requirements(**fields)
 
 
-def test_limits_are_read_as_a_user_writes_them() -> None:
+def test_requirements_are_read_as_a_user_writes_them() -> None:
     assert Requirements.parse(
         within="1%", max_latency="20ms@b1", max_size="25MB", max_parameters="30M"
     ) == Requirements(
@@ -89,14 +84,14 @@ def test_limits_are_read_as_a_user_writes_them() -> None:
     )
 
 
-def test_conditions_are_covered_where_all_that_is_named_was_measured() -> None:
+def test_conditions_are_covered_where_each_named_one_was_measured() -> None:
     measured = LatencyConditions(device="cpu", num_threads=1, batch_size=1, sequence_length=128, percentile=50)
     assert LatencyConditions(device="cpu", percentile=50).is_covered_by(measured)
     assert not LatencyConditions(device="cpu", percentile=90).is_covered_by(measured)
     assert not LatencyConditions(batch_size=1).is_covered_by(LatencyConditions(device="cpu"))
 
 
-written = st.builds(
+parsed_requirements = st.builds(
     Requirements.parse,
     within=st.none() | st.integers(0, 1000).map(lambda tenths: f"{tenths / 10}%"),
     min_accuracy=st.none() | st.floats(0, 1).map(lambda value: f"{value:.4f}"),
@@ -110,31 +105,31 @@ written = st.builds(
 
 
 @settings(deadline=None, derandomize=True)
-@given(written)
-def test_limits_written_as_options_are_read_as_the_same_limits(limits: Requirements) -> None:
-    options = limits.options()
+@given(parsed_requirements)
+def test_requirements_written_as_options_are_read_as_the_same_requirements(requirements: Requirements) -> None:
+    options = requirements.options()
     named = {
         option.removeprefix("--").replace("-", "_"): value for option, value in zip(*[iter(options)] * 2, strict=True)
     }
-    assert Requirements.parse(**named) == limits
+    assert Requirements.parse(**named) == requirements
 
 
 def test_a_percentage_is_the_number_nearest_to_what_was_written() -> None:
     assert Requirements.parse(within="93.3%").within == 0.933
 
 
-def test_limits_are_written_as_a_user_would_write_them() -> None:
-    limits = Requirements(
+def test_requirements_are_written_as_a_user_would_write_them() -> None:
+    requirements = Requirements(
         within=0.05, min_accuracy=0.9, max_latency_ms=6.0, max_size_bytes=25_000_000, max_parameters=30_000_000
     )
-    assert limits.options() == (
+    assert requirements.options() == (
         *("--within", "5%", "--min-accuracy", "0.9", "--max-latency", "6ms"),
         *("--max-size", "25MB", "--max-parameters", "30M"),
     )
 
 
 @pytest.mark.parametrize(
-    ("limits", "has_accuracy", "has_cost"),
+    ("requirements", "has_accuracy", "has_cost"),
     [
         (Requirements(), False, False),
         (Requirements(within=0.0), True, False),
@@ -145,5 +140,7 @@ def test_limits_are_written_as_a_user_would_write_them() -> None:
         (Requirements(within=0.0, max_parameters=1), True, True),
     ],
 )
-def test_limits_know_what_they_are_on(limits: Requirements, has_accuracy: bool, has_cost: bool) -> None:
-    assert (limits.has_accuracy, limits.has_cost) == (has_accuracy, has_cost)
+def test_requirements_state_whether_accuracy_and_cost_are_limited(
+    requirements: Requirements, has_accuracy: bool, has_cost: bool
+) -> None:
+    assert (requirements.has_accuracy, requirements.has_cost) == (has_accuracy, has_cost)

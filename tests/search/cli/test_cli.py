@@ -1,4 +1,4 @@
-"""The command line as a user meets it, each call a process of its own."""
+"""Tests of the command line as a user calls it. Each call is a process."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def loaded_modules(*arguments: object) -> list[str]:
 
 @pytest.fixture
 def search_yaml(tmp_path: Path) -> Path:
-    """A valid search.yaml whose teacher is no more than its sizes."""
+    """A valid search.yaml whose teacher has a config.json and no weights."""
     teacher = tmp_path / "teacher"
     teacher.mkdir()
     sizes = {
@@ -98,7 +98,9 @@ def test_every_verb_explains_itself_and_takes_json(verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["--help", "validate", "status", "pick", "report"])
-def test_what_only_reads_imports_nothing_heavy(verb: str, search_yaml: Path, study: Path, interrupted: Path) -> None:
+def test_a_command_that_only_reads_imports_no_heavy_library(
+    verb: str, search_yaml: Path, study: Path, interrupted: Path
+) -> None:
     subject = {"validate": search_yaml, "status": interrupted, "pick": study, "report": study}.get(verb)
     assert loaded_modules(verb, *([] if subject is None else [subject])) == []
 
@@ -124,7 +126,7 @@ def test_validate_checks_the_settings_against_the_teacher(search_yaml: Path) -> 
         ("./absent", "a teacher folder must exist, got "),
     ],
 )
-def test_a_teacher_that_is_none_is_answered_by_one_line(search_yaml: Path, model: str, message: str) -> None:
+def test_a_teacher_that_cannot_be_read_ends_in_one_line(search_yaml: Path, model: str, message: str) -> None:
     (search_yaml.parent / "broken").mkdir()
     (search_yaml.parent / "broken" / "config.json").write_text("{", encoding="utf-8")
     done = run("validate", search_yaml, "--set", f"teacher.model={model}", "--set", "teacher.sha256=null")
@@ -133,7 +135,7 @@ def test_a_teacher_that_is_none_is_answered_by_one_line(search_yaml: Path, model
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_folder_that_cannot_be_made_is_answered_by_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_ends_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     done = run("init", tmp_path / "file" / "new", "--template", "gpu")
     assert done.returncode == 1
@@ -149,7 +151,7 @@ INPUT = Finding(subject="task mood", is_ok=False, detail="", is_input=True)
 @pytest.mark.parametrize(
     ("findings", "code"), [([FINE], 0), ([FINE, MACHINE], 1), ([INPUT, FINE], 2), ([MACHINE, INPUT], 2)]
 )
-def test_doctor_answers_a_mistake_in_what_it_was_given_with_exit_code_2(findings: list[Finding], code: int) -> None:
+def test_doctor_ends_with_exit_code_2_if_settings_or_data_are_wrong(findings: list[Finding], code: int) -> None:
     assert doctors_exit_code(findings) == code
 
 
@@ -165,9 +167,7 @@ def test_doctor_answers_a_mistake_in_what_it_was_given_with_exit_code_2(findings
         (["verify", "absent"], "minilm-search: a package to verify must be a folder, got absent"),
     ],
 )
-def test_a_wrong_call_is_answered_by_one_line_and_exit_code_2(
-    arguments: list[str], message: str, tmp_path: Path
-) -> None:
+def test_a_wrong_call_ends_in_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -175,7 +175,7 @@ def test_a_wrong_call_is_answered_by_one_line_and_exit_code_2(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_init_writes_a_template_and_never_over_another(tmp_path: Path) -> None:
+def test_init_writes_a_template_and_overwrites_none(tmp_path: Path) -> None:
     assert run("init", tmp_path / "new", "--template", "paper").returncode == 0
     assert load_config(tmp_path / "new" / "search.yaml").config.name == "minilmv2-paper"
     again = run("init", tmp_path / "new", "--template", "gpu")
@@ -183,7 +183,7 @@ def test_init_writes_a_template_and_never_over_another(tmp_path: Path) -> None:
     assert "init must not overwrite a search.yaml" in again.stderr
 
 
-def test_plan_tells_what_would_run_and_starts_nothing(search_yaml: Path) -> None:
+def test_plan_prints_what_would_run_and_starts_nothing(search_yaml: Path) -> None:
     done = run("plan", search_yaml, "--json")
     plan = json.loads(done.stdout)
     assert (plan["num_shapes"], plan["num_trials"]) == (24, 6)
@@ -207,13 +207,13 @@ def test_launch_refuses_a_study_of_other_settings(search_yaml: Path) -> None:
 
 
 @pytest.mark.slow
-def test_launch_says_that_an_assistant_of_other_settings_is_taught_anew(search_yaml: Path) -> None:
+def test_launch_says_that_an_assistant_of_other_settings_is_distilled_again(search_yaml: Path) -> None:
     study = StudyPaths(root=search_yaml.parent / "studies" / "quickstart")
     study.assistant.student.mkdir(parents=True)
     study.search_yaml.write_text(resolved_yaml(load_config(search_yaml, ["seed=1"]).config), encoding="utf-8")
     done = run("launch", search_yaml)
-    assert "is taught anew" in done.stderr
-    # The teacher of this search is no more than its sizes.
+    assert "is distilled again" in done.stderr
+    # The teacher of this search has no weights.
     assert "a teacher folder must hold config.json and model.safetensors" in done.stderr
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from search.commands.plan import make_plan
 from search.config.settings import Executor, load_config, resolved_yaml
+from search.study.layout import StudyPaths
+from search.study.resolved import resolve_study
 from tests.paths import ROOT
 
 FOLDER = ROOT / "search" / "templates"
@@ -17,11 +19,32 @@ BERT_BASE = {
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
 }
-EXPECTED = ("cluster", "gpu", "multilingual", "paper", "quickstart")
+MINILM_L6 = {**BERT_BASE, "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6}
+XLM_R_BASE = {
+    **BERT_BASE,
+    "model_type": "xlm-roberta",
+    "vocab_size": 250002,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+}
+TEACHERS = {
+    "cluster": BERT_BASE,
+    "gpu": BERT_BASE,
+    "multilingual": XLM_R_BASE,
+    "paper": BERT_BASE,
+    "quickstart": MINILM_L6,
+}
+"""The sizes of the teacher that each template names."""
+EXPECTED = tuple(TEACHERS)
 
 
 def template_text(name):
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def resolved(loaded, teacher_json):
+    return resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), teacher_json)
 
 
 @pytest.fixture
@@ -39,9 +62,11 @@ def test_there_is_a_template_for_each_kind_of_user():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_template_loads_as_it_is(load, name):
-    config = load(name)
-    assert "accuracy" in config.objectives
+def test_a_template_fits_its_teacher_and_its_limits_leave_most_of_the_shapes(tmp_path, name):
+    (tmp_path / "search.yaml").write_text(template_text(name), encoding="utf-8")
+    loaded = load_config(tmp_path / "search.yaml", ["limits.max_latency_ms=null"])
+    shapes = make_plan(loaded, resolved(loaded, TEACHERS[name])).shapes
+    assert 0 <= shapes.num_shapes_refused < shapes.num_shapes / 2
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -72,10 +97,10 @@ def test_the_paper_template_is_the_papers_recipe(load):
 def test_the_paper_template_takes_the_papers_text_whole_and_caches_none_of_its_states(tmp_path):
     (tmp_path / "search.yaml").write_text(template_text("paper"), encoding="utf-8")
     loaded = load_config(tmp_path / "search.yaml")
-    planned = make_plan(loaded, BERT_BASE, None)
-    assert planned.max_corpus_tokens == 4_000_000_000
-    assert planned.targets_bytes == 0
-    assert planned.epochs_per_trial == pytest.approx(13.1, abs=0.1)
+    planned = make_plan(loaded, resolved(loaded, BERT_BASE))
+    assert planned.text.max_corpus_tokens == 4_000_000_000
+    assert planned.files.targets_bytes == 0
+    assert planned.text.epochs_per_trial == pytest.approx(13.1, abs=0.1)
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -1,4 +1,4 @@
-"""Tests of what doctor finds before a search: what the search would fail on, and nothing of what it would not."""
+"""Tests that doctor finds what a search would fail on, and nothing else."""
 
 import json
 import shutil
@@ -14,12 +14,12 @@ from search.commands.doctor import Finding, examine
 
 @pytest.fixture
 def folder(material: Path, tmp_path: Path) -> Path:
-    """A search with all that it names, to be spoilt."""
+    """A copy of a search and all files that it names, for a test to damage."""
     return Path(shutil.copytree(material, tmp_path / "material"))
 
 
 def findings(folder: Path) -> dict[str, Finding]:
-    """What doctor finds, short of starting Ray."""
+    """Returns the findings before Ray is started, by subject."""
     found: dict[str, Finding] = {}
     for finding in examine(folder / "search.yaml", None):
         if finding.subject == "devices":
@@ -77,7 +77,7 @@ def ask_for_f1_of_three_classes(folder: Path) -> None:
     file.write_text(file.read_text().replace("metric: accuracy", "metric: f1"))
 
 
-def test_what_a_search_needs_is_found(folder: Path) -> None:
+def test_a_complete_search_passes_every_check(folder: Path) -> None:
     found = findings(folder)
     assert {"teacher", "corpus", "task mood"} <= found.keys()
     assert all(finding.is_ok is not False for finding in found.values()), found
@@ -116,7 +116,7 @@ def test_a_corpus_may_begin_with_records_that_have_no_text(folder: Path) -> None
     assert findings(folder)["corpus"].is_ok
 
 
-def test_a_folder_that_cannot_be_written_is_no_fault_of_what_the_search_was_given(folder: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_not_an_error_of_the_settings(folder: Path) -> None:
     (folder / "studies").write_text("a file")
     finding = findings(folder)["storage"]
     assert finding.is_ok is False

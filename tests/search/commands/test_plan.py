@@ -1,4 +1,4 @@
-"""Tests of the plan: its figures, and that what is unknown is None."""
+"""Tests of the plan: its figures, and that an unknown figure is None."""
 
 import json
 from dataclasses import replace
@@ -8,8 +8,10 @@ import pytest
 from minilm_core.latency.measurements import Measurement, Width
 from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable
 from minilm_core.models.assistant import Assistant
-from search.commands.plan import make_plan
+from search.commands.plan import PlannedFiles, PlannedShapes, make_plan
 from search.config.settings import load_config
+from search.study.layout import StudyPaths
+from search.study.resolved import resolve_study
 from spaces.limits import Limits
 from tests.paths import QUICKSTART_YAML
 
@@ -32,7 +34,7 @@ PINNED = (
     "budget.num_trials=12",
     "corpus.max_tokens=null",
 )
-"""What the figures below rest on, whatever becomes of the template."""
+"""The settings that the figures below depend on, so that the template may change."""
 
 
 @pytest.fixture
@@ -44,69 +46,76 @@ def with_config(loaded, **changes):
     return replace(loaded, config=replace(loaded.config, **changes))
 
 
+def plan_of(loaded, table=None, num_corpus_tokens=None):
+    """Plans a search whose teacher is on this machine."""
+    study = resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), TEACHER)
+    return make_plan(loaded, replace(study, latency_table=table), num_corpus_tokens)
+
+
 def test_the_plan_counts_shapes_and_those_over_a_limit(loaded):
-    plan = make_plan(loaded, TEACHER, None)
-    assert (plan.num_shapes, plan.num_shapes_refused) == (32, 2)
+    plan = plan_of(loaded)
+    assert (plan.shapes.num_shapes, plan.shapes.num_shapes_refused) == (32, 2)
 
 
 def test_ranges_are_those_of_the_smallest_and_largest_admitted_shape(loaded):
     loaded = with_config(loaded, limits=Limits())
-    plan = make_plan(loaded, TEACHER, None)
+    plan = plan_of(loaded)
     architectures = sorted(loaded.config.space.architectures(), key=lambda a: (a.num_layers, a.hidden_size))
     smallest, largest = architectures[0], architectures[-1]
-    assert (plan.flops.low, plan.flops.high) == (smallest.flops(128), largest.flops(128))
-    assert plan.size_bytes.high == 4 * plan.num_parameters.high
+    assert (plan.shapes.flops.low, plan.shapes.flops.high) == (smallest.flops(128), largest.flops(128))
+    assert plan.shapes.size_bytes.high == 4 * plan.shapes.num_parameters.high
 
 
 def test_without_a_teacher_sizes_are_unknown(loaded):
-    plan = make_plan(loaded, None, None)
-    unknown = (plan.num_shapes_refused, plan.num_parameters, plan.size_bytes, plan.latency_ms, plan.targets_bytes)
-    assert unknown == (None,) * 5
-    assert plan.num_shapes == 32
+    plan = make_plan(loaded, None)
+    assert plan.shapes == PlannedShapes(
+        num_shapes=32, num_shapes_refused=None, num_parameters=None, size_bytes=None, flops=None, latency_ms=None
+    )
+    assert plan.files == PlannedFiles(targets_bytes=None, students_bytes=None, checkpoints_bytes=None)
 
 
 def test_a_latency_limit_without_a_table_leaves_the_refused_unknown(loaded):
-    plan = make_plan(with_config(loaded, limits=Limits(max_latency_ms=5.0)), TEACHER, None)
-    assert (plan.num_shapes_refused, plan.size_bytes) == (None, None)
+    plan = plan_of(with_config(loaded, limits=Limits(max_latency_ms=5.0)))
+    assert (plan.shapes.num_shapes_refused, plan.shapes.size_bytes) == (None, None)
 
 
 def test_limits_that_admit_no_shape_leave_no_range(loaded):
-    plan = make_plan(with_config(loaded, limits=Limits(max_parameters=1)), TEACHER, None)
-    assert (plan.num_shapes_refused, plan.size_bytes) == (32, None)
+    plan = plan_of(with_config(loaded, limits=Limits(max_parameters=1)))
+    assert (plan.shapes.num_shapes_refused, plan.shapes.size_bytes) == (32, None)
 
 
 def test_tokens_and_storage_follow_from_the_settings(loaded):
     corpus = replace(loaded.config.corpus, max_tokens=100_000)
     loaded = with_config(loaded, corpus=corpus)
-    plan = make_plan(loaded, TEACHER, None)
+    plan = plan_of(loaded)
     schedule = loaded.config.distillation
-    assert plan.tokens_per_trial == schedule.num_steps * schedule.batch_size * 128
-    assert plan.targets_bytes == 2 * 384 * 100_000
-    assert plan.epochs_per_trial == plan.tokens_per_trial / 100_000
-    assert plan.students_bytes.high == 12 * 2 * plan.size_bytes.high
-    assert plan.checkpoints_bytes == 2 * 3 * plan.size_bytes.high
+    assert plan.text.tokens_per_trial == schedule.num_steps * schedule.batch_size * 128
+    assert plan.files.targets_bytes == 2 * 384 * 100_000
+    assert plan.text.epochs_per_trial == plan.text.tokens_per_trial / 100_000
+    assert plan.files.students_bytes.high == 12 * 2 * plan.shapes.size_bytes.high
+    assert plan.files.checkpoints_bytes == 2 * 3 * plan.shapes.size_bytes.high
 
 
 def test_an_assistant_is_planned_with_the_shapes_that_it_teaches(loaded):
-    alone = make_plan(loaded, TEACHER, None)
-    assert (alone.assistant, alone.num_shapes_assisted) == (None, None)
-    assisted = make_plan(with_config(loaded, assistant=Assistant()), TEACHER, None)
-    assert assisted.assistant == "6x192 A12"
-    # Of one to three layers and a width of 96 or 192, with heads of two sizes.
-    assert assisted.num_shapes_assisted == 3 * 2 * 2
-    assert make_plan(with_config(loaded, assistant=Assistant()), None, None).assistant is None
+    alone = plan_of(loaded)
+    assert alone.assistant is None
+    assisted = plan_of(with_config(loaded, assistant=Assistant()))
+    assert assisted.assistant.label == "6x192 A12"
+    # Shapes of one to three layers and width 96 or 192, with heads of two sizes.
+    assert assisted.assistant.num_shapes == 3 * 2 * 2
+    assert make_plan(with_config(loaded, assistant=Assistant()), None).assistant is None
 
 
 def test_a_packed_corpus_counts_more_than_its_limit(loaded):
     corpus = replace(loaded.config.corpus, max_tokens=100_000)
-    plan = make_plan(with_config(loaded, corpus=corpus), TEACHER, None, num_corpus_tokens=50_000)
-    assert plan.targets_bytes == 2 * 384 * 50_000
-    assert (plan.num_corpus_tokens, plan.max_corpus_tokens) == (50_000, 100_000)
+    plan = plan_of(with_config(loaded, corpus=corpus), num_corpus_tokens=50_000)
+    assert plan.files.targets_bytes == 2 * 384 * 50_000
+    assert (plan.text.num_corpus_tokens, plan.text.max_corpus_tokens) == (50_000, 100_000)
 
 
 def test_a_corpus_of_unknown_length_is_not_guessed(loaded):
-    plan = make_plan(loaded, TEACHER, None)
-    assert (plan.num_corpus_tokens, plan.targets_bytes, plan.epochs_per_trial) == (None, None, None)
+    plan = plan_of(loaded)
+    assert (plan.text.num_corpus_tokens, plan.files.targets_bytes, plan.text.epochs_per_trial) == (None, None, None)
 
 
 def make_table(config, widths):
@@ -131,18 +140,20 @@ def make_table(config, widths):
 def test_latencies_are_predicted_and_limited_with_a_table(loaded):
     widths = sorted({Width.of(a) for a in loaded.config.space.architectures()}, key=str)
     table = make_table(loaded.config, widths)
-    plan = make_plan(with_config(loaded, limits=Limits(max_latency_ms=10.0)), TEACHER, table)
-    assert (plan.latency_ms.low, plan.latency_ms.high) == pytest.approx((1.96, 9.64))
-    assert plan.num_shapes_refused == 6
+    plan = plan_of(with_config(loaded, limits=Limits(max_latency_ms=10.0)), table)
+    assert (plan.shapes.latency_ms.low, plan.shapes.latency_ms.high) == pytest.approx((1.96, 9.64))
+    assert plan.shapes.num_shapes_refused == 6
 
 
 def test_a_table_that_lacks_a_width_predicts_nothing(loaded):
     widths = sorted({Width.of(a) for a in loaded.config.space.architectures()}, key=str)
-    assert make_plan(loaded, TEACHER, make_table(loaded.config, widths[1:])).latency_ms is None
+    assert plan_of(loaded, make_table(loaded.config, widths[1:])).shapes.latency_ms is None
 
 
-def test_a_plan_is_plain_json(loaded):
-    plan = make_plan(loaded, TEACHER, None)
+def test_a_plan_is_one_flat_mapping_of_plain_json(loaded):
+    plan = plan_of(with_config(loaded, assistant=Assistant()))
     content = json.loads(json.dumps(plan.to_dict()))
-    assert content["size_bytes"] == {"low": plan.size_bytes.low, "high": plan.size_bytes.high}
-    assert content["latency_ms"] is None
+    assert content["size_bytes"] == {"low": plan.shapes.size_bytes.low, "high": plan.shapes.size_bytes.high}
+    assert (content["latency_ms"], content["num_trials"], content["assistant"]) == (None, 12, "6x192 A12")
+    assert content["num_shapes_assisted"] == 12
+    assert content.keys() == make_plan(loaded, None).to_dict().keys()

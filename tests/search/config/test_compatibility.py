@@ -1,4 +1,4 @@
-"""Tests of what a search must agree on with its teacher."""
+"""Tests that the settings of a search must fit its teacher."""
 
 from dataclasses import replace
 
@@ -148,7 +148,7 @@ def test_bert_students_may_have_sizes_that_the_teachers_family_cannot_have(confi
 def test_bert_students_are_refused_longer_sequences_than_bert_has_positions_for(config):
     teacher = {**TEACHER, "model_type": "modernbert", "max_position_embeddings": 8192}
     changed = replace(config, corpus=replace(config.corpus, sequence_length=1024))
-    assert check_against_teacher(changed, teacher)
+    assert check_against_teacher(changed, teacher) == changed.space
     with pytest.raises(
         UserError, match=r"corpus\.sequence_length must be at most the students' 512 positions, got 1024"
     ):
@@ -158,7 +158,7 @@ def test_bert_students_are_refused_longer_sequences_than_bert_has_positions_for(
 def test_bert_students_are_refused_layers_that_are_not_berts(config):
     teacher = {**TEACHER, "model_type": "mpnet", "relative_attention_num_buckets": 32}
     changed = replace(config, space=replace(config.space, initialisations=(Initialisation.SPACED_LAYERS,)))
-    assert check_against_teacher(changed, teacher)
+    assert check_against_teacher(changed, teacher) == changed.space
     with pytest.raises(UserError, match="got initialisation spaced_layers and a mpnet teacher"):
         check_against_teacher(replace(changed, student_family=StudentFamily.BERT), teacher)
 
@@ -167,5 +167,5 @@ def test_sizes_that_the_teachers_family_cannot_have_are_refused(config):
     teacher = {**TEACHER, "model_type": "modernbert", "global_attn_every_n_layers": 3}
     space = replace(config.space, hidden_sizes=(120,), head_sizes=(5,))
     changed = replace(config, space=space)
-    with pytest.raises(UserError, match="5"):
+    with pytest.raises(UserError, match=r"a modernbert student's head size must be even, .* got 5"):
         check_against_teacher(changed, teacher)

@@ -1,4 +1,4 @@
-"""Tests of search.yaml: what it may say, and how a wrong one is answered."""
+"""Tests of search.yaml: what is read from it, and the errors of a wrong one."""
 
 import subprocess
 import sys
@@ -130,7 +130,7 @@ def config(write):
         ("name: example", "name: [example", "2: must be valid YAML, got: expected ',' or ']', but got ':'"),
     ],
 )
-def test_a_wrong_search_is_answered_by_one_line(write, old, new, line):
+def test_a_wrong_search_yaml_is_refused_in_one_line(write, old, new, line):
     assert old in SEARCH
     with pytest.raises(UserError) as refusal:
         load_config(write(SEARCH.replace(old, new, 1)))
@@ -148,7 +148,7 @@ def test_a_wrong_search_is_answered_by_one_line(write, old, new, line):
         ("limits.max_latency_ms=fast", "--set limits.max_latency_ms=fast: limits.max_latency_ms: a duration must be"),
     ],
 )
-def test_a_wrong_override_is_answered_by_one_line(write, override, line):
+def test_a_wrong_override_is_refused_in_one_line(write, override, line):
     with pytest.raises(UserError) as refusal:
         load_config(write(), [override])
     assert str(refusal.value).startswith(line)
@@ -170,7 +170,7 @@ def test_short_forms_are_written_out(config):
     assert config.tasks[0].dataset == "nyu-mll/glue"
 
 
-def test_a_path_stands_in_for_a_known_tasks_data_set(config, tmp_path):
+def test_a_path_replaces_a_known_tasks_data_set(config, tmp_path):
     assert (config.tasks[1].path, config.tasks[1].dataset) == (str(tmp_path / "data/mrpc"), None)
     assert config.tasks[1].text_columns == ("sentence1", "sentence2")
 
@@ -210,6 +210,14 @@ def test_a_space_may_be_written_out_in_place(write):
     assert config.space.distillation_learning_rate == (3e-4,)
 
 
+def test_the_sha256_of_a_space_with_defaults_is_that_of_its_resolved_copy(write, tmp_path):
+    space = "space: {num_layers: [2], hidden_sizes: [96], head_sizes: [32], distillation_learning_rate: [3e-4], "
+    loaded = load_config(write(SEARCH.replace("space: tiny", space + "finetuning_learning_rate: [1e-4]}")))
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(resolved_yaml(loaded.config), encoding="utf-8")
+    assert load_config(copy).sha256 == loaded.sha256
+
+
 def test_the_resolved_configuration_loads_back_equal_from_another_folder(write, tmp_path):
     loaded = load_config(write(), ["distillation.num_steps=7", "storage.mirror=s3://bucket/x"])
     (tmp_path / "study").mkdir()
@@ -245,7 +253,10 @@ def test_the_sha256_changes_with_a_setting(write):
         (lambda: Resources(max_concurrent_trials=0), "max_concurrent_trials must be at least 1, got 0"),
         (lambda: Resources(cpus_per_worker=0), "cpus_per_worker must be positive, got 0"),
         (lambda: Resources(gpus_per_worker=-0.5), "gpus_per_worker must be at least 0, got -0.5"),
-        (lambda: Resources(gpus_per_worker=2), "gpus_per_worker must be at most 1, for a worker drives one, got 2"),
+        (
+            lambda: Resources(gpus_per_worker=2),
+            "gpus_per_worker must be at most 1, because a worker uses one GPU, got 2",
+        ),
         (
             lambda: Resources(workers_per_trial=2, gpus_per_worker=0.5),
             "gpus_per_worker must be 0 or 1 with several workers, got 0.5",
@@ -253,8 +264,8 @@ def test_the_sha256_changes_with_a_setting(write):
         (lambda: Storage(path=""), "path must not be empty, got ''"),
         (
             lambda: Storage(cache="s3://bucket/cache"),
-            "cache must be a folder, for files in it are appended to and locked, got s3://bucket/cache; "
-            "records can be copied to a URL with storage.mirror",
+            "cache must be a folder, because files in it are appended to and locked, got s3://bucket/cache; "
+            "storage.mirror copies records to a URL",
         ),
         (lambda: Storage(mirror=""), "mirror must not be empty, got ''"),
         (lambda: Sampler(num_startup_trials=0), "num_startup_trials must be at least 1, got 0"),
@@ -332,7 +343,7 @@ def test_loading_a_search_imports_no_heavy_library():
     assert result.stdout == "[]\n"
 
 
-def test_an_assistant_may_be_left_to_the_papers_rule(write):
+def test_an_automatic_assistant_follows_the_papers_rule(write):
     assert load_config(write(SEARCH.replace("budget:\n", "assistant: auto\nbudget:\n"))).config.assistant == Assistant()
 
 
@@ -342,7 +353,7 @@ def test_the_cache_may_be_limited_in_gigabytes(write):
 
 
 OTHERWISE_IN_YAML_1_1 = ("007", "0x1f", "on", "y", "2026_01_15", "2026-01-15", "1:30", "1e5", "null", "~", "=", "<<")
-"""Text that some version of YAML reads as a number, a truth, a date or nothing."""
+"""Text that some version of YAML reads as a number, a truth value, a date or null."""
 
 
 @settings(max_examples=12, deadline=None)
@@ -381,7 +392,7 @@ def test_text_that_looks_like_another_value_survives_the_round_trip(
         ("space", "space"),
     ],
 )
-def test_the_home_of_a_user_that_is_not_there_is_refused_with_its_key(write, key, place):
+def test_the_home_folder_of_an_unknown_user_is_refused_with_its_key(write, key, place):
     with pytest.raises(UserError) as refusal:
         load_config(write(), [f"{key}=~no-such-user/x"])
     rule = "a path with ~ must begin with the home folder of a user, got ~no-such-user/x"

@@ -1,7 +1,9 @@
 """Tests of which latency tables a study asks for, and where they are kept."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,8 @@ from minilm_core.models.families import encoder_architecture
 from search.cli.preparing import calibrate
 from search.config.settings import SearchConfig, load_config
 from search.driver.calibration import TimedEncoders, encoders_to_time
+from search.study.layout import StudyPaths
+from search.study.resolved import resolve_study
 from tests.minilm_core.encoder_families import write_teacher
 from tests.paths import QUICKSTART_YAML
 from tests.search.latency_tables import table_of
@@ -27,13 +31,17 @@ QUICK = (
 )
 
 
+def encoders_of(config: SearchConfig, teacher_json: Mapping[str, Any]) -> tuple[TimedEncoders, ...]:
+    return encoders_to_time(resolve_study(config, StudyPaths(root=config.study_folder), teacher_json))
+
+
 def config_with(*overrides: str) -> SearchConfig:
     return load_config(QUICKSTART_YAML, overrides).config
 
 
 def asked(teacher: dict[str, object], *overrides: str) -> tuple[TimedEncoders, ...]:
     config = config_with(*overrides)
-    return encoders_to_time(config, config.space, teacher)
+    return encoders_of(config, teacher)
 
 
 def test_a_teacher_of_its_students_family_is_timed_among_them():
@@ -53,7 +61,7 @@ def test_a_teacher_of_another_family_is_timed_as_what_it_is():
 def test_encoders_whose_calls_do_not_cost_the_same_have_tables_of_their_own():
     config = config_with()
     files = {
-        name: encoders_to_time(config, config.space, teacher)[0].file(config)
+        name: encoders_of(config, teacher)[0].file(config)
         for name, teacher in {
             "bert": BERT,
             "mpnet": MPNET,
@@ -69,25 +77,25 @@ def test_encoders_whose_calls_do_not_cost_the_same_have_tables_of_their_own():
 def test_bert_students_share_the_table_of_a_study_of_bert_with_their_activation():
     config = config_with("student_family=bert")
     (students, _), (of_bert,) = (
-        encoders_to_time(config, config.space, MPNET),
-        encoders_to_time(config, config.space, BERT),
+        encoders_of(config, MPNET),
+        encoders_of(config, BERT),
     )
     assert students.file(config) == of_bert.file(config)
 
 
 def test_a_table_is_found_by_those_whose_widths_it_has(tmp_path):
     config = config_with(f"storage.cache={tmp_path}")
-    (together,) = encoders_to_time(config, config.space, BERT)
+    (together,) = encoders_of(config, BERT)
     assert together.find(config) is None
     table_of(*together.architectures, ms_per_layer=1.0).save(together.file(config))
     assert together.find(config) is not None
-    (others,) = encoders_to_time(config, config_with(*QUICK).space, BERT)
+    (others,) = encoders_of(config_with(*QUICK), BERT)
     assert others.find(config) is None
 
 
 def test_a_table_of_fastest_rounds_is_not_used(tmp_path):
     config = config_with(f"storage.cache={tmp_path}")
-    (together,) = encoders_to_time(config, config.space, BERT)
+    (together,) = encoders_of(config, BERT)
     table = table_of(*together.architectures, ms_per_layer=1.0)
     replace(table, statistic=Statistic.FASTEST_ROUND).save(together.file(config))
     assert together.find(config) is None
@@ -108,5 +116,5 @@ def test_calibrate_times_students_and_a_teacher_of_another_family(tmp_path, caps
     assert len(list((tmp_path / "cache" / "latency").iterdir())) == 2
     config = load_config(search_yaml, overrides).config
     teacher_json = json.loads((tmp_path / "teacher" / "config.json").read_text())
-    assert all(one.find(config) is not None for one in encoders_to_time(config, config.space, teacher_json))
-    assert encoders_to_time(config, config.space, teacher_json)[0].base["model_type"] == "bert"
+    assert all(one.find(config) is not None for one in encoders_of(config, teacher_json))
+    assert encoders_of(config, teacher_json)[0].base["model_type"] == "bert"

@@ -12,6 +12,7 @@ from search.config.settings import SearchConfig, load_config
 from search.driver.inputs import check_inputs
 from search.driver.run import run_study
 from search.study.layout import StudyPaths
+from search.study.resolved import find_study
 
 
 @pytest.fixture
@@ -52,6 +53,6 @@ def test_a_study_is_refused_before_anything_is_made_for_it(
     spoil(folder)
     config = config_of(folder)
     with pytest.raises(UserError, match=message):
-        run_study(config, StudyPaths(root=config.study_folder), None)
+        run_study(find_study(config, StudyPaths(root=config.study_folder)), None)
     assert not (folder / "cache").exists()
     assert not config.study_folder.exists()

@@ -13,7 +13,7 @@ from search.driver import run as study
 from search.driver import trial
 from search.study.layout import StudyPaths
 from search.study.ledger import Ending
-from search.study.resolved import ResolvedStudy
+from search.study.resolved import ResolvedStudy, find_study
 from tests.search.local_ray import without_tokens
 from tests.search.studies import NO_BASELINES, optuna_states
 
@@ -25,13 +25,13 @@ def test_a_process_that_holds_too_much_is_replaced_at_the_cost_of_no_trial(
     without_tokens(monkeypatch)
     processes = tmp_path / "processes"
 
-    def make_trainable(resolved: ResolvedStudy) -> Any:
+    def make_trainable(of_trial: ResolvedStudy) -> Any:
         def run(drawn: dict[str, Any]) -> None:
             with processes.open("a") as file:
                 file.write(f"{os.getpid()}\n")
             # However little it holds, it is too much.
             trial.MOST_GROWTH = 0.5
-            trial.direct_trial(drawn, resolved)
+            trial.direct_trial(drawn, of_trial)
 
         return tune.with_resources(run, {"CPU": 1})
 
@@ -40,7 +40,7 @@ def test_a_process_that_holds_too_much_is_replaced_at_the_cost_of_no_trial(
     config = load_config(material / "search.yaml", settings).config
     paths = StudyPaths(root=config.study_folder)
     paths.root.mkdir()
-    outcome = study.run_study(config, paths, None)
+    outcome = study.run_study(find_study(config, paths), None)
     assert outcome.ending is Ending.ALL_TRIALS
     counted = [record for record in read_records(paths.records) if record.counts_for_budget]
     assert [record.status for record in counted] == [Status.COMPLETE] * 2

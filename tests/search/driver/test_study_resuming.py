@@ -81,7 +81,7 @@ def test_a_search_told_to_end_says_how_to_go_on_and_keeps_a_request_for_more_tri
     assert driver.returncode == 130
     assert "interrupted; nothing recorded is lost" in stderr
     assert "Traceback" not in stderr
-    assert f"`minilm-search resume {study.root}` goes on from here." in stderr
+    assert f"`minilm-search resume {study.root}` continues from here." in stderr
     again = run(*more)
     assert again.returncode == 0, again.stderr
     assert "--add-trials adds none until all 6 trials asked for before have ended" in again.stderr

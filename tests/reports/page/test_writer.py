@@ -5,13 +5,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas
 import pytest
 
 from minilm_core.errors import FailureKind
-from reports import Requirements, Study, write_decision
+from reports import Requirements, Study, pick, write_decision
 from reports.page.figures import INSTALL_HINT
-from reports.page.page import Report, write_report
-from tests.reports.example_studies import TASK, failed, kept_labels, student, teacher, twin, write_full_study
+from reports.page.writer import Report, write_report
+from tests.reports.example_studies import (
+    TASK,
+    failed,
+    kept_labels,
+    latency_table,
+    student,
+    teacher,
+    twin,
+    write_full_study,
+)
 
 
 class Tags(html.parser.HTMLParser):
@@ -46,24 +56,32 @@ def drawn_page(drawn: Report) -> str:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said does not depend on the figures; drawing none is fast."""
+    """Draws no figures, which is faster; the text of a report does not depend on them."""
     monkeypatch.setitem(sys.modules, "altair", None)
 
 
-def test_page_and_markdown_say_what_was_spent_before_any_trial(drawn: Report, drawn_page: str) -> None:
-    sentence = "Preparation, which the device-hours above leave out: targets 12 s."
+def test_page_and_markdown_give_the_seconds_of_the_preparation(drawn: Report, drawn_page: str) -> None:
+    sentence = "Preparation, which the device-hours above do not include: targets 12 s."
     assert sentence in drawn_page
     assert sentence in (drawn.folder / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_corner_of_the_hypervolume_is_written_in_plain_figures(drawn_page: str) -> None:
+def test_the_reference_point_of_the_hypervolume_is_written_in_plain_figures(drawn_page: str) -> None:
     (corner,) = re.findall(r"Hypervolume from the reference point (.*) \(an objective", drawn_page)
     assert re.fullmatch(r"accuracy 0, latency_ms [\d.]+, size_bytes \d{1,3}(,\d{3})+", corner)
 
 
 def test_every_promised_file_is_written(drawn: Report) -> None:
     written = {path.name for path in drawn.folder.iterdir()}
-    assert written == {"report.html", "report.md", "report.json", "trials.csv", "frontier.csv", "figures"}
+    assert written == {
+        "report.html",
+        "report.md",
+        "report.json",
+        "trials.csv",
+        "trials.parquet",
+        "frontier.csv",
+        "figures",
+    }
     assert drawn.folder.name == "report"
     assert {path.suffix for path in drawn.figures} == {".svg", ".png"}
     assert all(path.is_file() for path in drawn.figures)
@@ -103,7 +121,7 @@ def test_tables_have_captions_scopes_and_sort_buttons(drawn_page: str) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_what_a_message_says_never_becomes_markup(full_study: Study) -> None:
+def test_a_failure_message_never_becomes_markup(full_study: Study) -> None:
     report = write_report(full_study)
     assert "<b>here</b>" not in report.html.read_text(encoding="utf-8")
     assert "&lt;b&gt;here&lt;/b&gt;" in report.html.read_text(encoding="utf-8")
@@ -111,14 +129,14 @@ def test_what_a_message_says_never_becomes_markup(full_study: Study) -> None:
     assert "CUDA out of memory \\| tried 2 GiB &lt;b&gt;here&lt;/b&gt;" in markdown
 
 
-def test_a_name_cannot_end_the_script_it_stands_in(make_study: Callable[..., Study]) -> None:
+def test_a_name_cannot_end_the_script_that_contains_it(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8), student(1, 0.9, 3), importances={"accuracy": {"</script><b>": 1.0}})
     assert "</script><b>" not in page_of(study)
 
 
-def test_every_figure_of_a_tooltip_stands_in_a_table(full_study: Study, drawn_page: str) -> None:
+def test_every_figure_of_a_tooltip_is_in_a_table_too(full_study: Study, drawn_page: str) -> None:
     cells = set(re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", drawn_page))
-    for record in (*full_study.students(), full_study.teacher, full_study.twin):
+    for record in (*full_study.students, full_study.teacher, full_study.twin):
         assert record is not None
         assert {record.label, record.architecture.label, f"{record.latency_ms:.2f}"} <= cells
 
@@ -138,8 +156,8 @@ def test_without_a_complete_student_the_page_says_so_and_offers_to_go_on(make_st
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_decision_on_file_is_the_answer(full_study: Study) -> None:
-    write_decision(full_study, full_study.pick(Requirements(max_latency_ms=6.5)))
+def test_the_page_begins_with_a_current_decision(full_study: Study) -> None:
+    write_decision(full_study, pick(full_study, Requirements(max_latency_ms=6.5)))
     text = page_of(full_study)
     assert "Chosen: trial" in text
     assert "Missed: trial 1: latency 8.00 ms is 1.50 ms over 6.5 ms" in text
@@ -147,8 +165,8 @@ def test_the_decision_on_file_is_the_answer(full_study: Study) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_decision_made_on_other_records_is_not_the_answer(full_study: Study) -> None:
-    path = write_decision(full_study, full_study.pick())
+def test_the_page_does_not_show_a_decision_made_from_other_records(full_study: Study) -> None:
+    path = write_decision(full_study, pick(full_study))
     path.write_text(json.dumps({**json.loads(path.read_text()), "records_sha256": "other"}))
     text = page_of(full_study)
     assert "Chosen:" not in text
@@ -174,12 +192,12 @@ def test_the_verdict_says_when_models_cannot_be_told_apart(make_study: Callable[
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_noisy_latency_is_announced(make_study: Callable[..., Study]) -> None:
-    assert "NOISY" in page_of(make_study(student(0, 0.8), latency={"is_noisy": True}))
-    assert "NOISY" not in page_of(make_study(student(0, 0.8), latency={"is_noisy": False}))
+    assert "NOISY" in page_of(make_study(student(0, 0.8), latency=latency_table(busy_cores=2.0)))
+    assert "NOISY" not in page_of(make_study(student(0, 0.8), latency=latency_table(busy_cores=0.0)))
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_what_was_not_measured_is_said_not_guessed(make_study: Callable[..., Study]) -> None:
+def test_the_page_names_what_was_not_measured(make_study: Callable[..., Study]) -> None:
     text = page_of(make_study(student(0, 0.8, latency_ms=None), objectives=("accuracy", "size_bytes")))
     assert "Latency was not measured: the study has no calibrated table." in text
     assert "Versions and machine were not recorded." in text
@@ -213,9 +231,23 @@ def test_without_the_drawing_libraries_tables_are_still_written(full_study: Stud
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_figures_of_an_earlier_report_do_not_stay_behind(full_study: Study) -> None:
+def test_figures_of_an_earlier_report_are_removed(full_study: Study) -> None:
     stale = full_study.path / "report" / "figures" / "accuracy_latency_ms.svg"
     stale.parent.mkdir(parents=True)
     stale.write_text("<svg/>")
     write_report(full_study)
     assert not stale.exists()
+
+
+def test_parquet_and_csv_have_one_row_a_record_and_the_same_columns(drawn: Report) -> None:
+    parquet = pandas.read_parquet(drawn.folder / "trials.parquet")
+    written = pandas.read_csv(drawn.folder / "trials.csv")
+    assert parquet.columns.tolist() == written.columns.tolist()
+    assert parquet["name"].tolist() == written["name"].tolist()
+    assert parquet["accuracy"].tolist()[:4] == written["accuracy"].tolist()[:4] == [0.8, 0.9, 0.79, 0.6]
+    assert str(parquet["trial"].dtype) == "Int64"
+    assert parquet["trial"].dropna().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_csv_of_the_frontier_has_the_most_accurate_first(drawn: Report) -> None:
+    assert pandas.read_csv(drawn.folder / "frontier.csv")["trial"].tolist() == [1, 0]

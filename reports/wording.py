@@ -1,4 +1,4 @@
-"""Figures in words: how a number, its unit and its interval are written in every sentence and table."""
+"""How a number, its unit and its interval are written in every sentence and table."""
 
 from collections.abc import Sequence
 

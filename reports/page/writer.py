@@ -1,4 +1,4 @@
-"""Writes a report: one HTML page that opens from disk and fetches nothing, Markdown, CSV, JSON and the figures."""
+"""Writes a report: one HTML page that fetches nothing, Markdown, CSV, Parquet, JSON and the figures."""
 
 import base64
 import json
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from reports.page import figures, tables
 from reports.page.facts import Facts, gather
 from reports.page.figures import Figure
-from reports.page.tables import Column, Row
+from reports.page.tables import Column
 from reports.study import Study
+from reports.trial_rows import Row
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -64,33 +65,36 @@ class Filter:
     is_maximum: bool
     low: float
     high: float
-    """Both in `unit`, rounded away from the students so that the ends hide none."""
+    """Both ends are in `unit`, and rounded outwards so that they hide no student."""
     unit: str
     scale: float
-    """What one `unit` is in the rows."""
+    """The value of one `unit` in the rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Where a report lies and what it says in short."""
+    """The files of a report, and its result in short."""
 
     folder: Path
     html: Path
     markdown: Path
     figures: tuple[Path, ...]
-    """SVG and PNG; none where nothing is complete or the `report` extra is not installed."""
+    """SVG and PNG; empty where no student is complete or the `report` extra is not installed."""
     verdict: str
     """One paragraph: the best student, its twin and the teacher, and whether they can be told apart."""
     next_words: tuple[str, ...]
-    """The command that follows, as the command line takes it after its name."""
+    """The command to run next, as words without the name of the program."""
     note: str | None
-    """What to install for figures, where they are missing."""
+    """The package to install for figures; None where they were drawn."""
 
 
 def write_report(study: Study, out: Path | None = None) -> Report:
-    """Writes report.html, report.md, report.json, trials.csv, frontier.csv and the figures into `out`.
+    """Writes report.html, report.md, report.json, trials.csv, trials.parquet, frontier.csv and the figures into `out`.
 
-    `out` is the study's own report/ unless given. Works on any study, finished or not, with or without students.
+    `out` is report/ in the study's folder by default. The study need not be finished, nor have a complete student.
+
+    Raises:
+        UserError: if decision.json is damaged, or a figure of a record does not fit its column of the tables.
     """
     folder = study.path / "report" if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,8 +105,10 @@ def write_report(study: Study, out: Path | None = None) -> Report:
     html.write_text(_html_environment().get_template("report.html").render(context, bundle=bundle), encoding="utf-8")
     markdown.write_text(_markdown_environment().get_template("report.md").render(context), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(facts.as_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    tables.write_csv(folder / "trials.csv", facts.trials)
-    tables.write_csv(folder / "frontier.csv", facts.frontier)
+    trials = tables.trial_frame(study, facts.trials)
+    trials.to_csv(folder / "trials.csv", index=False)
+    trials.to_parquet(folder / "trials.parquet", index=False)
+    tables.frontier_frame(study, trials).to_csv(folder / "frontier.csv", index=False)
     return Report(
         folder=folder,
         html=html,
@@ -115,7 +121,7 @@ def write_report(study: Study, out: Path | None = None) -> Report:
 
 
 def _draw(study: Study, facts: Facts) -> tuple[tuple[Figure, ...], str, str | None]:
-    """Returns the figures, the library that makes them live in a page, and what to install where both are missing."""
+    """Returns the figures, the JavaScript that makes them interactive, and what to install where both are missing."""
     try:
         drawn = figures.draw_figures(study, facts.trials)
         return drawn, figures.javascript() if drawn else "", None
@@ -173,7 +179,7 @@ def _html_environment() -> "Environment":
 
 
 def _markdown_environment() -> "Environment":
-    """Markdown has no quoting of its own to lean on: every value is escaped as it is put out."""
+    """Returns templates that escape every value as it is written, since jinja2 escapes nothing for Markdown."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -1,0 +1,11 @@
+from .page.writer import Report as Report
+from .page.writer import write_report as write_report
+from .selection.choice import Decision as Decision
+from .selection.choice import pick as pick
+from .selection.decisions import picked_trial as picked_trial
+from .selection.decisions import write_decision as write_decision
+from .selection.preference import Prefer as Prefer
+from .selection.requirements import Certainty as Certainty
+from .selection.requirements import Requirements as Requirements
+from .study import Study as Study
+from .study import load_study as load_study

@@ -1,0 +1,49 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minilm_core.errors import UserError
+from minilm_core.latency.measurements import Statistic
+from minilm_core.latency.table import Device, LatencyTarget
+from reports.latency import LatencyConditions, LatencyFacts, read_latency
+from tests.reports.example_studies import latency_table
+
+
+def facts_of(path: Path, **figures: Any) -> LatencyFacts:
+    latency_table(**figures).save(path / "latency.json")
+    facts = read_latency(path / "latency.json")
+    assert facts is not None
+    return facts
+
+
+def test_the_facts_are_those_of_the_table(tmp_path: Path) -> None:
+    target = LatencyTarget(device=Device.CUDA, batch_size=4)
+    facts = facts_of(tmp_path, target=target, p90_over_p50=1.5, held_out_p90_error=0.1)
+    assert facts.conditions == LatencyConditions(
+        device="cuda", num_threads=1, batch_size=4, sequence_length=128, percentile=50
+    )
+    assert facts.device_name == "some processor, torch 2.13.0, Python 3.11.7"
+    assert (facts.held_out_error, facts.held_out_p90_error) == (pytest.approx(0.02), pytest.approx(0.1))
+    assert (facts.p90_over_p50, facts.statistic, facts.is_noisy) == (1.5, Statistic.MEDIAN, False)
+
+
+def test_a_busy_machine_is_noisy(tmp_path: Path) -> None:
+    assert facts_of(tmp_path, busy_cores=2.0).is_noisy
+
+
+def test_a_study_without_a_table_has_no_facts(tmp_path: Path) -> None:
+    assert read_latency(tmp_path / "latency.json") is None
+
+
+@pytest.mark.parametrize(("p90_over_p50", "is_covered"), [(1.5, True), (None, False)])
+def test_a_90th_percentile_is_covered_where_the_tail_was_measured(
+    tmp_path: Path, p90_over_p50: float | None, is_covered: bool
+) -> None:
+    assert facts_of(tmp_path, p90_over_p50=p90_over_p50).covers(LatencyConditions(percentile=90)) is is_covered
+
+
+def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latency.json").write_text('{"schema_version": 2}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"got a damaged one: .*latency\.json; remove it$"):
+        read_latency(tmp_path / "latency.json")
