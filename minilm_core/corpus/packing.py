@@ -120,7 +120,7 @@ class Packing:
         limit = sys.maxsize if settings.max_tokens is None else settings.max_tokens // settings.sequence_length
         pool = ThreadPoolExecutor(NUM_BATCHES_AT_ONCE, thread_name_prefix="tokenise")
         try:
-            draws = interleave([self._documents(source, pool) for source in settings.sources], settings.shares)
+            draws = interleave([self._documents(source, pool) for source in settings.sources], settings.token_fractions)
             documents = _counted(draws, tallies, limit * settings.num_tokens_inside)
             blocks = batched(documents, self.block_tokens, len)
             yield from pack_rows(blocks, settings.sequence_length, tokenizer.first_token, tokenizer.last_token)
@@ -139,7 +139,7 @@ class Packing:
                 f"a corpus must fill more rows of {settings.sequence_length} tokens than held_out_sequences "
                 f"({settings.held_out_sequences}), got {num_rows} from {num_documents} documents"
             )
-        found = zip(self.identities, settings.shares, tallies, strict=True)
+        found = zip(self.identities, settings.token_fractions, tallies, strict=True)
         return CorpusManifest(
             num_rows=num_rows,
             sequence_length=settings.sequence_length,
@@ -225,7 +225,7 @@ def _cache_key(settings: CorpusSettings, identities: Sequence[dict[str, Any]], t
         "format_version": FORMAT_VERSION,
         "tokenizer": tokenizer.identity,
         "sources": identities,
-        "shares": settings.shares,
+        "shares": settings.token_fractions,
         "sequence_length": settings.sequence_length,
         "max_tokens": settings.max_tokens,
         "held_out_sequences": settings.held_out_sequences,

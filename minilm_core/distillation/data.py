@@ -85,7 +85,7 @@ class BatchReader:
             batch_size=schedule.batch_size,
             seed=seed,
             rank=data.rank,
-            num_workers=data.world_size,
+            world_size=data.world_size,
         )
         self._batches = self._read(first_step)
         self._next: TeacherBatch | None = None

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minilm_core.kernels.cpu_loops import Floats, add_maps
+from minilm_core.kernels.cpu_loops import Layout, Operands, Results, compute_maps
 from minilm_core.kernels.cpu_threads import in_threads
 
 TokenVectors = Float[Tensor, "batch seq width"]
@@ -51,29 +51,24 @@ class _LoopedKL(torch.autograd.Function):
     ) -> Float[Tensor, ""]:
         is_gram = student_left is student_right
         positions, lengths = _real_positions(student_left, mask)
-        share = 1.0 / (num_heads * int(lengths.sum()))
+        map_weight = 1.0 / (num_heads * int(lengths.sum()))
         by_left = np.zeros(student_left.shape, np.float32)
         by_right = by_left if is_gram else np.zeros(student_left.shape, np.float32)
-        vectors = (*_as_arrays(*teacher), *_as_arrays(student_left, student_right))
         sums = np.zeros(len(lengths) * num_heads)
-        # What a map gives does not depend on which thread does it.
+        # The result of a map does not depend on which thread computes it.
         in_threads(
-            add_maps,
-            *vectors,
-            num_heads,
-            np.float32(share),
-            positions,
-            lengths,
-            by_left,
-            by_right,
+            compute_maps,
+            _as_arrays(*teacher),
+            _as_arrays(student_left, student_right),
+            Layout(positions, lengths, num_heads, np.float32(map_weight)),
+            Results(sums, by_left, by_right),
+            teacher[0] is teacher[1],
             is_gram,
-            is_gram and teacher[0] is teacher[1],
-            sums,
         )
         # In fp32 still: fp16 cannot hold a map's share of the mean, before the loss's scale comes to it.
         ctx.save_for_backward(torch.from_numpy(by_left), torch.from_numpy(by_right))
         ctx.is_gram, ctx.dtype = is_gram, student_left.dtype
-        return torch.tensor(sums.sum() * share, dtype=torch.float32)
+        return torch.tensor(sums.sum() * map_weight, dtype=torch.float32)
 
     @staticmethod
     @once_differentiable
@@ -97,10 +92,10 @@ def _bound(vectors: TokenVectors) -> float:
     return max(-low.item(), high.item()) if not low.isnan() else math.nan
 
 
-def _as_arrays(left: TokenVectors, right: TokenVectors) -> tuple[Floats, Floats]:
-    """Converts both; the same vectors but once."""
+def _as_arrays(left: TokenVectors, right: TokenVectors) -> Operands:
+    """Converts both to fp32 arrays; the same vectors are converted once."""
     first = left.detach().float().contiguous().numpy()
-    return first, first if right is left else right.detach().float().contiguous().numpy()
+    return Operands(first, first if right is left else right.detach().float().contiguous().numpy())
 
 
 def _real_positions(

@@ -1,32 +1,80 @@
 """Loops over relation maps, four queries at a time: logits, divergence and gradients, in fp32.
 
-All in one file, for Numba keeps what it has compiled until the file of the loop that is called changes, and looks at
-no other. A map of vectors with themselves is symmetric: queries with queries, keys with keys, values with values
-(MiniLMv2). So are its exponentials, and the sum of the slopes of a pair by either of its logits: of a pair of tokens
-the loops look at one order. The exponentials that two rows share cannot be of distances from either row's own largest
-logit; one distance for the whole map serves where the rows' largest logits are not too far apart.
+A map is one relation of one head of one row of the batch: a square of logits, queries by keys. Numba keeps compiled
+loops until the file of the loop that is called changes, and looks at no other file. All loops are therefore in one.
+
+A map of vectors with themselves is symmetric: queries with queries, keys with keys, values with values (MiniLMv2). Its
+exponentials are then symmetric too, and so is the sum of both gradients of a pair of tokens: the loops compute one
+order of each pair. Two rows can only share exponentials that have the same shift, so one shift serves the whole map.
+Where the rows' largest logits are too far apart for that, the map is computed as if it were not symmetric.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
 
 Floats = np.ndarray
-"""Of one to three axes, in fp32: Numba compiles a loop for what it is called with."""
+"""An array of one to three axes, in fp32; Numba compiles a loop for the types it is called with."""
 
 _LOG2_E = np.float32(math.log2(math.e))
 # exp2 on [-1/2, 1/2] by its Taylor series to the sixth order: (ln 2)^n / n!, relative error below 2e-7.
 _EXP2 = tuple(np.float32(math.log(2) ** order / math.factorial(order)) for order in range(7))
 
 MOST_TOKENS = 1024
-"""The exponentials of a map are kept, up to here in a processor's own memory."""
+"""The longest row whose map is computed as a symmetric one, because all exponentials of such a map are in memory."""
 
 HEADROOM = np.float32(60)
-"""No exponential is above 2 to this power, and no row's sum of them below 1 over it: fp32 ends at 126."""
+"""The log2 of the largest exponential in a symmetric map, and of 1 over the smallest sum of a row; fp32 ends at 126."""
 
-# Columns are counted from the first to the end of the block that the diagonal crosses: whole vectors.
+# Loops over keys end where the block that the diagonal crosses ends, so that they run over whole vector registers.
 _BLOCK = 32
+
+
+class Operands(NamedTuple):
+    """The vectors of one model that a relation compares, [batch, seq, width], with all heads side by side."""
+
+    left: Floats
+    right: Floats
+
+
+class Layout(NamedTuple):
+    """Which tokens of a batch are real, and how its vectors are split into heads."""
+
+    positions: np.ndarray
+    """The positions of each row's real tokens, [batch, seq], in the first entries of the row; uint64."""
+    lengths: np.ndarray
+    """The number of real tokens of each row, [batch]."""
+    num_heads: int
+    map_weight: np.float32
+    """What the divergence of one query counts in the mean: 1 / (heads * real tokens of the batch)."""
+
+
+class Results(NamedTuple):
+    """What the loops write; zeros before."""
+
+    sums: np.ndarray
+    """The divergence of each map in nats, summed over its queries, [batch * heads]; map = row * heads + head."""
+    by_left: Floats
+    """The gradient of the mean divergence by the student's left vectors, [batch, seq, width]."""
+    by_right: Floats
+    """The gradient by the right ones; untouched where left and right are the same vectors."""
+
+
+class _SymmetricMap(NamedTuple):
+    """One model's part of a symmetric map."""
+
+    rows: Floats
+    """The vectors, [rows, head size], times log2 e / √head_size."""
+    columns: Floats
+    """The same vectors transposed and not scaled, [head size, tokens]."""
+    shift: np.float32
+    """What is subtracted from all log2 logits before their exponentials are taken."""
+    exponentials: Floats
+    """2^(logit - shift), [rows, tokens], of the keys up to the end of the block that the diagonal crosses."""
+    sums: Floats
+    """The sums of the exponentials over all keys, [rows]."""
 
 
 @njit(fastmath=True, inline="always")
@@ -147,186 +195,159 @@ def _four_rows_of_gradients(
         by_left[first + 3, part], by_left[first + 3, part + 1] = sum_d0, sum_d1
 
 
-@njit(fastmath=True, error_model="numpy")
-def _add_map(
-    index: int,
-    teacher_left: Floats,
-    teacher_right: Floats,
-    left: Floats,
-    right: Floats,
-    num_heads: int,
-    share: np.float32,
-    positions: np.ndarray,
-    lengths: np.ndarray,
-    by_left: Floats,
-    by_right: Floats,
-    is_gram: bool,
-    sums: np.ndarray,
-) -> None:
-    """Writes the KL sum of one map, in nats, and its gradients; map = row * heads + head."""
-    teacher_size, size = teacher_left.shape[2] // num_heads, left.shape[2] // num_heads
-    # A multiple of 4 for the unrolled loops; what is added is 0 and stays so.
-    padded_teacher, padded = (teacher_size + 3) // 4 * 4, (size + 3) // 4 * 4
-    # Logits in units of log2 e: their exponentials are then powers of 2.
-    teacher_scale = _LOG2_E / np.float32(np.sqrt(teacher_size))
-    scale = np.float32(1 / np.sqrt(size))
-    row, head = index // num_heads, index % num_heads
-    num_tokens = lengths[row]
-    num_rows = (num_tokens + 3) // 4 * 4
-    # Of this map's size and not of the largest: loops over an array's own length compile to faster code.
-    teacher_queries = np.zeros((num_rows, padded_teacher), np.float32)
-    teacher_keys = np.zeros((padded_teacher, num_tokens), np.float32)
-    queries, log2_queries = np.zeros((num_rows, padded), np.float32), np.zeros((num_rows, padded), np.float32)
-    keys, by_keys = np.zeros((padded, num_tokens), np.float32), np.zeros((padded, num_tokens), np.float32)
-    by_queries = np.empty((num_rows, padded), np.float32)
-    of_teacher, of_student = np.empty((4, num_tokens), np.float32), np.empty((4, num_tokens), np.float32)
+@njit(fastmath=True, inline="always")
+def _multiple_of_4(number: int) -> int:
+    return (number + 3) // 4 * 4
+
+
+@njit(fastmath=True, inline="always")
+def _one_head(
+    left: Floats, right: Floats, positions: np.ndarray, head: int, head_size: int, scale: np.float32
+) -> tuple[Floats, Floats]:
+    """Returns the left vectors of a head times `scale` as rows, and the right ones as columns: one for each real token.
+
+    Zeros pad the head size, and the number of rows, to a multiple of 4 for the unrolled loops. The arrays have the size
+    of this map and not of the largest: loops over an array's own length compile to faster code.
+    """
+    num_tokens, padded = len(positions), _multiple_of_4(head_size)
+    rows = np.zeros((_multiple_of_4(num_tokens), padded), np.float32)
+    columns = np.zeros((padded, num_tokens), np.float32)
     for token in range(num_tokens):
-        place = positions[row, token]
-        for part in range(teacher_size):
-            teacher_queries[token, part] = teacher_left[row, place, head * teacher_size + part] * teacher_scale
-            teacher_keys[part, token] = teacher_right[row, place, head * teacher_size + part]
-        for part in range(size):
-            queries[token, part] = left[row, place, head * size + part] * scale
-            log2_queries[token, part] = queries[token, part] * _LOG2_E
-            keys[part, token] = right[row, place, head * size + part]
+        for part in range(head_size):
+            rows[token, part] = left[positions[token], head * head_size + part] * scale
+            columns[part, token] = right[positions[token], head * head_size + part]
+    return rows, columns
+
+
+@njit(fastmath=True, error_model="numpy")
+def _compute_map(
+    index: int, teacher: Operands, student: Operands, layout: Layout, results: Results, is_gram: bool
+) -> None:
+    """Writes the divergence of one map and its gradients; with `is_gram` left and right are the same vectors."""
+    row, head = index // layout.num_heads, index % layout.num_heads
+    positions = layout.positions[row, : layout.lengths[row]]
+    num_tokens = len(positions)
+    teacher_size, size = teacher.left.shape[2] // layout.num_heads, student.left.shape[2] // layout.num_heads
+    # With logits in units of log2 e, their exponentials are powers of 2.
+    teacher_scale, scale = _LOG2_E / np.float32(np.sqrt(teacher_size)), np.float32(1 / np.sqrt(size))
+    teacher_queries, teacher_keys = _one_head(
+        teacher.left[row], teacher.right[row], positions, head, teacher_size, teacher_scale
+    )
+    queries, keys = _one_head(student.left[row], student.right[row], positions, head, size, _LOG2_E * scale)
+    by_queries, by_keys = np.empty_like(queries), np.zeros_like(keys)
+    of_teacher, of_student = np.empty((4, num_tokens), np.float32), np.empty((4, num_tokens), np.float32)
     total = 0.0
     for first in range(0, num_tokens, 4):
         _four_rows_of_logits(teacher_queries, first, teacher_keys, of_teacher, num_tokens)
-        _four_rows_of_logits(log2_queries, first, keys, of_student, num_tokens)
+        _four_rows_of_logits(queries, first, keys, of_student, num_tokens)
         for query in range(4):
             if first + query < num_tokens:
-                total += _divergence(of_teacher, of_student, query, share)
+                total += _divergence(of_teacher, of_student, query, layout.map_weight)
             else:
                 of_student[query] = np.float32(0)
         _four_rows_of_gradients(of_student, first, queries, keys, by_queries, by_keys, num_tokens)
-    sums[index] = total * np.log(2.0)
+    results.sums[index] = total * np.log(2.0)
     for token in range(num_tokens):
-        place = positions[row, token]
+        position = positions[token]
         for part in range(size):
-            by_query, by_key = by_queries[token, part] * scale, by_keys[part, token]
-            by_left[row, place, head * size + part] = by_query + by_key if is_gram else by_query
+            # `by_keys` is made of queries that are scaled already, by log2 e too.
+            by_query, by_key = by_queries[token, part] * scale, by_keys[part, token] / _LOG2_E
+            results.by_left[row, position, head * size + part] = by_query + by_key if is_gram else by_query
             if not is_gram:
-                by_right[row, place, head * size + part] = by_key
+                results.by_right[row, position, head * size + part] = by_key
 
 
 @njit(fastmath=True, error_model="numpy")
-def add_gram_map(
-    index: int,
-    teacher: Floats,
-    student: Floats,
-    num_heads: int,
-    share: np.float32,
-    positions: np.ndarray,
-    lengths: np.ndarray,
-    by_student: Floats,
-    sums: np.ndarray,
-) -> bool:
-    """Writes the KL sum of one map, in nats, and its gradient, and returns True; or nothing and False."""
-    row, head = index // num_heads, index % num_heads
-    num_tokens = lengths[row]
+def compute_symmetric_map(index: int, teacher: Floats, student: Floats, layout: Layout, results: Results) -> bool:
+    """Writes the divergence of one symmetric map and its gradient and returns True; or writes nothing, returns False.
+
+    It returns False where a row has too many tokens or where no shift keeps all exponentials within fp32.
+    """
+    row, head = index // layout.num_heads, index % layout.num_heads
+    positions = layout.positions[row, : layout.lengths[row]]
+    num_tokens = len(positions)
     if num_tokens > MOST_TOKENS:
         return False
-    num_rows = (num_tokens + 3) // 4 * 4
-    teacher_size, size = teacher.shape[2] // num_heads, student.shape[2] // num_heads
-    padded_teacher, padded = (teacher_size + 3) // 4 * 4, (size + 3) // 4 * 4
-    scale = np.float32(1 / np.sqrt(size))
-    of_teacher = np.zeros((num_rows, padded_teacher), np.float32)
-    of_student, log2_of_student = np.zeros((num_rows, padded), np.float32), np.zeros((num_rows, padded), np.float32)
-    teacher_columns = np.zeros((padded_teacher, num_tokens), np.float32)
-    columns, by_columns = np.zeros((padded, num_tokens), np.float32), np.zeros((padded, num_tokens), np.float32)
-    teacher_scale = _LOG2_E / np.float32(np.sqrt(teacher_size))
-    teacher_low, teacher_top = _laid_out(
-        teacher, teacher_size, row, head, positions, teacher_scale, of_teacher, teacher_columns
-    )
-    low, top = _laid_out(student, size, row, head, positions, _LOG2_E * scale, log2_of_student, columns)
-    # A row's largest logit is at least its own token's, and none is above the largest of those.
-    teacher_shift, shift = max(teacher_top - HEADROOM, np.float32(0)), max(top - HEADROOM, np.float32(0))
-    if min(teacher_low - teacher_shift, low - shift) < -HEADROOM:
+    teacher_size, size = teacher.shape[2] // layout.num_heads, student.shape[2] // layout.num_heads
+    of_teacher, teacher_fits = _symmetric_map(teacher[row], positions, head, teacher_size)
+    of_student, student_fits = _symmetric_map(student[row], positions, head, size)
+    if not (teacher_fits and student_fits):
         return False
-    of_student[:num_tokens] = columns.T
-    teacher_weights = np.empty((num_rows, num_tokens), np.float32)
-    weights = np.empty((num_rows, num_tokens), np.float32)
-    teacher_sums, student_sums = np.zeros(num_rows, np.float32), np.zeros(num_rows, np.float32)
-    crosses = np.zeros(num_rows, np.float32)
-    teacher_logits, logits = np.empty((4, num_tokens), np.float32), np.empty((4, num_tokens), np.float32)
-    crossed = np.empty((4, num_tokens), np.float32)
-    for first in range(0, num_tokens, 4):
-        start = first // _BLOCK * _BLOCK
-        stop = min(start + _BLOCK, num_tokens)
-        _four_rows_of_logits(of_teacher, first, teacher_columns, teacher_logits, stop)
-        _four_rows_of_logits(log2_of_student, first, columns, logits, stop)
-        for query in range(4):
-            place = first + query
-            if place < num_tokens:
-                teacher_sum, student_sum, cross = np.float32(0), np.float32(0), np.float32(0)
-                for key in range(stop):
-                    difference = teacher_logits[query, key] - logits[query, key]
-                    teacher_weight = _exp2(teacher_logits[query, key] - teacher_shift)
-                    weight = _exp2(logits[query, key] - shift)
-                    teacher_weights[place, key], weights[place, key] = teacher_weight, weight
-                    crossed[query, key] = teacher_weight * difference
-                    teacher_sum += teacher_weight
-                    student_sum += weight
-                    cross += teacher_weight * difference
-                teacher_sums[place] += teacher_sum
-                student_sums[place] += student_sum
-                crosses[place] += cross
-            else:
-                teacher_weights[place], weights[place], crossed[query] = 0, 0, 0
-        # Left of the diagonal's block they are the earlier rows' too.
-        for key in range(start):
-            teacher_sums[key] += _sum_of_four(teacher_weights, first, key)
-            student_sums[key] += _sum_of_four(weights, first, key)
-            crosses[key] += _sum_of_four(crossed, 0, key)
-    total = num_tokens * np.float64(shift - teacher_shift)
+    crosses = _take_exponentials(of_teacher, of_student)
+    total = num_tokens * np.float64(of_student.shift - of_teacher.shift)
+    teacher_factors, factors = np.zeros_like(of_teacher.sums), np.zeros_like(of_student.sums)
     for token in range(num_tokens):
-        total += np.float64(crosses[token] / teacher_sums[token])
-        total += np.log2(np.float64(student_sums[token])) - np.log2(np.float64(teacher_sums[token]))
-        teacher_sums[token], student_sums[token] = share / teacher_sums[token], share / student_sums[token]
-    sums[index] = total * np.log(2.0)
-    by_rows = np.empty((num_rows, padded), np.float32)
-    for first in range(0, num_tokens, 4):
-        start = first // _BLOCK * _BLOCK
-        stop = min(start + _BLOCK, num_tokens)
-        for query in range(4):
-            place = first + query
-            per_teacher, per_student = teacher_sums[place], student_sums[place]
-            for key in range(stop):
-                of_both = weights[place, key] * (per_student + student_sums[key])
-                logits[query, key] = of_both - teacher_weights[place, key] * (per_teacher + teacher_sums[key])
-            # Inside the diagonal's block both orders of a pair come by, each of which counts both.
-            for key in range(start, stop):
-                logits[query, key] *= np.float32(0.5)
-        _four_rows_of_gradients(logits, first, of_student, columns, by_rows, by_columns, stop)
+        teacher_sum, student_sum = of_teacher.sums[token], of_student.sums[token]
+        total += np.float64(crosses[token] / teacher_sum)
+        total += np.log2(np.float64(student_sum)) - np.log2(np.float64(teacher_sum))
+        teacher_factors[token], factors[token] = layout.map_weight / teacher_sum, layout.map_weight / student_sum
+    results.sums[index] = total * np.log(2.0)
+    by_rows, by_columns = _symmetric_gradients(of_teacher, of_student, teacher_factors, factors)
+    scale = np.float32(1 / np.sqrt(size))
     for token in range(num_tokens):
-        place = positions[row, token]
         for part in range(size):
-            by_student[row, place, head * size + part] = (by_rows[token, part] + by_columns[part, token]) * scale
+            # `by_columns` is made of rows that are scaled already, by log2 e too.
+            gradient = by_rows[token, part] * scale + by_columns[part, token] / _LOG2_E
+            results.by_left[row, positions[token], head * size + part] = gradient
     return True
 
 
 @njit(fastmath=True, inline="always")
-def _laid_out(
-    vectors: Floats,
-    size: int,
-    row: int,
-    head: int,
-    positions: np.ndarray,
-    scale: np.float32,
-    rows: Floats,
-    columns: Floats,
-) -> tuple[np.float32, np.float32]:
-    """Writes a head's vectors as rows, scaled, and as columns; returns the smallest and the largest scaled square."""
-    low, top = np.float32(1e38), np.float32(0)
-    for token in range(columns.shape[1]):
-        place = positions[row, token]
+def _symmetric_map(vectors: Floats, positions: np.ndarray, head: int, head_size: int) -> tuple[_SymmetricMap, np.bool]:
+    """Returns a map whose exponentials are not yet taken, and whether all of them will be within fp32."""
+    scale = _LOG2_E * np.float32(1 / np.sqrt(head_size))
+    rows, columns = _one_head(vectors, vectors, positions, head, head_size, scale)
+    smallest, largest = np.float32(1e38), np.float32(0)
+    for token in range(len(positions)):
         square = np.float32(0)
-        for part in range(size):
-            value = vectors[row, place, head * size + part]
-            rows[token, part], columns[part, token] = value * scale, value
-            square += value * value
-        low, top = min(low, square * scale), max(top, square * scale)
-    return low, top
+        for part in range(head_size):
+            square += rows[token, part] * rows[token, part]
+        # The product has the scale twice, a logit once.
+        smallest, largest = min(smallest, square / scale), max(largest, square / scale)
+    # A row's largest logit is at least that of its own token, and no logit is above the largest of those.
+    shift = max(largest - HEADROOM, np.float32(0))
+    exponentials = np.empty((len(rows), len(positions)), np.float32)
+    sums = np.zeros(len(rows), np.float32)
+    fits: np.bool = smallest - shift >= -HEADROOM
+    return _SymmetricMap(rows, columns, shift, exponentials, sums), fits
+
+
+@njit(fastmath=True, inline="always")
+def _take_exponentials(teacher: _SymmetricMap, student: _SymmetricMap) -> Floats:
+    """Writes the exponentials of both maps and their sums; returns Σ teacher * (log2 teacher - log2 student) by row."""
+    num_tokens = teacher.columns.shape[1]
+    teacher_logits, logits = np.empty((4, num_tokens), np.float32), np.empty((4, num_tokens), np.float32)
+    crossed = np.zeros((4, num_tokens), np.float32)
+    crosses = np.zeros_like(teacher.sums)
+    for first in range(0, num_tokens, 4):
+        start = first // _BLOCK * _BLOCK
+        stop = min(start + _BLOCK, num_tokens)
+        _four_rows_of_logits(teacher.rows, first, teacher.columns, teacher_logits, stop)
+        _four_rows_of_logits(student.rows, first, student.columns, logits, stop)
+        for query in range(4):
+            token = first + query
+            if token < num_tokens:
+                teacher_sum, student_sum, cross = np.float32(0), np.float32(0), np.float32(0)
+                for key in range(stop):
+                    difference = teacher_logits[query, key] - logits[query, key]
+                    of_teacher = _exp2(teacher_logits[query, key] - teacher.shift)
+                    of_student = _exp2(logits[query, key] - student.shift)
+                    teacher.exponentials[token, key], student.exponentials[token, key] = of_teacher, of_student
+                    crossed[query, key] = of_teacher * difference
+                    teacher_sum += of_teacher
+                    student_sum += of_student
+                    cross += of_teacher * difference
+                teacher.sums[token] += teacher_sum
+                student.sums[token] += student_sum
+                crosses[token] += cross
+            else:
+                teacher.exponentials[token], student.exponentials[token], crossed[query] = 0, 0, 0
+        # The exponentials left of the block that the diagonal crosses belong to the earlier rows too.
+        for key in range(start):
+            teacher.sums[key] += _sum_of_four(teacher.exponentials, first, key)
+            student.sums[key] += _sum_of_four(student.exponentials, first, key)
+            crosses[key] += _sum_of_four(crossed, 0, key)
+    return crosses
 
 
 @njit(fastmath=True, inline="always")
@@ -335,43 +356,53 @@ def _sum_of_four(values: Floats, first: int, key: int) -> np.float32:
     return total
 
 
+@njit(fastmath=True, inline="always")
+def _symmetric_gradients(
+    teacher: _SymmetricMap, student: _SymmetricMap, teacher_factors: Floats, factors: Floats
+) -> tuple[Floats, Floats]:
+    """Returns the gradient by the student's vectors in two parts, as rows and as columns, times √head_size.
+
+    Args:
+        teacher: The teacher's map with its exponentials.
+        student: The student's.
+        teacher_factors: What turns a row's exponentials into its weighted softmax: map_weight / sum; 0 in padding.
+        factors: The same for the student's rows.
+    """
+    num_tokens = student.columns.shape[1]
+    slopes = np.empty((4, num_tokens), np.float32)
+    by_rows, by_columns = np.empty_like(student.rows), np.zeros_like(student.columns)
+    for first in range(0, num_tokens, 4):
+        start = first // _BLOCK * _BLOCK
+        stop = min(start + _BLOCK, num_tokens)
+        for query in range(4):
+            token = first + query
+            teacher_factor, factor = teacher_factors[token], factors[token]
+            for key in range(stop):
+                of_student = student.exponentials[token, key] * (factor + factors[key])
+                of_teacher = teacher.exponentials[token, key] * (teacher_factor + teacher_factors[key])
+                slopes[query, key] = of_student - of_teacher
+            # Inside the block that the diagonal crosses both orders of a pair come by, and each counts both.
+            for key in range(start, stop):
+                slopes[query, key] *= np.float32(0.5)
+        _four_rows_of_gradients(slopes, first, student.rows, student.columns, by_rows, by_columns, stop)
+    return by_rows, by_columns
+
+
 @njit(fastmath=True, parallel=True, error_model="numpy")
-def add_maps(
-    teacher_left: Floats,
-    teacher_right: Floats,
-    left: Floats,
-    right: Floats,
-    num_heads: int,
-    share: np.float32,
-    positions: np.ndarray,
-    lengths: np.ndarray,
-    by_left: Floats,
-    by_right: Floats,
-    is_gram: bool,
-    is_symmetric: bool,
-    sums: np.ndarray,
+def compute_maps(
+    teacher: Operands,
+    student: Operands,
+    layout: Layout,
+    results: Results,
+    is_teacher_gram: bool,
+    is_student_gram: bool,
 ) -> None:
-    """Writes the KL sums of all maps, in nats, and their gradients, over zeros; map = row * heads + head."""
-    for index in prange(len(sums)):
-        # A token that is alone attends to itself, whatever the vectors: the divergence and its gradients are 0, which
-        # the loops would give but for rounding.
-        if lengths[index // num_heads] <= 1:
+    """Writes the divergences of all maps and their gradients; a model is `gram` if left and right are the same."""
+    for index in prange(len(results.sums)):
+        # A row of one token attends to itself, whatever its vector: the divergence and its gradients are exactly 0,
+        # where the loops would give a rounding error.
+        if layout.lengths[index // layout.num_heads] <= 1:
             continue
-        if not is_symmetric or not add_gram_map(
-            index, teacher_left, left, num_heads, share, positions, lengths, by_left, sums
-        ):
-            _add_map(
-                index,
-                teacher_left,
-                teacher_right,
-                left,
-                right,
-                num_heads,
-                share,
-                positions,
-                lengths,
-                by_left,
-                by_right,
-                is_gram,
-                sums,
-            )
+        is_symmetric = is_teacher_gram and is_student_gram
+        if not is_symmetric or not compute_symmetric_map(index, teacher.left, student.left, layout, results):
+            _compute_map(index, teacher, student, layout, results, is_student_gram)

@@ -114,7 +114,8 @@ def load_heads(folder: Path, layers: Sequence[int], relations: Collection[Relati
         tensors = load_file(folder / HEADS_FILE)
     except (SafetensorError, FileNotFoundError) as error:
         raise UserError(
-            f"cached targets must be whole, got {folder.parent} ({first_line(error)}); remove it to have it made again"
+            f"cached targets must be complete, got {folder.parent} ({first_line(error)}); "
+            f"remove it to have it built again"
         ) from error
     heads.load_state_dict({name: tensors[name] for name in heads.state_dict()}, assign=True)
     # What a module computes from its configuration, such as angles of rotation, is no part of its state.

@@ -15,7 +15,7 @@ from minilm_core.models.encoders import base_config, build_encoder, load_encoder
 from minilm_core.models.families import encoder_architecture, max_sequence_length
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.student_family import StudentFamily, check_inheritance
-from minilm_core.models.width_slicing import is_table, kept_coordinates, sliced
+from minilm_core.models.width_slicing import is_table, kept_indices, slice_parameter
 
 ROWS_AT_ONCE = 16384
 """Rows of a table that are held in float64."""
@@ -89,23 +89,23 @@ def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequ
     """
     _check_layers(_sizes(student), _sizes(teacher), layers)
     sources = _sources(student, teacher)
-    kept = kept_coordinates(_sizes(student), _sizes(teacher), sources)
+    kept = kept_indices(_sizes(student), _sizes(teacher), sources)
     for name, parameter in student.named_parameters():
         source = sources.get(_of_layer(name, layers))
         # A layer without a norm before its attention may be followed by one that has it (ModernBERT).
         if source is not None:
-            parameter.copy_(sliced(source, name, kept))
+            parameter.copy_(slice_parameter(source, name, kept))
 
 
 @torch.no_grad()
 def slice_embeddings(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Takes over some coordinates of the embeddings, at the scale of drawn ones."""
     sources = _sources(student, teacher)
-    kept = kept_coordinates(_sizes(student), _sizes(teacher), sources)
+    kept = kept_indices(_sizes(student), _sizes(teacher), sources)
     drawn = _spread(student)
     for name, parameter in student.named_parameters():
         if name.startswith(_EMBEDDINGS) and name in sources:
-            parameter.copy_(sliced(sources[name], name, kept))
+            parameter.copy_(slice_parameter(sources[name], name, kept))
     _scale_tables(student, sources, drawn / _spread(student))
 
 

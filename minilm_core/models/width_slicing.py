@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minilm_core.models.architecture import StudentArchitecture
 
-Coordinates = Int[Tensor, " kept"]
+Indices = Int[Tensor, " kept"]
 
 
 class Axis(Enum):
@@ -71,9 +71,9 @@ _MODULES: dict[tuple[Axis, ...], tuple[str, ...]] = {
 _AXES_BY_ENDING = {ending: axes for axes, endings in _MODULES.items() for ending in endings}
 
 
-def kept_coordinates(
+def kept_indices(
     ours: StudentArchitecture, theirs: StudentArchitecture, parameters: Mapping[str, Tensor]
-) -> dict[Axis, Coordinates]:
+) -> dict[Axis, Indices]:
     """Returns which of a teacher's coordinates a student has, by the kind of axis; rows it has all.
 
     Args:
@@ -96,7 +96,7 @@ def kept_coordinates(
     }
 
 
-def sliced(parameter: Tensor, name: str, kept: Mapping[Axis, Coordinates]) -> Tensor:
+def slice_parameter(parameter: Tensor, name: str, kept: Mapping[Axis, Indices]) -> Tensor:
     """Returns the kept coordinates of a teacher's parameter."""
     for dimension, axis in zip(range(parameter.ndim), _axes(name), strict=False):
         if axis in kept:
@@ -115,7 +115,7 @@ def _axes(name: str) -> tuple[Axis, ...]:
     return _AXES_BY_ENDING[max((ending for ending in _AXES_BY_ENDING if module.endswith(ending)), key=len)]
 
 
-def _most_varying(parameters: Mapping[str, Tensor], hidden_size: int, num_kept: int) -> Coordinates:
+def _most_varying(parameters: Mapping[str, Tensor], hidden_size: int, num_kept: int) -> Indices:
     """Returns the hidden coordinates with the largest squared norm weights in sum, in their order."""
     weights = [
         parameter
@@ -127,5 +127,5 @@ def _most_varying(parameters: Mapping[str, Tensor], hidden_size: int, num_kept: 
     return spreads.argsort(descending=True, stable=True)[:num_kept].sort().values
 
 
-def _evenly_spaced(num_coordinates: int, num_kept: int) -> Coordinates:
-    return torch.arange(num_kept) * num_coordinates // num_kept
+def _evenly_spaced(size: int, num_kept: int) -> Indices:
+    return torch.arange(num_kept) * size // num_kept

@@ -60,8 +60,8 @@ def _lines(source: YamlSource, settings: type, error: ValidationError) -> list[s
         key_path, message = _problem(source.content, settings, details)
         # A misspelt key is one mistake, not two: that its right spelling is missing goes without saying.
         if message and not (details["type"] == "missing" and key_path in meant):
-            place = source.place(key_path)
-            lines[f"{place.label}: {message}"] = place.order
+            location = source.location(key_path)
+            lines[f"{location.label}: {message}"] = location.order
     return sorted(lines, key=lambda line: lines[line])
 
 

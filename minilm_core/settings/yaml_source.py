@@ -50,7 +50,7 @@ for _tag, _pattern, _first_characters in _SCALARS:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class Location:
     """Where a value was written."""
 
     label: str
@@ -61,20 +61,20 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class YamlSource:
-    """The settings of one file, as plain types, with the place of each."""
+    """The settings of one file, as plain types, with the location of each."""
 
     content: dict[str, Any]
-    places: Mapping[KeyPath, Place]
+    locations: Mapping[KeyPath, Location]
 
-    def place(self, key_path: KeyPath) -> Place:
+    def location(self, key_path: KeyPath) -> Location:
         """Returns where a key was written; for one that was not, the nearest settings around it."""
-        while key_path not in self.places:
+        while key_path not in self.locations:
             key_path = key_path[:-1]
-        return self.places[key_path]
+        return self.locations[key_path]
 
     def error(self, key_path: KeyPath, message: str) -> UserError:
-        """Returns a one-line error that names the place."""
-        return UserError(f"{self.place(key_path).label}: {message}")
+        """Returns a one-line error that names the location."""
+        return UserError(f"{self.location(key_path).label}: {message}")
 
 
 def read_yaml(path: Path) -> YamlSource:
@@ -87,7 +87,7 @@ def read_yaml(path: Path) -> YamlSource:
     content = reader.document(_read_text(path))
     if not isinstance(content, dict):
         raise UserError(f"{path}:1: must be a mapping of settings, got {shown(content)}")
-    return YamlSource(content=content, places=reader.places)
+    return YamlSource(content=content, locations=reader.locations)
 
 
 def with_overrides(source: YamlSource, overrides: Sequence[str]) -> YamlSource:
@@ -97,20 +97,20 @@ def with_overrides(source: YamlSource, overrides: Sequence[str]) -> YamlSource:
         UserError: if an override is not of that form or leads through something that has no keys.
     """
     content = copy.deepcopy(source.content)
-    places = dict(source.places)
+    locations = dict(source.locations)
     for override in overrides:
-        place = Place(label=f"--set {override}", order=float("inf"))
+        location = Location(label=f"--set {override}", order=float("inf"))
         key, separator, text = override.partition("=")
         if _unusable_character(override):
             raise UserError(f"--set must be one line of plain text, got {override!r}")
         if not separator or not all(key.split(".")):
             raise UserError(f"--set must look like key=value or section.key=value, got {override!r}")
-        value = _read_override(place, text)
-        key_path = _set(content, key, value, place)
+        value = _read_override(location, text)
+        key_path = _set(content, key, value, location)
         # What stood below the key is gone, and its lines with it.
-        places = {old: where for old, where in places.items() if old[: len(key_path)] != key_path}
-        places[key_path] = place
-    return replace(source, content=content, places=places)
+        locations = {old: where for old, where in locations.items() if old[: len(key_path)] != key_path}
+        locations[key_path] = location
+    return replace(source, content=content, locations=locations)
 
 
 def dump_yaml(content: Mapping[str, Any]) -> str:
@@ -137,8 +137,8 @@ def _unusable_character(text: str) -> str | None:
     return next((character for character in text if unicodedata.category(character) in _UNUSABLE_CATEGORIES), None)
 
 
-def _read_override(place: Place, text: str) -> Any:
-    return _Reader(lambda line: place.label).document(text)
+def _read_override(location: Location, text: str) -> Any:
+    return _Reader(lambda line: location.label).document(text)
 
 
 def _read_text(path: Path) -> str:
@@ -154,10 +154,10 @@ def _read_text(path: Path) -> str:
 
 
 class _Reader:
-    """Turns one document into plain types and notes the place of each key."""
+    """Turns one document into plain types and notes the location of each key."""
 
     def __init__(self, label_of: Callable[[int], str]) -> None:
-        self.places: dict[KeyPath, Place] = {(): Place(label=label_of(1), order=1)}
+        self.locations: dict[KeyPath, Location] = {(): Location(label=label_of(1), order=1)}
         self._label_of = label_of
         self._seen: set[int] = set()
 
@@ -179,7 +179,7 @@ class _Reader:
 
     def _note(self, key_path: KeyPath, node: yaml.Node) -> None:
         line = node.start_mark.line + 1
-        self.places[key_path] = Place(label=self._label_of(line), order=line)
+        self.locations[key_path] = Location(label=self._label_of(line), order=line)
 
     def _value(self, loader: _Loader, node: yaml.Node, key_path: KeyPath) -> Any:
         if id(node) in self._seen:
@@ -228,28 +228,28 @@ class _Reader:
         return content
 
 
-def _set(content: dict[str, Any], key: str, value: Any, place: Place) -> KeyPath:
+def _set(content: dict[str, Any], key: str, value: Any, location: Location) -> KeyPath:
     """Sets a dotted key in place and returns its path; settings on the way that are missing are made."""
     parent: Any = content
     key_path: list[str | int] = []
     *sections, last = key.split(".")
     for part in sections:
-        index = _index(parent, part, key_path, place)
+        index = _index(parent, part, key_path, location)
         if isinstance(parent, dict) and parent.get(part) is None:
             parent[part] = {}
         parent = parent[index]
         key_path.append(index)
-    index = _index(parent, last, key_path, place)
+    index = _index(parent, last, key_path, location)
     parent[index] = value
     return (*key_path, index)
 
 
-def _index(parent: Any, part: str, key_path: Sequence[str | int], place: Place) -> str | int:
+def _index(parent: Any, part: str, key_path: Sequence[str | int], location: Location) -> str | int:
     above = ".".join(map(str, key_path))
     if isinstance(parent, dict):
         return part
     if not isinstance(parent, list):
-        raise UserError(f"{place.label}: {above} must be a mapping to have the key {part}, got {shown(parent)}")
+        raise UserError(f"{location.label}: {above} must be a mapping to have the key {part}, got {shown(parent)}")
     if not part.isdecimal() or int(part) >= len(parent):
-        raise UserError(f"{place.label}: {above} must be followed by a number below {len(parent)}, got {part}")
+        raise UserError(f"{location.label}: {above} must be followed by a number below {len(parent)}, got {part}")
     return int(part)

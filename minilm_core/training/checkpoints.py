@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and plain state, each either whole or not there."""
+"""Checkpoints: tensors as safetensors and plain state as JSON; a checkpoint is either complete or absent."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from minilm_core.errors import UserError, first_line
 
 
 def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Writes `root/step-NNNNNNNN` whole, then drops every older one."""
+    """Writes `root/step-NNNNNNNN` atomically, then removes all older checkpoints."""
     folder = root / f"step-{step:08d}"
     with atomic_folder(folder) as scratch:
         on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
@@ -26,7 +26,7 @@ def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensor], state: di
 
 
 def load_checkpoint(root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Reads the latest whole checkpoint under `root`, its tensors on the CPU; None where there is none.
+    """Reads the latest complete checkpoint under `root`, with its tensors on the CPU; None if there is none.
 
     Raises:
         UserError: if its files were damaged after they were written.
@@ -40,10 +40,11 @@ def load_checkpoint(root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
         return load_file(folder / "tensors.safetensors"), state
     except (SafetensorError, ValueError, FileNotFoundError) as error:
         raise UserError(
-            f"a checkpoint must be whole, got {folder} ({first_line(error)}); remove it to begin anew"
+            f"a checkpoint must be complete, got a damaged one in {folder} ({first_line(error)}); "
+            f"remove it to start again"
         ) from error
 
 
 def latest_checkpoint(root: Path) -> str | None:
-    """Returns the name of the latest whole checkpoint's folder under `root`; None where there is none."""
+    """Returns the folder name of the latest complete checkpoint under `root`; None if there is none."""
     return max((folder.name for folder in root.glob("step-*") if not is_scratch(folder)), default=None)

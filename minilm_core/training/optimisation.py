@@ -1,4 +1,4 @@
-"""One optimiser step, the same for distillation and fine-tuning: AdamW, warm-up and linear decay, clipped gradients."""
+"""The optimiser step of distillation and fine-tuning: AdamW, warm-up, linear decay and gradient clipping."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,22 +19,22 @@ from minilm_core.training.devices import resolve_precision
 OptimiserSettings = DistillationSchedule | FinetuningSchedule
 
 SMALLEST_LOSS_SCALE = 1.0
-"""A gradient that overflows fp16 when the loss is not even scaled up does so for another reason than the scale."""
+"""The lowest loss scale: a gradient that overflows fp16 even without scaling is not finite for another reason."""
 
 
 class MicroBatch(NamedTuple):
-    """A part of a worker's share of a batch: what goes through a model at once."""
+    """A part of one rank's rows of a batch: the rows that go through a model at once."""
 
     rows: Int[np.ndarray, " rows"]
     number: int
-    """Of the micro-batches of the step, from 0."""
+    """Its index among the micro-batches of the step, from 0."""
     weight: float
-    """Its share of the rows: the mean over all is the sum of weighted means."""
+    """Its fraction of the rows: the mean over all rows is the weighted sum of the means of the micro-batches."""
     is_last: bool
 
 
 def micro_batches(rows: Int[np.ndarray, " rows"], size: int | None) -> Iterator[MicroBatch]:
-    """Cuts rows into micro-batches of `size`; the last one may be smaller."""
+    """Splits the rows of one rank into micro-batches of `size` rows; the last may be smaller. None: all at once."""
     step = size or len(rows)
     for number, start in enumerate(range(0, len(rows), step)):
         part = rows[start : start + step]
@@ -43,7 +43,7 @@ def micro_batches(rows: Int[np.ndarray, " rows"], size: int | None) -> Iterator[
 
 @dataclass(kw_only=True, slots=True)
 class TrainingState:
-    """A module, its optimiser and how far they have come: what a checkpoint holds.
+    """A module, its optimiser and their progress: everything that a checkpoint stores.
 
     A step is one or more calls of `add_gradient`, then one of `take_step`.
     """
@@ -52,38 +52,38 @@ class TrainingState:
     """The module, inside its data-parallel wrapper if it has one."""
     optimiser: torch.optim.AdamW
     scaler: torch.amp.GradScaler
-    """Multiplies the loss so that fp16 can hold its small gradients; does nothing in another precision."""
+    """Scales the loss so that fp16 can represent small gradients; does nothing in another precision."""
     settings: OptimiserSettings
     peak_learning_rate: float
     num_steps: int
     seed: int
-    """Of the data's order and of dropout."""
+    """The seed of the data order and of dropout."""
     step: int = 0
-    """Steps taken, those skipped included."""
+    """Steps taken, including skipped ones."""
     num_skipped_steps: int = 0
-    """Steps of fp16 whose scaled gradient overflowed: they changed no parameter and halved the scale."""
+    """Steps in fp16 whose scaled gradient overflowed: they changed no parameter and halved the loss scale."""
     _loss: Tensor | None = None
-    """Of the micro-batches of the coming step so far."""
+    """The loss of the next step, summed over its micro-batches so far."""
 
     @property
     def module(self) -> nn.Module:
-        """The module itself, whose parameters a data-parallel wrapper shares."""
+        """The module without its data-parallel wrapper."""
         return unwrapped(self.wrapped)
 
     @property
     def learning_rate(self) -> float:
-        """Of the coming step."""
+        """The learning rate of the next step."""
         return self.peak_learning_rate * learning_rate_factor(self.step, self.num_steps, self.settings.warmup_fraction)
 
     def add_gradient(
         self, loss_of: Callable[[nn.Module], Tensor], *, weight: float = 1.0, is_last: bool = True
     ) -> None:
-        """Adds the gradient of a micro-batch's loss to that of the coming step.
+        """Adds the gradient of a micro-batch's loss to the gradient of the next step.
 
         Args:
-            loss_of: Given the module, wrapped, it returns the loss.
-            weight: What the loss counts in the step's.
-            is_last: Whether it is the step's last: only then do workers exchange their gradients.
+            loss_of: Returns the loss, given the module in its wrapper.
+            weight: The weight of this loss in the step's loss.
+            is_last: Whether this is the step's last micro-batch; only then do ranks exchange their gradients.
         """
         with nullcontext() if is_last else _without_exchange(self.wrapped):
             loss = weight * loss_of(self.wrapped)
@@ -91,20 +91,21 @@ class TrainingState:
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
     def take_step(self) -> float:
-        """Follows the gradient gathered so far once, unless fp16 could not hold it, and returns its loss.
+        """Takes one optimiser step with the gradient accumulated so far, and returns the step's loss.
 
-        The loss is that of all workers' shares together, and so all of them go on or all of them stop.
+        The loss is averaged over all ranks, so that either all of them go on or all of them stop. In fp16 a step whose
+        scaled gradient overflowed is skipped.
 
         Raises:
-            NonFiniteLossError: if the loss or its gradient is infinite or NaN, in fp16 with any scale; the parameters
-                are then untouched.
+            NonFiniteLossError: if the loss is infinite or NaN, or the gradient is and no smaller loss scale can help;
+                the parameters are then untouched.
         """
         assert self._loss is not None, "a step follows a gradient"
-        mean_loss = _averaged_over_workers(self._loss.float(), self.wrapped)
+        mean_loss = _averaged_over_ranks(self._loss.float(), self.wrapped)
         self.scaler.unscale_(self.optimiser)
         with_gradient = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
         total_norm = nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
-        # Both at once: here a GPU's step waits for its numbers, and nowhere else.
+        # Both numbers are fetched at once: this is the only place where a step waits for a GPU.
         loss, norm = map(float, torch.stack([mean_loss, total_norm.float()]).tolist())
         self._loss = None
         if math.isfinite(loss) and math.isfinite(norm):
@@ -114,22 +115,30 @@ class TrainingState:
                 group["lr"] = self.learning_rate
             self.scaler.step(self.optimiser)
             self.scaler.update()
-        elif not self.scaler.is_enabled() or math.isfinite(norm) or self.scaler.get_scale() <= SMALLEST_LOSS_SCALE:
+        elif self.scaler.is_enabled() and not math.isfinite(norm) and self.scaler.get_scale() > SMALLEST_LOSS_SCALE:
+            self._skip_step()
+        else:
             # A smaller scale helps a gradient that overflowed, but no loss.
             raise NonFiniteLossError(
                 f"the loss and the gradient must be finite, got loss {loss} in step {self.step + 1}"
             )
-        else:
-            self.num_skipped_steps += 1
-            self.scaler.update(self.scaler.get_scale() * self.scaler.get_backoff_factor())
-            # Steps before this one do not count towards a larger scale.
-            self.scaler.load_state_dict({**self.scaler.state_dict(), "_growth_tracker": 0})
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         return loss
 
+    def _skip_step(self) -> None:
+        """Leaves the parameters as they are and lowers the loss scale.
+
+        The optimiser is not called: the fused AdamW would create moments, even in a step that the scaler skips. A new
+        scaler also restarts the count of the steps after which the scale grows again.
+        """
+        scale = self.scaler.get_scale() * self.scaler.get_backoff_factor()
+        device = next(self.module.parameters()).device
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=scale)
+        self.num_skipped_steps += 1
+
     def tensors(self) -> dict[str, Tensor]:
-        """Returns parameters and optimiser moments by name."""
+        """Returns the parameters and the optimiser's moments by name."""
         named = {f"module.{name}": parameter.data for name, parameter in self.module.named_parameters()}
         for name, parameter in self.module.named_parameters():
             for key, value in self.optimiser.state.get(parameter, {}).items():
@@ -137,7 +146,7 @@ class TrainingState:
         return named
 
     def plain(self) -> dict[str, Any]:
-        """Returns the rest of what a checkpoint holds, as JSON's types."""
+        """Returns the rest of a checkpoint's content as JSON types."""
         return {
             "run": self._run,
             "step": self.step,
@@ -147,7 +156,7 @@ class TrainingState:
 
     @property
     def _run(self) -> dict[str, float]:
-        """What the steps to come depend on beside the module: other values are another training."""
+        """The settings that a checkpoint must share with the run that resumes it."""
         return {
             "num_steps": self.num_steps,
             "batch_size": self.settings.batch_size,
@@ -156,24 +165,22 @@ class TrainingState:
         }
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Takes up what `tensors` and `plain` of a checkpoint hold.
+        """Restores parameters, optimiser moments and counters from what `tensors` and `plain` returned.
 
         Raises:
-            UserError: if they are of another training or another module; nothing is changed then.
+            UserError: if they come from a run with other settings or another module; nothing is changed then.
         """
         run = plain.get("run", {})
         for name, ours in self._run.items():
             if run.get(name) != ours:
-                raise UserError(
-                    f"a checkpoint must be of the training that resumes it, with {name} {ours}, got {run.get(name)}"
-                )
+                raise UserError(f"the checkpoint was saved with {name} {run.get(name)}, this run has {ours}")
         sizes = {f"module.{name}": parameter.shape for name, parameter in self.module.named_parameters()}
         found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("module.")}
         for name in sorted(sizes.keys() | found.keys()):
             if sizes.get(name) != found.get(name):
                 raise UserError(
-                    f"a checkpoint must hold the module that resumes it, where {name.removeprefix('module.')} is "
-                    f"{_shape(sizes.get(name))}, got {_shape(found.get(name))}"
+                    f"the checkpoint was saved with a model whose {name.removeprefix('module.')} is "
+                    f"{_shape(found.get(name))}, this run's is {_shape(sizes.get(name))}"
                 )
         self.step = plain["step"]
         self.num_skipped_steps = plain["num_skipped_steps"]
@@ -184,7 +191,7 @@ class TrainingState:
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 value = tensors.get(f"optimiser.{key}.{name}")
                 if value is not None:
-                    # The fused AdamW keeps its step counter beside the moments, on the parameter's device.
+                    # The fused AdamW keeps its step counter on the parameter's device, like the moments.
                     self.optimiser.state[parameter][key] = value.to(parameter.device, copy=True)
 
 
@@ -195,13 +202,13 @@ def _shape(shape: torch.Size | None) -> str:
 def begin_training(
     module: nn.Module, settings: OptimiserSettings, *, learning_rate: float, num_steps: int, seed: int
 ) -> TrainingState:
-    """Sets up AdamW for a module, which may be wrapped for data parallelism; biases and LayerNorms are not decayed."""
+    """Sets up AdamW for a module that may be wrapped for data parallelism; biases and norms have no weight decay."""
     parameters = list(unwrapped(module).parameters())
     device = parameters[0].device
     decayed = [p for p in parameters if p.ndim > 1]
-    spared = [p for p in parameters if p.ndim <= 1]
+    not_decayed = [p for p in parameters if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": spared, "weight_decay": 0.0}],
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": not_decayed, "weight_decay": 0.0}],
         lr=learning_rate,
         betas=settings.adam_betas,
         fused=True,
@@ -220,18 +227,18 @@ def begin_training(
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Returns the module inside a data-parallel wrapper, whose parameters it shares, or the module itself."""
+    """Returns the module inside a data-parallel wrapper, or the module itself if it has no wrapper."""
     return module.module if isinstance(module, DistributedDataParallel) else module
 
 
 def seed_step(seed: int, step: int, rank: int, micro_batch: int = 0) -> None:
-    """Makes the coming dropout a function of seed, step, rank and micro-batch: a resumed run repeats it exactly."""
-    # torch's generator on the CPU reads 32 bits of a seed: they must depend on all of the four.
+    """Makes the dropout of a micro-batch a function of the four arguments, so that a resumed run repeats it exactly."""
+    # torch's CPU generator reads only 32 bits of a seed, so all four are mixed into 32 bits.
     (mixed,) = np.random.SeedSequence([seed, step, rank, micro_batch]).generate_state(1)
     torch.manual_seed(int(mixed))
 
 
-def _averaged_over_workers(loss: Tensor, module: nn.Module) -> Tensor:
+def _averaged_over_ranks(loss: Tensor, module: nn.Module) -> Tensor:
     if isinstance(module, DistributedDataParallel):
         torch.distributed.all_reduce(loss, group=module.process_group)
         loss /= torch.distributed.get_world_size(module.process_group)

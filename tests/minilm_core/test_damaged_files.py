@@ -1,4 +1,4 @@
-"""Tests of files that are damaged or not what they should be: each is refused in one line, none taken as it is."""
+"""Tests that damaged and mismatching files are refused with a one-line error."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def test_weights_of_other_sizes_are_refused(teacher: Path) -> None:
         load_encoder(teacher)
 
 
-def test_layers_that_the_weights_lack_are_refused_and_not_drawn(teacher: Path) -> None:
+def test_weights_without_some_layers_are_refused_and_not_drawn_at_random(teacher: Path) -> None:
     with_config(teacher, num_hidden_layers=9)
     with pytest.raises(
         UserError, match=r"^weights must hold every parameter of config\.json's layers, got .* without "
@@ -98,7 +98,9 @@ def test_a_damaged_manifest_is_refused(cached: Path) -> None:
 @pytest.mark.parametrize("damage", [cut_short, Path.unlink])
 def test_damaged_heads_are_refused(cached: Path, damage: Callable[[Path], None]) -> None:
     damage(cached / "heads" / "heads.safetensors")
-    with pytest.raises(UserError, match=r"cached targets must be whole, got .*targets \(.*\); remove it to have it"):
+    with pytest.raises(
+        UserError, match=r"cached targets must be complete, got .*targets \(.*\); remove it to have it built again"
+    ):
         load_heads(cached / "heads", [3], tuple(Relation))
 
 
@@ -122,14 +124,14 @@ def test_a_damaged_manifest_of_a_corpus_is_refused(packed: Path) -> None:
         PackedCorpus.load(packed)
 
 
-def test_json_nested_beyond_all_measure_is_refused(tmp_path: Path, teacher_folder: Path) -> None:
+def test_json_nested_too_deeply_is_refused(tmp_path: Path, teacher_folder: Path) -> None:
     (tmp_path / "deep.jsonl").write_text("[" * 200_000 + "]" * 200_000 + "\n")
     settings = CorpusSettings(sources=(CorpusSource(path="deep.jsonl"),))
     with pytest.raises(UserError, match="every line must be a JSON object, got line 1 of "):
         pack(settings, tmp_path, teacher_folder, tmp_path / "cache")
 
 
-def test_weights_of_which_one_is_next_to_nothing_are_refused() -> None:
+def test_a_source_weight_of_almost_zero_is_refused() -> None:
     sources = tuple(CorpusSource(path=name, weight=weight) for name, weight in (("a.txt", 1e308), ("b.txt", 1.0)))
     with pytest.raises(UserError, match=r"weight must be more than a billionth of all weights, got 1e\+308, 1"):
         CorpusSettings(sources=sources)
@@ -140,5 +142,8 @@ def test_weights_of_which_one_is_next_to_nothing_are_refused() -> None:
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, name: str, damage: Callable[[Path], None]) -> None:
     save_checkpoint(tmp_path, 7, {"weight": torch.ones(200)}, {"step": 7, "name": "x" * 200})
     damage(tmp_path / "step-00000007" / name)
-    with pytest.raises(UserError, match=r"^a checkpoint must be whole, got .*step-00000007 \(.*; remove it to begin"):
+    with pytest.raises(
+        UserError,
+        match=r"^a checkpoint must be complete, got a damaged one in .*step-00000007 \(.*; remove it to start again",
+    ):
         load_checkpoint(tmp_path)

@@ -22,7 +22,7 @@ def packed(tmp_path: Path, teacher_folder: Path) -> PackedCorpus:
 
 
 def test_a_folder_that_is_no_packed_corpus_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a packed corpus must hold manifest.json, got"):
+    with pytest.raises(UserError, match=r"a packed corpus must contain manifest.json, got"):
         PackedCorpus.load(tmp_path)
 
 
@@ -36,7 +36,9 @@ def test_a_corpus_cut_short_is_refused(packed: PackedCorpus) -> None:
 def test_a_corpus_of_another_format_is_refused(packed: PackedCorpus) -> None:
     manifest = json.loads((packed.folder / "manifest.json").read_text())
     (packed.folder / "manifest.json").write_text(json.dumps({**manifest, "format_version": 1}))
-    with pytest.raises(UserError, match="a packed corpus must have format 2, got 1"):
+    with pytest.raises(
+        UserError, match=r"a packed corpus must have format 2, got 1 in .*; remove it to have it packed again"
+    ):
         PackedCorpus.load(packed.folder)
 
 
@@ -57,7 +59,7 @@ def test_held_out_rows_are_spread_evenly(packed: PackedCorpus) -> None:
         ({"sources": ()}, "a corpus must have at least 1 source, got 0"),
         ({"sequence_length": 7}, "sequence_length must be at least 8, got 7"),
         ({"held_out_sequences": 0}, "held_out_sequences must be at least 1, got 0"),
-        ({"max_tokens": 8319}, "which is 8320 tokens, got 8319"),
+        ({"max_tokens": 8319}, "at least 8320 tokens, one row more than held_out_sequences, got 8319"),
     ],
 )
 def test_impossible_corpus_settings_are_refused(change: dict[str, object], message: str) -> None:
@@ -66,28 +68,28 @@ def test_impossible_corpus_settings_are_refused(change: dict[str, object], messa
         CorpusSettings(**settings)  # type: ignore[arg-type]  # a dictionary of mixed types, on purpose
 
 
-def test_shares_are_the_parts_of_the_weights() -> None:
+def test_token_fractions_are_the_weights_over_their_sum() -> None:
     sources = (CorpusSource(path="a.txt", weight=1.5), CorpusSource(path="b.txt", weight=0.5))
-    assert CorpusSettings(sources=sources).shares == (0.75, 0.25)
+    assert CorpusSettings(sources=sources).token_fractions == (0.75, 0.25)
 
 
 @st.composite
 def orders(draw: st.DrawFn) -> tuple[int, int, int, int]:
-    num_workers = draw(st.integers(1, 4))
-    return draw(st.integers(1, 40)), num_workers * draw(st.integers(1, 12)), num_workers, draw(st.integers(0, 5))
+    world_size = draw(st.integers(1, 4))
+    return draw(st.integers(1, 40)), world_size * draw(st.integers(1, 12)), world_size, draw(st.integers(0, 5))
 
 
-def order(num_rows: int, batch_size: int, seed: int, rank: int = 0, num_workers: int = 1) -> BatchOrder:
+def order(num_rows: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchOrder:
     rows = 1000 + 3 * np.arange(num_rows)
-    return BatchOrder(row_indices=rows, batch_size=batch_size, seed=seed, rank=rank, num_workers=num_workers)
+    return BatchOrder(row_indices=rows, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
 
 
 @given(sizes=orders(), step=st.integers(0, 50))
 def test_the_workers_parts_joined_are_the_batch_of_one_worker(sizes: tuple[int, int, int, int], step: int) -> None:
-    num_rows, batch_size, num_workers, seed = sizes
-    parts = [order(num_rows, batch_size, seed, rank, num_workers).rows_of_step(step) for rank in range(num_workers)]
+    num_rows, batch_size, world_size, seed = sizes
+    parts = [order(num_rows, batch_size, seed, rank, world_size).rows_of_step(step) for rank in range(world_size)]
     assert np.concatenate(parts).tolist() == order(num_rows, batch_size, seed).rows_of_step(step).tolist()
-    assert {len(part) for part in parts} == {batch_size // num_workers}
+    assert {len(part) for part in parts} == {batch_size // world_size}
 
 
 @given(sizes=orders(), num_epochs=st.integers(1, 4))
@@ -100,23 +102,21 @@ def test_every_epoch_has_every_row_once(sizes: tuple[int, int, int, int], num_ep
         assert sorted(rows.tolist()) == (1000 + 3 * np.arange(num_rows)).tolist()
 
 
-@given(num_rows=st.integers(1, 40), share=st.integers(1, 6), stop=st.integers(0, 20), seed=st.integers(0, 5))
-def test_half_the_workers_go_on_with_the_batches_that_all_would_have_read(
-    num_rows: int, share: int, stop: int, seed: int
-) -> None:
-    def batches(num_workers: int, steps: range) -> list[list[int]]:
-        workers = [order(num_rows, 4 * share, seed, rank, num_workers) for rank in range(num_workers)]
-        return [np.concatenate([worker.rows_of_step(step) for worker in workers]).tolist() for step in steps]
+@given(num_rows=st.integers(1, 40), rank_size=st.integers(1, 6), stop=st.integers(0, 20), seed=st.integers(0, 5))
+def test_fewer_ranks_resume_with_the_same_batches(num_rows: int, rank_size: int, stop: int, seed: int) -> None:
+    def batches(world_size: int, steps: range) -> list[list[int]]:
+        ranks = [order(num_rows, 4 * rank_size, seed, rank, world_size) for rank in range(world_size)]
+        return [np.concatenate([each.rows_of_step(step) for each in ranks]).tolist() for step in steps]
 
     assert batches(4, range(stop)) + batches(2, range(stop, 21)) == batches(1, range(21))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
-def test_workers_together_read_every_token_once_an_epoch(packed: PackedCorpus, num_workers: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_all_ranks_together_read_every_token_once_per_epoch(packed: PackedCorpus, world_size: int) -> None:
     rows, batch_size, num_epochs = packed.training_rows, 12, 3
     orders = [
-        BatchOrder(row_indices=rows, batch_size=batch_size, seed=1, rank=rank, num_workers=num_workers)
-        for rank in range(num_workers)
+        BatchOrder(row_indices=rows, batch_size=batch_size, seed=1, rank=rank, world_size=world_size)
+        for rank in range(world_size)
     ]
     num_steps = -(-num_epochs * len(rows) // batch_size)
     read = np.concatenate([order.rows_of_step(step) for step in range(num_steps) for order in orders])
@@ -141,9 +141,9 @@ def test_epochs_and_seeds_differ() -> None:
     assert epochs[0] != other
 
 
-def test_a_batch_that_workers_cannot_share_is_refused() -> None:
-    with pytest.raises(UserError, match="batch_size must be a multiple of the number of workers, got 10 and 4"):
-        order(50, 10, seed=0, num_workers=4)
+def test_a_batch_size_that_the_world_size_does_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match="batch_size must be a multiple of world_size, got 10 and 4"):
+        order(50, 10, seed=0, world_size=4)
 
 
 def test_an_order_of_no_rows_is_refused() -> None:

@@ -109,10 +109,10 @@ def test_bf16_is_resumed_bit_for_bit(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 1}, "with seed 1, got 0"),
-        ({"learning_rate": 0.5}, f"with learning_rate 0.5, got {LEARNING_RATE}"),
-        ({"schedule": replace(SCHEDULE, num_steps=99)}, f"with num_steps 99, got {SCHEDULE.num_steps}"),
-        ({"schedule": replace(SCHEDULE, batch_size=2)}, f"with batch_size 2, got {SCHEDULE.batch_size}"),
+        ({"seed": 1}, "seed 0, this run has 1"),
+        ({"learning_rate": 0.5}, f"learning_rate {LEARNING_RATE}, this run has 0.5"),
+        ({"schedule": replace(SCHEDULE, num_steps=99)}, f"num_steps {SCHEDULE.num_steps}, this run has 99"),
+        ({"schedule": replace(SCHEDULE, batch_size=2)}, f"batch_size {SCHEDULE.batch_size}, this run has 2"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(
@@ -124,17 +124,15 @@ def test_a_checkpoint_of_another_training_is_refused(
     message: str,
 ) -> None:
     whole.progress[-1].save_checkpoint(tmp_path)
-    with pytest.raises(
-        UserError, match=f"^a checkpoint must be of the training that resumes it, {message}; remove .* to start again$"
-    ):
+    with pytest.raises(UserError, match=f"^the checkpoint was saved with {message}; remove .* to start again$"):
         first_step(new_student(teacher_config), distillation_data, resume_from=tmp_path, **change)
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"hidden_size": 8}, r"heads\.2\.vectors\.key\.bias is 8, got 16"),
-        ({"num_layers": 3}, r"heads\.2\.vectors\.key\.bias is absent, got 16"),
+        ({"hidden_size": 8}, r"heads\.2\.vectors\.key\.bias is 16, this run's is 8"),
+        ({"num_layers": 3}, r"heads\.2\.vectors\.key\.bias is 16, this run's is absent"),
     ],
 )
 def test_a_checkpoint_of_another_student_is_refused(
@@ -150,7 +148,7 @@ def test_a_checkpoint_of_another_student_is_refused(
     before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     with pytest.raises(
         UserError,
-        match=f"^a checkpoint must hold the module that resumes it, where {message}; remove .* to start again$",
+        match=f"^the checkpoint was saved with a model whose {message}; remove .* to start again$",
     ):
         first_step(student, distillation_data, resume_from=tmp_path)
     assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
@@ -164,5 +162,6 @@ def test_a_checkpoint_without_the_settings_of_its_training_is_refused(
     content = json.loads(state.read_text(encoding="utf-8"))
     del content["run"]
     state.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"with num_steps {SCHEDULE.num_steps}, got None; remove {tmp_path} to start"):
+    message = f"saved with num_steps None, this run has {SCHEDULE.num_steps}; remove {tmp_path} to start again$"
+    with pytest.raises(UserError, match=message):
         first_step(new_student(teacher_config), distillation_data, resume_from=tmp_path)

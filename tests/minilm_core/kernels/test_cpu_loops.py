@@ -1,4 +1,4 @@
-"""Tests of the loops over half of a symmetric map: where they may be used, and that it makes no difference."""
+"""Tests of the loops over symmetric maps: which maps they refuse, and that they give what the other loops give."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from minilm_core.kernels.blockwise import Side, blockwise_kl
 from minilm_core.kernels.cpu import looped_kl
-from minilm_core.kernels.cpu_loops import MOST_TOKENS, add_gram_map
+from minilm_core.kernels.cpu_loops import MOST_TOKENS, Layout, Results, compute_symmetric_map
 
 
 def random_vectors(seq: int, width: int, seed: int) -> Tensor:
@@ -21,15 +21,14 @@ def with_one_long(vectors: Tensor, length: float) -> Tensor:
 
 
 def is_taken(teacher: Tensor, student: Tensor) -> bool:
-    """Returns whether the loops take the only map of the vectors."""
+    """Returns whether the loops over symmetric maps compute the only map of these vectors."""
     seq = teacher.shape[1]
     positions, lengths = np.arange(seq, dtype=np.uint64)[None], np.array([seq])
-    by_student, sums = np.zeros(student.shape, np.float32), np.zeros(1)
-    taken: bool = add_gram_map(
-        0, teacher.numpy(), student.numpy(), 1, np.float32(1), positions, lengths, by_student, sums
-    )
-    # All or nothing.
-    assert bool(by_student.any()) is taken
+    gradient, sums = np.zeros(student.shape, np.float32), np.zeros(1)
+    layout, results = Layout(positions, lengths, 1, np.float32(1)), Results(sums, gradient, gradient)
+    taken: bool = compute_symmetric_map(0, teacher.numpy(), student.numpy(), layout, results)
+    # A map that is refused must leave the results untouched for the loops that take it over.
+    assert bool(gradient.any()) is taken
     assert bool(sums.any()) is taken
     return taken
 
@@ -52,9 +51,9 @@ SHORT, OTHER = random_vectors(37, 4, 0), random_vectors(37, 4, 1)
     ("teacher", "student", "expected", "tolerance"),
     [
         (SHORT, OTHER, True, 3e-6),
-        # Far above what fp32 can hold the exponential of, but all rows alike: one shift serves.
+        # The exponentials of these logits overflow fp32, but one shift brings all rows within range.
         (SHORT / 2 + 9, OTHER / 2 + 8, True, 1e-4),
-        # Rows whose largest logits no shift brings together.
+        # No single shift brings the largest logits of all rows within range.
         (with_one_long(SHORT, 30), OTHER, False, 1e-5),
         (SHORT, with_one_long(OTHER, 30), False, 1e-5),
         (random_vectors(MOST_TOKENS, 4, 2), random_vectors(MOST_TOKENS, 8, 3), True, 1e-5),

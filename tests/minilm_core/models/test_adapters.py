@@ -127,8 +127,10 @@ def test_a_position_bias_counts_in_the_attention_relation_alone(family: str) -> 
 def test_a_row_within_the_window_of_a_local_layer_has_no_bias() -> None:
     head = adapter_of(encoder := build("modernbert")).head(encoder, 2, [Relation.ATTENTION])
     states = torch.randn(1, 12, 24)
-    assert head(states[:, : encoder.config.sliding_window + 1])[Relation.ATTENTION].bias is None
-    assert head(states)[Relation.ATTENTION].bias is not None
+    window = encoder.config.sliding_window
+    assert head(states[:, : window + 1])[Relation.ATTENTION].bias is None
+    of_first_query = head(states)[Relation.ATTENTION].bias[0, 0, 0]
+    assert of_first_query.tolist() == [0.0] * (window + 1) + [torch.finfo(torch.float32).min] * (11 - window)
 
 
 @pytest.mark.parametrize("relation", ALL)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from minilm_core.errors import UserError
 from minilm_core.models.adapters import adapter_of
@@ -18,7 +19,7 @@ from minilm_core.models.families import (
     max_sequence_length,
     student_settings,
 )
-from minilm_core.settings.schedules import METHOD_RELATIONS, LayerPairs, Method
+from minilm_core.settings.schedules import METHOD_RELATIONS, LayerPairs, Method, Relation
 from tests.minilm_core.encoder_families import CONFIGS, build
 
 BASE = {
@@ -87,7 +88,9 @@ MODERNBERT = PUBLISHED["ModernBERT-base"]
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_every_family_that_works_has_an_adapter(model_type: str) -> None:
     name = next(name for name, config in CONFIGS.items() if config.model_type == model_type)
-    assert adapter_of(build(name)) is not None
+    encoder = build(name)
+    head = adapter_of(encoder).head(encoder, 1, [Relation.QUERY])
+    assert head(torch.randn(2, 3, 24))[Relation.QUERY].left.shape == (2, 3, 24)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tests of reading YAML with the place of each value."""
+"""Tests of reading YAML with the location of each value."""
 
 import pytest
 from hypothesis import given
@@ -42,13 +42,13 @@ def test_scalars_are_those_of_yaml_1_2(read, text, value):
 
 def test_every_key_knows_its_line(read):
     source = read("a: 1\nb:\n  - x\n  - c: 2\n    d: 3\n")
-    assert source.place(("b",)).label.endswith("a.yaml:2")
-    assert source.place(("b", 0)).label.endswith("a.yaml:3")
-    assert source.place(("b", 1, "d")).label.endswith("a.yaml:5")
+    assert source.location(("b",)).label.endswith("a.yaml:2")
+    assert source.location(("b", 0)).label.endswith("a.yaml:3")
+    assert source.location(("b", 1, "d")).label.endswith("a.yaml:5")
 
 
 def test_a_key_that_is_not_there_is_placed_at_the_settings_around_it(read):
-    assert read("a: 1\nb:\n  c: 2\n").place(("b", "x", "y")).label.endswith("a.yaml:2")
+    assert read("a: 1\nb:\n  c: 2\n").location(("b", "x", "y")).label.endswith("a.yaml:2")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_overrides_are_read_as_yaml_and_leave_the_file_alone(read):
 
 def test_an_override_is_the_place_of_what_it_sets(read):
     changed = with_overrides(read("a:\n  b: 1\n"), ["a={b: 2}"])
-    assert changed.place(("a", "b")).label == "--set a={b: 2}"
+    assert changed.location(("a", "b")).label == "--set a={b: 2}"
 
 
 @pytest.mark.parametrize("override", ["a=\udcff", "a\udcff=1", "a=1\nb", "\0"])

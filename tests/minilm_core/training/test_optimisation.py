@@ -159,6 +159,15 @@ def test_a_skipped_step_leaves_no_gradient_and_no_moments() -> None:
     assert not any(".exp_avg" in name for name in state.tensors())
 
 
+def test_steps_before_a_skipped_one_do_not_count_towards_a_larger_scale() -> None:
+    state = make_state(make_module(), **FP16)
+    train(state, 3)
+    assert state.scaler.state_dict()["_growth_tracker"] == 3
+    follow(state, steep(state.module))
+    assert state.scaler.state_dict()["_growth_tracker"] == 0
+    assert state.scaler.get_scale() == 2.0**15
+
+
 @pytest.mark.parametrize("factor", [float("nan"), 1e30], ids=["nan", "too long for its norm"])
 def test_a_gradient_that_no_scale_makes_finite_is_refused(factor: float) -> None:
     module = make_module()

@@ -31,6 +31,14 @@ QUICK = (
 )
 
 
+BERT_STUDENTS = (
+    "student_family=bert",
+    "space={num_layers: [1, 2], hidden_sizes: [96], head_sizes: [32],"
+    " distillation_learning_rate: [1e-3], finetuning_learning_rate: [1e-3]}",
+)
+"""Students of BERT with random weights, because they can take no layers from a teacher of another family."""
+
+
 def encoders_of(config: SearchConfig, teacher_json: Mapping[str, Any]) -> tuple[TimedEncoders, ...]:
     return encoders_to_time(resolve_study(config, StudyPaths(root=config.study_folder), teacher_json))
 
@@ -52,7 +60,7 @@ def test_a_teacher_of_its_students_family_is_timed_among_them():
 
 
 def test_a_teacher_of_another_family_is_timed_as_what_it_is():
-    students, teacher = asked(MPNET, "student_family=bert")
+    students, teacher = asked(MPNET, *BERT_STUDENTS)
     assert (students.base["model_type"], teacher.base["model_type"]) == ("bert", "mpnet")
     assert teacher.architectures == (encoder_architecture(MPNET),)
     assert encoder_architecture(MPNET) not in students.architectures
@@ -75,11 +83,8 @@ def test_encoders_whose_calls_do_not_cost_the_same_have_tables_of_their_own():
 
 
 def test_bert_students_share_the_table_of_a_study_of_bert_with_their_activation():
-    config = config_with("student_family=bert")
-    (students, _), (of_bert,) = (
-        encoders_of(config, MPNET),
-        encoders_of(config, BERT),
-    )
+    config = config_with(*BERT_STUDENTS)
+    (students, _), (of_bert,) = encoders_of(config, MPNET), encoders_of(config, BERT)
     assert students.file(config) == of_bert.file(config)
 
 
