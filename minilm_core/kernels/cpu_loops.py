@@ -79,9 +79,9 @@ class _SymmetricMap(NamedTuple):
 
 @njit(fastmath=True, inline="always")
 def _exp2(exponent: np.float32) -> np.float32:
-    """Returns 2 to the power of a number below 127; of one below -126 what it is of -126, all but 0."""
+    """Returns 2 to the power of a number below 127; exponents below -126 are taken as -126."""
     exponent = max(exponent, np.float32(-126))
-    # Positive, so that cutting off its fraction rounds the exponent to the nearest whole number.
+    # The sum is positive, so that truncation rounds the exponent to the nearest integer.
     raised = np.int32(exponent + np.float32(126.5))
     rest = exponent - np.float32(np.int32(raised - np.int32(126)))
     series = _EXP2[6]
@@ -91,13 +91,13 @@ def _exp2(exponent: np.float32) -> np.float32:
     series = series * rest + _EXP2[2]
     series = series * rest + _EXP2[1]
     series = series * rest + _EXP2[0]
-    # A float's exponent stands 23 bits up, 127 too large: 2 to a whole power is written there directly.
+    # A float stores its exponent plus 127 from bit 23 on: this writes 2 to an integer power directly.
     return series * np.int32((raised + np.int32(1)) << np.int32(23)).view(np.float32)
 
 
 @njit(fastmath=True, inline="always")
 def _four_rows_of_logits(left: Floats, first: int, right: Floats, logits: Floats, num_keys: int) -> None:
-    """Writes left[first:first + 4] @ right, for the first keys; the head size is a multiple of 4."""
+    """Writes left[first:first + 4] @ right for the first `num_keys` keys; the head size is a multiple of 4."""
     for part in range(0, left.shape[1], 4):
         a0, a1, a2, a3 = left[first, part], left[first, part + 1], left[first, part + 2], left[first, part + 3]
         b0, b1, b2, b3 = (
@@ -135,10 +135,10 @@ def _four_rows_of_logits(left: Floats, first: int, right: Floats, logits: Floats
 
 
 @njit(fastmath=True, inline="always")
-def _divergence(teacher: Floats, student: Floats, row: int, share: np.float32) -> np.float64:
-    """Returns the KL of one query in units of ln 2 and writes its slope by the student's logits over them.
+def _divergence(teacher: Floats, student: Floats, row: int, weight: np.float32) -> np.float64:
+    """Returns the KL of one query in units of ln 2 and overwrites the student's logits with its gradient by them.
 
-    Both rows of logits are in units of log2 e; the slope is share * (softmax(student) - softmax(teacher)).
+    Both rows of logits are in units of log2 e; the gradient is weight * (softmax(student) - softmax(teacher)).
     """
     num_keys = teacher.shape[1]
     top_teacher, top_student = teacher[row, 0], student[row, 0]
@@ -153,7 +153,7 @@ def _divergence(teacher: Floats, student: Floats, row: int, share: np.float32) -
         sum_teacher += teacher_weight
         sum_student += student_weight
         cross += teacher_weight * (of_teacher - of_student)
-    per_teacher, per_student = share / sum_teacher, share / sum_student
+    per_teacher, per_student = weight / sum_teacher, weight / sum_student
     for key in range(num_keys):
         student[row, key] = student[row, key] * per_student - teacher[row, key] * per_teacher
     difference = np.float64(top_student - top_teacher) + np.log2(np.float64(sum_student))
@@ -165,7 +165,7 @@ def _divergence(teacher: Floats, student: Floats, row: int, share: np.float32) -
 def _four_rows_of_gradients(
     slope: Floats, first: int, left: Floats, right: Floats, by_left: Floats, by_right: Floats, num_keys: int
 ) -> None:
-    """Writes slope @ rightᵀ to four rows of `by_left` and adds slopeᵀ @ left to `by_right`, for the first keys."""
+    """Writes slope @ rightᵀ to four rows of `by_left` and adds slopeᵀ @ left to `by_right`, for `num_keys` keys."""
     for part in range(0, left.shape[1], 2):
         a0, b0, c0, d0 = left[first, part], left[first + 1, part], left[first + 2, part], left[first + 3, part]
         a1, b1, c1, d1 = (
@@ -381,7 +381,7 @@ def _symmetric_gradients(
                 of_student = student.exponentials[token, key] * (factor + factors[key])
                 of_teacher = teacher.exponentials[token, key] * (teacher_factor + teacher_factors[key])
                 slopes[query, key] = of_student - of_teacher
-            # Inside the block that the diagonal crosses both orders of a pair come by, and each counts both.
+            # Inside the block that the diagonal crosses, both orders of a pair are computed, and each counts for both.
             for key in range(start, stop):
                 slopes[query, key] *= np.float32(0.5)
         _four_rows_of_gradients(slopes, first, student.rows, student.columns, by_rows, by_columns, stop)

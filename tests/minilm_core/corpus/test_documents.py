@@ -230,7 +230,9 @@ def test_a_json_line_that_is_too_long_to_be_read_whole_is_refused(tmp_path: Path
         file.write(b'{"text": "short"}\n')
         # A file with a hole: zeros that take no place on the disk.
         file.truncate(150_000_000)
-    with pytest.raises(UserError, match=r"^a line must have at most 100000000 characters, got line 2 of .*a\.jsonl"):
+    with pytest.raises(
+        UserError, match=r"^a line must have at most 100000000 characters, got more in line 2 of .*a\.jsonl"
+    ):
         documents(tmp_path / "a.jsonl")
 
 

@@ -181,7 +181,7 @@ def test_families_that_work_are_let_pass(config: Any) -> None:
         ),
         ({**DEBERTA, "pos_att_type": None}, "pos_att_type must name c2p or p2c, got neither"),
         ({**DEBERTA, "conv_kernel_size": 3, "conv_groups": 2}, "conv_groups must be 1, got 2"),
-        ({**MODERNBERT, "norm_bias": True}, "attention_bias, mlp_bias and norm_bias must be alike, got true and false"),
+        ({**MODERNBERT, "norm_bias": True}, "attention_bias, mlp_bias and norm_bias must be equal, got true and false"),
     ],
 )
 def test_what_no_adapter_knows_is_refused(config_json: dict[str, Any], message: str) -> None:
@@ -192,7 +192,7 @@ def test_what_no_adapter_knows_is_refused(config_json: dict[str, Any], message: 
 def test_sizes_that_a_family_cannot_have_are_refused() -> None:
     odd = StudentArchitecture(num_layers=1, hidden_size=12, num_heads=4)
     check_student(odd, BERT)
-    message = r"^a modernbert student's head size must be even, for positions rotate pairs, got 3$"
+    message = r"^a modernbert student's head size must be even because positions rotate pairs, got 3$"
     with pytest.raises(UserError, match=message):
         check_student(odd, MODERNBERT)
     with pytest.raises(UserError, match=message):

@@ -118,8 +118,8 @@ def test_layers_of_a_family_that_are_not_berts_are_refused(family):
         student_of(build(family), family, Initialisation.SPACED_LAYERS, NARROW)
     model_type = CONFIGS[family].model_type
     assert str(refusal.value) == (
-        "with student_family bert layers can only be taken from a teacher of bert, roberta, xlm-roberta, camembert, "
-        f"electra, got initialisation spaced_layers and a {model_type} teacher"
+        "with student_family bert layers can only be inherited from a teacher of bert, roberta, xlm-roberta, "
+        f"camembert, electra, got initialisation spaced_layers and a {model_type} teacher"
     )
 
 

@@ -174,7 +174,7 @@ def test_a_student_larger_than_what_it_would_take_is_refused():
 
 @pytest.mark.parametrize("layers", [[1], [1, 2, 3], [0, 1], [4, 5]])
 def test_layers_that_the_teacher_has_not_or_for_which_the_student_has_none_are_refused(layers):
-    with pytest.raises(UserError, match="layers must be one of the teacher's 4 for each of the student's 2, got"):
+    with pytest.raises(UserError, match="layers must name one of the teacher's 4 for each of the student's 2, got"):
         copy_layers(drawn(NARROW, "bert"), build("bert"), layers)
 
 

@@ -82,7 +82,7 @@ def test_a_worker_that_was_given_no_gpu_stays_on_the_cpu() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UserError, match="gpus_per_worker must be 0 where PyTorch finds no GPU"):
+    with pytest.raises(UserError, match="gpus_per_worker must be 0 on a machine where PyTorch finds no GPU"):
         training_device(True)
 
 
@@ -143,6 +143,9 @@ def test_a_processor_with_a_compiler_can_compile() -> None:
 def test_a_processor_without_a_compiler_cannot() -> None:
     with (
         torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
-        pytest.raises(UserError, match=r"compile must be false where there is no C\+\+ compiler .*, got true$"),
+        pytest.raises(
+            UserError,
+            match=r"compile must be false without a C\+\+ compiler .*, got true; install one or set compile: false$",
+        ),
     ):
         check_can_compile(CPU)
