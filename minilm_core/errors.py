@@ -36,7 +36,7 @@ def classify_failure(error: BaseException) -> FailureKind:
             return FailureKind.NON_FINITE_LOSS
         if isinstance(seen, UserError):
             return FailureKind.USER_ERROR
-        # torch.OutOfMemoryError and the error of the CPU allocator are RuntimeErrors; their text needs no import of torch.
+        # torch.OutOfMemoryError is a RuntimeError, as is the CPU allocator's; their messages need no torch import.
         if isinstance(seen, MemoryError) or "out of memory" in str(seen) or "t allocate memory" in str(seen):
             return FailureKind.OUT_OF_MEMORY
         if isinstance(seen, TimeoutError):

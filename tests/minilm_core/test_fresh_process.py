@@ -1,4 +1,4 @@
-"""Tests of fresh processes: what lies in the current folder is not run."""
+"""Tests that fresh processes do not run files of the current folder."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from search.driver.calibration import calibrate_apart
 
 @pytest.fixture
 def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, whose files have the names of modules of ours and of Python's."""
+    """Returns the current folder, with files named like modules of this project and of Python."""
     for module in ("search", "minilm_core", "json", "yaml", "typer"):
         (tmp_path / f"{module}.py").write_text("print('a stranger')\nraise ImportError\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)

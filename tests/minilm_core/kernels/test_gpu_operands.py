@@ -1,4 +1,4 @@
-"""Tests of which operands have a fused pass, and of how they are laid out and cut into blocks. Values: test_gpu."""
+"""Tests of the operands that the fused passes accept, their layout and their blocks. Values: test_gpu."""
 
 import re
 from dataclasses import replace

@@ -205,10 +205,10 @@ def test_a_corpus_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         CorpusSource(path="missing").find_files(tmp_path)
 
 
-@pytest.mark.parametrize("places", [{}, {"path": "a", "dataset": "b"}])
-def test_a_corpus_source_without_exactly_one_place_is_refused(places: dict[str, str]) -> None:
+@pytest.mark.parametrize("origins", [{}, {"path": "a", "dataset": "b"}])
+def test_a_corpus_source_without_exactly_one_origin_is_refused(origins: dict[str, str]) -> None:
     with pytest.raises(UserError, match="must have one of path and dataset"):
-        CorpusSource(**places)
+        CorpusSource(**origins)
 
 
 def test_a_revision_of_a_corpus_path_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Tests of where the arithmetic runs and in which precision."""
+"""Tests of the training device, the precision and the memory of the process."""
 
 import os
 import platform
@@ -91,7 +91,7 @@ import resource, torch
 from minilm_core.training.devices import keep_freed_memory
 {}
 def take_and_free():
-    # Until it has found places for all, the allocator asks for more.
+    # The allocator requests more memory until it has blocks for all arrays.
     for _ in range(20):
         torch.empty(12_000_000).fill_(1)
 
@@ -104,7 +104,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
-def test_memory_that_is_kept_is_not_asked_for_again() -> None:
+def test_kept_memory_is_not_requested_again() -> None:
     def num_page_faults(call: str) -> int:
         command = [sys.executable, "-c", COUNT_PAGE_FAULTS.format(call)]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -128,7 +128,7 @@ print(kept, held_bytes() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps memory")
-def test_memory_that_is_kept_is_given_back_on_request() -> None:
+def test_kept_memory_is_returned_on_request() -> None:
     command = [sys.executable, "-c", HOLD_AND_RETURN]
     kept, left = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     assert kept > 90e6, "a hundred blocks of 1 MB"
