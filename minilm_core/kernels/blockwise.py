@@ -61,7 +61,10 @@ class Gradients(NamedTuple):
 
 
 def blockwise_kl(teacher: Side, student: Side, mask: TokenMask | None) -> Float[Tensor, ""]:
-    """KL(teacher ‖ student) in nats, averaged over heads and real queries; its gradient flows into the student only."""
+    """KL(teacher ‖ student) in nats, averaged over heads and real queries; its gradient flows into the student only.
+
+    The mask is true for real tokens; None, which `distil` passes with its packed rows, means that all are.
+    """
     divergence: Tensor = _BlockwiseKL.apply(*student, teacher, mask)  # type: ignore[no-untyped-call]  # as torch has it
     return divergence
 

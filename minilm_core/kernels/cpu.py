@@ -31,7 +31,8 @@ def looped_kl(
 ) -> Float[Tensor, ""]:
     """KL(teacher ‖ student) in nats, averaged over heads and real queries; its gradient flows into the student only.
 
-    If left and right are the same vectors, pass the same tensor for both: its gradient is then computed at once.
+    If left and right are the same vectors, pass the same tensor for both: its gradient is then computed at once. The
+    mask is true for real tokens; None, which `distil` passes with its packed rows, means that all are.
     """
     divergence: Tensor = _LoopedKL.apply(*student, teacher, num_heads, mask)  # type: ignore[no-untyped-call]  # as torch has it
     return divergence
@@ -51,7 +52,7 @@ class _LoopedKL(torch.autograd.Function):
     ) -> Float[Tensor, ""]:
         is_gram = student_left is student_right
         positions, lengths = _real_positions(student_left, mask)
-        map_weight = 1.0 / (num_heads * int(lengths.sum()))
+        query_weight = 1.0 / (num_heads * int(lengths.sum()))
         by_left = np.zeros(student_left.shape, np.float32)
         by_right = by_left if is_gram else np.zeros(student_left.shape, np.float32)
         sums = np.zeros(len(lengths) * num_heads)
@@ -60,7 +61,7 @@ class _LoopedKL(torch.autograd.Function):
             compute_maps,
             _as_arrays(*teacher),
             _as_arrays(student_left, student_right),
-            Layout(positions, lengths, num_heads, np.float32(map_weight)),
+            Layout(positions, lengths, num_heads, np.float32(query_weight)),
             Results(sums, by_left, by_right),
             teacher[0] is teacher[1],
             is_gram,
@@ -68,7 +69,7 @@ class _LoopedKL(torch.autograd.Function):
         # Still in fp32: before it is multiplied by the loss scale, the weight of a query is too small for fp16.
         ctx.save_for_backward(torch.from_numpy(by_left), torch.from_numpy(by_right))
         ctx.is_gram, ctx.dtype = is_gram, student_left.dtype
-        return torch.tensor(sums.sum() * map_weight, dtype=torch.float32)
+        return torch.tensor(sums.sum() * query_weight, dtype=torch.float32)
 
     @staticmethod
     @once_differentiable

@@ -1,7 +1,7 @@
 """Loops over relation maps, four queries at a time: logits, divergence and gradients, in fp32.
 
 A map is one relation of one head of one row of the batch: a square of logits, queries by keys. Numba keeps compiled
-loops until the file of the loop that is called changes, and looks at no other file. All loops are therefore in one.
+loops until the file of the called loop changes and checks no other file, so all of them are in this file.
 
 A map of vectors with themselves is symmetric: queries with queries, keys with keys, values with values (MiniLMv2). Its
 exponentials are then symmetric too, and so is the sum of both gradients of a pair of tokens: the loops compute one
@@ -23,17 +23,17 @@ _LOG2_E = np.float32(math.log2(math.e))
 _EXP2 = tuple(np.float32(math.log(2) ** order / math.factorial(order)) for order in range(7))
 
 MOST_TOKENS = 1024
-"""The longest row whose map is computed as a symmetric one, because all exponentials of such a map are in memory."""
+"""The longest row whose map is computed as a symmetric one, with all its exponentials in memory."""
 
 HEADROOM = np.float32(60)
-"""The log2 of the largest exponential in a symmetric map, and of 1 over the smallest sum of a row; fp32 ends at 126."""
+"""In a symmetric map exponentials are at most 2^HEADROOM and sums of a row at least 2^-HEADROOM; fp32 ends at 2^127."""
 
 # Loops over keys end where the block that the diagonal crosses ends, so that they run over whole vector registers.
 _BLOCK = 32
 
 
 class Operands(NamedTuple):
-    """The vectors of one model that a relation compares, [batch, seq, width], with all heads side by side."""
+    """The vectors of one model that a relation compares, [batch, seq, width], with concatenated heads."""
 
     left: Floats
     right: Floats
@@ -47,12 +47,12 @@ class Layout(NamedTuple):
     lengths: np.ndarray
     """The number of real tokens of each row, [batch]."""
     num_heads: int
-    map_weight: np.float32
-    """What the divergence of one query counts in the mean: 1 / (heads * real tokens of the batch)."""
+    query_weight: np.float32
+    """The weight of one query in the mean: 1 / (heads * real tokens of the batch)."""
 
 
 class Results(NamedTuple):
-    """What the loops write; zeros before."""
+    """The arrays that the loops write to, initially zero."""
 
     sums: np.ndarray
     """The divergence of each map in nats, summed over its queries, [batch * heads]; map = row * heads + head."""
@@ -70,7 +70,7 @@ class _SymmetricMap(NamedTuple):
     columns: Floats
     """The same vectors transposed and not scaled, [head size, tokens]."""
     shift: np.float32
-    """What is subtracted from all log2 logits before their exponentials are taken."""
+    """The number that is subtracted from all log2 logits before their exponentials are computed."""
     exponentials: Floats
     """2^(logit - shift), [rows, tokens], of the keys up to the end of the block that the diagonal crosses."""
     sums: Floats
@@ -242,7 +242,7 @@ def _compute_map(
         _four_rows_of_logits(queries, first, keys, of_student, num_tokens)
         for query in range(4):
             if first + query < num_tokens:
-                total += _divergence(of_teacher, of_student, query, layout.map_weight)
+                total += _divergence(of_teacher, of_student, query, layout.query_weight)
             else:
                 of_student[query] = np.float32(0)
         _four_rows_of_gradients(of_student, first, queries, keys, by_queries, by_keys, num_tokens)
@@ -280,7 +280,7 @@ def compute_symmetric_map(index: int, teacher: Floats, student: Floats, layout: 
         teacher_sum, student_sum = of_teacher.sums[token], of_student.sums[token]
         total += np.float64(crosses[token] / teacher_sum)
         total += np.log2(np.float64(student_sum)) - np.log2(np.float64(teacher_sum))
-        teacher_factors[token], factors[token] = layout.map_weight / teacher_sum, layout.map_weight / student_sum
+        teacher_factors[token], factors[token] = layout.query_weight / teacher_sum, layout.query_weight / student_sum
     results.sums[index] = total * np.log(2.0)
     by_rows, by_columns = _symmetric_gradients(of_teacher, of_student, teacher_factors, factors)
     scale = np.float32(1 / np.sqrt(size))
@@ -294,7 +294,7 @@ def compute_symmetric_map(index: int, teacher: Floats, student: Floats, layout: 
 
 @njit(fastmath=True, inline="always")
 def _symmetric_map(vectors: Floats, positions: np.ndarray, head: int, head_size: int) -> tuple[_SymmetricMap, np.bool]:
-    """Returns a map whose exponentials are not yet taken, and whether all of them will be within fp32."""
+    """Returns a map without its exponentials, and whether these will be within the range of fp32."""
     scale = _LOG2_E * np.float32(1 / np.sqrt(head_size))
     rows, columns = _one_head(vectors, vectors, positions, head, head_size, scale)
     smallest, largest = np.float32(1e38), np.float32(0)
@@ -360,12 +360,12 @@ def _sum_of_four(values: Floats, first: int, key: int) -> np.float32:
 def _symmetric_gradients(
     teacher: _SymmetricMap, student: _SymmetricMap, teacher_factors: Floats, factors: Floats
 ) -> tuple[Floats, Floats]:
-    """Returns the gradient by the student's vectors in two parts, as rows and as columns, times √head_size.
+    """Returns the gradient in two parts: rows without the factor 1 / √head_size, columns with it and log2 e.
 
     Args:
         teacher: The teacher's map with its exponentials.
         student: The student's.
-        teacher_factors: What turns a row's exponentials into its weighted softmax: map_weight / sum; 0 in padding.
+        teacher_factors: query_weight / sum of each row, which turns exponentials into a weighted softmax; 0 in padding.
         factors: The same for the student's rows.
     """
     num_tokens = student.columns.shape[1]
@@ -397,7 +397,7 @@ def compute_maps(
     is_teacher_gram: bool,
     is_student_gram: bool,
 ) -> None:
-    """Writes the divergences of all maps and their gradients; a model is `gram` if left and right are the same."""
+    """Writes the divergences of all maps and their gradients; a model is `gram` if its left and right are the same."""
     for index in prange(len(results.sums)):
         # A row of one token attends to itself, whatever its vector: the divergence and its gradients are exactly 0,
         # where the loops would give a rounding error.

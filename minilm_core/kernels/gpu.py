@@ -81,7 +81,10 @@ def padded_relation_kl(
     num_heads: int,
     mask: TokenMask | None,
 ) -> Float[Tensor, ""]:
-    """`fused_relation_kl` of a padded batch, given the left and right operand of each model; padding is dropped."""
+    """`fused_relation_kl` of a padded batch, given the left and right operand of each model; padding is dropped.
+
+    The mask is true for real tokens; None, which `distil` passes with its packed rows, means that all are.
+    """
     layout = ragged_layout(student[0], mask)
 
     def tokens(left: PaddedVectors, right: PaddedVectors) -> tuple[TokenVectors, TokenVectors]:

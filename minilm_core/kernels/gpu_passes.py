@@ -9,7 +9,7 @@ therefore save exponentials: the pass that computes the divergence also sums the
 second pass computes that of the right operand. That takes four exponentials per pair, where three passes take six.
 
 A kernel's arguments are flat because Triton launches it with tensors and numbers. The host computes the padded widths,
-because Triton 3.3 (PyTorch 2.7) has no compile-time functions. The arguments of both kernels:
+which the kernels need as compile-time constants. The arguments of both kernels:
 
 - teacher_left, teacher_right, student_left, student_right: operands, [tokens, heads * head size], all sequences joined.
 - sequence_starts: the first token of each sequence and, last, the number of tokens, [sequences + 1].

@@ -86,7 +86,7 @@ def test_what_a_search_needs_is_found(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "subject", "rule"),
     [
-        (cut_weights, "teacher", "weights must be whole and of config.json's sizes"),
+        (cut_weights, "teacher", "weights must be complete and have the sizes of config.json"),
         (ask_for_more_layers, "teacher", "weights must have every parameter of config.json's layers"),
         (remove_vocabulary, "teacher", "a teacher folder must hold a tokenizer"),
         (enlarge_vocabulary, "teacher", "every token of the tokenizer must have an embedding"),
