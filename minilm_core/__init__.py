@@ -1,1 +1,1 @@
-"""A MiniLM student: how it is built, how it learns, how it is measured and shipped. PyTorch, never Ray or Optuna."""
+"""MiniLM students: building, distilling, measuring and packaging them. Uses PyTorch, never Ray or Optuna."""

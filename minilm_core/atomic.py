@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or not there, whatever crashes and however many write at once. No torch."""
+"""Atomic files and folders: either complete or absent, after a crash and with concurrent writers. Imports no torch."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replaces a file's content so that a reader sees the old or the new, never a part."""
+    """Replaces a file's content so that a reader sees either the old or the new content, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _scratch_beside(path)
     try:
@@ -24,20 +24,20 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Adds a line so that it survives a crash right after: one write, then fsync.
+    """Appends a line in one write and syncs it to disk, so that it survives a crash right afterwards.
 
     Raises:
-        OSError: if the disk has no room for it.
+        OSError: if the disk is full.
     """
     line = text.encode() + b"\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(descriptor).st_size
-        # A crash in mid-write leaves a line without an end; close it so that the next one starts on its own.
+        # A crash during a write leaves a line without its end: end it, so that the new line is separate.
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
         if os.write(descriptor, line) < len(line):
-            raise OSError(f"a line must be written whole, the disk took only a part of it in {path}")
+            raise OSError(f"a line must be written completely, the disk took only a part of it in {path}")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -45,9 +45,10 @@ def append_line(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Gives a scratch folder that becomes `folder` when the block ends well and vanishes when it does not.
+    """Yields a scratch folder, which is renamed to `folder` if the block succeeds and removed if it fails.
 
-    Of several writers of one folder the first to end wins; the others' work is dropped, for it is the same.
+    If several processes write one folder, the first to finish wins. The work of the others, which is the same, is
+    removed.
     """
     _drop_abandoned(folder)
     scratch = _scratch_beside(folder)
@@ -68,7 +69,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def is_scratch(path: Path) -> bool:
-    """Returns whether a path is an unfinished one, left behind by a crash or still being written."""
+    """Returns whether a path is incomplete: it was left by a crash or is still being written."""
     return ".partial-" in path.name
 
 
@@ -77,7 +78,7 @@ def _scratch_beside(path: Path) -> Path:
 
 
 def _drop_abandoned(path: Path) -> None:
-    """Removes what writers of the same folder left behind that were killed on this machine."""
+    """Removes the scratch folders of writers of the same folder that were killed on this machine."""
     for scratch in path.parent.glob(f"{path.name}.partial-{socket.gethostname()}-*"):
         process = int(scratch.name.rsplit("-", 2)[1])
         try:
@@ -85,5 +86,5 @@ def _drop_abandoned(path: Path) -> None:
         except ProcessLookupError:
             shutil.rmtree(scratch, ignore_errors=True)
         except PermissionError:
-            # Alive, and somebody else's.
+            # The process is alive and belongs to another user.
             continue

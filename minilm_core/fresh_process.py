@@ -1,6 +1,6 @@
-"""Python processes of our own that run a module of this project, whatever lies in the current folder.
+"""Commands for fresh Python processes that run a module of this project and import nothing from the current folder.
 
-Python puts the current folder first among those it imports from: a stranger's json.py there would be run in our name.
+Python searches the current folder first: it would run any json.py in it instead of its own.
 """
 
 import os
@@ -9,19 +9,19 @@ import sys
 from pathlib import Path
 
 PROJECT_FOLDER = Path(__file__).parents[1]
-"""Where this project is imported from."""
+"""The folder that this project is imported from."""
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
-    """Returns the command that runs a module without the current folder among those it imports from."""
+    """Returns the command that runs a module with the current folder excluded from the import path."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def import_path() -> str:
-    """Returns a PYTHONPATH with which a fresh process finds what this one does, from any folder.
+    """Returns a PYTHONPATH with which a fresh process, in any folder, imports what this process imports.
 
-    An empty entry would be the current folder. Where pip has put the project into a folder of its own every process
-    looks anyway; named here, packages in it would go before Python's own modules.
+    Empty entries, which mean the current folder, are removed. The site-packages folder is left out: every process
+    searches it anyway, and in PYTHONPATH its packages would precede Python's standard library.
     """
     entries = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     installed = {Path(folder) for folder in (*site.getsitepackages(), site.getusersitepackages())}

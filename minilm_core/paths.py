@@ -1,4 +1,4 @@
-"""Paths that settings name."""
+"""Resolves the paths in settings."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from minilm_core.errors import UserError
 
 
 def located(path: str, base: Path) -> Path:
-    """Returns where a path of the settings leads: from `base` unless it is absolute, and ~ is a home folder.
+    """Resolves a path in settings: relative to `base` unless it is absolute; ~ is a home folder.
 
     Raises:
-        UserError: if it begins with the home folder of nobody.
+        UserError: if it begins with the home folder of an unknown user.
     """
     try:
         return base / Path(path).expanduser()

@@ -1,6 +1,6 @@
-"""Unlabelled text: documents are read, tokenised and packed into rows of equal length, whose order is reproducible.
+"""Unlabelled text: reads and tokenises documents, packs them into rows of equal length, orders rows reproducibly.
 
-Nothing here knows of a teacher but its tokenizer, or of labelled tasks."""
+Of a teacher it needs only the tokenizer; labelled tasks are in `minilm_core.tasks`."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Documents of a corpus source, one after another, and what its text is known by. Files, folders, the Hub. No torch.
+"""Reads the documents of a corpus source (files, folders, the Hub) and computes its identity. Imports no torch.
 
-A document is a paragraph of a text file or a record of any other file. One of more than `MAX_DOCUMENT_CHARACTERS` is
-cut into several, so that the memory of reading and tokenising does not grow with what a file holds.
+A document is a paragraph of a text file or a record of another file. A document of more than `MAX_DOCUMENT_CHARACTERS`
+is cut into several, so that the memory for reading and tokenising does not grow with the size of a document.
 """
 
 import dataclasses
@@ -18,26 +18,26 @@ from minilm_core.corpus.sources import CorpusSource
 from minilm_core.corpus.text_files import file_format
 from minilm_core.errors import UserError, first_line
 
-# One at a time, records take several times as long to read.
+# Reading records one by one takes several times as long.
 RECORDS_AT_ONCE = 200
 PARQUET_BUFFER_BYTES = 4_000_000
 
 MAX_DOCUMENT_CHARACTERS = 1_000_000
-"""A longer document is cut at line ends; a longer line at a blank, and where it has none at this length. A tokenizer
-takes about a hundred bytes of memory a character."""
+"""A longer document is cut at line ends, a longer line at a space, and a longer word at this length. A tokenizer needs
+about a hundred bytes of memory per character."""
 MAX_LINE_CHARACTERS = 100_000_000
-"""Of a file of JSON lines. A longer line is refused, for it can only be read as a whole."""
+"""The longest line of a JSON lines file. A longer one is refused, because it can only be parsed as a whole."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def read_documents(source: CorpusSource, base: Path) -> Iterator[Any]:
-    """Yields what each record has in the text column, whatever its type, in the order of the files.
+    """Yields the value of each record's text column, of any type, in the order of the files.
 
-    Text of more than `MAX_DOCUMENT_CHARACTERS` comes as several documents.
+    Text of more than `MAX_DOCUMENT_CHARACTERS` is yielded as several documents.
 
     Raises:
-        UserError: if a file cannot be read, has no such column, or the data set cannot be reached.
+        UserError: if a file cannot be read or has no such column, or the data set cannot be downloaded.
     """
     if source.dataset is not None:
         yield from _cut(_read_dataset(source))
@@ -46,9 +46,9 @@ def read_documents(source: CorpusSource, base: Path) -> Iterator[Any]:
 
 
 def cut(text: str, max_characters: int = MAX_DOCUMENT_CHARACTERS) -> Iterator[str]:
-    """Yields text in pieces that join to it, each as long as the limit allows when it ends with a line.
+    """Splits text into pieces of at most `max_characters`; joined, they are the text again.
 
-    Where a limit's length of text has no line end, its piece ends with its last blank, and without one at the limit.
+    A piece ends after the last line end within the limit, else after the last space, else at the limit.
     """
     start = 0
     while len(text) - start > max_characters:
@@ -68,10 +68,10 @@ def _cut(documents: Iterable[Any]) -> Iterator[Any]:
 
 
 def pinned(source: CorpusSource) -> CorpusSource:
-    """Returns the source with its data set's branch or tag replaced by the commit it stands for now.
+    """Returns the source with its data set's branch or tag replaced by the commit it currently points to.
 
     Raises:
-        UserError: if the Hub cannot be asked.
+        UserError: if the Hub cannot be reached.
     """
     if source.dataset is None:
         return source
@@ -79,14 +79,16 @@ def pinned(source: CorpusSource) -> CorpusSource:
 
 
 def content_identity(source: CorpusSource, base: Path) -> dict[str, Any]:
-    """Returns what a source's text is known by: content hashes or a commit, never place or date, so machines agree.
+    """Returns the identity of a source's text: content hashes or a commit, without paths or dates.
+
+    It is therefore the same on all machines.
 
     Raises:
-        UserError: if the files are missing or the Hub cannot be asked for the commit.
+        UserError: if the files are missing, or the Hub cannot be reached for the commit.
     """
     if source.dataset is not None:
-        place = {"dataset": source.dataset, "subset": source.subset, "split": source.split}
-        return {**place, "commit": pinned(source).revision, "column": source.column}
+        origin = {"dataset": source.dataset, "subset": source.subset, "split": source.split}
+        return {**origin, "commit": pinned(source).revision, "column": source.column}
     files = []
     for path in source.find_files(base):
         with path.open("rb") as file:
@@ -101,10 +103,10 @@ def _commit(dataset: str, revision: str | None) -> str:
         return revision
     try:
         return str(HfApi().dataset_info(dataset, revision=revision).sha)
-    # Every way a request can fail: the HTTP library beneath has its own family of errors.
+    # A request can fail in many ways, and the HTTP library has its own exceptions.
     except Exception as error:
         raise UserError(
-            "a data set must be on the Hub and within reach, or have its commit as revision, "
+            "a data set must be on the Hub, which must be reachable unless revision is a commit, "
             f"got {dataset} ({first_line(error)})"
         ) from error
 
@@ -112,11 +114,11 @@ def _commit(dataset: str, revision: str | None) -> str:
 def _read_dataset(source: CorpusSource) -> Iterator[Any]:
     from datasets import load_dataset
 
-    place = {"path": source.dataset, "name": source.subset, "split": source.split, "revision": source.revision}
+    origin = {"path": source.dataset, "name": source.subset, "split": source.split, "revision": source.revision}
     try:
-        for records in load_dataset(**place, streaming=True).iter(RECORDS_AT_ONCE):
+        for records in load_dataset(**origin, streaming=True).iter(RECORDS_AT_ONCE):
             yield from records[_checked_column(source.column, records, source.dataset)]
-    # Reading goes on over the network for hours: again every way a request can fail.
+    # Streaming takes hours over the network, so a request can fail in any way at any time.
     except Exception as error:
         raise _unreadable(source.dataset, error) from error
 
@@ -128,9 +130,9 @@ def _read_file(path: Path, column: str) -> Iterator[Any]:
         if file_format(path) == ".parquet":
             yield from _read_parquet(path, column)
             return
-        # Decompresses by the file's name, and notices a file that was cut short.
+        # Decompresses according to the file name, and raises an error for a truncated file.
         with pyarrow.input_stream(str(path), compression="detect") as file:
-            # Some editors begin a file with a byte-order mark.
+            # Some editors write a byte-order mark.
             text = io.TextIOWrapper(file, encoding="utf-8-sig")
             if file_format(path) == ".txt":
                 yield from _read_paragraphs(text)
@@ -143,7 +145,7 @@ def _read_file(path: Path, column: str) -> Iterator[Any]:
 def _read_parquet(path: Path, column: str) -> Iterator[Any]:
     import pyarrow.parquet
 
-    # By default the column of a whole row group is fetched before its first row can be read.
+    # By default pyarrow loads the column of a whole row group before the first row.
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=PARQUET_BUFFER_BYTES) as table:
         _checked_column(column, table.schema_arrow.names, path)
         for number in range(table.num_row_groups):
@@ -153,7 +155,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[Any]:
 
 
 def _rows_at_once(row_group: Any) -> int:
-    """Returns how many rows of a parquet file are read at once: fewer where a row holds much."""
+    """Returns how many rows of a parquet file are read at once; fewer if rows are large."""
     num_bytes = row_group.total_byte_size / max(row_group.num_rows, 1)
     return int(min(RECORDS_AT_ONCE, max(PARQUET_BUFFER_BYTES // max(num_bytes, 1), 1)))
 
@@ -170,7 +172,7 @@ def _read_paragraphs(file: TextIO) -> Iterator[str]:
 
 
 def _joined(lines: Iterable[str]) -> Iterator[str]:
-    """Joins the lines of a paragraph, and yields what is cut off as soon as it is too long for one document."""
+    """Joins the lines of a paragraph; yields pieces of it as soon as it is too long for one document."""
     waiting: list[str] = []
     num_characters = 0
     for line in lines:
@@ -187,23 +189,23 @@ def _whole_lines(file: TextIO, path: Path) -> Iterator[str]:
     for number, line in enumerate(_lines(file, MAX_LINE_CHARACTERS + 1), start=1):
         if len(line) > MAX_LINE_CHARACTERS:
             raise UserError(
-                f"a line must have at most {MAX_LINE_CHARACTERS} characters, got line {number} of {path} with more"
+                f"a line must have at most {MAX_LINE_CHARACTERS} characters, got more in line {number} of {path}"
             )
         yield line
 
 
 def _lines(file: TextIO, max_characters: int) -> Iterator[str]:
-    """Yields the lines of a file; of a longer one the part up to the limit, then the next part."""
+    """Yields the lines of a file; a line longer than the limit is yielded in parts."""
     return iter(lambda: file.readline(max_characters), "")
 
 
-def _checked_column(column: str, columns: Iterable[str], place: Path | str | None) -> str:
+def _checked_column(column: str, columns: Iterable[str], origin: Path | str | None) -> str:
     if column not in columns:
-        raise UserError(f"a corpus column must be one of {', '.join(columns)}, got {column} for {place}")
+        raise UserError(f"a corpus column must be one of {', '.join(columns)}, got {column} for {origin}")
     return column
 
 
-def _unreadable(place: Path | str | None, error: Exception) -> UserError:
+def _unreadable(origin: Path | str | None, error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
-    return UserError(f"a corpus must be readable, got {place} ({first_line(error)})")
+    return UserError(f"a corpus must be readable, got {origin} ({first_line(error)})")

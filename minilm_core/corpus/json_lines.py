@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, each with the number of its line. No torch."""
+"""Reads JSON lines, one object per line, with line numbers. Imports no torch."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,10 +9,10 @@ from minilm_core.errors import UserError
 
 
 def read_objects(lines: Iterable[str], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the object of each line that is not blank, after the line's number, counted from 1.
+    """Yields the number, counted from 1, and the object of each line that is not blank.
 
     Raises:
-        UserError: if a line is no JSON object.
+        UserError: if a line is not a JSON object.
     """
     for number, line in enumerate(lines, start=1):
         if line.isspace():
@@ -20,7 +20,7 @@ def read_objects(lines: Iterable[str], path: Path) -> Iterator[tuple[int, dict[s
         try:
             record = json.loads(line.strip())
         except json.JSONDecodeError as error:
-            # The library counts the lines of what it is given, which is one.
+            # The error's own line number counts within this line.
             reason = f"{error.msg} at character {error.colno}"
             raise UserError(f"every line must be a JSON object, got line {number} of {path} ({reason})") from error
         except (ValueError, RecursionError) as error:

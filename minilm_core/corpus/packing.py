@@ -1,7 +1,7 @@
-"""Text to rows of tokens on disk: sources mixed by weight, tokenised in parallel, cut to one length. No torch.
+"""Packs text into rows of tokens on disk: mixes sources by weight, tokenises in parallel, cuts rows. No torch.
 
-Every row is `[CLS] tokens [SEP]` of one length, without padding. Documents follow one another, each closed by `[SEP]`,
-and run on from row to row.
+Every row is `[CLS] tokens [SEP]` with the same length and without padding. Documents are concatenated, each with a
+`[SEP]` at its end, and continue from row to row.
 """
 
 import dataclasses
@@ -35,22 +35,22 @@ from minilm_core.errors import UserError
 
 Rows = Integer[np.ndarray, "rows seq"]
 
-# Two batches are tokenised at a time, so that the cores which are done with one go on with the next.
+# Two batches are tokenised at a time, so that cores that have finished one continue with the next.
 NUM_BATCHES_AT_ONCE = 2
 
 
 @dataclass(slots=True)
 class SourceTally:
-    """What was drawn from a source."""
+    """Counts of the documents and tokens drawn from a source."""
 
     num_documents: int = 0
     num_documents_passed_over: int = 0
-    """Records without text: empty, missing or not a string."""
+    """Records without text: it is empty, missing or not a string."""
     num_tokens: int = 0
-    """With the token that closes each document, without those around a row."""
+    """Tokens, including the one at the end of each document, without those around a row."""
 
     def add(self, document: Tokens) -> None:
-        """Counts a document in; one without tokens is passed over."""
+        """Counts a document; one without tokens counts as passed over."""
         self.num_documents += len(document) > 0
         self.num_documents_passed_over += len(document) == 0
         self.num_tokens += len(document)
@@ -58,53 +58,53 @@ class SourceTally:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packing:
-    """A corpus to be packed, or found: what its text is known by, and the folder named after all it depends on."""
+    """A corpus to be packed or opened: its identity, and the folder named after a hash of all it depends on."""
 
     settings: CorpusSettings
     base: Path
     tokenizer: CorpusTokenizer
     identities: tuple[dict[str, Any], ...]
-    """Of the sources."""
+    """The identities of the sources."""
     folder: Path
     batch_characters: int = 500_000
-    """What is tokenised at once, over all sources: enough to keep every core busy. No token depends on it."""
+    """Characters tokenised at once over all sources, enough to keep every core busy. Tokens do not depend on it."""
     block_tokens: int = 250_000
-    """What is cut, written and told of at once. No token depends on it."""
+    """Tokens that are cut, written and reported at once. The rows do not depend on it."""
 
     @classmethod
     def plan(cls, settings: CorpusSettings, base: Path, tokenizer_folder: Path, cache: Path) -> Self:
-        """Reads no text yet, but hashes the files that hold it.
+        """Hashes the sources and loads the tokenizer; no text is read yet.
 
         Args:
             settings: What to read and how to cut it.
-            base: What relative paths are relative to.
+            base: The folder that relative paths start from.
             tokenizer_folder: The teacher's folder.
-            cache: Where packed corpora lie.
+            cache: The folder of packed corpora.
 
         Raises:
             UserError: if a source or the tokenizer cannot be found.
         """
         tokenizer = CorpusTokenizer.load(tokenizer_folder)
-        # A branch may move while its text is read.
+        # A branch may move while its text is read, so it is pinned to a commit.
         settings = dataclasses.replace(settings, sources=tuple(map(pinned, settings.sources)))
         identities = tuple(content_identity(source, base) for source in settings.sources)
         folder = cache / _cache_key(settings, identities, tokenizer)
         return cls(settings=settings, base=base, tokenizer=tokenizer, identities=identities, folder=folder)
 
     def steps(self) -> Iterator[int]:
-        """Packs, and yields the tokens on disk so far; does nothing where the folder is there already.
+        """Packs the corpus and yields the number of tokens on disk so far; does nothing if the folder exists.
 
-        A folder that was not finished is never seen under its name; two writers leave one whole folder.
+        The folder gets its name only when it is complete; two concurrent writers leave one complete folder.
 
         Raises:
-            UserError: if the text cannot be read or is too little.
+            UserError: if the text cannot be read or is too short.
         """
         if self.folder.exists():
             return
         tallies = [SourceTally() for _ in self.settings.sources]
         digest, num_rows = hashlib.sha256(), 0
         with atomic_folder(self.folder) as partial:
-            # Closed at once where this generator is: the threads end before the folder goes.
+            # Closed together with this generator, so that the threads end before the folder is removed.
             with (partial / TOKENS_FILE).open("wb") as file, closing(self._rows(tallies)) as blocks:
                 for rows in blocks:
                     content = rows.astype(self.tokenizer.dtype, copy=False).tobytes()
@@ -150,17 +150,19 @@ class Packing:
             num_documents_passed_over=sum(tally.num_documents_passed_over for tally in tallies),
             num_tokens_dropped=sum(tally.num_tokens for tally in tallies) - num_rows * settings.num_tokens_inside,
             tokens_sha256=tokens_sha256,
-            sources=tuple({**known, "share": share, **dataclasses.asdict(tally)} for known, share, tally in found),
+            sources=tuple(
+                {**known, "share": fraction, **dataclasses.asdict(tally)} for known, fraction, tally in found
+            ),
         )
 
 
 def pack(settings: CorpusSettings, base: Path, tokenizer_folder: Path, cache: Path) -> PackedCorpus:
-    """Packs a corpus into `cache`, or opens what an earlier call with the same text and settings left there.
+    """Packs a corpus into `cache`, or opens the one that an earlier call with the same text and settings packed.
 
-    Who wants to see how far it is runs the steps of `Packing.plan` with these arguments instead.
+    To observe the progress, iterate over the steps of `Packing.plan` with the same arguments instead.
 
     Raises:
-        UserError: if the text cannot be read or is too little.
+        UserError: if the text cannot be read or is too short.
     """
     packing = Packing.plan(settings, base, tokenizer_folder, cache)
     for _ in packing.steps():
@@ -168,12 +170,12 @@ def pack(settings: CorpusSettings, base: Path, tokenizer_folder: Path, cache: Pa
     return PackedCorpus.load(packing.folder)
 
 
-def interleave(streams: Sequence[Iterable[Tokens]], shares: Sequence[float]) -> Iterator[tuple[int, Tokens]]:
-    """Draws documents so that the tokens of the streams come in proportion to their shares; numbers each by its stream.
+def interleave(streams: Sequence[Iterable[Tokens]], fractions: Sequence[float]) -> Iterator[tuple[int, Tokens]]:
+    """Yields documents with the index of their stream, so that streams give tokens in proportion to their fractions.
 
-    The next document is the next of the stream with the fewest tokens per share so far, the first such one in order;
-    a stream that has ended leaves, and the others go on in proportion. So while two streams have documents left, their
-    tokens per share differ by no more than one document of the one ahead: `t_a / s_a - t_b / s_b <= longest_a / s_a`.
+    The next document comes from the stream with the fewest tokens per fraction so far; ties go to the first stream.
+    When a stream has ended, the others continue in proportion. While two streams a and b have documents left, their
+    tokens t over fractions f thus differ by at most one document: `t_a / f_a - t_b / f_b <= longest_a / f_a`.
     """
     documents = [iter(stream) for stream in streams]
     num_tokens = [0] * len(streams)
@@ -186,30 +188,30 @@ def interleave(streams: Sequence[Iterable[Tokens]], shares: Sequence[float]) -> 
             continue
         yield number, document
         num_tokens[number] += len(document)
-        heapq.heapreplace(order, (num_tokens[number] / shares[number], number))
+        heapq.heapreplace(order, (num_tokens[number] / fractions[number], number))
 
 
 def pack_rows(
     blocks: Iterable[Sequence[Tokens]], sequence_length: int, first_token: int, last_token: int
 ) -> Iterator[Rows]:
-    """Cuts blocks of closed documents into rows; yields the whole rows of each block, which may be none.
+    """Cuts blocks of documents into rows and yields the complete rows of each block, which may be none.
 
-    Rows run on over documents and blocks; the tokens of the last, partial row are left.
+    Rows continue across documents and blocks; the tokens of the last, partial row are dropped.
     """
-    room = sequence_length - 2
+    tokens_per_row = sequence_length - 2
     rest: Tokens = np.zeros(0, dtype=np.uint16)
     for block in blocks:
         tokens = np.concatenate([rest, *block])
-        num_rows = len(tokens) // room
+        num_rows = len(tokens) // tokens_per_row
         rows = np.empty((num_rows, sequence_length), dtype=tokens.dtype)
         rows[:, 0], rows[:, -1] = first_token, last_token
-        rows[:, 1:-1] = tokens[: num_rows * room].reshape(num_rows, room)
-        rest = tokens[num_rows * room :]
+        rows[:, 1:-1] = tokens[: num_rows * tokens_per_row].reshape(num_rows, tokens_per_row)
+        rest = tokens[num_rows * tokens_per_row :]
         yield rows
 
 
 def _counted(draws: Iterable[tuple[int, Tokens]], tallies: Sequence[SourceTally], limit: int) -> Iterator[Tokens]:
-    """Yields the documents up to `limit` tokens, of the last one as many as there is room for, and counts them."""
+    """Counts and yields documents up to `limit` tokens; the last document is truncated to the limit."""
     num_left = limit
     for number, document in draws:
         tallies[number].add(document)

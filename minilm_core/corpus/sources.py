@@ -1,4 +1,4 @@
-"""Where the text of a corpus comes from: a local file or folder, or a data set on the Hub."""
+"""The settings of a corpus source: a local file or folder, or a data set on the Hub."""
 
 import math
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from minilm_core.paths import located
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusSource:
-    """Where text comes from: a file or folder here, or a data set on the Hub.
+    """A source of text: a local file or folder, or a data set on the Hub.
 
-    In .txt files a document is a paragraph: the lines between two blank ones.
+    In .txt files a document is a paragraph: the lines between two blank lines.
 
     Raises:
         UserError: unless exactly one of `path` and `dataset` is given.
     """
 
     path: str | None = None
-    """A .txt, .jsonl, .json (JSON lines, too) or .parquet file, text compressed or not, or a folder of such."""
+    """A .txt, .jsonl, .json (also JSON lines) or .parquet file, or a folder of such files. Text may be compressed."""
     dataset: str | None = None
     """A Hub id."""
     subset: str | None = None
@@ -30,11 +30,11 @@ class CorpusSource:
     revision: str | None = None
     """The data set's branch, tag or commit."""
     column: str = "text"
-    """Where a record has its text; .txt files have no other."""
+    """The column of a record that has the text; .txt files have only `text`."""
     weight: float = 1.0
-    """How many tokens are taken from it for each token of a source of weight 1, as long as both have text left.
+    """The number of tokens taken from this source per token of a source of weight 1, while both have text left.
 
-    Weights choose the text that `max_tokens` has room for; without it all text is taken, in another order.
+    With `max_tokens` weights decide which text is taken; without it all text is taken, and weights change its order.
     """
 
     def __post_init__(self) -> None:
@@ -46,10 +46,10 @@ class CorpusSource:
             raise UserError(f"a corpus source's weight must be positive and finite, got {self.weight}")
 
     def find_files(self, base: Path) -> tuple[Path, ...]:
-        """Returns the local files in order of name; none for a data set of the Hub.
+        """Returns the local files in order of name; empty for a data set on the Hub.
 
         Raises:
-            UserError: if the path is missing or holds no file of a known format, or a link in it leads nowhere.
+            UserError: if the path is missing, has no file of a known format, or has a broken link.
         """
         if self.path is None:
             return ()

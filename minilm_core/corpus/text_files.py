@@ -1,4 +1,4 @@
-"""Which files of a folder hold text. Links are followed, to files and to folders."""
+"""Finds the text files of a folder. Links to files and folders are followed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,23 +10,23 @@ COMPRESSIONS = (".zst", ".gz", ".bz2", ".lz4")
 
 
 def file_format(path: Path) -> str:
-    """Returns a file's ending, with its dot, without that of a compression."""
+    """Returns a file's extension with its dot, without the extension of a compression."""
     return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
 
 
 def find_text_files(path: Path) -> tuple[Path, ...]:
-    """Returns a file of text, or the files of text in a folder and all below it, in order of name.
+    """Returns the path itself if it is a text file, or all text files below a folder, in order of name.
 
-    A folder is read once, however many links lead to it. A link to a folder that holds the link is not followed.
+    A folder is read once, however many links lead to it. A link to a folder that contains the link is not followed.
 
     Raises:
-        UserError: if there is no file of a known format, a folder cannot be read, or a link leads to no file.
+        UserError: if there is no file of a known format, a folder cannot be read, or a link is broken.
     """
     candidates = sorted(_files_below(path)) if path.is_dir() else [path]
     known = tuple(file for file in candidates if file_format(file) in TEXT_FORMATS)
     for file in known:
         if not file.is_file():
-            raise UserError(f"a corpus must have files that can be read, got {file}, which leads to none")
+            raise UserError(f"a corpus must have files that can be read, got the broken link {file}")
     if not known:
         raise UserError(
             f"a corpus must have files ending in {', '.join(TEXT_FORMATS)}, text compressed or not, got {path}"
@@ -35,7 +35,7 @@ def find_text_files(path: Path) -> tuple[Path, ...]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    # A folder that links lead to as well is read under its own name, as it was where links were not followed.
+    # Folders are read before links, so that a folder with links to it keeps its own name in the order of files.
     folders, links, seen = [folder], list[Path](), set[Path]()
     while folders or links:
         current = folders.pop() if folders else links.pop(0)
@@ -45,7 +45,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
         seen.add(real)
         for entry in _entries(current):
             if not entry.is_dir():
-                # What is neither is a device or a pipe, which may have no end.
+                # Devices and pipes are skipped, because they may have no end.
                 yield from [entry] if entry.is_file() or entry.is_symlink() else []
             elif not entry.is_symlink():
                 folders.append(entry)

@@ -1,6 +1,6 @@
-"""Text to tokens on every core: batches are tokenised ahead while the caller reads and writes. No torch.
+"""Tokenises text on all cores: batches are tokenised ahead while the caller reads and writes. Imports no torch.
 
-The tokenizer's own threads share out each batch: as many as there are cores, or RAYON_NUM_THREADS of the environment.
+The tokenizer splits each batch over its own threads: one per core, or RAYON_NUM_THREADS of the environment.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from minilm_core.models.families import check_model_type, family_shape
 from minilm_core.models.teacher import read_config
 from minilm_core.models.tokenizers import check_vocabulary, load_tokenizer, vocabulary_size
 
-# Being tokenised or waiting to be drawn from, for one stream of documents.
+# Batches of one stream of documents that are being tokenised or waiting to be consumed.
 BATCHES_AHEAD = 3
 
 Item = TypeVar("Item")
@@ -28,21 +28,21 @@ Tokens = Integer[np.ndarray, " tokens"]
 
 @dataclass(frozen=True, slots=True)
 class CorpusTokenizer:
-    """A fast tokenizer that neither cuts nor pads, and the two tokens around a row."""
+    """A fast tokenizer without truncation and padding, and the two tokens around a row."""
 
     backend: Any
     first_token: int
     last_token: int
     vocabulary_size: int
-    """One more than the highest token."""
+    """The highest token id plus one."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Opens the tokenizer of a model folder.
+        """Loads the tokenizer of a model folder.
 
         Raises:
-            UserError: if there is none, it is not a fast one with a token for each end of a row, or it has tokens that
-                the model has no embedding for.
+            UserError: if there is none, if it is not a fast one with tokens for both ends of a row, or if it has tokens
+                for which the model has no embedding.
         """
         tokenizer = load_tokenizer(folder)
         # BERT's [CLS] and [SEP] are RoBERTa's <s> and </s>.
@@ -62,30 +62,30 @@ class CorpusTokenizer:
 
     @property
     def identity(self) -> str:
-        """A hash of all that tokens depend on."""
+        """A hash of everything that the tokens of a text depend on."""
         content = f"{self.first_token} {self.last_token} {self.backend.to_str()}"
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The smallest of two that holds every token; the same bytes on every machine."""
+        """The smaller of two types that holds every token id; little-endian on every machine."""
         return np.dtype("<u2" if self.vocabulary_size <= 2**16 else "<u4")
 
     def tokenise(self, records: Sequence[object]) -> list[Tokens]:
-        """Returns each record's tokens, closed by `last_token`; no tokens for a record without text."""
+        """Returns the tokens of each record with `last_token` at the end; no tokens for a record without text."""
         texts = [record if isinstance(record, str) and not record.isspace() else "" for record in records]
-        # JSON can say half a surrogate pair, which no tokenizer takes.
+        # JSON can contain half a surrogate pair, which tokenizers refuse.
         whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts if text]
         encoded = iter(self.backend.encode_batch_fast(whole, add_special_tokens=False))
         return [self._closed(next(encoded).ids if text else []) for text in texts]
 
     def tokenise_ahead(self, records: Iterable[object], pool: Executor, num_characters: int) -> Iterator[Tokens]:
-        """Yields what `tokenise` makes of each record, in order.
+        """Yields the tokens of each record as `tokenise` returns them, in order.
 
         Args:
-            records: Read in the caller's thread.
+            records: The records, which are read in the caller's thread.
             pool: Tokenises batches while earlier ones are consumed; two threads overlap the ends of batches.
-            num_characters: Of a batch, about.
+            num_characters: The approximate size of a batch.
         """
         ahead: deque[Future[list[Tokens]]] = deque()
         for batch in batched(records, num_characters, _num_characters):
@@ -102,7 +102,7 @@ class CorpusTokenizer:
 
 
 def batched(items: Iterable[Item], least_size: int, size: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Yields runs of items whose sizes add up to `least_size` or just over; the last run may be smaller."""
+    """Yields lists of consecutive items with a total size of at least `least_size`; the last may be smaller."""
     batch: list[Item] = []
     batch_size = 0
     for item in items:
@@ -116,5 +116,5 @@ def batched(items: Iterable[Item], least_size: int, size: Callable[[Item], int])
 
 
 def _num_characters(record: object) -> int:
-    # One more, so that a run of empty records ends, too.
+    # One more, so that a batch of empty records ends too.
     return 1 + (len(record) if isinstance(record, str) else 0)

@@ -1,6 +1,6 @@
-"""What PyTorch lacks or is slow at: relation losses without their maps in memory, and dropout on a CPU.
+"""Kernels that PyTorch lacks or runs slowly: relation losses without their maps in memory, and dropout on a CPU.
 
-Nothing here knows what a relation or a student is: tensors come in and go out.
+They take and return tensors; nothing here depends on models, settings or data.
 """
 
 import lazy_loader

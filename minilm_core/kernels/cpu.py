@@ -1,7 +1,7 @@
-"""The KL of a relation on a CPU, in loops that Numba compiles: all of a head in the cache.
+"""The KL of a relation on a CPU, in loops that Numba compiles.
 
-One relation head of one sequence is done from its logits to its gradients before the next is begun, in fp32 whatever
-the vectors are in. Numba brings its own compiler, so no machine needs another.
+The loops compute one relation head of one sequence from its logits to its gradients before the next, so that it stays
+in the cache. They compute in fp32 whatever the vectors' type is. Numba brings its own compiler.
 """
 
 import math
@@ -19,7 +19,7 @@ from minilm_core.kernels.cpu_threads import in_threads
 TokenVectors = Float[Tensor, "batch seq width"]
 TokenMask = Bool[Tensor, "batch seq"]
 
-# Logits beyond this are not for the loops, which are compiled to expect finite numbers.
+# The loops are compiled for finite numbers (fastmath), so larger logits are left to the blocks.
 LARGEST_LOGIT = 1e30
 
 
@@ -29,16 +29,17 @@ def looped_kl(
     num_heads: int,
     mask: TokenMask | None,
 ) -> Float[Tensor, ""]:
-    """KL(teacher ‖ student) in nats, averaged over heads and real queries; its gradient goes into the student only.
+    """KL(teacher ‖ student) in nats, averaged over heads and real queries; its gradient flows into the student only.
 
-    Where left and right are the same vectors, give the same tensor for both: it then gets its whole gradient at once.
+    If left and right are the same vectors, pass the same tensor for both: its gradient is then computed at once. The
+    mask is true for real tokens; None, which `distil` passes with its packed rows, means that all are.
     """
     divergence: Tensor = _LoopedKL.apply(*student, teacher, num_heads, mask)  # type: ignore[no-untyped-call]  # as torch has it
     return divergence
 
 
 class _LoopedKL(torch.autograd.Function):
-    """Computes the gradients by the student's vectors together with the value: nothing of a map's size is kept."""
+    """Computes the gradients by the student's vectors together with the value, so that no map is kept."""
 
     @staticmethod
     def forward(
@@ -51,7 +52,7 @@ class _LoopedKL(torch.autograd.Function):
     ) -> Float[Tensor, ""]:
         is_gram = student_left is student_right
         positions, lengths = _real_positions(student_left, mask)
-        map_weight = 1.0 / (num_heads * int(lengths.sum()))
+        query_weight = 1.0 / (num_heads * int(lengths.sum()))
         by_left = np.zeros(student_left.shape, np.float32)
         by_right = by_left if is_gram else np.zeros(student_left.shape, np.float32)
         sums = np.zeros(len(lengths) * num_heads)
@@ -60,15 +61,15 @@ class _LoopedKL(torch.autograd.Function):
             compute_maps,
             _as_arrays(*teacher),
             _as_arrays(student_left, student_right),
-            Layout(positions, lengths, num_heads, np.float32(map_weight)),
+            Layout(positions, lengths, num_heads, np.float32(query_weight)),
             Results(sums, by_left, by_right),
             teacher[0] is teacher[1],
             is_gram,
         )
-        # In fp32 still: fp16 cannot hold a map's share of the mean, before the loss's scale comes to it.
+        # Still in fp32: before it is multiplied by the loss scale, the weight of a query is too small for fp16.
         ctx.save_for_backward(torch.from_numpy(by_left), torch.from_numpy(by_right))
         ctx.is_gram, ctx.dtype = is_gram, student_left.dtype
-        return torch.tensor(sums.sum() * map_weight, dtype=torch.float32)
+        return torch.tensor(sums.sum() * query_weight, dtype=torch.float32)
 
     @staticmethod
     @once_differentiable
@@ -79,7 +80,7 @@ class _LoopedKL(torch.autograd.Function):
 
 
 def fits(teacher: tuple[TokenVectors, TokenVectors], student: tuple[TokenVectors, TokenVectors]) -> bool:
-    """Returns whether the loops may be used: on a CPU, in fp32 or less, and with logits that are sure to be finite."""
+    """Returns whether the loops can compute this: on a CPU, in fp32 or less, with logits that are certainly finite."""
     parts = (*teacher, *student)
     if any(part.device.type != "cpu" or part.dtype == torch.float64 for part in parts):
         return False
@@ -87,7 +88,7 @@ def fits(teacher: tuple[TokenVectors, TokenVectors], student: tuple[TokenVectors
 
 
 def _bound(vectors: TokenVectors) -> float:
-    """Returns the largest magnitude; NaN where there is one, which is smaller than nothing."""
+    """Returns the largest magnitude; NaN if there is one, which compares as smaller than nothing."""
     low, high = torch.aminmax(vectors.detach())
     return max(-low.item(), high.item()) if not low.isnan() else math.nan
 
@@ -101,7 +102,7 @@ def _as_arrays(left: TokenVectors, right: TokenVectors) -> Operands:
 def _real_positions(
     vectors: TokenVectors, mask: TokenMask | None
 ) -> tuple[Int[np.ndarray, "batch seq"], Int[np.ndarray, " batch"]]:
-    """Returns each row's real positions, first in its row, and how many they are."""
+    """Returns the positions of each row's real tokens, before those of padding, and the number of real tokens."""
     batch, seq, _ = vectors.shape
     if mask is None:
         return np.broadcast_to(np.arange(seq, dtype=np.uint64), (batch, seq)).copy(), np.full(batch, seq)

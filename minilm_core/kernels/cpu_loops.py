@@ -1,7 +1,7 @@
 """Loops over relation maps, four queries at a time: logits, divergence and gradients, in fp32.
 
 A map is one relation of one head of one row of the batch: a square of logits, queries by keys. Numba keeps compiled
-loops until the file of the loop that is called changes, and looks at no other file. All loops are therefore in one.
+loops until the file of the called loop changes and checks no other file, so all of them are in this file.
 
 A map of vectors with themselves is symmetric: queries with queries, keys with keys, values with values (MiniLMv2). Its
 exponentials are then symmetric too, and so is the sum of both gradients of a pair of tokens: the loops compute one
@@ -23,17 +23,17 @@ _LOG2_E = np.float32(math.log2(math.e))
 _EXP2 = tuple(np.float32(math.log(2) ** order / math.factorial(order)) for order in range(7))
 
 MOST_TOKENS = 1024
-"""The longest row whose map is computed as a symmetric one, because all exponentials of such a map are in memory."""
+"""The longest row whose map is computed as a symmetric one, with all its exponentials in memory."""
 
 HEADROOM = np.float32(60)
-"""The log2 of the largest exponential in a symmetric map, and of 1 over the smallest sum of a row; fp32 ends at 126."""
+"""In a symmetric map exponentials are at most 2^HEADROOM and sums of a row at least 2^-HEADROOM; fp32 ends at 2^127."""
 
 # Loops over keys end where the block that the diagonal crosses ends, so that they run over whole vector registers.
 _BLOCK = 32
 
 
 class Operands(NamedTuple):
-    """The vectors of one model that a relation compares, [batch, seq, width], with all heads side by side."""
+    """The vectors of one model that a relation compares, [batch, seq, width], with concatenated heads."""
 
     left: Floats
     right: Floats
@@ -47,12 +47,12 @@ class Layout(NamedTuple):
     lengths: np.ndarray
     """The number of real tokens of each row, [batch]."""
     num_heads: int
-    map_weight: np.float32
-    """What the divergence of one query counts in the mean: 1 / (heads * real tokens of the batch)."""
+    query_weight: np.float32
+    """The weight of one query in the mean: 1 / (heads * real tokens of the batch)."""
 
 
 class Results(NamedTuple):
-    """What the loops write; zeros before."""
+    """The arrays that the loops write to, initially zero."""
 
     sums: np.ndarray
     """The divergence of each map in nats, summed over its queries, [batch * heads]; map = row * heads + head."""
@@ -70,7 +70,7 @@ class _SymmetricMap(NamedTuple):
     columns: Floats
     """The same vectors transposed and not scaled, [head size, tokens]."""
     shift: np.float32
-    """What is subtracted from all log2 logits before their exponentials are taken."""
+    """The number that is subtracted from all log2 logits before their exponentials are computed."""
     exponentials: Floats
     """2^(logit - shift), [rows, tokens], of the keys up to the end of the block that the diagonal crosses."""
     sums: Floats
@@ -79,9 +79,9 @@ class _SymmetricMap(NamedTuple):
 
 @njit(fastmath=True, inline="always")
 def _exp2(exponent: np.float32) -> np.float32:
-    """Returns 2 to the power of a number below 127; of one below -126 what it is of -126, all but 0."""
+    """Returns 2 to the power of a number below 127; exponents below -126 are taken as -126."""
     exponent = max(exponent, np.float32(-126))
-    # Positive, so that cutting off its fraction rounds the exponent to the nearest whole number.
+    # The sum is positive, so that truncation rounds the exponent to the nearest integer.
     raised = np.int32(exponent + np.float32(126.5))
     rest = exponent - np.float32(np.int32(raised - np.int32(126)))
     series = _EXP2[6]
@@ -91,13 +91,13 @@ def _exp2(exponent: np.float32) -> np.float32:
     series = series * rest + _EXP2[2]
     series = series * rest + _EXP2[1]
     series = series * rest + _EXP2[0]
-    # A float's exponent stands 23 bits up, 127 too large: 2 to a whole power is written there directly.
+    # A float stores its exponent plus 127 from bit 23 on: this writes 2 to an integer power directly.
     return series * np.int32((raised + np.int32(1)) << np.int32(23)).view(np.float32)
 
 
 @njit(fastmath=True, inline="always")
 def _four_rows_of_logits(left: Floats, first: int, right: Floats, logits: Floats, num_keys: int) -> None:
-    """Writes left[first:first + 4] @ right, for the first keys; the head size is a multiple of 4."""
+    """Writes left[first:first + 4] @ right for the first `num_keys` keys; the head size is a multiple of 4."""
     for part in range(0, left.shape[1], 4):
         a0, a1, a2, a3 = left[first, part], left[first, part + 1], left[first, part + 2], left[first, part + 3]
         b0, b1, b2, b3 = (
@@ -135,10 +135,10 @@ def _four_rows_of_logits(left: Floats, first: int, right: Floats, logits: Floats
 
 
 @njit(fastmath=True, inline="always")
-def _divergence(teacher: Floats, student: Floats, row: int, share: np.float32) -> np.float64:
-    """Returns the KL of one query in units of ln 2 and writes its slope by the student's logits over them.
+def _divergence(teacher: Floats, student: Floats, row: int, weight: np.float32) -> np.float64:
+    """Returns the KL of one query in units of ln 2 and overwrites the student's logits with its gradient by them.
 
-    Both rows of logits are in units of log2 e; the slope is share * (softmax(student) - softmax(teacher)).
+    Both rows of logits are in units of log2 e; the gradient is weight * (softmax(student) - softmax(teacher)).
     """
     num_keys = teacher.shape[1]
     top_teacher, top_student = teacher[row, 0], student[row, 0]
@@ -153,7 +153,7 @@ def _divergence(teacher: Floats, student: Floats, row: int, share: np.float32) -
         sum_teacher += teacher_weight
         sum_student += student_weight
         cross += teacher_weight * (of_teacher - of_student)
-    per_teacher, per_student = share / sum_teacher, share / sum_student
+    per_teacher, per_student = weight / sum_teacher, weight / sum_student
     for key in range(num_keys):
         student[row, key] = student[row, key] * per_student - teacher[row, key] * per_teacher
     difference = np.float64(top_student - top_teacher) + np.log2(np.float64(sum_student))
@@ -165,7 +165,7 @@ def _divergence(teacher: Floats, student: Floats, row: int, share: np.float32) -
 def _four_rows_of_gradients(
     slope: Floats, first: int, left: Floats, right: Floats, by_left: Floats, by_right: Floats, num_keys: int
 ) -> None:
-    """Writes slope @ rightᵀ to four rows of `by_left` and adds slopeᵀ @ left to `by_right`, for the first keys."""
+    """Writes slope @ rightᵀ to four rows of `by_left` and adds slopeᵀ @ left to `by_right`, for `num_keys` keys."""
     for part in range(0, left.shape[1], 2):
         a0, b0, c0, d0 = left[first, part], left[first + 1, part], left[first + 2, part], left[first + 3, part]
         a1, b1, c1, d1 = (
@@ -242,7 +242,7 @@ def _compute_map(
         _four_rows_of_logits(queries, first, keys, of_student, num_tokens)
         for query in range(4):
             if first + query < num_tokens:
-                total += _divergence(of_teacher, of_student, query, layout.map_weight)
+                total += _divergence(of_teacher, of_student, query, layout.query_weight)
             else:
                 of_student[query] = np.float32(0)
         _four_rows_of_gradients(of_student, first, queries, keys, by_queries, by_keys, num_tokens)
@@ -280,7 +280,7 @@ def compute_symmetric_map(index: int, teacher: Floats, student: Floats, layout: 
         teacher_sum, student_sum = of_teacher.sums[token], of_student.sums[token]
         total += np.float64(crosses[token] / teacher_sum)
         total += np.log2(np.float64(student_sum)) - np.log2(np.float64(teacher_sum))
-        teacher_factors[token], factors[token] = layout.map_weight / teacher_sum, layout.map_weight / student_sum
+        teacher_factors[token], factors[token] = layout.query_weight / teacher_sum, layout.query_weight / student_sum
     results.sums[index] = total * np.log(2.0)
     by_rows, by_columns = _symmetric_gradients(of_teacher, of_student, teacher_factors, factors)
     scale = np.float32(1 / np.sqrt(size))
@@ -294,7 +294,7 @@ def compute_symmetric_map(index: int, teacher: Floats, student: Floats, layout: 
 
 @njit(fastmath=True, inline="always")
 def _symmetric_map(vectors: Floats, positions: np.ndarray, head: int, head_size: int) -> tuple[_SymmetricMap, np.bool]:
-    """Returns a map whose exponentials are not yet taken, and whether all of them will be within fp32."""
+    """Returns a map without its exponentials, and whether these will be within the range of fp32."""
     scale = _LOG2_E * np.float32(1 / np.sqrt(head_size))
     rows, columns = _one_head(vectors, vectors, positions, head, head_size, scale)
     smallest, largest = np.float32(1e38), np.float32(0)
@@ -360,12 +360,12 @@ def _sum_of_four(values: Floats, first: int, key: int) -> np.float32:
 def _symmetric_gradients(
     teacher: _SymmetricMap, student: _SymmetricMap, teacher_factors: Floats, factors: Floats
 ) -> tuple[Floats, Floats]:
-    """Returns the gradient by the student's vectors in two parts, as rows and as columns, times √head_size.
+    """Returns the gradient in two parts: rows without the factor 1 / √head_size, columns with it and log2 e.
 
     Args:
         teacher: The teacher's map with its exponentials.
         student: The student's.
-        teacher_factors: What turns a row's exponentials into its weighted softmax: map_weight / sum; 0 in padding.
+        teacher_factors: query_weight / sum of each row, which turns exponentials into a weighted softmax; 0 in padding.
         factors: The same for the student's rows.
     """
     num_tokens = student.columns.shape[1]
@@ -381,7 +381,7 @@ def _symmetric_gradients(
                 of_student = student.exponentials[token, key] * (factor + factors[key])
                 of_teacher = teacher.exponentials[token, key] * (teacher_factor + teacher_factors[key])
                 slopes[query, key] = of_student - of_teacher
-            # Inside the block that the diagonal crosses both orders of a pair come by, and each counts both.
+            # Inside the block that the diagonal crosses, both orders of a pair are computed, and each counts for both.
             for key in range(start, stop):
                 slopes[query, key] *= np.float32(0.5)
         _four_rows_of_gradients(slopes, first, student.rows, student.columns, by_rows, by_columns, stop)
@@ -397,7 +397,7 @@ def compute_maps(
     is_teacher_gram: bool,
     is_student_gram: bool,
 ) -> None:
-    """Writes the divergences of all maps and their gradients; a model is `gram` if left and right are the same."""
+    """Writes the divergences of all maps and their gradients; a model is `gram` if its left and right are the same."""
     for index in prange(len(results.sums)):
         # A row of one token attends to itself, whatever its vector: the divergence and its gradients are exactly 0,
         # where the loops would give a rounding error.

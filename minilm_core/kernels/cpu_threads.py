@@ -1,4 +1,4 @@
-"""How loops that Numba compiles share the threads of torch, and where they are kept once they are compiled."""
+"""Numba-compiled loops: they run in torch's threads, and compiled code is cached on disk."""
 
 import functools
 import hashlib
@@ -13,37 +13,37 @@ import torch
 from numba.core.registry import cpu_target
 
 if sys.platform == "linux":
-    # Torch's own threads: those of another pool would wait for theirs, which spin for a while after each operation.
+    # Use torch's OpenMP threads: another pool would compete with them, because they spin after each operation.
     numba.config.THREADING_LAYER = "omp"
 
 
 def in_threads(loops: Callable[..., None], *arguments: object) -> None:
-    """Calls loops compiled for several threads with as many of them as torch uses."""
+    """Calls a parallel compiled loop with as many threads as torch uses."""
     _keep(loops)
     num_threads = torch.get_num_threads()
     numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
     loops(*arguments)
     if torch.get_num_threads() != num_threads:
-        # When Numba starts its threads it sets what OpenMP has, which is torch's, to all there are.
+        # Numba, when it starts its threads, sets OpenMP's number of threads, and so torch's, to the maximum.
         torch.set_num_threads(num_threads)
 
 
 def keep_compiled_loops_in(folder: Path) -> None:
-    """Chooses a folder for compiled loops if Numba can write to none of its own.
+    """Sets the folder for compiled loops if Numba can write to none of its default folders.
 
-    Each kind of processor has a folder of its own in it: Numba's files know theirs, but two processes that write the
-    first at the same moment would mix them up.
+    Each kind of processor gets a subfolder. Numba's files name their processor, but two processes on different ones
+    that write the first file at the same moment would overwrite each other's.
     """
     try:
         numba.njit(in_threads).enable_caching()
     except RuntimeError:
-        # Its name and its instruction sets.
+        # The processor's name and instruction sets.
         processor = repr(cpu_target.target_context.codegen().magic_tuple())
         numba.config.CACHE_DIR = str(folder / hashlib.sha256(processor.encode()).hexdigest()[:16])
 
 
 @functools.cache
 def _keep(loops: Any) -> None:
-    """Has compiled loops kept for other processes; where no folder can be written to, each compiles its own."""
+    """Caches a compiled loop on disk for other processes; without a writable folder each process compiles its own."""
     with suppress(RuntimeError):
         loops.enable_caching()

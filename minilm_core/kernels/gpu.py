@@ -1,6 +1,6 @@
-"""The KL of a relation on a GPU: no relation in memory, no padding, forward and backward each one pass in Triton.
+"""The KL of a relation on a GPU: one Triton pass forward and one backward, without a relation in memory or padding.
 
-Imports where triton is absent: `fits` tells where and for what the passes run.
+This module can be imported without triton: `fits` returns whether the passes can run.
 """
 
 import math
@@ -18,11 +18,11 @@ from torch.nn.functional import pad
 from minilm_core.errors import UserError
 
 MAX_HEAD_SIZE = 64
-"""Of a relation head. Wider ones leave no registers for blocks that keep the matrix units busy, and plain matrix
-products serve them well."""
+"""The widest relation head. Wider ones leave no registers for blocks that keep the matrix units busy; plain matrix
+products are fast for them."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 BLOCK_BYTES = 4096
-"""Of the vectors of one model that a pass walks over at a time."""
+"""Bytes of one model's vectors that a pass loads at a time."""
 
 PaddedVectors = Float[Tensor, "batch seq width"]
 TokenVectors = Float[Tensor, "tokens width"]
@@ -30,7 +30,7 @@ TokenMask = Bool[Tensor, "batch seq"]
 
 
 def is_available(device: torch.device) -> bool:
-    """Tells whether the passes run there: an NVIDIA GPU of compute capability 8.0 or later, and triton installed."""
+    """Returns whether the device is an NVIDIA GPU of compute capability 8.0 or later and triton is installed."""
     return (
         device.type == "cuda"
         and torch.version.hip is None
@@ -40,7 +40,7 @@ def is_available(device: torch.device) -> bool:
 
 
 def fits(teacher: Sequence[Tensor], student: Sequence[Tensor], num_heads: int) -> bool:
-    """Tells whether the passes run on the operands' device and take their types and their relation heads."""
+    """Returns whether the passes support the operands' device, types and relation heads."""
     return is_available(student[0].device) and all(
         vectors.dtype in DTYPES and vectors.shape[-1] // num_heads <= MAX_HEAD_SIZE for vectors in (*teacher, *student)
     )
@@ -48,29 +48,29 @@ def fits(teacher: Sequence[Tensor], student: Sequence[Tensor], num_heads: int) -
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RaggedLayout:
-    """Where the sequences of a batch are once their real tokens stand one after another."""
+    """The boundaries of the sequences of a batch whose real tokens are joined, without padding."""
 
     cu_seqlens: Int[Tensor, " sequences_and_one"]
-    """Where each sequence starts among the tokens and, last, the number of tokens; int32."""
+    """The first token of each sequence and, last, the number of tokens; int32."""
     max_seqlen: int
-    """No sequence is longer."""
+    """An upper bound of the sequences' lengths."""
     token_numbers: Int[Tensor, " tokens"] | None
-    """The real tokens among all of the padded batch, row by row; None where all are real."""
+    """The indices of the real tokens in the flattened padded batch; None if all tokens are real."""
 
 
 def ragged_layout(vectors: PaddedVectors, mask: TokenMask | None) -> RaggedLayout:
-    """Lays out a padded batch; with a mask, true where a token is real, it waits for the GPU to count them."""
+    """Returns the layout of a padded batch; with a mask, true for real tokens, the host waits for their count."""
     batch, seq, _ = vectors.shape
     if mask is None:
         cu_seqlens = torch.arange(0, (batch + 1) * seq, seq, dtype=torch.int32, device=vectors.device)
         return RaggedLayout(cu_seqlens=cu_seqlens, max_seqlen=seq, token_numbers=None)
     cu_seqlens = pad(mask.sum(dim=1).cumsum(dim=0), (1, 0)).to(torch.int32)
-    # Not the longest of the rows, which would have to be waited for too: programs that find nothing to do cost less.
+    # Not the longest row, for which the host would have to wait too: programs without work cost less than that.
     return RaggedLayout(cu_seqlens=cu_seqlens, max_seqlen=seq, token_numbers=mask.flatten().nonzero().squeeze(1))
 
 
 def drop_padding(vectors: PaddedVectors, layout: RaggedLayout) -> TokenVectors:
-    """Returns the vectors of the real tokens one after another; a view where there is no padding."""
+    """Returns the vectors of the real tokens; a view if there is no padding."""
     tokens = vectors.flatten(0, 1)
     return tokens if layout.token_numbers is None else tokens.index_select(0, layout.token_numbers)
 
@@ -81,7 +81,10 @@ def padded_relation_kl(
     num_heads: int,
     mask: TokenMask | None,
 ) -> Float[Tensor, ""]:
-    """`fused_relation_kl` of a batch with padding, which is dropped; each model gives its left and right operand."""
+    """`fused_relation_kl` of a padded batch, given the left and right operand of each model; padding is dropped.
+
+    The mask is true for real tokens; None, which `distil` passes with its packed rows, means that all are.
+    """
     layout = ragged_layout(student[0], mask)
 
     def tokens(left: PaddedVectors, right: PaddedVectors) -> tuple[TokenVectors, TokenVectors]:
@@ -101,12 +104,12 @@ def fused_relation_kl(
 ) -> Float[Tensor, ""]:
     """KL(teacher ‖ student) of softmax(left rightᵀ / √head_size) in nats, averaged over heads and tokens.
 
-    Sums are fp32; the gradient has the operands' type and goes into the student's only. Where left and right are the
-    same vectors, give the same tensor for both: its whole gradient is then written at once.
+    Sums are in fp32; the gradient has the operands' type and flows into the student only. If left and right are the
+    same vectors, pass the same tensor for both: its gradient is then computed at once.
 
     Raises:
-        UserError: if there is no token, no pass for the operands' type, or the heads do not divide a width or are too
-            wide.
+        UserError: if there is no token, if the operands' type is not supported, or if the heads do not divide a width
+            or are too wide.
 
     Source: MiniLM (Wang et al., 2020), equations 6 to 9; MiniLMv2 (Wang et al., 2021), equations 1 to 5.
     """
@@ -126,7 +129,7 @@ def _check_operands(operands: Sequence[TokenVectors], num_heads: int) -> None:
         if not num_tokens:
             raise UserError("a relation must have at least 1 token, got 0")
         if vectors.dtype not in DTYPES:
-            raise UserError(f"a fused relation must be of bf16, fp16 or fp32 vectors, got {vectors.dtype}")
+            raise UserError(f"the vectors of a fused relation must be bf16, fp16 or fp32, got {vectors.dtype}")
         if width % num_heads or width // num_heads > MAX_HEAD_SIZE:
             raise UserError(
                 f"num_heads must divide a fused relation's width into heads of at most {MAX_HEAD_SIZE}, "
@@ -136,22 +139,22 @@ def _check_operands(operands: Sequence[TokenVectors], num_heads: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blocks:
-    """How a pass cuts a sequence: a program has `rows` of one side and walks over `columns` of the other at a time."""
+    """The block sizes of a pass: a program keeps `rows` tokens of one side and loads `columns` of the other."""
 
     rows: int
     columns: int
     num_warps: int = 4
     num_stages: int = 2
-    """Blocks of columns in flight: one is computed on while the next is loaded."""
+    """Blocks of columns in flight: the next one is loaded while one is processed."""
 
 
 def choose_blocks(padded_head_size: int, max_seqlen: int, dtype: torch.dtype) -> Blocks:
-    """Returns the blocks for the wider model's heads and the wider type.
+    """Returns the block sizes for the wider of both models' heads and the wider of their types.
 
-    64 rows are what one Hopper matrix instruction takes from the four warps. With 64 columns, logits and shares of both
-    models then fill half of the 255 registers a thread can have; wide heads and fp32, whose operands are split in
-    three, need the other half and get fewer columns. So compiled for compute capability 9.0 nothing spills, and shared
-    memory, at most 80 KB, stays below the 99 KB of the smallest GPU that has 8.0.
+    One Hopper matrix instruction takes 64 rows from the four warps. With 64 columns, logits and softmax weights of both
+    models fill half of the 255 registers of a thread. Wide heads and fp32, whose operands are split in three, need the
+    other half and get fewer columns. Compiled for compute capability 9.0, no register spills, and the at most 80 KB of
+    shared memory fit the 99 KB of the smallest GPU of compute capability 8.0.
     """
     longest = max(16, _next_power_of_2(max_seqlen))
     columns = BLOCK_BYTES // (dtype.itemsize * max(32, padded_head_size))
@@ -159,7 +162,7 @@ def choose_blocks(padded_head_size: int, max_seqlen: int, dtype: torch.dtype) ->
 
 
 def pad_head_size(head_size: int) -> int:
-    """Returns the width that heads are padded to in registers: a power of two and what a matrix instruction takes."""
+    """Returns the width that heads are padded to in registers: a power of two, at least 16 for matrix instructions."""
     return max(16, _next_power_of_2(head_size))
 
 
@@ -169,7 +172,7 @@ def _next_power_of_2(number: int) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Launch:
-    """The programs of a pass, one for each block of each head of each sequence, and what it is compiled for."""
+    """The grid of a pass (one program for each block of each head of each sequence) and its compile-time constants."""
 
     num_heads: int
     teacher_head_size: int
@@ -198,7 +201,7 @@ class _Launch:
         return self.num_heads * self.num_blocks * (len(self.layout.cu_seqlens) - 1)
 
     def run(self, kernel: Any, operands: Sequence[TokenVectors], *arguments: Tensor, **constants: bool) -> None:
-        # Triton launches on the current device, wherever the operands are; -1, of a CPU, changes nothing.
+        # Triton launches on the current device, not on that of the operands. The index -1 of a CPU changes nothing.
         with torch.cuda.device(operands[0].get_device()):
             kernel[(self.num_programs,)](
                 *operands,
@@ -220,7 +223,7 @@ class _Launch:
 
 
 class _FusedRelationKL(torch.autograd.Function):
-    """`fused_relation_kl`; forward also gives the gradient by the left operand, backward that by the right one."""
+    """`fused_relation_kl`: forward also computes the gradient by the left operand, backward that by the right one."""
 
     @staticmethod
     def forward(

@@ -1,12 +1,23 @@
 """Device code of the fused relation loss, in Triton: imported only where triton is installed.
 
-Both kernels walk over one head of one sequence in blocks, as flash attention does, for teacher and student at once: no
-relation is ever in memory. Exponentials and logarithms are to base 2, which is what the hardware has.
+Like flash attention, both kernels process one head of one sequence in blocks, for teacher and student at once, so that
+no relation is ever in memory. Exponentials and logarithms are to base 2, because the hardware computes those.
 
 With relation heads of width 8 to 32 a Hopper GPU is limited by neither memory nor matrix products: a pair of tokens
-costs some 200 FLOPs on units that do 4,096 a clock, and four exponentials on one that does 16. So it is exponentials
-that are saved. The pass that needs the shares for the divergence sums the gradient of the left operand with them too,
-and one more pass gives the right operand's: four exponentials a pair where three passes would take six.
+costs about 200 FLOPs on units that do 4,096 per clock, and four exponentials on a unit that does 16. The kernels
+therefore save exponentials: the pass that computes the divergence also sums the gradient of the left operand, and a
+second pass computes that of the right operand. That takes four exponentials per pair, where three passes take six.
+
+A kernel's arguments are flat because Triton launches it with tensors and numbers. The host computes the padded widths,
+which the kernels need as compile-time constants. The arguments of both kernels:
+
+- teacher_left, teacher_right, student_left, student_right: operands, [tokens, heads * head size], all sequences joined.
+- sequence_starts: the first token of each sequence and, last, the number of tokens, [sequences + 1].
+- num_tokens: tokens of all sequences.
+- num_blocks: blocks of rows in the longest sequence.
+- num_heads, teacher_head_size, student_head_size: relation heads and their sizes.
+- teacher_width, student_width: the head sizes, padded to a power of two of at least 16.
+- block_rows, block_columns: tokens of one side that a program holds, and tokens of the other that it loads at a time.
 
 Source: MiniLM (Wang et al., 2020), equations 6 to 9; FlashAttention-2 (Dao, 2023), algorithms 1 and 2.
 """
@@ -16,10 +27,10 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-# In the place of infinity: the difference of two of these is 0, where that of two infinities is NaN.
+# Stands for infinity: the difference of two such numbers is 0, where the difference of two infinities is NaN.
 HUGE = tl.constexpr(1.0e30)
-# Of fp32 operands alone: three products of their tf32 parts keep 22 of 24 bits, on the matrix units. Plain tf32 keeps
-# 11; "ieee" keeps all, but on units that one product of width 16 keeps busy for as long as a pass's exponentials take.
+# For fp32 operands only: three products of tf32 parts on the matrix units keep 22 of 24 bits. Plain tf32 keeps 11.
+# "ieee" keeps all, but runs on units that need as long for one product of width 16 as a pass needs for exponentials.
 PRECISION = tl.constexpr("tf32x3")
 
 
@@ -33,7 +44,7 @@ def _rows(
     block_rows: tl.constexpr,
     block_width: tl.constexpr,
 ) -> tl.tensor:
-    """Loads a block of one head's vectors; zeros beyond the end of the sequence and of the head."""
+    """Loads a block of one head's vectors, with zeros beyond the end of the sequence and of the head."""
     rows = first + tl.arange(0, block_rows)[:, None]
     columns = tl.arange(0, block_width)[None, :]
     is_inside = (rows < length) & (columns < head_size)
@@ -41,12 +52,12 @@ def _rows(
 
 
 @triton.jit
-def _place(
+def _program_block(
     sequence_starts: tl.tensor, num_blocks: tl.tensor, num_heads: tl.constexpr, block_rows: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """Returns this program's head, its sequence's start and length, and the first row of its block.
 
-    Heads vary fastest: programs that run together then share cache lines, a token's heads being side by side.
+    Heads vary fastest: programs that run together then share cache lines, because a token's heads are adjacent.
     """
     program = tl.program_id(0)
     sequence = program // num_heads // num_blocks
@@ -56,20 +67,20 @@ def _place(
 
 
 @triton.jit
-def _shares(
+def _online_softmax(
     logits: tl.tensor, maxima: tl.tensor, sums: tl.tensor, head_size: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Takes one more block of logits into a running softmax over the columns.
+    """Adds one more block of logits to a running softmax over the columns.
 
-    Returns the block's shares over the largest share so far, their logarithms, the running maxima and sums, and by how
-    much the maxima rose (negative): what was summed before has to shrink by its exponential.
+    Returns the block's weights relative to the largest weight so far, their log2, the new maxima and sums, and the old
+    maxima minus the new ones: sums over earlier blocks must be multiplied by 2 to this power.
     """
     scale = LOG2_E / head_size**0.5
     new_maxima = tl.maximum(maxima, tl.max(logits, 1) * scale)
     logarithms = logits * scale - new_maxima[:, None]
-    shares = tl.exp2(logarithms)
+    weights = tl.exp2(logarithms)
     shift = maxima - new_maxima
-    return shares, logarithms, new_maxima, sums * tl.exp2(shift) + tl.sum(shares, 1), shift
+    return weights, logarithms, new_maxima, sums * tl.exp2(shift) + tl.sum(weights, 1), shift
 
 
 @triton.jit
@@ -96,10 +107,11 @@ def divergence_kernel(
 ) -> None:
     """Sums KL(teacher ‖ student), in nats, over a block of queries of one head.
 
-    With `has_gradient` also keeps the log2 partition of each relation's row, [heads, tokens], and the gradient of that
-    sum by the student's left vectors, but for its factor 1 / √head_size.
+    The sum of each program goes to `divergences`, [programs]. With `has_gradient` the kernel also writes the log2
+    partition of each row of both relations, [heads, tokens], and the gradient of the sum by the student's left vectors
+    without its factor 1 / √head_size, [tokens, heads * head size].
     """
-    head, start, length, first_row = _place(sequence_starts, num_blocks, num_heads, block_rows)
+    head, start, length, first_row = _program_block(sequence_starts, num_blocks, num_heads, block_rows)
     if first_row >= length:
         return
     of_teacher = start.to(tl.int64) * (num_heads * teacher_head_size) + head * teacher_head_size
@@ -115,8 +127,8 @@ def divergence_kernel(
     student_maxima = tl.full((block_rows,), -HUGE, tl.float32)
     teacher_sums = tl.zeros((block_rows,), tl.float32)
     student_sums = tl.zeros((block_rows,), tl.float32)
-    # Sum of p (log p - log q), each logarithm less that of its running partition: what remains is small, so that the
-    # divergence of large logits is no small difference of large numbers.
+    # Sum of p (log p - log q) with logarithms relative to the running maxima. These are small, so that the divergence
+    # of large logits is not a small difference of large numbers.
     cross = tl.zeros((block_rows,), tl.float32)
     towards_teacher = tl.zeros((block_rows, student_width), tl.float32)
     towards_student = tl.zeros((block_rows, student_width), tl.float32)
@@ -134,24 +146,24 @@ def divergence_kernel(
             teacher_logits = tl.where(is_key, teacher_logits, -HUGE)
             student_logits = tl.where(is_key, student_logits, -HUGE)
         previous_sums = teacher_sums
-        teacher_shares, teacher_logs, teacher_maxima, teacher_sums, teacher_shift = _shares(
+        teacher_weights, teacher_logs, teacher_maxima, teacher_sums, teacher_shift = _online_softmax(
             teacher_logits, teacher_maxima, teacher_sums, teacher_head_size
         )
-        student_shares, student_logs, student_maxima, student_sums, student_shift = _shares(
+        student_weights, student_logs, student_maxima, student_sums, student_shift = _online_softmax(
             student_logits, student_maxima, student_sums, student_head_size
         )
         cross = (cross + previous_sums * (teacher_shift - student_shift)) * tl.exp2(teacher_shift)
-        cross += tl.sum(teacher_shares * (teacher_logs - student_logs), 1)
+        cross += tl.sum(teacher_weights * (teacher_logs - student_logs), 1)
         if has_gradient:
-            # Shares are rounded to the operands' type, bf16 by 2^-9 at most; bf16 logits would cost several times that.
+            # Weights are rounded to the operands' type, bf16 by at most 2^-9; bf16 logits would lose much more.
             towards_teacher = tl.dot(
-                teacher_shares.to(student_columns.dtype),
+                teacher_weights.to(student_columns.dtype),
                 student_columns,
                 towards_teacher * tl.exp2(teacher_shift)[:, None],
                 input_precision=PRECISION,
             )
             towards_student = tl.dot(
-                student_shares.to(student_columns.dtype),
+                student_weights.to(student_columns.dtype),
                 student_columns,
                 towards_student * tl.exp2(student_shift)[:, None],
                 input_precision=PRECISION,
@@ -160,19 +172,19 @@ def divergence_kernel(
     rows = first_row + tl.arange(0, block_rows)
     is_query = rows < length
     divergence = LN_2 * (cross / teacher_sums - tl.log2(teacher_sums) + tl.log2(student_sums))
-    # A token that is alone attends to itself, whatever the vectors: exactly 0, where a fused multiply-add rounds.
+    # A sequence of one token attends to itself: its divergence is exactly 0, where a fused multiply-add would round.
     divergence = tl.where(is_query & (length > 1), divergence, 0.0)
     tl.store(divergences + tl.program_id(0), tl.sum(divergence, 0))
     if has_gradient:
-        places = head.to(tl.int64) * num_tokens + start + rows
-        tl.store(teacher_partitions + places, teacher_maxima + tl.log2(teacher_sums), mask=is_query)
-        tl.store(student_partitions + places, student_maxima + tl.log2(student_sums), mask=is_query)
+        offsets = head.to(tl.int64) * num_tokens + start + rows
+        tl.store(teacher_partitions + offsets, teacher_maxima + tl.log2(teacher_sums), mask=is_query)
+        tl.store(student_partitions + offsets, student_maxima + tl.log2(student_sums), mask=is_query)
         gradient = towards_student / student_sums[:, None] - towards_teacher / teacher_sums[:, None]
         gradient = tl.where(length > 1, gradient, 0.0)
         columns = tl.arange(0, student_width)[None, :]
-        places = of_student + rows[:, None] * (num_heads * student_head_size) + columns
+        offsets = of_student + rows[:, None] * (num_heads * student_head_size) + columns
         is_inside = is_query[:, None] & (columns < student_head_size)
-        tl.store(left_gradient + places, gradient.to(left_gradient.dtype.element_ty), mask=is_inside)
+        tl.store(left_gradient + offsets, gradient.to(left_gradient.dtype.element_ty), mask=is_inside)
 
 
 @triton.jit
@@ -198,12 +210,12 @@ def gradient_kernel(
     block_columns: tl.constexpr,
     is_symmetric: tl.constexpr,
 ) -> None:
-    """Writes `factor` times the gradient by a block of the student's right vectors of one head.
+    """Writes `factor` times the gradient by a block of the student's right vectors of one head to `gradient`.
 
-    Rows are keys here and columns queries. With `is_symmetric` right and left are the same vectors and the gradient as
-    left, kept by `divergence_kernel`, is added.
+    Rows are keys here and columns are queries. `factor` is a tensor of one number. The partitions and `left_gradient`
+    come from `divergence_kernel`. With `is_symmetric`, left and right are the same and `left_gradient` is added.
     """
-    head, start, length, first_row = _place(sequence_starts, num_blocks, num_heads, block_rows)
+    head, start, length, first_row = _program_block(sequence_starts, num_blocks, num_heads, block_rows)
     if first_row >= length:
         return
     of_teacher = start.to(tl.int64) * (num_heads * teacher_head_size) + head * teacher_head_size
@@ -227,22 +239,22 @@ def gradient_kernel(
             student_left + of_student, first, length, num_heads, student_head_size, block_columns, student_width
         )
         queries = first + tl.arange(0, block_columns)
-        # A partition beyond all bounds makes the shares of a query that is not there 0.
+        # With this partition the probabilities of a query beyond the end of the sequence are 0.
         teacher_partition = tl.load(teacher_partitions + of_partitions + queries, mask=queries < length, other=HUGE)
         student_partition = tl.load(student_partitions + of_partitions + queries, mask=queries < length, other=HUGE)
         teacher_logits = tl.dot(teacher_rows, tl.trans(teacher_columns), input_precision=PRECISION)
         student_logits = tl.dot(student_rows, tl.trans(student_columns), input_precision=PRECISION)
-        teacher_shares = tl.exp2(teacher_logits * teacher_scale - teacher_partition[None, :])
-        student_shares = tl.exp2(student_logits * student_scale - student_partition[None, :])
-        difference = (student_shares - teacher_shares).to(student_columns.dtype)
+        teacher_probabilities = tl.exp2(teacher_logits * teacher_scale - teacher_partition[None, :])
+        student_probabilities = tl.exp2(student_logits * student_scale - student_partition[None, :])
+        difference = (student_probabilities - teacher_probabilities).to(student_columns.dtype)
         total = tl.dot(difference, student_columns, total, input_precision=PRECISION)
 
     total = tl.where(length > 1, total, 0.0)
     rows = first_row + tl.arange(0, block_rows)[:, None]
     columns = tl.arange(0, student_width)[None, :]
-    places = of_student + rows * (num_heads * student_head_size) + columns
+    offsets = of_student + rows * (num_heads * student_head_size) + columns
     is_inside = (rows < length) & (columns < student_head_size)
     if is_symmetric:
-        total += tl.load(left_gradient + places, mask=is_inside, other=0.0).to(tl.float32)
+        total += tl.load(left_gradient + offsets, mask=is_inside, other=0.0).to(tl.float32)
     total *= tl.load(factor)
-    tl.store(gradient + places, total.to(gradient.dtype.element_ty), mask=is_inside)
+    tl.store(gradient + offsets, total.to(gradient.dtype.element_ty), mask=is_inside)

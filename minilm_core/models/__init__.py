@@ -1,6 +1,6 @@
-"""Teachers and students: architectures in closed form, families, encoders, tokenizers, initialisation, weight transfer.
+"""Teachers and students: architectures, families, encoders, tokenizers, initialisation and weight transfer.
 
-Nothing here is trained, and no text is read."""
+Training and the reading of text are in other packages."""
 
 import lazy_loader
 

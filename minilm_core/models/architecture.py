@@ -1,4 +1,4 @@
-"""The sizes of an encoder and what follows from them in closed form: validity, parameters, bytes, FLOPs. No torch."""
+"""The sizes of an encoder, with its parameters, bytes and FLOPs in closed form. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,21 @@ BYTES_PER_FP32 = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DisentangledAttention:
-    """What DeBERTa's layers have more than BERT's."""
+    """The parts of DeBERTa's layers that BERT's layers do not have."""
 
     num_distances: int
-    """Rows of the embedding of distances that all layers share, as wide as the hidden states; 0 where there is none."""
+    """Rows of the distance embedding that all layers share, as wide as the hidden states; 0 if there is none."""
     num_terms: int
-    """Terms of a score that are of a content and a position: 1 or 2; 0 without distances."""
+    """The number of score terms between content and position: 1 or 2; 0 without distances."""
     shares_maps: bool
-    """Whether positions are projected with the maps of content and not with their own."""
+    """Whether positions share the projections of content instead of having their own."""
     is_normed: bool
     """Whether a LayerNorm follows the embedding of distances."""
     convolution_width: int
-    """Tokens that the convolution beside the first layer sees; 0 where there is none."""
+    """Kernel size, in tokens, of the convolution in parallel to the first layer; 0 if there is none."""
 
     def num_parameters(self, num_layers: int, hidden_size: int) -> int:
-        """Returns the parameters of the embedding, its norm, the maps of positions and the convolution."""
+        """Returns the number of parameters of the embedding, its norm, the position projections and the convolution."""
         maps = 0 if self.shares_maps else num_layers * self.num_terms * (hidden_size + 1) * hidden_size
         norm = 2 * hidden_size if self.is_normed else 0
         convolution = (self.convolution_width * hidden_size + 3) * hidden_size if self.convolution_width else 0
@@ -31,7 +31,7 @@ class DisentangledAttention:
 
     def flops(self, num_layers: int, hidden_size: int, sequence_length: int) -> int:
         """Returns the FLOPs of the projections of all distances, the terms of all scores and the convolution."""
-        # With shared maps both of them are computed, whichever terms there are.
+        # With shared projections both are computed, whichever terms there are.
         num_maps = 2 if self.shares_maps and self.num_distances else self.num_terms
         maps = num_maps * 2 * self.num_distances * hidden_size * hidden_size
         terms = self.num_terms * 2 * sequence_length * self.num_distances * hidden_size
@@ -41,22 +41,22 @@ class DisentangledAttention:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FamilyShape:
-    """What a student takes over from its teacher's tokenizer and family, whatever its own sizes; by default BERT's."""
+    """What students of any size inherit from their teacher's tokenizer and family; the defaults are BERT's."""
 
     vocabulary_size: int
     """Rows of the word embedding."""
     num_positions: int
-    """Rows of the position embedding, padding rows included; 0 where positions are only in the attention."""
+    """Rows of the position embedding, including padding rows; 0 if only the attention uses positions."""
     num_token_types: int
-    """Rows of the token-type (segment) embedding; 0 where there is none."""
+    """Rows of the token-type (segment) embedding; 0 if there is none."""
     embedding_size: int | None = None
-    """ELECTRA: the teacher's width of the tables. A student keeps it, or its hidden size where that is smaller; where
-    it is larger, a projection follows. None: as wide as the hidden states."""
+    """ELECTRA: the width of the teacher's tables. A student has the same width, or its hidden size if that is smaller;
+    if its hidden size is larger, a projection follows. None: the tables are as wide as the hidden states."""
     keeps_wide_tables_from: int | None = None
-    """ELECTRA whose tables are wider than its hidden states: its hidden size. An encoder of at least this hidden size
-    has tables of `embedding_size`. None: the tables are not wider than the hidden states."""
+    """The hidden size of an ELECTRA teacher whose tables are wider than its hidden states. An encoder of at least this
+    hidden size has tables of `embedding_size`. None: the tables are not wider than the hidden states."""
     num_position_biases: int = 0
-    """MPNet: rows of the table that all layers share, a number a head."""
+    """MPNet: rows of the position-bias table that all layers share, with one entry per head."""
     disentangled: DisentangledAttention | None = None
     """DeBERTa only."""
     has_pooler: bool = True
@@ -64,10 +64,10 @@ class FamilyShape:
     has_biases: bool = True
     """Whether linear maps and norms have a bias."""
     is_gated: bool = False
-    """Whether the feed-forward has a second inner map, by which the first is multiplied."""
+    """Whether the feed-forward has a second inner projection that gates the first."""
 
     def width(self, hidden_size: int) -> int:
-        """Returns the width of the tables."""
+        """Returns the width of the embedding tables."""
         if self.embedding_size is None:
             return hidden_size
         if self.keeps_wide_tables_from is not None and hidden_size >= self.keeps_wide_tables_from:
@@ -75,7 +75,7 @@ class FamilyShape:
         return min(self.embedding_size, hidden_size)
 
     def num_parameters(self, hidden_size: int) -> int:
-        """Returns the parameters of the tables, of the LayerNorm that follows them and of a projection."""
+        """Returns the number of parameters of the tables, of the LayerNorm after them and of the projection, if any."""
         width = self.width(hidden_size)
         rows = self.vocabulary_size + self.num_positions + self.num_token_types
         projection = 0 if width == hidden_size else (width + 1) * hidden_size
@@ -87,7 +87,7 @@ _BERT = FamilyShape(vocabulary_size=0, num_positions=0, num_token_types=0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentArchitecture:
-    """The shape of an encoder; every derived size is a property.
+    """The sizes of an encoder; derived sizes are properties.
 
     Raises:
         UserError: if a size is not positive or the heads do not divide the hidden size.
@@ -97,7 +97,7 @@ class StudentArchitecture:
     hidden_size: int
     num_heads: int
     intermediate_ratio: float = 4
-    """Width of the feed-forward over the hidden size; a teacher's need not be whole."""
+    """Width of the feed-forward divided by the hidden size; a teacher's need not be an integer."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden_size", "num_heads"):
@@ -117,7 +117,7 @@ class StudentArchitecture:
 
     @property
     def intermediate_size(self) -> int:
-        """Width of the feed-forward; derived, so that a narrow student never keeps its teacher's."""
+        """Width of the feed-forward; it is derived, so that a narrow student never keeps its teacher's."""
         return round(self.intermediate_ratio * self.hidden_size)
 
     @property
@@ -127,9 +127,10 @@ class StudentArchitecture:
         return f"{self.num_layers}x{self.hidden_size}{ratio} A{self.num_heads}"
 
     def num_layer_parameters(self, family: FamilyShape) -> int:
-        """Returns the parameters of the stacked layers with what they share, without embeddings and pooler.
+        """Returns the number of parameters of all layers and their shared tables, without embeddings and pooler.
 
-        A norm after the last layer counts as one of its own: where there is one, the first layer has one less.
+        A norm after the last layer is counted as one of a layer's two norms: a family with it has one norm less in the
+        first layer.
         """
         width, inner, has_biases = self.hidden_size, self.intermediate_size, family.has_biases
         attention = 4 * (width + has_biases) * width
@@ -141,24 +142,24 @@ class StudentArchitecture:
         return self.num_layers * (attention + feed_forward + norms) + position_biases + disentangled
 
     def num_pooler_parameters(self, family: FamilyShape) -> int:
-        """Returns the parameters of the dense layer over the first token, which fine-tuning trains."""
+        """Returns the number of parameters of the dense layer over the first token, which fine-tuning trains."""
         return (self.hidden_size + 1) * self.hidden_size if family.has_pooler else 0
 
     def num_parameters(self, family: FamilyShape) -> int:
-        """Returns all parameters of the encoder as it is deployed: embeddings, layers and pooler."""
+        """Returns the number of parameters of the deployed encoder: embeddings, layers and pooler."""
         embeddings = family.num_parameters(self.hidden_size)
         return embeddings + self.num_layer_parameters(family) + self.num_pooler_parameters(family)
 
     def size_bytes(self, family: FamilyShape) -> int:
-        """Returns the bytes of the encoder's weights in fp32."""
+        """Returns the size of the encoder's weights in fp32, in bytes."""
         return BYTES_PER_FP32 * self.num_parameters(family)
 
     def flops(self, sequence_length: int, family: FamilyShape = _BERT) -> int:
         """Returns the FLOPs (2 per multiply-add) of the matrix products of one forward pass over one sequence.
 
-        Counts projections, feed-forward, attention products over all pairs of tokens (a local layer's too, which eager
-        attention computes whole), and the pooler. What is linear in the width (biases, norms, softmax, gates, rotation,
-        looking up positions) is left out, as torch's flop counter leaves it out.
+        Counts projections, feed-forward, attention products over all pairs of tokens and the pooler. Local layers also
+        count all pairs, because eager attention computes them. Operations that are linear in the width (biases, norms,
+        softmax, gates, rotation, position lookup) are left out, as in torch's flop counter.
         """
         width, inner, length = self.hidden_size, self.intermediate_size, sequence_length
         tables = family.width(width)

@@ -8,7 +8,7 @@ from minilm_core.models.architecture import StudentArchitecture
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assistant:
-    """An assistant's sizes and training; what is left out follows from the teacher and the search.
+    """The sizes and the training of an assistant; omitted values follow from the teacher and the search.
 
     Source: MiniLM (Wang et al., 2020), section 3.3.
 
@@ -17,15 +17,15 @@ class Assistant:
     """
 
     num_layers: int | None = None
-    """None: as many as the teacher has."""
+    """None: the teacher's number of layers."""
     hidden_size: int | None = None
-    """None: half the teacher's."""
+    """None: half the teacher's hidden size."""
     num_heads: int | None = None
-    """Attention heads. None: as many as the teacher has, which MiniLM's attention distribution needs."""
+    """Attention heads. None: the teacher's number, which MiniLM's attention distribution requires."""
     num_steps: int | None = None
-    """Optimiser steps. None: as many as a student's."""
+    """Optimiser steps. None: as many as for a student."""
     learning_rate: float | None = None
-    """The peak. None: the middle, on a logarithmic scale, of what the space lets a student's be."""
+    """The peak learning rate. None: the middle, on a logarithmic scale, of the space's range for students."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden_size", "num_heads", "num_steps"):
@@ -39,7 +39,7 @@ class Assistant:
         """Returns the assistant's sizes.
 
         Raises:
-            UserError: if they do not fit together, or the assistant is no smaller than its teacher.
+            UserError: if the sizes do not fit together, or the assistant is not smaller than its teacher.
         """
         hidden_size = self.hidden_size or teacher.hidden_size // 2
         architecture = StudentArchitecture(

@@ -1,4 +1,4 @@
-"""Encoders: load a teacher, build a student, run either up to its distilled layers and no further."""
+"""Encoders: load a teacher, build a student, and run either of them up to its distilled layers."""
 
 import copy
 import json
@@ -22,15 +22,15 @@ from minilm_core.models.tokenizers import save_tokenizer
 from minilm_core.settings.schedules import Relation
 
 HEADS_FILE = "heads.safetensors"
-"""The projections of the distilled layers, beside the states that enter them."""
+"""The file of the distilled layers' projections, next to the cached states that enter these layers."""
 
 
 class RelationEncoder(nn.Module):
-    """What distillation runs of an encoder: all below its distilled layers, and of these what the relations need.
+    """The part of an encoder that distillation runs: the layers below the distilled ones, and projections of those.
 
-    It shares its modules with the encoder it is made from, so training it trains the encoder. Nothing in it is left
-    without a gradient: the rest of the highest distilled layer, the layers above and the pooler are not part of it, nor
-    is a projection that no relation uses. They get their first gradient in fine-tuning.
+    It shares its modules with the encoder, so training it trains the encoder. It has no parameter without a gradient:
+    it leaves out the rest of the highest distilled layer, the layers above, the pooler and the projections that no
+    relation uses. These get their first gradient in fine-tuning.
 
     Source: MiniLM (Wang et al., 2020), section 3: only the last layer's self-attention is distilled.
     """
@@ -43,14 +43,14 @@ class RelationEncoder(nn.Module):
         *,
         teacher_width: int | None = None,
     ) -> None:
-        """Takes an encoder apart.
+        """Selects the modules that distillation needs.
 
         Args:
-            encoder: Of a supported family.
-            layers: The distilled layers, counted from 1, rising.
-            relations: What is compared of each.
-            teacher_width: For a student, its teacher's hidden size. Where value vectors are compared and the widths
-                differ, a learned matrix for each layer maps the student's to it.
+            encoder: An encoder of a supported family.
+            layers: The distilled layers, counted from 1, in rising order.
+            relations: The relations that are compared in each of them.
+            teacher_width: For a student, its teacher's hidden size. If value vectors are compared and the widths
+                differ, a learned matrix per layer maps the student's vectors to this width.
         """
         super().__init__()
         adapter = adapter_of(encoder)
@@ -67,20 +67,26 @@ class RelationEncoder(nn.Module):
             )
 
     def checkpoint_activations(self) -> None:
-        """From now on keeps only the layers' inputs for the backward pass, which computes the rest again."""
+        """Switches to storing only the layers' inputs for the backward pass, which recomputes the rest."""
         self.trunk.checkpoints_activations = True
 
     def states(
         self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None
     ) -> list[Float[Tensor, "batch seq hidden"]]:
-        """Returns the hidden states that enter each distilled layer."""
+        """Returns the hidden states that enter each distilled layer.
+
+        Args:
+            input_ids: The tokens.
+            attention_mask: 1 for real tokens and 0 for padding. None: all tokens are real, as in packed rows, which is
+                what `distil` passes; a mask is for users of the library who run padded batches.
+        """
         states: list[Tensor] = self.trunk(input_ids, attention_mask, self.layers)
         return states
 
     def forward(
         self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None
     ) -> list[LayerRelations]:
-        """Returns the operands of each distilled layer's relations."""
+        """Returns the operands of each distilled layer's relations; the arguments are those of `states`."""
         states = self.states(input_ids, attention_mask)
         of_layers: list[LayerRelations] = [
             head(entering) for head, entering in zip(self.heads.values(), states, strict=True)
@@ -93,15 +99,15 @@ class RelationEncoder(nn.Module):
 
 
 def save_heads(encoder: RelationEncoder, folder: Path) -> None:
-    """Writes the heads of the distilled layers and the encoder's configuration: what cached states still need."""
+    """Saves the heads of the distilled layers and the encoder's configuration, to be used on cached states."""
     tensors = {**encoder.heads.state_dict(), **dict(encoder.heads.named_buffers(remove_duplicate=False))}
-    # Cloned, for what the heads of several layers share is written once each.
+    # Cloned, because safetensors refuses tensors that the heads of several layers share.
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, folder / HEADS_FILE)
     encoder.config.save_pretrained(folder)
 
 
 def load_heads(folder: Path, layers: Sequence[int], relations: Collection[Relation]) -> nn.ModuleDict:
-    """Reads what `save_heads` wrote of some layers, only what the relations need, in evaluation mode and fp32.
+    """Loads the projections that relations need, of some of the layers that `save_heads` wrote, for evaluation in fp32.
 
     Raises:
         UserError: if the file is damaged.
@@ -118,7 +124,7 @@ def load_heads(folder: Path, layers: Sequence[int], relations: Collection[Relati
             f"remove it to have it built again"
         ) from error
     heads.load_state_dict({name: tensors[name] for name in heads.state_dict()}, assign=True)
-    # What a module computes from its configuration, such as angles of rotation, is no part of its state.
+    # Buffers that modules compute from the configuration, such as rotary angles, are not in the state dict.
     for name, _ in list(heads.named_buffers(remove_duplicate=False)):
         owner, _, attribute = name.rpartition(".")
         setattr(heads.get_submodule(owner), attribute, tensors[name])
@@ -135,22 +141,22 @@ def load_encoder(folder: Path) -> PreTrainedModel:
     """Loads an encoder with its weights, in fp32 and evaluation mode, from a local folder.
 
     Raises:
-        UserError: if its family is not supported, or its weights are damaged or not those of its config.json.
+        UserError: if its family is not supported, or its weights are damaged or do not match its config.json.
     """
     check_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     try:
         encoder, info = AutoModel.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    # transformers tells of weights of other sizes by a RuntimeError, and of a broken index by a KeyError.
+    # transformers raises RuntimeError for weights of other sizes, and KeyError for a broken index.
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise UserError(
-            f"weights must be whole and of config.json's sizes, got {folder} ({first_line(error)})"
+            f"weights must be complete and have the sizes of config.json, got {folder} ({first_line(error)})"
         ) from error
-    # transformers draws what is missing at random. A pooler often is, and nothing distilled depends on it.
+    # transformers draws missing weights at random. A pooler is often missing, and distillation does not use it.
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
-        raise UserError(f"weights must hold every parameter of config.json's layers, got {folder} without {missing[0]}")
+        raise UserError(f"weights must have every parameter of config.json's layers, got {folder} without {missing[0]}")
     loaded: PreTrainedModel = encoder.eval()
     return loaded
 
@@ -161,21 +167,21 @@ def load_encoder_config(folder: Path) -> PretrainedConfig:
 
 
 def save_encoder(encoder: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
-    """Writes an encoder with its tokenizer, whole or not at all, as a folder that transformers loads."""
+    """Writes an encoder and its tokenizer atomically to a folder that transformers can load."""
     with atomic_folder(folder) as scratch:
         encoder.save_pretrained(scratch)
         save_tokenizer(tokenizer_folder, encoder.config.to_dict(), scratch)
 
 
 def base_config(teacher_config: PretrainedConfig, family: StudentFamily) -> PretrainedConfig:
-    """Returns the configuration that the sizes of a student are put into: its teacher's, or one of BERT."""
+    """Returns the configuration that a student's sizes are written into: its teacher's, or one for BERT."""
     teacher_json = teacher_config.to_dict()
     base = student_base(teacher_json, family)
     return teacher_config if base is teacher_json else AutoConfig.for_model(**base)
 
 
 def student_config(architecture: StudentArchitecture, base: PretrainedConfig) -> PretrainedConfig:
-    """Returns a configuration with a student's sizes: same family, vocabulary and dropout.
+    """Returns a configuration with a student's sizes and the family, vocabulary and dropout of `base`.
 
     Raises:
         UserError: if the family cannot have these sizes.
@@ -189,15 +195,15 @@ def build_encoder(architecture: StudentArchitecture, base: PretrainedConfig, *, 
     """Builds a randomly initialised encoder; the same seed gives the same weights.
 
     Args:
-        architecture: Its sizes.
-        base: All else: its teacher's configuration, or for a student of another family what `base_config` returns.
-        seed: Of the weights.
+        architecture: The encoder's sizes.
+        base: The configuration for everything else: the teacher's, or what `base_config` returns.
+        seed: The seed of the weights.
 
     Raises:
-        UserError: if the family does not work or cannot have these sizes.
+        UserError: if the family is not supported or cannot have these sizes.
     """
     check_model_type(base.to_dict())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # Whatever the teacher was stored in: parameters and optimiser state are fp32.
+        # Parameters and optimiser state are fp32, whatever type the teacher is stored in.
         return AutoModel.from_config(student_config(architecture, base), dtype=torch.float32)

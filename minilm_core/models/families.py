@@ -1,4 +1,4 @@
-"""Families of encoders as their config.json tells of them: which work, their sizes, what students inherit. No torch."""
+"""Families of encoders, read from config.json: which are supported, their sizes, what students inherit. No torch."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
@@ -19,7 +19,7 @@ MODEL_TYPES = (
     "deberta-v2",
     "modernbert",
 )
-"""Families that work, as transformers names them; deberta-v2 is DeBERTa-v3's too."""
+"""The model_type in transformers of the supported families; DeBERTa-v3 has deberta-v2."""
 
 _DISTILBERT_NAMES = {
     "num_hidden_layers": "n_layers",
@@ -27,26 +27,26 @@ _DISTILBERT_NAMES = {
     "num_attention_heads": "n_heads",
     "intermediate_size": "hidden_dim",
 }
-# A DeBERTa may have them: family_shape looks itself.
+# Some DeBERTas have token types, which family_shape reads itself.
 _WITHOUT_TOKEN_TYPES = ("distilbert", "mpnet", "deberta-v2", "modernbert")
 _COUNTS_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 _MPNET_PADDING = 1
-"""The padding token that MPNet counts positions from, whatever its configuration says."""
+"""The padding token that MPNet counts positions from, independent of its configuration."""
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 
 
 def check_model_type(config_json: Mapping[str, Any]) -> None:
-    """Refuses an encoder of another family, or of a kind that its family's adapter does not know.
+    """Refuses an encoder of an unsupported family, or with a setting that its family's adapter does not support.
 
     Raises:
-        UserError: naming the families that work, or the setting that does not.
+        UserError: naming the supported families, or the setting.
     """
     model_type = config_json.get("model_type")
     if model_type not in MODEL_TYPES:
         raise UserError(f"a teacher's model_type must be one of {', '.join(MODEL_TYPES)}, got {model_type}")
     if config_json.get("is_decoder"):
         raise UserError("a teacher must be an encoder, got is_decoder true")
-    # transformers 5 has none of these any more: it would leave the weights of such distances out, without a word.
+    # transformers 5 no longer supports these: it would silently ignore the weights of relative positions.
     positions = str(config_json.get("position_embedding_type"))
     if positions.startswith("relative_key"):
         raise UserError(f"a teacher's position_embedding_type must be absolute, got {positions}")
@@ -54,7 +54,7 @@ def check_model_type(config_json: Mapping[str, Any]) -> None:
         _check_deberta(config_json)
     biases = {config_json.get(f"{part}_bias", False) for part in ("attention", "mlp", "norm")}
     if model_type == "modernbert" and len(biases) > 1:
-        raise UserError("a teacher's attention_bias, mlp_bias and norm_bias must be alike, got true and false")
+        raise UserError("a teacher's attention_bias, mlp_bias and norm_bias must be equal, got true and false")
 
 
 def check_student(architecture: StudentArchitecture, config_json: Mapping[str, Any]) -> None:
@@ -65,7 +65,8 @@ def check_student(architecture: StudentArchitecture, config_json: Mapping[str, A
     """
     if config_json["model_type"] == "modernbert" and architecture.head_size % 2:
         raise UserError(
-            f"a modernbert student's head size must be even, for positions rotate pairs, got {architecture.head_size}"
+            f"a modernbert student's head size must be even because positions rotate pairs, "
+            f"got {architecture.head_size}"
         )
 
 
@@ -77,16 +78,16 @@ def check_layer_pairs(
     num_student_layers: int,
     num_teacher_layers: int,
 ) -> None:
-    """Refuses to compare the attention of a student's local layer with that of a teacher's global one.
+    """Refuses to compare the attention of a student's local layer with that of a teacher's global layer.
 
-    Their divergence is infinite: what the teacher attends to outside the window, the student cannot.
+    Their divergence is infinite, because the student cannot attend to tokens outside its window.
 
     Args:
-        pairs: What is compared.
-        relations: Likewise.
-        config_json: Of the teacher, from which the students and an assistant, too, have which layers are local.
-        num_student_layers: All layers of the student.
-        num_teacher_layers: Of the teacher, or of the assistant where that teaches.
+        pairs: The layers that are compared.
+        relations: The relations that are compared.
+        config_json: The teacher's configuration; students and an assistant derive their local layers from it.
+        num_student_layers: The number of all layers of the student.
+        num_teacher_layers: The number of all layers of the teacher, or of the assistant if it is the teacher.
 
     Raises:
         UserError: naming the layers.
@@ -104,7 +105,7 @@ def check_layer_pairs(
 
 
 def family_shape(config_json: Mapping[str, Any]) -> FamilyShape:
-    """Returns what a student takes over from its teacher's tokenizer and family.
+    """Returns what a student inherits from its teacher's tokenizer and family.
 
     Raises:
         UserError: if the configuration lacks a size.
@@ -146,7 +147,7 @@ def encoder_architecture(config_json: Mapping[str, Any]) -> StudentArchitecture:
     """Returns an encoder's own sizes.
 
     Raises:
-        UserError: if the configuration lacks one, or they do not fit together.
+        UserError: if the configuration lacks a size, or the sizes do not fit together.
     """
     hidden_size = _size(config_json, "hidden_size")
     intermediate_size = _size(config_json, "intermediate_size")
@@ -160,7 +161,7 @@ def encoder_architecture(config_json: Mapping[str, Any]) -> StudentArchitecture:
 
 
 def student_settings(architecture: StudentArchitecture, config_json: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a student's configuration says otherwise than its teacher's: its sizes, and what depends on them.
+    """Returns the settings in which a student's configuration differs from its teacher's: sizes and what follows.
 
     Raises:
         UserError: if the family cannot have these sizes.
@@ -189,22 +190,23 @@ def student_settings(architecture: StudentArchitecture, config_json: Mapping[str
 
 
 def student_layer_types(num_layers: int, config_json: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns which of a ModernBERT student's layers are local: as many of the teacher's as it has, from the top down.
+    """Returns the types (local or global) of a ModernBERT student's layers: those of the teacher's last layers.
 
-    From the top, because the last layer is what is distilled and pooled: it attends as far as the teacher's last does.
+    The student takes the types of the last layers, so that its last layer, which is distilled and pooled, has the same
+    window as the teacher's.
     """
     types = _layer_types(config_json)
     return (types * -(-num_layers // len(types)))[-num_layers:]
 
 
 def kind_of_calls(config_json: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the time of a call depends on beside an encoder's sizes, as JSON's types: what its layers do.
+    """Returns, as JSON types, what the latency of an encoder depends on besides its sizes: the kind of its layers.
 
-    A call looks up a row a token, however long the tables are.
+    The lengths of the tables are left out, because a call looks up one row per token.
     """
     shape = asdict(replace(family_shape(config_json), vocabulary_size=0, num_positions=0))
     if shape["keeps_wide_tables_from"] is None:
-        # Keys of cached latency tables were made without this entry, and stay valid where it says nothing.
+        # Older cached latency tables have keys without this entry; they stay valid where it is None.
         del shape["keeps_wide_tables_from"]
     activations = [
         config_json[name] for name in ("hidden_act", "hidden_activation", "activation") if name in config_json
@@ -219,7 +221,7 @@ def kind_of_calls(config_json: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def max_sequence_length(config_json: Mapping[str, Any]) -> int:
-    """Returns the tokens that an encoder has positions for; RoBERTa's kind counts them from after the padding token."""
+    """Returns the longest sequence, in tokens; RoBERTa's families count positions from after the padding token."""
     num_positions = _count(config_json, "max_position_embeddings")
     if config_json["model_type"] == "mpnet":
         return num_positions - _MPNET_PADDING - 1
@@ -256,7 +258,7 @@ def _check_deberta(config_json: Mapping[str, Any]) -> None:
     if "attention_head_size" in config_json:
         head_size, num_heads = _count(config_json, "attention_head_size"), _count(config_json, "num_attention_heads")
         if head_size * num_heads != hidden_size:
-            # transformers builds such an encoder, but its heads do not fit the map that follows them.
+            # transformers builds such an encoder, but the following linear layer does not accept its heads.
             raise UserError(
                 f"a deberta-v2 teacher's attention_head_size must be its hidden_size over its num_attention_heads, "
                 f"got {head_size}, {hidden_size} and {num_heads}"
@@ -285,7 +287,7 @@ def _size(config_json: Mapping[str, Any], name: str) -> int:
 
 
 def _name(config_json: Mapping[str, Any], name: str) -> str:
-    """Returns what the family calls a size."""
+    """Returns the name of a size in the family's configuration."""
     return _DISTILBERT_NAMES[name] if config_json["model_type"] == "distilbert" else name
 
 

@@ -1,4 +1,4 @@
-"""Where a student's first weights come from: chance, its teacher's embeddings, its teacher's layers too. No torch."""
+"""Where a student's initial weights come from: random, or its teacher's embeddings and layers. Imports no torch."""
 
 from enum import StrEnum
 
@@ -7,28 +7,28 @@ from minilm_core.models.architecture import StudentArchitecture
 
 
 class Initialisation(StrEnum):
-    """What a student takes over from its teacher before it learns; all else is drawn at random."""
+    """The weights that a student inherits from its teacher before training; all others are drawn at random."""
 
     RANDOM = "random"
-    """Nothing, as in the papers."""
+    """No weights, as in the papers."""
     SVD_EMBEDDINGS = "svd_embeddings"
-    """The embeddings, in the directions that keep most of them."""
+    """The embeddings, projected on their principal directions."""
     SLICED_EMBEDDINGS = "sliced_embeddings"
-    """The embeddings, of which some coordinates."""
+    """The embeddings, reduced to some of their dimensions."""
     SPACED_LAYERS = "spaced_layers"
-    """The embeddings and evenly spaced layers, of which some coordinates; the last is the teacher's distilled one."""
+    """The embeddings and evenly spaced layers up to the distilled one, reduced to some of their dimensions."""
     FIRST_LAYERS = "first_layers"
-    """The embeddings and the first layers, of which some coordinates."""
+    """The embeddings and the first layers, reduced to some of their dimensions."""
     LAST_LAYERS = "last_layers"
-    """The embeddings and the last layers up to the distilled one, of which some coordinates."""
+    """The embeddings and the last layers up to the distilled one, reduced to some of their dimensions."""
 
     @property
     def takes_layers(self) -> bool:
-        """Whether it takes over layers and not embeddings alone."""
+        """Whether layers are inherited, not only embeddings."""
         return self in (Initialisation.SPACED_LAYERS, Initialisation.FIRST_LAYERS, Initialisation.LAST_LAYERS)
 
     def layers(self, num_student_layers: int, distilled_layer: int) -> tuple[int, ...]:
-        """Returns the teacher's layer, counted from 1, for each layer of the student; empty where layers are drawn."""
+        """Returns the teacher's layer, counted from 1, for each student layer; empty if layers are drawn at random."""
         match self:
             case Initialisation.SPACED_LAYERS:
                 return tuple(
@@ -42,7 +42,7 @@ class Initialisation(StrEnum):
                 return ()
 
     def check(self, student: StudentArchitecture, teacher: StudentArchitecture, distilled_layer: int) -> None:
-        """Refuses a student that is larger than what it would take over.
+        """Refuses a student that is larger than the weights it would inherit.
 
         Raises:
             UserError: naming the size.

@@ -1,4 +1,4 @@
-"""Which family students are of: their teacher's, or BERT reading their teacher's tokens. No torch."""
+"""The family of the students: their teacher's, or BERT with their teacher's vocabulary. Imports no torch."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -10,34 +10,34 @@ from minilm_core.models.initialisation import Initialisation
 
 BERT = "bert"
 BERT_POSITIONS = 512
-"""What BERT has positions for; a teacher may have more."""
+"""The positions of a BERT student; a teacher may have more."""
 BERT_TOKEN_TYPES = 2
-"""Also where the teacher has none: a tokenizer may tell them all the same, as DeBERTa's does."""
+"""Used even if the teacher has none, because its tokenizer may return token types, as DeBERTa's does."""
 
 _KEPT = (
     *("pad_token_id", "bos_token_id", "eos_token_id"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_act", "layer_norm_eps"),
 )
 _WITH_BERT_LAYERS = (BERT, "roberta", "xlm-roberta", "camembert", "electra")
-"""Families whose layers a BERT student can take over as they are."""
+"""Families whose layers a BERT student can inherit unchanged."""
 
 
 class StudentFamily(StrEnum):
-    """What students are built as. Their tokenizer is their teacher's in any case, or no two positions would compare."""
+    """The family that students are built in. Their tokenizer is always the teacher's, so that positions correspond."""
 
     TEACHER = "teacher"
-    """What the teacher is."""
+    """The teacher's family."""
     BERT = "bert"
-    """BERT, over the vocabulary of a teacher of any family: no position bias, no rotation, no positions counted from
-    the padding token, and so the encoder that most runtimes have a fast path for. It is what the authors' multilingual
-    students of XLM-R are. Source: MiniLM (Wang et al., 2020), section 5.2 and its checkpoints."""
+    """BERT with the vocabulary of a teacher of any family. It has no position biases, no rotary positions and no
+    positions counted from the padding token, and most runtimes have a fast path for it. The authors' multilingual
+    students of XLM-R are of this kind. Source: MiniLM (Wang et al., 2020), section 5.2 and its checkpoints."""
 
 
 def student_base(teacher_json: Mapping[str, Any], family: StudentFamily) -> Mapping[str, Any]:
-    """Returns the config.json that the sizes of a student are put into: its teacher's, or one of BERT.
+    """Returns the config.json that a student's sizes are written into: its teacher's, or one for BERT.
 
-    A BERT student has its teacher's vocabulary and padding token, and dropout, activation and the norms' epsilon where
-    the teacher names them as BERT does; all else that its sizes leave open is BERT's.
+    A BERT student inherits the teacher's vocabulary and special tokens. It also inherits dropout, activation and the
+    norms' epsilon if the teacher's configuration has BERT's names for them. Everything else is BERT's default.
     """
     if StudentFamily(family) is StudentFamily.TEACHER or teacher_json["model_type"] == BERT:
         return teacher_json
@@ -56,18 +56,18 @@ def student_base(teacher_json: Mapping[str, Any], family: StudentFamily) -> Mapp
 
 
 def check_inheritance(initialisation: Initialisation, *, student_type: str, teacher_type: str) -> None:
-    """Refuses to take layers from a teacher whose layers are none of the student's.
+    """Refuses an initialisation with layers that the student's family cannot inherit.
 
     Args:
-        initialisation: What the student would take over.
-        student_type: Its family, as transformers names it.
-        teacher_type: Likewise.
+        initialisation: What the student would inherit.
+        student_type: The model_type of the student's family in transformers.
+        teacher_type: The model_type of the teacher's family.
 
     Raises:
         UserError: naming the families that BERT can take layers from.
     """
     if student_type != teacher_type and initialisation.takes_layers and teacher_type not in _WITH_BERT_LAYERS:
         raise UserError(
-            f"with student_family {student_type} layers can only be taken from a teacher of "
+            f"with student_family {student_type} layers can only be inherited from a teacher of "
             f"{', '.join(_WITH_BERT_LAYERS)}, got initialisation {initialisation} and a {teacher_type} teacher"
         )

@@ -1,4 +1,4 @@
-"""Where a teacher is found: a local folder, an installed package or the Hub. Its weights are safetensors only."""
+"""Finds a teacher in a local folder, an installed package or on the Hub. Only safetensors weights are accepted."""
 
 import hashlib
 import importlib.util
@@ -18,19 +18,19 @@ WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
 PICKLED_WEIGHTS_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
-# Other runtimes' copies of the same weights, which some repositories carry in these folders.
+# Some repositories have copies of the weights for other runtimes in these folders.
 HUB_FILES_LEFT = ("onnx/*", "openvino/*", "coreml/*")
 
 CONFIG_BOOKKEEPING = (
     *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
     *("id2label", "label2id", "num_labels", "problem_type"),
 )
-"""What config.json says of a model's past and of heads that are not distilled."""
+"""The keys of config.json about a model's history and about task heads, which are not distilled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherSource:
-    """Which teacher is distilled, and up to which of its layers.
+    """Which teacher is distilled, and which of its layers.
 
     Raises:
         UserError: if a field breaks its rule.
@@ -39,9 +39,9 @@ class TeacherSource:
     model: str
     """A local folder, a Hub id, or `package:MODULE/SUBFOLDER`: a folder inside an installed Python package."""
     revision: str | None = None
-    """Branch, tag or commit; of a Hub id only."""
+    """Branch, tag or commit; only for a Hub id."""
     sha256: str | None = None
-    """What the weights must hash to, as 64 hex digits; None: whatever is found."""
+    """The required hash of the weights, as 64 hex digits; None: the weights are not checked."""
     layer: int | None = None
     """The distilled layer, counted from 1; None: the last."""
 
@@ -59,7 +59,7 @@ class TeacherSource:
 
     @property
     def is_in_package(self) -> bool:
-        """Whether the teacher lies in an installed Python package."""
+        """Whether the teacher is inside an installed Python package."""
         return self.model.startswith(PACKAGE_PREFIX)
 
     @property
@@ -67,7 +67,7 @@ class TeacherSource:
         return self.model.removeprefix(PACKAGE_PREFIX)
 
     def find_locally(self, base: Path) -> Path | None:
-        """Returns the folder on this machine, or None for a Hub id; reads no weights and no network.
+        """Returns the folder on this machine, or None for a Hub id; reads no weights and uses no network.
 
         Raises:
             UserError: if the package or the folder is missing.
@@ -83,14 +83,14 @@ class TeacherSource:
 
 
 def resolve(source: TeacherSource, base: Path) -> Path:
-    """Returns a local folder with the teacher's configuration and weights, fetched from the Hub if need be.
+    """Returns a local folder with the teacher's configuration and weights, downloading them from the Hub if needed.
 
     Args:
         source: Where the teacher is.
-        base: What a relative folder is relative to.
+        base: The folder that relative paths start from.
 
     Raises:
-        UserError: if the teacher cannot be found, has no safetensors, or hashes to something else.
+        UserError: if the teacher cannot be found, has no safetensors, or has another hash.
     """
     folder = source.find_locally(base) or _fetch(source)
     weight_files(folder)
@@ -102,7 +102,7 @@ def resolve(source: TeacherSource, base: Path) -> Path:
 
 
 def resolve_config(source: TeacherSource, base: Path) -> Path:
-    """Returns the teacher's config.json, from the Hub if need be; no weights are fetched.
+    """Returns the teacher's config.json, downloading it from the Hub if needed; no weights are downloaded.
 
     Raises:
         UserError: if the teacher cannot be found.
@@ -140,12 +140,12 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         if (folder / WEIGHTS_INDEX_FILE).is_file():
             return _shards(folder)
         if any((folder / name).is_file() for name in PICKLED_WEIGHTS_FILES):
-            raise UserError(f"a teacher's weights must be safetensors, for pickled ones can run code, got {folder}")
+            raise UserError(f"a teacher's weights must be safetensors, because pickled ones can run code, got {folder}")
     raise UserError(f"a teacher folder must hold config.json and {WEIGHTS_FILE}, got {folder}")
 
 
 def weights_sha256(folder: Path) -> str:
-    """Returns the sha256 of a model's weights as hex digits; shards count as one file, joined in order of name."""
+    """Returns the sha256 of a model's weights as hex digits; shards are hashed as one file, in order of name."""
     digest = hashlib.sha256()
     for path in weight_files(folder):
         with path.open("rb") as file:
@@ -169,15 +169,16 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def config_sha256(folder: Path) -> str:
-    """Returns the sha256 of what a model's config.json says of its mathematics, as hex digits: the same weights with
-    other heads or another activation are another model.
+    """Returns the sha256, as hex digits, of the keys of config.json that the model's function depends on.
+
+    The same weights with another number of heads or another activation are another model.
 
     Raises:
-        UserError: if it is no JSON.
+        UserError: if it is no JSON object.
     """
     content = read_config(folder / "config.json")
-    told = {name: value for name, value in content.items() if name not in CONFIG_BOOKKEEPING}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    hashed = {name: value for name, value in content.items() if name not in CONFIG_BOOKKEEPING}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
@@ -185,10 +186,12 @@ def _shards(folder: Path) -> tuple[Path, ...]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"an index of shards must have a weight_map, got {index}") from error
+        raise UserError(f"an index of shards must have a weight_map, got none in {index}") from error
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise UserError(f"every shard that {WEIGHTS_INDEX_FILE} names must lie beside it, got {folder / name}")
+            raise UserError(
+                f"every shard that {WEIGHTS_INDEX_FILE} names must be in its folder, got no {folder / name}"
+            )
     return tuple(folder / name for name in names)
 
 
@@ -225,7 +228,7 @@ def _fetch(source: TeacherSource) -> Path:
 
 @contextmanager
 def _reached(source: TeacherSource) -> Iterator[None]:
-    """Says in one line that the Hub, or the model on it, could not be reached."""
+    """Turns the errors of a download into one line that names the model."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:

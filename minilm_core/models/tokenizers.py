@@ -1,4 +1,4 @@
-"""The tokenizers of model folders: loaded, checked against the embeddings, and saved with a student. No torch."""
+"""Loads the tokenizers of model folders, checks them against embeddings, saves them with students. No torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,26 +14,26 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "vocab.txt", "vocab.json"),
     *("sentencepiece.bpe.model", "spm.model", "spiece.model", "tokenizer.model"),
 )
-"""What a vocabulary is kept in, whatever the family."""
+"""The files in which any family stores its vocabulary."""
 
 PADDING_TOKENS = ("[PAD]", "<pad>")
-"""What vocabularies call the token that fills up a row."""
+"""The names of padding tokens in vocabularies."""
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """Opens the tokenizer of a model folder as it is there.
+    """Loads the tokenizer of a model folder unchanged.
 
     Raises:
         UserError: if there is none, or it cannot be read.
     """
     from transformers import AutoTokenizer
 
-    # Of nothing, transformers makes a tokenizer that knows no word.
+    # Without these files transformers returns a tokenizer with an empty vocabulary.
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise UserError(f"a teacher folder must hold a tokenizer, one of {', '.join(TOKENIZER_FILES)}, got {folder}")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    # The tokenizers library tells of a file of another version by a bare Exception, transformers by many kinds.
+    # The tokenizers library raises a bare Exception for a file of another version; transformers raises many kinds.
     except Exception as error:
         raise UserError(
             f"a teacher's tokenizer must be one that the installed version can read, got {folder} ({first_line(error)})"
@@ -41,13 +41,13 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
 
 def load_padding_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """Opens the tokenizer of a model folder, with a padding token also where the folder declares none.
+    """Loads the tokenizer of a model folder and gives it a padding token if it declares none.
 
-    The padding token is then the vocabulary's own of that name, else the token that ends a row: padding is masked, so
-    that any token serves that a text has no use for.
+    This is the vocabulary's [PAD] or <pad>, else the token that ends a row. Padding is masked, so any token that does
+    not occur inside texts can be used.
 
     Raises:
-        UserError: if there is no tokenizer, it cannot be read, or it has no token that could be padded with.
+        UserError: if there is no tokenizer, it cannot be read, or it has no token that can be used for padding.
     """
     tokenizer = load_tokenizer(folder)
     if tokenizer.pad_token_id is not None:
@@ -60,18 +60,18 @@ def load_padding_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
             f"a teacher's tokenizer must have a padding token or one that ends a row, got neither in {folder}"
         )
     tokenizer.pad_token = padding
-    # To the left, what is no padding token to the model would move the positions of what follows.
+    # On the left, padding that the model does not know as such would shift the positions of the text.
     tokenizer.padding_side = "right"
     return tokenizer
 
 
 def save_tokenizer(tokenizer_folder: Path, config_json: Mapping[str, Any], folder: Path) -> None:
-    """Writes a tokenizer beside a model: one that can pad, and cuts texts to the positions that the model has.
+    """Saves a tokenizer next to a model; it can pad, and it truncates texts to the model's number of positions.
 
     Args:
-        tokenizer_folder: Where the tokenizer is.
-        config_json: The configuration of the model that it is to serve.
-        folder: Where it is written.
+        tokenizer_folder: The folder that the tokenizer is loaded from.
+        config_json: The configuration of the model.
+        folder: The folder that the tokenizer is saved in.
 
     Raises:
         UserError: as `load_padding_tokenizer`.
@@ -82,12 +82,12 @@ def save_tokenizer(tokenizer_folder: Path, config_json: Mapping[str, Any], folde
 
 
 def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Returns one more than the highest token, the tokens that were added to the vocabulary included."""
+    """Returns the highest token id plus one, including tokens that were added to the vocabulary."""
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
 def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", num_embeddings: int) -> None:
-    """Refuses a tokenizer with tokens that a model has no embedding for.
+    """Refuses a tokenizer with token ids that a model has no embedding for.
 
     Raises:
         UserError: with both numbers and the first such token.

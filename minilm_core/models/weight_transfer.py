@@ -1,4 +1,4 @@
-"""What a student takes over from its teacher's weights: layers, embeddings, or the embeddings' main directions."""
+"""Initialises a student from its teacher's weights: layers, embeddings, or the embeddings' principal directions."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -18,19 +18,19 @@ from minilm_core.models.student_family import StudentFamily, check_inheritance
 from minilm_core.models.width_slicing import is_table, kept_indices, slice_parameter
 
 ROWS_AT_ONCE = 16384
-"""Rows of a table that are held in float64."""
+"""Rows of a table that are converted to float64 at once."""
 
 Table = Float[Tensor, "rows width"]
 
 _LAYER = re.compile(r"(?P<stack>.*\blayers?\.)(?P<index>\d+)(?P<rest>\..*)")
 _EMBEDDINGS = "embeddings"
-"""What the name of every parameter of the embeddings begins with, and no other."""
+"""The prefix of the names of all embedding parameters, and of no other parameter."""
 _TABLE_NORM = "embeddings.LayerNorm"
 _TABLE_PROJECTION = "embeddings_project.weight"
 _POSITIONS = "embeddings.position_embeddings.weight"
 _TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 _MODERNBERT_NAMES = {"embeddings.tok_embeddings": "embeddings.word_embeddings", "embeddings.norm": _TABLE_NORM}
-"""What ModernBERT calls otherwise than BERT."""
+"""ModernBERT's module names that differ from BERT's, with the latter."""
 
 
 def build_student(
@@ -42,15 +42,15 @@ def build_student(
     distilled_layer: int,
     seed: int,
 ) -> PreTrainedModel:
-    """Builds a student before it learns; what it does not take over from its teacher is drawn from the seed.
+    """Builds a student for training; the weights that it does not inherit from its teacher are drawn from the seed.
 
     Raises:
-        UserError: if the student is larger than what it would take over, or of another family.
+        UserError: if the student is larger than what it inherits, or cannot inherit from the teacher's family.
     """
     student = build_encoder(architecture, base_config(load_encoder_config(teacher_folder), family), seed=seed)
     if initialisation is not Initialisation.RANDOM:
         with torch.random.fork_rng(devices=[]):
-            # What a teacher's folder lacks, often the pooler, transformers draws.
+            # transformers draws the weights that the teacher's folder lacks, often those of the pooler.
             torch.manual_seed(seed)
             teacher = load_encoder(teacher_folder)
         initialise(student, teacher, initialisation, distilled_layer=distilled_layer)
@@ -60,10 +60,10 @@ def build_student(
 def initialise(
     student: PreTrainedModel, teacher: PreTrainedModel, initialisation: Initialisation, *, distilled_layer: int
 ) -> None:
-    """Writes into a freshly drawn student what it takes over from its teacher; the rest stays as it is.
+    """Writes the weights that a student inherits from its teacher into it; the others stay as they are.
 
     Raises:
-        UserError: if the student is larger than what it would take over, or of another family.
+        UserError: if the student is larger than what it inherits, or cannot inherit from the teacher's family.
     """
     initialisation.check(_sizes(student), _sizes(teacher), distilled_layer)
     check_inheritance(initialisation, student_type=student.config.model_type, teacher_type=teacher.config.model_type)
@@ -80,26 +80,26 @@ def initialise(
 
 @torch.no_grad()
 def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int]) -> None:
-    """Takes over embeddings, some layers (the teacher's for each of the student's, counted from 1) and what is beside.
+    """Copies the embeddings, the other parameters outside the layers, and one teacher layer for each student layer.
 
-    A student of the teacher's sizes and layers is then the teacher.
+    Layers count from 1. A student with the teacher's sizes and layers becomes equal to the teacher.
 
     Raises:
-        UserError: if a layer is none of the teacher's, or the student is wider.
+        UserError: if the teacher does not have one of the layers, or the student is wider.
     """
     _check_layers(_sizes(student), _sizes(teacher), layers)
     sources = _sources(student, teacher)
     kept = kept_indices(_sizes(student), _sizes(teacher), sources)
     for name, parameter in student.named_parameters():
         source = sources.get(_of_layer(name, layers))
-        # A layer without a norm before its attention may be followed by one that has it (ModernBERT).
+        # ModernBERT's first layer has no norm before its attention, while a later student layer needs one.
         if source is not None:
             parameter.copy_(slice_parameter(source, name, kept))
 
 
 @torch.no_grad()
 def slice_embeddings(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Takes over some coordinates of the embeddings, at the scale of drawn ones."""
+    """Copies the kept indices of the embeddings, rescaled to the spread of randomly drawn embeddings."""
     sources = _sources(student, teacher)
     kept = kept_indices(_sizes(student), _sizes(teacher), sources)
     drawn = _spread(student)
@@ -111,10 +111,10 @@ def slice_embeddings(student: PreTrainedModel, teacher: PreTrainedModel) -> None
 
 @torch.no_grad()
 def project_embeddings(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Takes over the embeddings in their main directions, at the scale of drawn ones; at equal width whole.
+    """Projects the embeddings on their principal directions, rescaled to the spread of randomly drawn embeddings.
 
-    All tables are projected alike, for their rows are added; the norm after them, whose weights are of coordinates that
-    are no more, stays as drawn.
+    All tables get the same projection, because their rows are added up. The norm after them stays as drawn, because the
+    teacher's norm weights belong to dimensions that no longer exist. At equal width the embeddings are copied.
     """
     tables = {name: source for name, source in _sources(student, teacher).items() if is_table(name)}
     (width,) = {table.shape[1] for table in tables.values()}
@@ -131,10 +131,10 @@ def project_embeddings(student: PreTrainedModel, teacher: PreTrainedModel) -> No
 
 
 def main_directions(tables: Collection[Table], num_directions: int) -> Float[Tensor, "width directions"]:
-    """Returns orthonormal directions, in float64, that keep most of the dot products between sums of embeddings.
+    """Returns the orthonormal directions, in float64, that keep most of the squared length of sums of embeddings.
 
-    A sum has one row of each table, all alike likely. No other subspace of as many directions keeps more of the sums'
-    squared length. Each direction points to where its largest component is positive.
+    A sum has one row of each table, and all rows are equally likely. No other subspace with as many dimensions keeps
+    more of the expected squared length. The largest component of each direction is positive.
     """
     means = torch.stack([table.mean(dim=0, dtype=torch.float64) for table in tables])
     # The rows of a sum are drawn independently: covariances add, and so do means.
@@ -149,7 +149,7 @@ def main_directions(tables: Collection[Table], num_directions: int) -> Float[Ten
 def _check_layers(ours: StudentArchitecture, theirs: StudentArchitecture, layers: Sequence[int]) -> None:
     if len(layers) != ours.num_layers or not all(1 <= layer <= theirs.num_layers for layer in layers):
         raise UserError(
-            f"layers must be one of the teacher's {theirs.num_layers} for each of the student's {ours.num_layers}, "
+            f"layers must name one of the teacher's {theirs.num_layers} for each of the student's {ours.num_layers}, "
             f"got {list(layers)}"
         )
     for name in ("hidden_size", "intermediate_size"):
@@ -169,11 +169,11 @@ def _second_moment(table: Table) -> Float[Tensor, "width width"]:
 
 
 def _sources(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Tensor]:
-    """Returns the teacher's parameters by the student's names; its tables projected, if its embeddings are and the
-    student's are not.
+    """Returns the teacher's parameters under the student's names.
 
-    That is a narrow ELECTRA, with tables as wide as its hidden states. Its norm then stands where the teacher's
-    projection did and stays as drawn; the weights of the teacher's are within the tables.
+    If only the teacher projects its embeddings, its tables are returned already projected. This happens to a narrow
+    ELECTRA student, whose tables are as wide as its hidden states. The student's embedding norm, which follows the
+    tables, then stays as drawn, and the weights of the teacher's norm are multiplied into the tables.
     """
     sources = dict(teacher.named_parameters())
     if student.config.model_type != teacher.config.model_type:
@@ -186,22 +186,22 @@ def _sources(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Te
 
 
 def _as_bert(sources: dict[str, Tensor], student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Tensor]:
-    """Returns the teacher's embeddings as BERT has them; what BERT does not have stays under a name that it has not."""
+    """Renames and cuts the teacher's embeddings to BERT's; parameters that BERT does not have keep their names."""
     for theirs, ours in _MODERNBERT_NAMES.items():
         sources = {name.replace(f"{theirs}.", f"{ours}."): source for name, source in sources.items()}
     if _POSITIONS in sources:
-        # RoBERTa's kind and MPNet begin with rows for padding.
+        # The position tables of RoBERTa's families and MPNet begin with rows for padding.
         first = len(sources[_POSITIONS]) - max_sequence_length(teacher.config.to_dict())
         sources[_POSITIONS] = sources[_POSITIONS][first:][: student.config.max_position_embeddings]
     if _TOKEN_TYPES in sources:
-        # RoBERTa has one row, which all tokens get.
+        # RoBERTa has one row, which all token types get.
         rows = torch.arange(student.config.type_vocab_size).clamp(max=len(sources[_TOKEN_TYPES]) - 1)
         sources[_TOKEN_TYPES] = sources[_TOKEN_TYPES][rows]
     return sources
 
 
 def _of_layer(name: str, layers: Sequence[int]) -> str:
-    """Returns what the teacher calls the parameter that a student's is taken from."""
+    """Returns the name of the teacher's parameter that a student's parameter is copied from."""
     match = _LAYER.fullmatch(name)
     return name if match is None else f"{match['stack']}{layers[int(match['index'])] - 1}{match['rest']}"
 
@@ -213,8 +213,8 @@ def _spread(student: PreTrainedModel) -> Tensor:
 
 
 def _scale_tables(student: PreTrainedModel, taken: Collection[str], factor: Tensor) -> None:
-    # The norm that follows undoes it. But the optimiser's steps do not grow with the weights: at a trained teacher's
-    # scale they would move the embeddings less than drawn ones, and one learning rate could not suit both.
+    # The norm that follows cancels the factor. But AdamW's steps do not grow with the weights: at a trained teacher's
+    # scale they would change embeddings less than drawn ones, and one learning rate would not suit both.
     for name, parameter in student.named_parameters():
         if is_table(name) and name in taken:
             parameter.mul_(factor)

@@ -1,12 +1,12 @@
-"""Which of a teacher's coordinates a narrower student keeps, on each axis of each parameter, whatever the family.
+"""Width slicing: which indices of each axis of a teacher's parameters a narrower student keeps, in any family.
 
-- Of the hidden states those that vary most, the same ones throughout, for all layers read from and write to one stream.
-  What leaves a norm varies with its weight, so the weights of all norms tell without any text.
-- Of queries, keys and values, and of the inner feed-forward, evenly spaced ones. A student's relation heads are then
-  made of coordinates of the same teacher's relation heads, whatever their number, and so are attention heads where both
-  models have as many; pairs that positions rotate stay pairs there, and turn about as fast.
+- Hidden states: the dimensions that vary most, the same in all layers, because all layers read and write one residual
+  stream. The output of a norm varies with its weight, so the weights of all norms rank the dimensions without any text.
+- Queries, keys, values and the feed-forward: evenly spaced indices. A student's relation head is then a slice of the
+  teacher's relation head, whatever their number. So is an attention head if both models have equally many; pairs that
+  rotary positions rotate then stay pairs, with nearly the same frequency.
 
-Nothing is scaled for the coordinates left out: measured, that made the start worse.
+Slices are not rescaled for the indices that are left out: in measurements that made the initial loss worse.
 """
 
 from collections.abc import Mapping
@@ -22,24 +22,24 @@ Indices = Int[Tensor, " kept"]
 
 
 class Axis(Enum):
-    """What the entries of an axis of a parameter stand for."""
+    """What the indices of a parameter's axis stand for."""
 
     ROWS = auto()
     """Tokens, positions or distances: the same in teacher and student."""
     TABLE = auto()
-    """Coordinates of the embedding tables: those of the hidden states, unless a projection follows (ELECTRA)."""
+    """Dimensions of the embedding tables: those of the hidden states, unless a projection follows (ELECTRA)."""
     HIDDEN = auto()
-    """Coordinates of the hidden states."""
+    """Dimensions of the hidden states."""
     HEADS = auto()
-    """Coordinates of all heads side by side."""
+    """Dimensions of all attention heads, concatenated."""
     QUERY_KEY_VALUE = auto()
-    """Three of the former (ModernBERT)."""
+    """HEADS three times, for queries, keys and values (ModernBERT)."""
     HEAD_NUMBERS = auto()
     """One entry a head."""
     INNER = auto()
-    """Coordinates inside the feed-forward."""
+    """Dimensions inside the feed-forward."""
     GATED_INNER = auto()
-    """Two of the former: what is let through, and its gates (ModernBERT)."""
+    """INNER twice, for the inputs and for their gates (ModernBERT)."""
 
 
 _MODULES: dict[tuple[Axis, ...], tuple[str, ...]] = {
@@ -74,12 +74,12 @@ _AXES_BY_ENDING = {ending: axes for axes, endings in _MODULES.items() for ending
 def kept_indices(
     ours: StudentArchitecture, theirs: StudentArchitecture, parameters: Mapping[str, Tensor]
 ) -> dict[Axis, Indices]:
-    """Returns which of a teacher's coordinates a student has, by the kind of axis; rows it has all.
+    """Returns the indices of a teacher's axes that a student keeps; ROWS is not in the result and kept whole.
 
     Args:
         ours: The student's sizes.
         theirs: The teacher's.
-        parameters: The teacher's, by name.
+        parameters: The teacher's parameters by name.
     """
     hidden = _most_varying(parameters, theirs.hidden_size, ours.hidden_size)
     heads = _evenly_spaced(theirs.hidden_size, ours.hidden_size)
@@ -97,7 +97,7 @@ def kept_indices(
 
 
 def slice_parameter(parameter: Tensor, name: str, kept: Mapping[Axis, Indices]) -> Tensor:
-    """Returns the kept coordinates of a teacher's parameter."""
+    """Returns a teacher's parameter, reduced to the kept indices of each axis."""
     for dimension, axis in zip(range(parameter.ndim), _axes(name), strict=False):
         if axis in kept:
             parameter = parameter.index_select(dimension, kept[axis])
@@ -105,25 +105,25 @@ def slice_parameter(parameter: Tensor, name: str, kept: Mapping[Axis, Indices]) 
 
 
 def is_table(name: str) -> bool:
-    """Returns whether a parameter is one of the tables whose rows are added up to an embedding."""
+    """Returns whether a parameter is one of the embedding tables, whose rows are added up."""
     return _axes(name) == (Axis.ROWS, Axis.TABLE)
 
 
 def _axes(name: str) -> tuple[Axis, ...]:
-    """Returns the axes of a parameter's module; the longest ending that fits names it."""
+    """Returns the axes of a parameter's module, which is known by the longest ending that fits."""
     module = name.rpartition(".")[0]
     return _AXES_BY_ENDING[max((ending for ending in _AXES_BY_ENDING if module.endswith(ending)), key=len)]
 
 
 def _most_varying(parameters: Mapping[str, Tensor], hidden_size: int, num_kept: int) -> Indices:
-    """Returns the hidden coordinates with the largest squared norm weights in sum, in their order."""
+    """Returns, in rising order, the hidden dimensions with the largest sums of squared norm weights."""
     weights = [
         parameter
         for name, parameter in parameters.items()
         if name.endswith(".weight") and parameter.shape == (hidden_size,)
     ]
     spreads = torch.stack(weights).square().sum(dim=0)
-    # Stable, so that which of equal ones are kept does not depend on the machine.
+    # The stable sort makes the choice between equal dimensions independent of the machine.
     return spreads.argsort(descending=True, stable=True)[:num_kept].sort().values
 
 

@@ -1,6 +1,6 @@
 """Settings: training schedules, quantities with units, and the reader that turns YAML into checked dataclasses.
 
-Nothing here does what the settings say, and nothing imports torch."""
+The code that acts on settings is in other packages; nothing here imports torch."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Quantities as people write them: 25MB, 30M, 20ms. A plain number is in the unit of the name that asks for it."""
+"""Quantities with units, such as 25MB, 30M and 20ms. A number without a unit has the unit of the setting's name."""
 
 import math
 import re
@@ -28,7 +28,7 @@ def parse_size_bytes(value: str | float) -> int:
     """Reads a size in bytes: 25000000, "25MB" (decimal) or "24MiB" (binary).
 
     Raises:
-        UserError: if it is no positive size.
+        UserError: if the value is not a positive size.
     """
     return round(_parse(value, _BYTES, "a size must be positive bytes such as 25000000, 25MB or 24MiB"))
 
@@ -37,7 +37,7 @@ def parse_count(value: str | float) -> int:
     """Reads a count: 30000000 or "30M".
 
     Raises:
-        UserError: if it is no positive count.
+        UserError: if the value is not a positive count.
     """
     return round(_parse(value, _COUNTS, "a count must be positive such as 30000000 or 30M"))
 
@@ -46,7 +46,7 @@ def parse_milliseconds(value: str | float) -> float:
     """Reads a duration in milliseconds: 20, "20ms", "0.5s" or "800us".
 
     Raises:
-        UserError: if it is no positive duration.
+        UserError: if the value is not a positive duration.
     """
     return _parse(value, _MILLISECONDS, "a duration must be positive milliseconds such as 20, 20ms or 0.5s")
 

@@ -1,4 +1,4 @@
-"""How long and how hard a student learns: the settings of both trainings and their learning-rate curve. No torch."""
+"""The settings of distillation and fine-tuning, and their learning-rate schedule. Imports no torch."""
 
 import math
 from collections.abc import Mapping
@@ -9,19 +9,19 @@ from minilm_core.errors import UserError
 
 
 class Method(StrEnum):
-    """Which relations of the teacher's layer the student learns."""
+    """Which relations of the teacher's layer are distilled."""
 
     MINILM = "minilm"
     """Attention distribution (Q-K) and value relation (V-V) over the attention heads. Source: Wang et al., 2020."""
     MINILMV2 = "minilmv2"
-    """Q-Q, K-K and V-V over relation heads of free number. Source: Wang et al., 2021."""
+    """Q-Q, K-K and V-V over any number of relation heads. Source: Wang et al., 2021."""
 
 
 class Relation(StrEnum):
-    """One term of the loss: what is compared between a layer of the teacher and one of the student."""
+    """One term of the loss, which compares a layer of the teacher with a layer of the student."""
 
     ATTENTION = "attention"
-    """The attention distribution, softmax of the layer's own scores, position bias included (MiniLM)."""
+    """The attention distribution: the softmax of the layer's own scores, including position biases (MiniLM)."""
     QUERY = "query"
     """Queries with queries (MiniLMv2)."""
     KEY = "key"
@@ -29,85 +29,85 @@ class Relation(StrEnum):
     VALUE = "value"
     """Values with values."""
     VALUE_VECTORS = "value_vectors"
-    """The mean squared error of the values themselves, which MiniLM's ablation puts in place of their relation."""
+    """The mean squared error of the values themselves, which replaces their relation in MiniLM's ablation."""
 
 
 METHOD_RELATIONS = {
     Method.MINILM: (Relation.ATTENTION, Relation.VALUE),
     Method.MINILMV2: (Relation.QUERY, Relation.KEY, Relation.VALUE),
 }
-"""What each method compares, with equal weights."""
+"""The relations of each method, which have equal weights by default."""
 
 ALLOWED_RELATIONS = {
     Method.MINILM: (*METHOD_RELATIONS[Method.MINILM], Relation.VALUE_VECTORS),
     Method.MINILMV2: METHOD_RELATIONS[Method.MINILMV2],
 }
-"""What `relations` may name with each method."""
+"""The relations that the setting `relations` may name with each method."""
 
 
 class LayerMapping(StrEnum):
-    """Which layers of the student learn from which of the teacher."""
+    """Which layers of the student are paired with which layers of the teacher."""
 
     LAST = "last"
-    """The student's last from the teacher's distilled layer."""
+    """The student's last layer with the teacher's distilled layer."""
     UNIFORM = "uniform"
-    """Each of the student's M from layer m·L/M of the teacher's L, as in MiniLM's ablation; M must divide L."""
+    """Layer m of the student's M with layer m·L/M of the teacher's L, as in MiniLM's ablation; M must divide L."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerPairs:
-    """Distilled layers, counted from 1: the student's first learns from the teacher's first, and so on."""
+    """Pairs of distilled layers, counted from 1: the first of `student` with the first of `teacher`, and so on."""
 
     student: tuple[int, ...]
     teacher: tuple[int, ...]
 
 
 class Precision(StrEnum):
-    """What the matrix products are computed in; parameters and optimiser state are always fp32."""
+    """The precision of matrix products; parameters and optimiser state are always fp32."""
 
     AUTO = "auto"
-    """bf16 where the device has instructions for it, else fp32."""
+    """bf16 if the device has instructions for it, else fp32."""
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
-    """With a scaled loss; for GPUs that have no bf16."""
+    """With loss scaling; for GPUs without bf16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillationSchedule:
-    """Everything about the distillation of one student but its learning rate, which the search chooses.
+    """The settings of a student's distillation, except its learning rate, which the search chooses.
 
     Raises:
-        UserError: if a number is outside its range or relation heads are given for a method that has none.
+        UserError: if a number is outside its range, or relation heads are given for a method without them.
     """
 
     num_steps: int
     """Optimiser steps."""
     batch_size: int
-    """Sequences a step, over all workers."""
+    """Sequences per step, over all workers."""
     micro_batch_size: int | None = None
-    """Sequences of a worker that go through the student at once; a step adds up their gradients. None: all of them."""
+    """Sequences per forward pass of a worker; a step accumulates their gradients. None: all at once."""
     method: Method = Method.MINILMV2
     relation_heads: int | None = None
     """Heads that Q, K and V are split into (MiniLMv2 only); must divide the teacher's and every student's width."""
     relations: Mapping[Relation, float] | None = None
-    """What is compared, with the weight of each; None: what the method compares, with weight 1 each."""
+    """The relations that are compared, with their weights. None: the relations of the method, each with weight 1."""
     layer_mapping: LayerMapping = LayerMapping.LAST
     warmup_fraction: float = 0.01
-    """Share of the steps in which the learning rate climbs to its peak, before it falls linearly to zero."""
+    """Fraction of the steps in which the learning rate rises to its peak; then it falls linearly to zero."""
     weight_decay: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.999)
     max_gradient_norm: float = 1.0
     dropout: float | None = None
-    """Share of activations and of attention dropped while a student learns; None: what its configuration says, which is
-    its teacher's. With 0 a small student comes nearer to its teacher in as many steps."""
+    """Dropout probability of activations and attention during distillation. None: that of the student's configuration,
+    which is its teacher's. With 0, a small student gets closer to its teacher in the same number of steps."""
     precision: Precision = Precision.AUTO
     checkpoint_activations: bool = False
-    """Keep only the layers' inputs and compute the rest again in the backward pass: less memory, more time."""
+    """Store only the layers' inputs and recompute the rest in the backward pass: less memory, more time."""
     compile: bool = False
-    """Compile the student's layers before the first step: for GPUs. On a CPU they are slower compiled."""
+    """Compile the student's layers before the first step. For GPUs; on a CPU compiled layers are slower."""
     num_evaluations: int = 5
-    """How often the held-out loss is measured, the last time at the end."""
+    """How many times the held-out loss is measured, the last time at the end."""
     checkpoint_every_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -140,15 +140,16 @@ class DistillationSchedule:
         return {relation: weights[relation] for relation in Relation if relation in weights}
 
     def layer_pairs(self, *, num_student_layers: int, num_teacher_layers: int, teacher_layer: int | None) -> LayerPairs:
-        """Returns the layers compared.
+        """Returns the pairs of layers that are compared.
 
         Args:
-            num_student_layers: All layers of the student.
-            num_teacher_layers: Likewise.
-            teacher_layer: The teacher's distilled layer with mapping `last`; None: its last.
+            num_student_layers: The number of all layers of the student.
+            num_teacher_layers: The number of all layers of the teacher.
+            teacher_layer: The teacher's distilled layer with mapping `last`. None: its last layer.
 
         Raises:
-            UserError: if the mapping is `uniform` and the layers do not divide, or a teacher's layer is given.
+            UserError: if the mapping is `uniform` and num_student_layers does not divide num_teacher_layers, or a
+                teacher layer is given.
         """
         if self.layer_mapping is LayerMapping.LAST:
             return LayerPairs(student=(num_student_layers,), teacher=(teacher_layer or num_teacher_layers,))
@@ -164,7 +165,7 @@ class DistillationSchedule:
         return LayerPairs(student=tuple(layers), teacher=tuple(layer * stride for layer in layers))
 
     def is_evaluation_due(self, step: int) -> bool:
-        """Returns whether the held-out loss is measured after `step` steps: evenly spaced, always at the end."""
+        """Returns whether the held-out loss is measured after `step` steps: at even intervals and at the end."""
         return step * self.num_evaluations // self.num_steps > (step - 1) * self.num_evaluations // self.num_steps
 
     def _check_relations(self, relations: Mapping[Relation, float]) -> None:
@@ -182,7 +183,7 @@ class DistillationSchedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuningSchedule:
-    """Everything about fine-tuning on a task but the learning rate, which the search chooses.
+    """The settings of fine-tuning on a task, except the learning rate, which the search chooses.
 
     Raises:
         UserError: if a number is outside its range.
@@ -190,11 +191,11 @@ class FinetuningSchedule:
 
     num_epochs: int = 3
     batch_size: int = 32
-    """Examples a step, over all workers."""
+    """Examples per step, over all workers."""
     micro_batch_size: int | None = None
-    """Examples of a worker that go through the model at once; a step adds up their gradients. None: all of them."""
+    """Examples per forward pass of a worker; a step accumulates their gradients. None: all at once."""
     max_length: int = 128
-    """Tokens kept of an example."""
+    """Longest example in tokens; longer ones are truncated."""
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.999)
@@ -220,9 +221,9 @@ class FinetuningSchedule:
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
-    """Returns the share of the peak learning rate in optimiser step `step` (from 0): linear up, then linear to zero.
+    """Returns the learning rate of step `step` (from 0) over its peak: linear warm-up, then linear decay to zero.
 
-    The first step already learns and so does the last: the curve is read at the middle of the step.
+    The curve is evaluated at the middle of the step, so that neither the first step nor the last has rate zero.
     """
     position = step + 0.5
     num_warmup = math.ceil(round(warmup_fraction * num_steps, 9))
@@ -232,7 +233,7 @@ def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> f
 
 
 def _make_members(settings: object, **kinds: type[StrEnum]) -> None:
-    """Takes names for members; what is compared by identity must be one."""
+    """Replaces names by members of their Enums, because members are compared by identity."""
     for name, kind in kinds.items():
         value = getattr(settings, name)
         if value not in list(kind):
@@ -246,7 +247,7 @@ def _at_least_one(**counts: int | None) -> None:
             raise UserError(f"{name} must be at least 1, got {count}")
 
 
-def _fraction(**shares: float | None) -> None:
-    for name, share in shares.items():
-        if share is not None and not 0 <= share < 1:
-            raise UserError(f"{name} must be at least 0 and below 1, got {share}")
+def _fraction(**fractions: float | None) -> None:
+    for name, fraction in fractions.items():
+        if fraction is not None and not 0 <= fraction < 1:
+            raise UserError(f"{name} must be at least 0 and below 1, got {fraction}")

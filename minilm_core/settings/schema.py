@@ -1,4 +1,4 @@
-"""Fills a settings dataclass from a YAML source; whatever does not fit is answered by one line with its place."""
+"""Builds a settings dataclass from a YAML source; each mistake becomes one line with its location."""
 
 import dataclasses
 import difflib
@@ -26,7 +26,7 @@ _RULES = {
     "dataclass_type": "must be a mapping of settings",
 }
 _KEY = "[key]"
-"""How pydantic marks an error in a key of a mapping, not in its value."""
+"""Pydantic's mark for an error in a key of a mapping instead of its value."""
 _UNION_RULE = "must be a list of values or a range such as {low: 0.0001, high: 0.001}"
 
 
@@ -34,13 +34,13 @@ def build(source: YamlSource, settings: type[Settings]) -> Settings:
     """Returns the settings that a source describes, checked field by field and then against each other.
 
     Raises:
-        UserError: with one line a mistake, sorted by line: FILE:LINE: KEY RULE, got VALUE.
+        UserError: with one line per mistake, in the order of the file: FILE:LINE: KEY RULE, got VALUE.
     """
-    # A dataclass takes its configuration from what holds it; so they need not know pydantic.
+    # The configuration of the outer tuple applies to the dataclasses in it, which thus do not depend on pydantic.
     config = ConfigDict(extra="forbid", allow_inf_nan=False)
     adapter: TypeAdapter[Any] = TypeAdapter(tuple[settings], config=config)  # type: ignore[valid-type]
     try:
-        # Strict JSON: no text is taken for a number, yet lists become tuples and names members of an Enum.
+        # Strict JSON mode reads no text as a number, but turns lists into tuples and names into Enum members.
         (built,) = adapter.validate_json(json.dumps([source.content]), strict=True)
     except ValidationError as error:
         raise UserError("\n".join(_lines(source, settings, error))) from None
@@ -48,7 +48,7 @@ def build(source: YamlSource, settings: type[Settings]) -> Settings:
 
 
 def plain(settings: Any) -> Any:
-    """Returns settings as the plain types that YAML and JSON know: the inverse of `build`."""
+    """Returns settings as plain YAML and JSON types: the inverse of `build`."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
@@ -58,7 +58,7 @@ def _lines(source: YamlSource, settings: type, error: ValidationError) -> list[s
     meant = {_closest(settings, _located(source.content, details)[0]) for details in every if _is_unknown_key(details)}
     for details in every:
         key_path, message = _problem(source.content, settings, details)
-        # A misspelt key is one mistake, not two: that its right spelling is missing goes without saying.
+        # A misspelt key is one mistake: the missing correct spelling is not reported as a second one.
         if message and not (details["type"] == "missing" and key_path in meant):
             location = source.location(key_path)
             lines[f"{location.label}: {message}"] = location.order
@@ -70,7 +70,7 @@ def _is_unknown_key(details: ErrorDetails) -> bool:
 
 
 def _problem(content: Any, settings: type, details: ErrorDetails) -> tuple[KeyPath, str]:
-    """Returns the key that pydantic means and its error in the user's terms; empty for a union's other branch."""
+    """Returns the key of an error and its message; empty if the error is about a union's branch that is not meant."""
     key_path, branch = _located(content, details)
     value = _at(content, key_path)
     dotted = ".".join(map(str, key_path))
@@ -100,20 +100,20 @@ def _problem(content: Any, settings: type, details: ErrorDetails) -> tuple[KeyPa
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Branch:
-    """One of a union's types, as pydantic names it in the path of an error."""
+    """One type of a union, named as in the path of pydantic's error."""
 
     key_path: KeyPath
-    """Of the value that may be of several types."""
+    """The key of the value that may have several types."""
     name: str
 
     def is_meant(self, content: Any) -> bool:
-        """Returns whether the user wrote this branch: a list for a tuple, a mapping for a dataclass."""
+        """Returns whether the user's value belongs to this branch: a list to a tuple, a mapping to a dataclass."""
         return isinstance(_at(content, self.key_path), list) is self.name.startswith("tuple[")
 
 
 def _located(content: Any, details: ErrorDetails) -> tuple[KeyPath, _Branch | None]:
-    """Splits pydantic's path into the keys of the file and the branch of a union, which is no key."""
-    # The first part is the tuple's index in `build`; a missing key is the last part and is not in the file.
+    """Splits the path of pydantic's error into the keys of the file and the branch of a union, if any."""
+    # The first part is the index in the tuple of `build`. A missing key is the last part, and is not in the file.
     _, *parts = details["loc"]
     missing = parts.pop() if details["type"] == "missing" else None
     key_path: KeyPath = ()
@@ -127,7 +127,7 @@ def _located(content: Any, details: ErrorDetails) -> tuple[KeyPath, _Branch | No
 
 
 def _ruled(settings: type, key_path: KeyPath, message: str) -> tuple[KeyPath, str]:
-    """Completes a rule that a dataclass states: `num_steps must ...` says which of its keys it means."""
+    """Completes the message of a dataclass: in `num_steps must ...` the first word may name one of its keys."""
     match = re.match(r"([a-z_][\w.]*) must ", message)
     if match and match[1].split(".")[0] in _keys(_settings_at(settings, key_path)):
         key_path = (*key_path, *match[1].split("."))
@@ -144,7 +144,7 @@ def _unknown_key(settings: type, key_path: KeyPath) -> str:
 
 
 def _closest(settings: type, key_path: KeyPath) -> KeyPath | None:
-    """Returns the known key that an unknown one is nearly spelt as."""
+    """Returns the known key with nearly the same spelling as an unknown one."""
     *section, key = key_path
     close = difflib.get_close_matches(str(key), _keys(_settings_at(settings, tuple(section))), n=1)
     return (*section, close[0]) if close else None
@@ -155,7 +155,7 @@ def _keys(settings: Any) -> list[str]:
 
 
 def _settings_at(settings: Any, key_path: KeyPath) -> Any:
-    """Returns the type that a key path leads to; of a union the dataclass, if it has one."""
+    """Returns the type at a key path; for a union, its dataclass if it has one."""
     for part in key_path:
         if dataclasses.is_dataclass(settings):
             settings = get_type_hints(settings).get(str(part))
@@ -172,7 +172,7 @@ def _has(value: Any, part: str | int) -> bool:
 
 
 def _at(content: Any, key_path: KeyPath) -> Any:
-    """Returns the value at a key path; None where there is none."""
+    """Returns the value at a key path; None if there is none."""
     for part in key_path:
         if not _has(content, part):
             return None

@@ -1,4 +1,4 @@
-"""YAML files in which every value knows where it stands, so that a wrong one is answered by FILE:LINE."""
+"""Reads YAML files with the location of every value, so that errors can name FILE:LINE."""
 
 import copy
 import re
@@ -15,7 +15,7 @@ from minilm_core.errors import UserError
 KeyPath = tuple[str | int, ...]
 
 # The scalars of YAML 1.2's core schema, with the characters they begin with ("" for an empty one).
-# PyYAML speaks 1.1, where 3e-4 is text, no is false, 010 is 8 and 1:30 is 90.
+# PyYAML implements YAML 1.1, where 3e-4 is text, no is false, 010 is 8 and 1:30 is 90.
 _SCALARS = (
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", [*"~nN", ""]),
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
@@ -31,7 +31,7 @@ _SCALARS = (
 
 _SCALAR_TAGS = frozenset({"tag:yaml.org,2002:str", *(tag for tag, _, _ in _SCALARS)})
 _UNUSABLE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Control characters, halves of surrogate pairs, and what some take for line ends."""
+"""Control characters, surrogates, and characters that some programs read as line ends."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -43,7 +43,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Loader.yaml_implicit_resolvers = {}
-# The dumper keeps the scalars of YAML 1.1 too: text that either version reads as something else is quoted.
+# The dumper also keeps the scalars of YAML 1.1, so that it quotes text which either version reads as another type.
 for _tag, _pattern, _first_characters in _SCALARS:
     _Loader.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first_characters)
     _Dumper.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first_characters)
@@ -54,9 +54,9 @@ class Location:
     """Where a value was written."""
 
     label: str
-    """As errors name it: `search.yaml:12`, or `--set seed=1`."""
+    """The location in errors: `search.yaml:12`, or `--set seed=1`."""
     order: float
-    """Sorts errors by line."""
+    """The key that errors are sorted by: the line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class YamlSource:
     locations: Mapping[KeyPath, Location]
 
     def location(self, key_path: KeyPath) -> Location:
-        """Returns where a key was written; for one that was not, the nearest settings around it."""
+        """Returns where a key was written; for a missing key, the location of the nearest section around it."""
         while key_path not in self.locations:
             key_path = key_path[:-1]
         return self.locations[key_path]
@@ -81,7 +81,7 @@ def read_yaml(path: Path) -> YamlSource:
     """Reads a file of settings.
 
     Raises:
-        UserError: if the file is missing, not UTF-8, not YAML, names a key twice, or is no mapping.
+        UserError: if the file is missing, not UTF-8, not YAML or no mapping, or has a key twice.
     """
     reader = _Reader(lambda line: f"{path}:{line}")
     content = reader.document(_read_text(path))
@@ -91,10 +91,10 @@ def read_yaml(path: Path) -> YamlSource:
 
 
 def with_overrides(source: YamlSource, overrides: Sequence[str]) -> YamlSource:
-    """Returns the settings with each `a.b=c` set; c is read as YAML.
+    """Returns the settings with each override `a.b=c` applied; c is parsed as YAML.
 
     Raises:
-        UserError: if an override is not of that form or leads through something that has no keys.
+        UserError: if an override does not have this form, or its path leads through a value without keys.
     """
     content = copy.deepcopy(source.content)
     locations = dict(source.locations)
@@ -107,20 +107,20 @@ def with_overrides(source: YamlSource, overrides: Sequence[str]) -> YamlSource:
             raise UserError(f"--set must look like key=value or section.key=value, got {override!r}")
         value = _read_override(location, text)
         key_path = _set(content, key, value, location)
-        # What stood below the key is gone, and its lines with it.
+        # The new value replaces everything below the key, so the old locations are invalid.
         locations = {old: where for old, where in locations.items() if old[: len(key_path)] != key_path}
         locations[key_path] = location
     return replace(source, content=content, locations=locations)
 
 
 def dump_yaml(content: Mapping[str, Any]) -> str:
-    """Writes settings so that `read_yaml` reads them back unchanged."""
-    # In ASCII: PyYAML writes some Unicode line breaks bare and reads them back as blanks.
+    """Returns settings as YAML that `read_yaml` reads back unchanged."""
+    # ASCII only, because PyYAML writes some Unicode line breaks unescaped and reads them back as spaces.
     return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def shown(value: Any) -> str:
-    """Returns a value as an error shows it: short, on one line."""
+    """Returns a value as it is shown in errors: short and on one line."""
     match value:
         case None:
             return "nothing"
@@ -133,7 +133,7 @@ def shown(value: Any) -> str:
 
 
 def _unusable_character(text: str) -> str | None:
-    """Returns the first character that no file can be named after, or no line can show; None where all is well."""
+    """Returns the first character that cannot be in a file name or be shown on a line; None if there is none."""
     return next((character for character in text if unicodedata.category(character) in _UNUSABLE_CATEGORIES), None)
 
 
@@ -154,7 +154,7 @@ def _read_text(path: Path) -> str:
 
 
 class _Reader:
-    """Turns one document into plain types and notes the location of each key."""
+    """Converts one document into plain types and records the location of each key."""
 
     def __init__(self, label_of: Callable[[int], str]) -> None:
         self.locations: dict[KeyPath, Location] = {(): Location(label=label_of(1), order=1)}
@@ -199,7 +199,7 @@ class _Reader:
         self._check_characters(node)
         try:
             return loader.construct_object(node)
-        # A tag that the text does not suit, or more digits than Python reads.
+        # The text does not match its tag, or has more digits than Python reads.
         except (ValueError, KeyError) as error:
             raise self._refusal(f"{shown(node.value)} as a value of {node.tag}", line) from error
 
@@ -229,7 +229,7 @@ class _Reader:
 
 
 def _set(content: dict[str, Any], key: str, value: Any, location: Location) -> KeyPath:
-    """Sets a dotted key in place and returns its path; settings on the way that are missing are made."""
+    """Sets a dotted key in place, creating missing sections on its path, and returns the path."""
     parent: Any = content
     key_path: list[str | int] = []
     *sections, last = key.split(".")

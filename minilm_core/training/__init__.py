@@ -1,6 +1,6 @@
-"""What distillation and fine-tuning share: optimiser state, precision, devices, checkpoints, fast layers for a CPU.
+"""Code shared by distillation and fine-tuning: optimiser steps, precision, devices, checkpoints, fast CPU layers.
 
-Nothing here knows a loss, a data set or an architecture."""
+Losses, data sets and architectures are in other packages."""
 
 import lazy_loader
 

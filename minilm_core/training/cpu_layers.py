@@ -1,10 +1,10 @@
-"""Dropout and attention of a model in training: how much is dropped, and layers that a CPU trains faster with.
+"""Dropout and attention of a model in training: sets the dropout probability, and replaces layers on a CPU.
 
-Their mathematics are those of the layers they replace. PyTorch's attention computes in fp32 wherever there is dropout,
-whatever it is given, and draws its random numbers one by one; without dropout its bf16 backward pass may be slow.
-Forward and backward in bf16 on one AVX512-bf16 core, there and here: 16 rows of 128 tokens with 6 heads of 32, with
-dropout 29 and 12 ms, without 32 and 7 ms; 8 rows of 512 tokens with 12 heads, with dropout 720 and 230 ms. In fp32
-without dropout there is nothing to gain.
+The replacements compute the same functions, faster. With dropout, PyTorch's attention always computes in fp32 and draws
+its random numbers one by one; without dropout its bf16 backward pass may be slow. Forward and backward in bf16 on one
+AVX512-bf16 core took, with PyTorch and here: 29 and 12 ms with dropout, 32 and 7 ms without, for 16 rows of 128 tokens
+with 6 heads of 32; 720 and 230 ms with dropout for 8 rows of 512 tokens with 12 heads. In fp32 without dropout,
+PyTorch's attention is as fast.
 """
 
 from typing import Any
@@ -21,17 +21,17 @@ from minilm_core.kernels.compiled_loops import HAS_NUMBA
 from minilm_core.training.cpu_linear import multiply_with_onednn
 
 ATTENTION = "minilm_cpu"
-"""What transformers calls the attention of this file."""
+"""The name under which transformers finds the attention of this module."""
 
 HeadVectors = Float[Tensor, "batch heads seq head_size"]
 
 
 def set_dropout(module: nn.Module, probability: float) -> None:
-    """Makes every dropout inside a module drop this share of its input; the configuration that is saved stays."""
+    """Sets the probability of every dropout inside a module; the saved configuration does not change."""
     for child in list(module.modules()):
         if isinstance(child, nn.Dropout):
             child.p = probability
-        # ModernBERT's attention keeps a number, and no dropout where its configuration says zero.
+        # ModernBERT's attention stores a number, and has no dropout layer if its configuration says zero.
         elif isinstance(getattr(child, "attention_dropout", None), int | float):
             child.attention_dropout = probability  # type: ignore[assignment]  # torch takes attributes for tensors
             if isinstance(getattr(child, "out_drop", None), nn.Identity):
@@ -39,9 +39,9 @@ def set_dropout(module: nn.Module, probability: float) -> None:
 
 
 def train_fast_on_cpu(module: nn.Module) -> None:
-    """Replaces linear layers, attention and dropout inside a module that is on the CPU; elsewhere does nothing.
+    """Replaces linear layers, attention and dropout inside a module on the CPU; on other devices it does nothing.
 
-    Parameters and their names stay, and so does what is saved.
+    Parameters, their names and saved files do not change.
     """
     if next(module.parameters()).device.type != "cpu":
         return
@@ -51,16 +51,16 @@ def train_fast_on_cpu(module: nn.Module) -> None:
             if HAS_NUMBA and type(child) is nn.Dropout:
                 setattr(parent, name, FastDropout(child.p).train(child.training))
         config = getattr(parent, "config", None)
-        # Families with an attention of their own say "eager".
+        # Families with their own attention have "eager".
         if isinstance(config, PretrainedConfig) and config._attn_implementation == "sdpa":
             config._attn_implementation = ATTENTION
 
 
 class FastDropout(nn.Dropout):
-    """Dropout by the loops for a CPU where they fit."""
+    """Dropout through the CPU loops, where they support the input."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Sets elements to zero at random and scales the others, while training."""
+        """Sets elements to zero at random and scales the others, in training mode only."""
         if not self.training:
             return input
         kept, scale = _drop(input, self.p)
@@ -68,8 +68,8 @@ class FastDropout(nn.Dropout):
 
 
 def _drop(values: Tensor, probability: float) -> tuple[Tensor, float]:
-    """Returns the values with some set to zero, and what to multiply them with."""
-    # Here and not above: Numba takes its time to load.
+    """Returns the values, some of them set to zero, and the factor to multiply them with."""
+    # Imported here because Numba loads slowly.
     from minilm_core.kernels import cpu_dropout
 
     if cpu_dropout.fits(values, probability):
@@ -85,7 +85,10 @@ def attention(
     attention_mask: Tensor | None,
     **settings: Any,
 ) -> tuple[Float[Tensor, "batch seq heads head_size"], None]:
-    """Self-attention as transformers calls it; fp32 without dropout is left to PyTorch's kernel, the fastest there."""
+    """Self-attention with transformers' signature; uses PyTorch's kernel for fp32 without dropout, where it is fastest.
+
+    The mask is true for pairs that may attend. Fine-tuning passes it, because its batches are padded.
+    """
     dropout: float = settings.get("dropout", 0.0)
     if (query.dtype is torch.float32 and not dropout) or (dropout and not HAS_NUMBA):
         of_torch: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
@@ -93,11 +96,11 @@ def attention(
     scores = (query * (settings.get("scaling") or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    shares = torch.softmax(scores, dim=-1)
+    weights = torch.softmax(scores, dim=-1)
     if not dropout:
-        return (shares @ value).transpose(1, 2), None
-    shares, scale = _drop(shares, dropout)
-    return (scale * (shares @ value)).transpose(1, 2), None
+        return (weights @ value).transpose(1, 2), None
+    weights, scale = _drop(weights, dropout)
+    return (scale * (weights @ value)).transpose(1, 2), None
 
 
 AttentionInterface.register(ATTENTION, attention)

@@ -1,10 +1,10 @@
-"""Linear layers in fp32 on a CPU through oneDNN, which PyTorch uses for bf16 alone.
+"""Linear layers in fp32 on a CPU through oneDNN, which PyTorch uses only for bf16.
 
-PyTorch multiplies fp32 matrices with MKL, which does not use the AVX512 of processors of other makers than Intel: 2048
-tokens through a layer of 768 to 3072 took 48 ms with MKL and 21 ms with oneDNN on two cores of an AMD EPYC with AVX512.
-Without AVX512 MKL is the faster one: one core of an AMD EPYC with AVX2 computes the products of a layer of 384 to 1536
-and of its gradients at 88, 90 and 89 GFLOP/s with MKL and at 81, 65 and 56 with oneDNN, and fine-tunes 6x384 1.4 times
-as fast. Both compute in fp32 and differ by rounding.
+PyTorch multiplies fp32 matrices with MKL, which uses AVX512 on Intel processors only: 2048 tokens through a layer of
+768 to 3072 took 48 ms with MKL and 21 ms with oneDNN on two cores of an AMD EPYC with AVX512. Without AVX512 MKL is
+faster: one core of an AMD EPYC with AVX2 computes the product of a layer of 384 to 1536 and its two gradients at 88, 90
+and 89 GFLOP/s with MKL and at 81, 65 and 56 with oneDNN, and fine-tunes 6x384 1.4 times as fast. Both compute in fp32
+and differ by rounding.
 """
 
 from typing import Any
@@ -16,14 +16,13 @@ from torch.autograd.function import once_differentiable
 
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 IS_FASTER = HAS_ONEDNN and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-"""Whether oneDNN multiplies fp32 matrices at least as fast as what PyTorch uses, on the processor at hand."""
+"""Whether oneDNN multiplies fp32 matrices at least as fast as PyTorch's default library on this processor."""
 
 
 def multiply_with_onednn(module: nn.Module) -> None:
-    """Has every plain linear layer inside a module multiply through oneDNN where it computes in fp32 on a CPU.
+    """Makes every plain linear layer inside a module use oneDNN for fp32 on a CPU, if oneDNN is faster there.
 
-    On a processor for which oneDNN is not the faster library, the layers stay as they are. Parameters and their names
-    stay, and so does what is saved.
+    Parameters, their names and saved files do not change.
     """
     if IS_FASTER:
         for child in module.modules():
@@ -32,7 +31,7 @@ def multiply_with_onednn(module: nn.Module) -> None:
 
 
 class OneDnnLinear(nn.Linear):
-    """A linear layer whose fp32 products on a CPU are oneDNN's; all others are PyTorch's."""
+    """A linear layer that uses oneDNN for fp32 on a CPU, and PyTorch's default otherwise."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Multiplies by the weight and adds the bias."""
@@ -45,7 +44,7 @@ class OneDnnLinear(nn.Linear):
 
 
 class _Linear(torch.autograd.Function):
-    """The product and its gradients, each one product more."""
+    """The product and its gradients, which are one more product each."""
 
     @staticmethod
     def forward(

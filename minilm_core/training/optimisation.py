@@ -173,7 +173,7 @@ class TrainingState:
         run = plain.get("run", {})
         for name, ours in self._run.items():
             if run.get(name) != ours:
-                raise UserError(f"the checkpoint was saved with {name} {run.get(name)}, this run has {ours}")
+                raise UserError(f"the checkpoint was saved with {name} {run.get(name, 'unknown')}, this run has {ours}")
         sizes = {f"module.{name}": parameter.shape for name, parameter in self.module.named_parameters()}
         found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("module.")}
         for name in sorted(sizes.keys() | found.keys()):

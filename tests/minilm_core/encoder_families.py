@@ -1,4 +1,4 @@
-"""A tiny encoder of every family that works, and of the kinds of a family that differ in shape."""
+"""Tiny encoders of every supported family and of its variants with other shapes."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ MODERNBERT = {
     "sep_token_id": 2,
     "bos_token_id": 0,
     "eos_token_id": 2,
-    # A window that ends within the short rows of the tests.
+    # The window is shorter than the rows of the tests.
     "local_attention": 6,
 }
 
@@ -81,7 +81,7 @@ REAL_TEACHERS = ROOT / "build" / "teachers"
 
 
 def real_teacher(name: str) -> Path:
-    """The folder of a published encoder, where someone has put it."""
+    """Returns the folder of a published encoder, or skips the test if there is none."""
     folder = REAL_TEACHERS / name
     if not folder.is_dir():
         pytest.skip(f"no published encoder in build/teachers/{name}")
@@ -89,7 +89,7 @@ def real_teacher(name: str) -> Path:
 
 
 def write_teacher(name: str, folder: Path) -> None:
-    """Writes an encoder of random weights and a tokenizer of real words, in the Hub's layout."""
+    """Writes an encoder with random weights and a tokenizer with real words, in the Hub's layout."""
     build(name).save_pretrained(folder)
     words = ["<s>", "<pad>", "</s>", "<unk>", *sorted(set(SENTENCE.split())), "."]
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
@@ -97,7 +97,7 @@ def write_teacher(name: str, folder: Path) -> None:
     tokenizer.post_processor = TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    # DeBERTa's tokenizer tells them also where the encoder has no use for them.
+    # DeBERTa's tokenizer returns token types even if the encoder does not use them.
     has_token_types = getattr(CONFIGS[name], "type_vocab_size", 0) > 1 or name == "deberta-v3"
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -111,26 +111,26 @@ def write_teacher(name: str, folder: Path) -> None:
 
 
 def build(name: str, *, seed: int = 0, scale: float = 12.0, **settings: object) -> PreTrainedModel:
-    """A family's encoder with random weights that are larger than usual, so that its attention is far from uniform."""
+    """Returns an encoder with larger random weights than usual, so that its attention is far from uniform."""
     config = CONFIGS[name].from_dict({**CONFIGS[name].to_dict(), **settings})
     torch.manual_seed(seed)
     encoder = AutoModel.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
-            # Also what starts at zero or one: biases and norms.
+            # This includes biases and norms, which start at zero and one.
             parameter.add_(0.05 * torch.randn(parameter.shape)).mul_(scale if parameter.ndim > 1 else 1.0)
     return encoder
 
 
 def layers_of(encoder: PreTrainedModel) -> nn.ModuleList:
-    """The layers, wherever the family has them."""
+    """Returns the layers of an encoder of any family."""
     if encoder.config.model_type == "modernbert":
         return encoder.layers
     return encoder.transformer.layer if encoder.config.model_type == "distilbert" else encoder.encoder.layer
 
 
 def projections_of(layer: nn.Module, model_type: str) -> dict[str, nn.Module]:
-    """The maps to queries, keys and values; ModernBERT's is one."""
+    """Returns the projections to queries, keys and values; ModernBERT has one for all."""
     match model_type:
         case "modernbert":
             return {"all": layer.attn.Wqkv}
@@ -148,7 +148,7 @@ def projections_of(layer: nn.Module, model_type: str) -> dict[str, nn.Module]:
 
 
 class Seen:
-    """What passes through transformers' own modules of a layer while the encoder runs: the truth for an adapter."""
+    """Records the states and vectors in transformers' own modules of a layer, as the reference for an adapter."""
 
     def __init__(self, encoder: PreTrainedModel, layer: int, inputs: dict[str, Tensor]) -> None:
         block = layers_of(encoder)[layer - 1]
@@ -156,7 +156,7 @@ class Seen:
         vectors: dict[str, Tensor] = {}
 
         def keep(name: str, value: Tensor) -> None:
-            # A map may run a second time, on positions: the first is on the states.
+            # A projection may run a second time, on positions; the first call is on the states.
             vectors.setdefault(name, value)
 
         handles = [block.register_forward_pre_hook(lambda _m, args: keep("states", args[0]))]

@@ -1,4 +1,4 @@
-"""What the tests of inheritance share: students drawn and initialised, and the coordinates that they keep."""
+"""Shared by the tests of weight transfer: drawn and initialised students, and the indices that they keep."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.weight_transfer import initialise
 from tests.minilm_core.encoder_families import CONFIGS
 
-# Teachers are 4x24 A4 with feed-forward 96 (ModernBERT's first: 36). 8 of 24 coordinates, 2 of 4 heads.
+# Teachers are 4x24 A4 with feed-forward 96 (ModernBERT's first: 36). 8 of 24 dimensions, 2 of 4 heads.
 NARROW = StudentArchitecture(num_layers=2, hidden_size=8, num_heads=2, intermediate_ratio=3)
 
 
@@ -28,13 +28,13 @@ def initialised(
 
 
 def kept_hidden(teacher: PreTrainedModel, number: int) -> Tensor:
-    """The hidden coordinates whose norm weights have the largest sum of squares, one by one."""
+    """Returns the hidden dimensions whose norm weights have the largest sums of squares."""
     totals = [0.0] * 24
     for name, parameter in teacher.named_parameters():
         if "norm" in name.lower() and name.endswith("weight") and parameter.shape == (24,):
-            for coordinate, weight in enumerate(parameter.tolist()):
-                totals[coordinate] += weight**2
-    order = sorted(range(24), key=lambda coordinate: -totals[coordinate])
+            for index, weight in enumerate(parameter.tolist()):
+                totals[index] += weight**2
+    order = sorted(range(24), key=lambda index: -totals[index])
     return torch.tensor(sorted(order[:number]))
 
 

@@ -1,4 +1,4 @@
-"""Tests of files and folders that are whole or not there."""
+"""Tests of files and folders that are either complete or absent."""
 
 import multiprocessing
 from multiprocessing.synchronize import Event

@@ -37,7 +37,9 @@ def teacher(teacher_folder: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("damage", [cut_short, emptied])
 def test_damaged_weights_are_refused(teacher: Path, damage: Callable[[Path], None]) -> None:
     damage(teacher / "model.safetensors")
-    with pytest.raises(UserError, match=r"^weights must be whole and of config\.json's sizes, got .*teacher \("):
+    with pytest.raises(
+        UserError, match=r"^weights must be complete and have the sizes of config\.json, got .*teacher \("
+    ):
         load_encoder(teacher)
 
 
@@ -48,14 +50,14 @@ def with_config(teacher: Path, **changes: int) -> None:
 
 def test_weights_of_other_sizes_are_refused(teacher: Path) -> None:
     with_config(teacher, vocab_size=1000)
-    with pytest.raises(UserError, match=r"^weights must be whole and of config\.json's sizes"):
+    with pytest.raises(UserError, match=r"^weights must be complete and have the sizes of config\.json"):
         load_encoder(teacher)
 
 
 def test_weights_without_some_layers_are_refused_and_not_drawn_at_random(teacher: Path) -> None:
     with_config(teacher, num_hidden_layers=9)
     with pytest.raises(
-        UserError, match=r"^weights must hold every parameter of config\.json's layers, got .* without "
+        UserError, match=r"^weights must have every parameter of config\.json's layers, got .* without "
     ):
         load_encoder(teacher)
 

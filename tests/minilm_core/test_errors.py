@@ -1,4 +1,4 @@
-"""Tests of which failure an exception stands for."""
+"""Tests of the kinds of failure of exceptions."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ import torch
 from minilm_core.errors import FailureKind, NonFiniteLossError, UserError, classify_failure
 
 FAR_TOO_MUCH = 2**50
-"""Numbers that no machine has memory for."""
+"""A number of elements that fits the memory of no machine."""
 
 
 def wrapped(cause: BaseException) -> RuntimeError:
-    """Returns an exception that was raised from a cause, with another in between."""
+    """Returns an exception whose cause has `cause` as its own cause."""
     middle = KeyError("middle")
     middle.__cause__ = cause
     outer = RuntimeError("a worker failed")
@@ -62,5 +62,5 @@ def test_an_exception_that_was_merely_being_handled_is_no_cause() -> None:
     assert classify_failure(error) is FailureKind.CRASH
 
 
-def test_a_users_error_may_speak_of_memory() -> None:
+def test_a_user_error_may_mention_memory() -> None:
     assert classify_failure(UserError("max must be below out of memory, got 1")) is FailureKind.USER_ERROR

@@ -1,4 +1,4 @@
-"""One adapter a family of encoders: where its layers are, and what the softmax of its attention is taken of."""
+"""One adapter per family of encoders: it finds the layers and computes the operands of their attention."""
 
 from transformers import PreTrainedModel
 
@@ -25,5 +25,5 @@ _ADAPTERS: dict[str, Adapter] = {
 
 
 def adapter_of(encoder: PreTrainedModel) -> Adapter:
-    """Returns the adapter of an encoder's family, which `families.check_model_type` has let pass."""
+    """Returns the adapter of an encoder's family, which `families.check_model_type` must have accepted."""
     return _ADAPTERS[encoder.config.model_type]

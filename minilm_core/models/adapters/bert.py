@@ -17,7 +17,7 @@ class BertAdapter:
         return Trunk(encoder, encoder.encoder.layer[:num_layers])
 
     def head(self, encoder: PreTrainedModel, layer: int, relations: Collection[Relation]) -> nn.Module:
-        """Returns the projections of a layer that the relations need."""
+        """Returns those projections of a layer that the relations need."""
         attention = encoder.encoder.layer[layer - 1].attention.self
         return LinearHead({"query": attention.query, "key": attention.key, "value": attention.value}, relations)
 
@@ -35,7 +35,7 @@ class ElectraTrunk(Trunk):
 
     def __init__(self, encoder: PreTrainedModel, layers: nn.ModuleList) -> None:
         super().__init__(encoder, layers)
-        # Where both are equally wide there is no projection.
+        # If both are equally wide there is no projection.
         self.project: nn.Module = getattr(encoder, "embeddings_project", nn.Identity())
 
     def embed(self, input_ids: TokenIds, attention_mask: TokenIds | None) -> States:

@@ -27,20 +27,20 @@ HeadVectors = Float[Tensor, "#batch heads rows head_size"]
 class DebertaAdapter:
     """DeBERTa-v2 and v3: `encoder.layer[i].attention.self.{query_proj, key_proj, value_proj}`, disentangled attention.
 
-    A score is the sum of content with content, content with position and position with content, divided by √(3 d). The
-    first is left rightᵀ, with the 3 within `left`; the two others are the bias: both are part of the attention
-    distribution and so of MiniLM's attention relation. The relations of MiniLMv2 and the value relation are of content
-    alone, as positions are not part of these vectors: what the layer learns of positions is then not distilled, and a
-    position table that no layer below uses is not part of the student that is trained. The decoder that adds absolute
-    positions in pre-training is no part of the encoder and left out.
+    A score is the sum of content-content, content-position and position-content terms, divided by √(3 d). The first
+    term is left rightᵀ, with the 3 multiplied into `left`; the other two are the bias. All are part of the attention
+    distribution and so of MiniLM's attention relation. The relations of MiniLMv2 and the value relation compare content
+    only, because their vectors contain no positions. The position projections of the distilled layer are then not
+    distilled, and a position table that no layer below uses is not trained. The decoder that adds absolute positions in
+    pre-training is not part of the encoder.
     """
 
     def trunk(self, encoder: PreTrainedModel, num_layers: int) -> Trunk:
-        """Returns embeddings, the first layers and, where there are any, what these share."""
+        """Returns the embeddings, the first layers and, if there are layers, their shared position table."""
         return DebertaTrunk(encoder, num_layers)
 
     def head(self, encoder: PreTrainedModel, layer: int, relations: Collection[Relation]) -> nn.Module:
-        """Returns the projections of a layer that the relations need, and for the attention relation the positions."""
+        """Returns those projections of a layer that the relations need; the attention relation adds the positions."""
         attention = encoder.encoder.layer[layer - 1].attention.self
         vectors = {"query": attention.query_proj, "key": attention.key_proj, "value": attention.value_proj}
         if Relation.ATTENTION not in relations:
@@ -49,7 +49,7 @@ class DebertaAdapter:
 
 
 class PositionTable(nn.Module):
-    """The embeddings of distances that all layers share, and which of them a distance has."""
+    """The distance embeddings that all layers share, and the bucket of each distance."""
 
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
@@ -60,12 +60,12 @@ class PositionTable(nn.Module):
         self.max_distance: int = stack.max_relative_positions
 
     def forward(self) -> Float[Tensor, "distances hidden"]:
-        """Returns the normed embeddings, from the farthest key behind the query to the farthest before it."""
+        """Returns the normalised embeddings, from the farthest key behind the query to the farthest before it."""
         embeddings: Tensor = self.norm(self.embeddings.weight)
         return embeddings
 
     def distances(self, states: States) -> Tensor:
-        """Returns how far a key lies behind a query, in buckets, for every pair: one map of seq x seq."""
+        """Returns how far each key is behind each query, in buckets, as a map of seq x seq."""
         distances: Tensor = build_relative_position(
             states, states, bucket_size=self.num_buckets, max_position=self.max_distance
         )
@@ -73,7 +73,7 @@ class PositionTable(nn.Module):
 
 
 class DebertaTrunk(Trunk):
-    """A trunk whose layers share their embeddings of distances; a convolution may stand beside the first."""
+    """A trunk whose layers share the distance embeddings; a convolution may run in parallel to the first layer."""
 
     def __init__(self, encoder: PreTrainedModel, num_layers: int) -> None:
         super().__init__(encoder, encoder.encoder.layer[:num_layers])
@@ -87,7 +87,7 @@ class DebertaTrunk(Trunk):
         return states
 
     def context(self, states: States, attention_mask: TokenIds | None) -> Mapping[str, Any]:
-        """Returns which pairs of tokens are real, and the distances."""
+        """Returns the masks, the distances and their embeddings."""
         is_real = _real(states, attention_mask)
         return {
             "input_mask": is_real,
@@ -97,7 +97,7 @@ class DebertaTrunk(Trunk):
         }
 
     def run_layer(self, number: int, states: States, context: Mapping[str, Any]) -> States:
-        """Returns the states that leave a layer; those of the first pass the convolution."""
+        """Returns the states that leave a layer; those of the first layer also pass through the convolution."""
         of_layer = {name: value for name, value in context.items() if name != "input_mask"}
         leaving = only_states(self.layers[number - 1](states, **of_layer))
         if number == 1 and self.convolution is not None:
@@ -106,7 +106,7 @@ class DebertaTrunk(Trunk):
 
 
 class DebertaHead(LinearHead):
-    """A head whose attention relation has terms of content with position."""
+    """A head whose attention relation has terms between content and position."""
 
     def __init__(
         self, vectors: Mapping[str, nn.Module], relations: Collection[Relation], encoder: PreTrainedModel, layer: int
@@ -119,7 +119,7 @@ class DebertaHead(LinearHead):
         if self.positions is None:
             return
         self.dropout: nn.Module = attention.pos_dropout
-        # By the side of a pair that is a position; where keys are shared, content's own maps serve positions too.
+        # Keyed by the vector that is a position. With shared keys, content's projections also serve positions.
         self.of_positions = nn.ModuleDict()
         if "c2p" in attention.pos_att_type:
             self.of_positions["key"] = attention.key_proj if attention.share_att_key else attention.pos_key_proj
@@ -127,7 +127,7 @@ class DebertaHead(LinearHead):
             self.of_positions["query"] = attention.query_proj if attention.share_att_key else attention.pos_query_proj
 
     def forward(self, states: States) -> LayerRelations:
-        """Projects hidden states and adds the terms with positions."""
+        """Projects hidden states and adds the terms with positions as a bias."""
         relations = super().forward(states)
         query, key, _ = relations[Relation.ATTENTION]
         bias = None if self.positions is None else self._bias(self.positions, query, key)
@@ -141,14 +141,14 @@ class DebertaHead(LinearHead):
         if "key" in self.of_positions:
             terms.append(self._looked_up(query, self.of_positions["key"](embeddings), distances))
         if "query" in self.of_positions:
-            # By key and distance to the query first, then turned to query by key.
+            # First by key and distance to the query, then transposed to query by key.
             by_key = self._looked_up(key, self.of_positions["query"](embeddings), -distances)
             terms.append(by_key.transpose(-1, -2))
         head_size = query.shape[-1] // self.num_heads
         return sum(terms[1:], start=terms[0]) / math.sqrt(self.num_terms * head_size)
 
     def _looked_up(self, content: Tensor, positions: Tensor, distances: Tensor) -> Float[Tensor, "batch heads seq seq"]:
-        """Returns the product of each content with the position at its distance to each token."""
+        """Returns the product of each content vector with the position embedding at its distance to each token."""
         products = self._split(content) @ self._split(positions).transpose(-1, -2)
         rows = (distances + products.shape[-1] // 2).clamp(0, products.shape[-1] - 1)
         return products.gather(-1, rows.expand(*products.shape[:-1], rows.shape[-1]))

@@ -17,6 +17,6 @@ class DistilBertAdapter:
         return Trunk(encoder, encoder.transformer.layer[:num_layers])
 
     def head(self, encoder: PreTrainedModel, layer: int, relations: Collection[Relation]) -> nn.Module:
-        """Returns the projections of a layer that the relations need."""
+        """Returns those projections of a layer that the relations need."""
         attention = encoder.transformer.layer[layer - 1].attention
         return LinearHead({"query": attention.q_lin, "key": attention.k_lin, "value": attention.v_lin}, relations)

@@ -1,4 +1,4 @@
-"""What an adapter returns of an encoder, and the parts that most families share."""
+"""The interface of adapters, and the modules that most families share."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -17,13 +17,13 @@ TokenIds = Int[Tensor, "batch seq"]
 
 
 class RelationOperands(NamedTuple):
-    """What a relation is made of: softmax(left rightᵀ / √head_size + bias), head by head; all heads side by side."""
+    """The operands of a relation, softmax(left rightᵀ / √head_size + bias) in each head; heads are concatenated."""
 
     left: Float[Tensor, "batch seq width"]
     right: Float[Tensor, "batch seq width"]
     bias: Float[Tensor, "#batch heads seq seq"] | None = None
-    """What the layer's own attention adds to its scores: a position bias, or the lowest number outside a local layer's
-    window. Of the attention relation alone, and without the mask of padding."""
+    """What the layer's own attention adds to its scores: a position bias, or the lowest number outside the window of a
+    local layer. Only the attention relation has it, and it does not include the padding mask."""
 
 
 LayerRelations = dict[Relation, RelationOperands]
@@ -40,20 +40,20 @@ _PAIRS = {
 
 
 class Adapter(Protocol):
-    """How one family is taken apart; what it returns shares its parameters with the encoder."""
+    """Selects the parts of one family's encoders; they share their parameters with the encoder."""
 
     def trunk(self, encoder: PreTrainedModel, num_layers: int) -> "Trunk":
-        """Returns embeddings and the first layers, with no parameter that these do not use."""
+        """Returns the embeddings and the first layers, without parameters that these do not use."""
 
     def head(self, encoder: PreTrainedModel, layer: int, relations: Collection[Relation]) -> nn.Module:
-        """Returns what turns the states that enter a layer into its LayerRelations, and nothing that is not needed."""
+        """Returns the module that maps the states entering a layer to its LayerRelations, without unused parameters."""
 
 
 class Trunk(nn.Module):
-    """The embeddings and the first layers of an encoder; a family says what its layers are called with.
+    """The embeddings and the first layers of an encoder; families override the arguments of their layers.
 
-    The layers are called one by one and not through the encoder's own forward pass, which ends in what distillation has
-    no use for: a last norm, a pooler, position tables of layers that are not there. What is called is the encoder's.
+    The encoder's layers are called one by one. Its own forward pass would also run what distillation does not use: the
+    last norm, the pooler and the position tables of layers that are left out.
     """
 
     def __init__(self, encoder: PreTrainedModel, layers: Iterable[nn.Module]) -> None:
@@ -62,13 +62,16 @@ class Trunk(nn.Module):
         self.embeddings: nn.Module = encoder.embeddings
         self.layers = nn.ModuleList(layers)
         self.checkpoints_activations = False
-        """Whether a layer's inner activations are computed again in the backward pass instead of kept."""
+        """Whether the backward pass recomputes the activations inside a layer instead of storing them."""
 
     def forward(self, input_ids: TokenIds, attention_mask: TokenIds | None, layers: Sequence[int]) -> list[States]:
-        """Returns the states that enter each of the layers, counted from 1; the highest is the one after the trunk."""
+        """Returns the states entering each of `layers`, counted from 1; the highest may be the layer after the trunk.
+
+        The mask is 1 for real tokens; None if all are real, as in packed rows.
+        """
         states = self.embed(input_ids, attention_mask)
         entering = {1: states}
-        # Of no use to a trunk without layers, and there may be no parameters for it.
+        # A trunk without layers needs no context and may lack the parameters for it.
         context = self.context(states, attention_mask) if self.layers else {}
         for number in range(1, len(self.layers) + 1):
             if self.checkpoints_activations and torch.is_grad_enabled():
@@ -85,7 +88,7 @@ class Trunk(nn.Module):
         return states
 
     def context(self, states: States, attention_mask: TokenIds | None) -> Mapping[str, Any]:
-        """Returns what every layer is called with beside its states."""
+        """Returns the arguments of every layer besides its states."""
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
         return {"attention_mask": mask}
 
@@ -95,7 +98,7 @@ class Trunk(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """The linear maps of one attention layer, of which only those are kept that the relations need."""
+    """Those linear projections of one attention layer that the relations need."""
 
     def __init__(self, vectors: Mapping[str, nn.Module], relations: Collection[Relation]) -> None:
         super().__init__()
@@ -109,16 +112,16 @@ class LinearHead(nn.Module):
 
 
 def needed_vectors(relations: Collection[Relation]) -> frozenset[str]:
-    """Returns which of query, key and value the relations are made of."""
+    """Returns which of query, key and value the relations use."""
     return frozenset(name for relation in relations for name in _PAIRS[relation])
 
 
 def relations_of(vectors: Mapping[str, Tensor], relations: Collection[Relation]) -> LayerRelations:
-    """Pairs queries, keys and values into the operands of plain attention, without any bias."""
+    """Pairs queries, keys and values into operands without a bias."""
     pairs = {relation: _PAIRS[relation] for relation in relations}
     return {relation: RelationOperands(vectors[left], vectors[right]) for relation, (left, right) in pairs.items()}
 
 
 def only_states(outputs: States | tuple[States, *tuple[Any, ...]]) -> States:
-    """Returns the states among a layer's outputs, which in some families are a tuple."""
+    """Returns the states of a layer's outputs, which are a tuple in some families."""
     return outputs[0] if isinstance(outputs, tuple) else outputs

@@ -26,22 +26,22 @@ LOCAL = "sliding_attention"
 
 
 class ModernBertAdapter:
-    """ModernBERT: `layers[i].attn.Wqkv`, one map for Q, K and V, after a norm; rotated positions; local layers.
+    """ModernBERT: `layers[i].attn.Wqkv`, one projection for Q, K and V after a norm; rotary positions; local layers.
 
-    The attention relation is the layer's own distribution: of rotated queries and keys, in a local layer within its
-    window. The relations of MiniLMv2 and the value relation are over all pairs of tokens and compare what the
-    projection gives, before rotation: a position turns a vector in the way of both models, whatever they have learnt.
+    The attention relation is the layer's own distribution: of rotated queries and keys, within the window of a local
+    layer. The relations of MiniLMv2 and the value relation are over all pairs of tokens and compare the projections
+    before rotation, because the rotation by a position is fixed and the same in both models.
     """
 
     def trunk(self, encoder: PreTrainedModel, num_layers: int) -> Trunk:
-        """Returns embeddings and the first layers, without the norm that follows the last."""
+        """Returns the embeddings and the first layers, without the norm that follows the last layer."""
         return ModernBertTrunk(encoder, num_layers)
 
     def head(self, encoder: PreTrainedModel, layer: int, relations: Collection[Relation]) -> nn.Module:
         """Returns the norm before a layer's attention and its projection.
 
-        The projection is one parameter, so it is there whole also where the relations need a part of it: the rest gets
-        a gradient of zero.
+        The projection is one parameter, so it is included whole even if the relations need only a part of it; the rest
+        gets a zero gradient.
         """
         return ModernBertHead(encoder, layer, relations)
 
@@ -52,11 +52,11 @@ class ModernBertTrunk(Trunk):
     def __init__(self, encoder: PreTrainedModel, num_layers: int) -> None:
         super().__init__(encoder, encoder.layers[:num_layers])
         self.types: list[str] = encoder.config.layer_types[:num_layers]
-        # It has no parameters, only angles that follow from the configuration.
+        # This module has no parameters, only angles that follow from the configuration.
         self.rotary: nn.Module = encoder.rotary_emb
 
     def context(self, states: States, attention_mask: TokenIds | None) -> Mapping[str, Any]:
-        """Returns masks and rotations by the type of layer."""
+        """Returns masks and rotations for each type of layer."""
         masks = dict(super().context(states, attention_mask))
         if LOCAL in self.types:
             masks[LOCAL] = create_bidirectional_sliding_window_mask(
@@ -75,7 +75,7 @@ class ModernBertTrunk(Trunk):
 
 
 class ModernBertHead(nn.Module):
-    """The norm and the projection of one layer, its rotation and its window."""
+    """The norm, projection, rotation and window of one layer."""
 
     def __init__(self, encoder: PreTrainedModel, layer: int, relations: Collection[Relation]) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class ModernBertHead(nn.Module):
         self.rotary: nn.Module | None = encoder.rotary_emb if Relation.ATTENTION in relations else None
 
     def forward(self, states: States) -> LayerRelations:
-        """Projects hidden states; for the attention relation it rotates them and looks through the window."""
+        """Projects hidden states; for the attention relation it also rotates them and applies the window."""
         vectors = self._vectors(self.norm(states))
         relations = relations_of(vectors, self.relations)
         if self.rotary is not None:
@@ -107,7 +107,7 @@ class ModernBertHead(nn.Module):
     def _attention(self, query: Tensor, key: Tensor) -> RelationOperands:
         assert self.rotary is not None, "the attention relation has a rotation"
         seq = query.shape[1]
-        # In the precision of the parameters, as the encoder has it, not in that of vectors under autocast.
+        # The angles have the precision of the parameters, as in the encoder, and not that of autocast.
         cosine, sine = rotation(self.rotary, self.kind, seq, self.projection.weight)
         by_head = (*query.shape[:2], self.num_heads, -1)
         left, right = apply_rotary_pos_emb(query.view(by_head), key.view(by_head), cosine, sine, unsqueeze_dim=2)
@@ -118,13 +118,13 @@ class ModernBertHead(nn.Module):
             return None
         positions = torch.arange(seq, device=like.device)
         is_outside = (positions[:, None] - positions[None, :]).abs() > self.window
-        # The lowest finite number and not -inf, which would make a NaN of 0 * inf in a divergence.
+        # The lowest finite number, because -inf would give 0 * inf = NaN in a divergence.
         bias = torch.zeros(seq, seq, device=like.device).masked_fill(is_outside, torch.finfo(torch.float32).min)
         return bias.expand(1, self.num_heads, seq, seq)
 
 
 def rotation(rotary: nn.Module, kind: str, seq: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns cosines and sines of the positions' angles in a type of layer, of the kind of `like`."""
+    """Returns the cosines and sines of all positions in a type of layer, with the type and device of `like`."""
     positions = torch.arange(seq, device=like.device).unsqueeze(0)
     angles: tuple[Tensor, Tensor] = rotary(like, positions, kind)
     return angles

@@ -13,22 +13,22 @@ from minilm_core.models.adapters.interface import LayerRelations, LinearHead, St
 from minilm_core.settings.schedules import Relation
 
 NUM_BUCKETS = 32
-"""Distances that are told apart; transformers takes 32 whatever the length of the table."""
+"""Buckets of distances; transformers uses 32 whatever the length of the table is."""
 
 
 class MPNetAdapter:
     """MPNet: `encoder.layer[i].attention.attn.{q, k, v}`, and one table of position biases that all layers share.
 
-    The bias is part of the attention relation, as it is part of the attention distribution that MiniLM compares; the
-    relations of MiniLMv2 are of queries, keys and values alone and have none.
+    The bias belongs to the attention relation, because it is part of the attention distribution that MiniLM compares.
+    The relations of MiniLMv2 compare queries, keys and values only and have no bias.
     """
 
     def trunk(self, encoder: PreTrainedModel, num_layers: int) -> Trunk:
-        """Returns embeddings, the first layers and, where there is one to use it, the table of biases."""
+        """Returns the embeddings, the first layers and, if there are layers, the table of biases."""
         return MPNetTrunk(encoder, num_layers)
 
     def head(self, encoder: PreTrainedModel, layer: int, relations: Collection[Relation]) -> nn.Module:
-        """Returns the projections of a layer that the relations need, and for the attention relation the biases."""
+        """Returns those projections of a layer that the relations need; the attention relation adds the biases."""
         attention = encoder.encoder.layer[layer - 1].attention.attn
         vectors = {"query": attention.q, "key": attention.k, "value": attention.v}
         if Relation.ATTENTION not in relations:
@@ -37,14 +37,14 @@ class MPNetAdapter:
 
 
 class PositionBias(nn.Module):
-    """What a score gains by the distance from query to key: a number a head."""
+    """The number that each head adds to a score, depending on the distance from query to key."""
 
     def __init__(self, table: nn.Embedding) -> None:
         super().__init__()
         self.table = table
 
     def forward(self, states: States) -> Float[Tensor, "1 heads seq seq"]:
-        """Returns the biases of sequences as long as the states."""
+        """Returns the biases for sequences of the states' length."""
         positions = torch.arange(states.shape[1], device=states.device)
         distances = positions[None, :] - positions[:, None]
         buckets = MPNetEncoder.relative_position_bucket(distances, num_buckets=NUM_BUCKETS)
@@ -61,7 +61,7 @@ class MPNetTrunk(Trunk):
 
     def context(self, states: States, attention_mask: TokenIds | None) -> Mapping[str, Any]:
         """Returns the mask and the biases."""
-        assert self.position_bias is not None, "only layers ask for a context"
+        assert self.position_bias is not None, "only layers need a context"
         return {**super().context(states, attention_mask), "position_bias": self.position_bias(states)}
 
 

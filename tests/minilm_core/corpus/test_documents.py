@@ -101,7 +101,7 @@ def test_what_needs_no_pin_stays_as_it_is() -> None:
 
 
 def test_a_data_set_whose_commit_cannot_be_asked_for_is_refused() -> None:
-    with pytest.raises(UserError, match=r"or have its commit as revision, got not an id! \("):
+    with pytest.raises(UserError, match=r"reachable unless revision is a commit, got not an id! \("):
         pinned(CorpusSource(dataset="not an id!"))
 
 
@@ -119,7 +119,7 @@ configs:
 
 @pytest.fixture
 def data_set(tmp_path: Path) -> str:
-    """A data set as the Hub lays it out, with shards, splits and subsets."""
+    """Returns a data set in the Hub's layout, with shards, splits and subsets."""
     (tmp_path / "README.md").write_text(CARD)
     for name in ("de/train-0-of-2", "de/train-1-of-2", "de/validation-0-of-1", "en/train-0-of-1"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -228,9 +228,11 @@ def test_a_text_file_is_read_no_further_than_it_is_asked_for(tmp_path: Path) -> 
 def test_a_json_line_that_is_too_long_to_be_read_whole_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "a.jsonl").open("wb") as file:
         file.write(b'{"text": "short"}\n')
-        # A file with a hole: zeros that take no place on the disk.
+        # A sparse file: its zeros take no space on the disk.
         file.truncate(150_000_000)
-    with pytest.raises(UserError, match=r"^a line must have at most 100000000 characters, got line 2 of .*a\.jsonl"):
+    with pytest.raises(
+        UserError, match=r"^a line must have at most 100000000 characters, got more in line 2 of .*a\.jsonl"
+    ):
         documents(tmp_path / "a.jsonl")
 
 

@@ -85,7 +85,7 @@ def order(num_rows: int, batch_size: int, seed: int, rank: int = 0, world_size: 
 
 
 @given(sizes=orders(), step=st.integers(0, 50))
-def test_the_workers_parts_joined_are_the_batch_of_one_worker(sizes: tuple[int, int, int, int], step: int) -> None:
+def test_the_parts_of_all_ranks_joined_are_the_whole_batch(sizes: tuple[int, int, int, int], step: int) -> None:
     num_rows, batch_size, world_size, seed = sizes
     parts = [order(num_rows, batch_size, seed, rank, world_size).rows_of_step(step) for rank in range(world_size)]
     assert np.concatenate(parts).tolist() == order(num_rows, batch_size, seed).rows_of_step(step).tolist()

@@ -78,32 +78,32 @@ def test_rows_hold_every_token_once_and_in_order_but_those_of_the_last_partial_r
 
 @given(streams=streams_of_lengths)
 def test_every_document_is_drawn_once_and_in_the_order_of_its_source(streams: list[tuple[list[int], float]]) -> None:
-    documents = [[np.full(length, place) for place, length in enumerate(lengths)] for lengths, _ in streams]
+    documents = [[np.full(length, index) for index, length in enumerate(lengths)] for lengths, _ in streams]
     drawn: list[list[object]] = [[] for _ in streams]
-    for number, document in interleave(documents, [share for _, share in streams]):
+    for number, document in interleave(documents, [fraction for _, fraction in streams]):
         drawn[number].append(document.tolist())
     assert drawn == [[document.tolist() for document in stream] for stream in documents]
 
 
 @given(streams=streams_of_lengths)
-def test_tokens_per_share_differ_by_no_more_than_a_document_while_text_is_left(
+def test_tokens_per_fraction_differ_by_no_more_than_a_document_while_text_is_left(
     streams: list[tuple[list[int], float]],
 ) -> None:
-    shares = [share for _, share in streams]
+    fractions = [fraction for _, fraction in streams]
     num_left = [len(lengths) for lengths, _ in streams]
     num_tokens = [0] * len(streams)
     documents = [[np.zeros(length) for length in lengths] for lengths, _ in streams]
-    for number, document in interleave(documents, shares):
+    for number, document in interleave(documents, fractions):
         num_left[number] -= 1
         num_tokens[number] += len(document)
-        going_on = [place for place, left in enumerate(num_left) if left]
+        going_on = [index for index, left in enumerate(num_left) if left]
         for a in going_on:
             for b in going_on:
-                lead = num_tokens[a] / shares[a] - num_tokens[b] / shares[b]
-                assert lead <= max(streams[a][0]) / shares[a] + 1e-9
+                lead = num_tokens[a] / fractions[a] - num_tokens[b] / fractions[b]
+                assert lead <= max(streams[a][0]) / fractions[a] + 1e-9
 
 
-def test_of_sources_that_are_equally_far_the_first_comes_first() -> None:
+def test_ties_go_to_the_first_source() -> None:
     draws = interleave([[np.zeros(2)] * 2, [np.zeros(2)] * 3], [0.5, 0.5])
     assert [number for number, _ in draws] == [0, 1, 0, 1, 1]
 
@@ -142,7 +142,7 @@ def test_sources_without_weights_have_equal_parts_of_tokens_and_not_of_documents
     write_lines(tmp_path / "b.jsonl", ["teacher " * 7] * 100)
     settings = settings_of("a.jsonl", "b.jsonl", max_tokens=16 * 20)
     words = words_of(pack(settings, tmp_path, teacher_folder, tmp_path / "cache"), teacher_folder)
-    # Two tokens a document of the one, eight of the other, the closing ones included.
+    # Documents have two tokens in one source and eight in the other, including the last one.
     assert words[: 4 * 11] == ["student", *["teacher"] * 7, *["student"] * 3] * 4
 
 
@@ -194,7 +194,7 @@ def test_a_document_longer_than_max_tokens_is_cut(tmp_path: Path, teacher_folder
     assert (corpus.num_rows, corpus.manifest.num_tokens_dropped) == (10, 1001 - 140)
 
 
-def test_packing_tells_the_tokens_on_disk_so_far(text: Path, teacher_folder: Path) -> None:
+def test_packing_yields_the_tokens_on_disk_so_far(text: Path, teacher_folder: Path) -> None:
     packing = Packing.plan(settings_of("a.jsonl"), text, teacher_folder, text / "cache")
     told = list(replace(packing, block_tokens=100).steps())
     assert told == sorted(told)

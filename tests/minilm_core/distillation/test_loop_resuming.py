@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_student_is_refused(
     assert all(torch.equal(parameter, before[name]) for name, parameter in student.named_parameters())
 
 
-def test_a_checkpoint_without_the_settings_of_its_training_is_refused(
+def test_a_checkpoint_without_its_run_settings_is_refused(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, whole: Run, tmp_path: Path
 ) -> None:
     whole.progress[-1].save_checkpoint(tmp_path)
@@ -162,6 +162,8 @@ def test_a_checkpoint_without_the_settings_of_its_training_is_refused(
     content = json.loads(state.read_text(encoding="utf-8"))
     del content["run"]
     state.write_text(json.dumps(content), encoding="utf-8")
-    message = f"saved with num_steps None, this run has {SCHEDULE.num_steps}; remove {tmp_path} to start again$"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(
+        UserError,
+        match=rf"with num_steps unknown, this run has {SCHEDULE.num_steps}; remove {tmp_path} to start again$",
+    ):
         first_step(new_student(teacher_config), distillation_data, resume_from=tmp_path)

@@ -1,4 +1,4 @@
-"""Relations of random vectors for the fused passes, without a process to run them in."""
+"""Relations of random vectors for the tests of the fused passes."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from minilm_core.kernels.gpu import RaggedLayout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """A relation of random vectors: as small as it comes, unless told otherwise."""
+    """A relation of random vectors, small by default."""
 
     lengths: tuple[int, ...] = (5, 1, 3)
     num_heads: int = 2
@@ -22,7 +22,7 @@ class Case:
     is_student_the_teacher: bool = False
 
     def operands(self) -> list[Tensor]:
-        """Returns the teacher's left and right and the student's."""
+        """Returns the teacher's left and right vectors, then the student's."""
         generator = torch.Generator().manual_seed(sum(self.lengths))
         num_tokens, operands = sum(self.lengths), []
         for head_size in (self.teacher_head_size, self.student_head_size):
@@ -33,6 +33,6 @@ class Case:
         return operands[:2] * 2 if self.is_student_the_teacher else operands
 
     def layout(self, device: torch.device) -> RaggedLayout:
-        """Returns where the sequences are."""
+        """Returns the layout of the sequences."""
         starts = torch.tensor([0, *self.lengths], device=device).cumsum(0).to(torch.int32)
         return RaggedLayout(cu_seqlens=starts, max_seqlen=max(self.lengths), token_numbers=None)

@@ -1,4 +1,4 @@
-"""Tests of the blocks: cutting changes nothing, and no more than a block of a map is ever in memory."""
+"""Tests of the blockwise loss: the block size changes nothing, and at most one block of a map is in memory."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_the_size_of_the_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch,
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the most elements that any operation returned."""
+    """Records the largest number of elements that an operation returned."""
 
     num_elements = 0
 

@@ -1,4 +1,4 @@
-"""Tests of the compiled loops against the blocks in double precision."""
+"""Tests of the compiled loops against the blockwise loss in double precision."""
 
 import math
 import subprocess
@@ -112,8 +112,8 @@ def test_the_gradient_has_the_precision_of_the_vectors() -> None:
     assert student.grad.dtype == torch.bfloat16
 
 
-def test_logits_as_far_apart_as_fp32_can_tell_give_no_share_below_zero() -> None:
-    # All but one key underflow to nothing in the student, whose own key the teacher never looks at.
+def test_extreme_logits_give_a_finite_divergence() -> None:
+    # In the student all keys but one underflow to 0, and the teacher does not attend to that one.
     teacher = torch.eye(4).repeat(1, 2)[None] * 30
     student = -teacher
     value = looped_kl((teacher, teacher), (student, student), 2, None)

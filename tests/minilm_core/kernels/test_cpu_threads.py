@@ -1,4 +1,4 @@
-"""Tests of where compiled loops are kept."""
+"""Tests of the folders in which compiled loops are cached."""
 
 import importlib.util
 from pathlib import Path
@@ -29,13 +29,13 @@ def _numbas_own_choice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This package and the home folder are both read-only."""
+    """Makes this package and the home folder read-only."""
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [caching.UserProvidedCacheLocator])
 
 
 @pytest.fixture
 def loop(tmp_path: Path) -> Any:
-    """A loop in a file of its own."""
+    """Returns a loop in a separate file."""
     (tmp_path / "loops.py").write_text(LOOPS, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("loops", tmp_path / "loops.py")
     assert spec is not None

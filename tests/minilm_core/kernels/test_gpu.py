@@ -28,7 +28,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 UPSTREAM = 2.5
 
 had_imported_triton: bool | None = None
-"""Whether triton was there when the worker had imported this module; None in any other process."""
+"""Whether triton had been imported when the worker had imported this module; None in any other process."""
 
 
 class Result(NamedTuple):
@@ -58,7 +58,7 @@ def fused(case: Case) -> Result:
 
 
 def transcribed(case: Case) -> Result:
-    """Equations 6 to 9 of MiniLM and 1 to 5 of MiniLMv2, a head of a sequence at a time."""
+    """Returns the result of equations 6 to 9 of MiniLM and 1 to 5 of MiniLMv2, one head of one sequence at a time."""
     teacher_left, teacher_right, left, right = (vectors.double() for vectors in case.operands())
     left = left.requires_grad_()
     leaves = [left] if case.is_symmetric else [left, right.requires_grad_()]
@@ -97,7 +97,7 @@ def triton_was_imported() -> bool | None:
     return had_imported_triton
 
 
-def test_the_room_opens_without_triton(worker: Executor) -> None:
+def test_the_module_is_imported_without_triton(worker: Executor) -> None:
     assert worker.submit(triton_was_imported).result() is False
 
 
@@ -160,7 +160,7 @@ def fused_of_infinity(position: int) -> float:
 
 
 @pytest.mark.parametrize("position", range(4))
-def test_what_is_not_finite_stays_so(worker: Executor, position: int) -> None:
+def test_infinite_vectors_give_a_loss_that_is_not_finite(worker: Executor, position: int) -> None:
     assert not math.isfinite(worker.submit(fused_of_infinity, position).result())
 
 
@@ -182,13 +182,13 @@ def fused_without_gradient(case: Case) -> tuple[float, bool]:
     return value.item(), value.requires_grad
 
 
-def test_the_value_is_the_same_where_no_gradient_is_asked_for(worker: Executor) -> None:
+def test_the_value_is_the_same_without_a_gradient(worker: Executor) -> None:
     case = Case()
     assert worker.submit(fused_without_gradient, case).result() == (worker.submit(fused, case).result().value, False)
 
 
 def fused_of_slices(case: Case) -> Result:
-    """The student's operands are halves of one matrix, as of projections that are made in one product."""
+    """Returns the result with student operands that are halves of one matrix, as in fused projections."""
     teacher_left, teacher_right, left, right = (vectors.to(DEVICE) for vectors in case.operands())
     both = torch.cat([left, right], dim=1).requires_grad_()
     halves = both.chunk(2, dim=1)
@@ -203,7 +203,7 @@ def test_vectors_may_be_slices_of_wider_ones(worker: Executor) -> None:
 
 
 def fused_with_padding(case: Case) -> Result:
-    """Real tokens lie anywhere in their row, and what lies between them is not even a number."""
+    """Returns the result with real tokens at random positions of their rows and NaN as padding."""
     seq = max(case.lengths) + 2
     generator = torch.Generator().manual_seed(0)
     mask = torch.stack([torch.randperm(seq, generator=generator) < length for length in case.lengths])

@@ -1,4 +1,4 @@
-"""Tests of which operands have a fused pass, and of how they are laid out and cut into blocks. Values: test_gpu."""
+"""Tests of the operands that the fused passes accept, their layout and their blocks. Values: test_gpu."""
 
 import re
 from dataclasses import replace
@@ -69,7 +69,7 @@ def test_a_cpu_has_no_fused_passes() -> None:
     ("changes", "message"),
     [
         ({"lengths": (0,)}, "a relation must have at least 1 token, got 0"),
-        ({"dtype": torch.float64}, "a fused relation must be of bf16, fp16 or fp32 vectors, got torch.float64"),
+        ({"dtype": torch.float64}, "the vectors of a fused relation must be bf16, fp16 or fp32, got torch.float64"),
         (
             {"student_head_size": MAX_HEAD_SIZE + 1},
             "num_heads must divide a fused relation's width into heads of at most 64, got 2 and 130",

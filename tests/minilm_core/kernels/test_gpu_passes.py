@@ -1,4 +1,4 @@
-"""Tests that the passes compile for a GPU: triton brings NVIDIA's assembler, so none is needed. Values: test_gpu."""
+"""Tests that the passes compile for a GPU, which triton can do without one. Their values are tested in test_gpu."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ from minilm_core.kernels.gpu import Blocks, choose_blocks, pad_head_size
 
 HOPPER = 90
 SMALLEST_SHARED_BYTES = 99 * 1024
-"""Of a program on any GPU of compute capability 8.0 or later."""
+"""Shared memory of a program on the smallest GPU of compute capability 8.0 or later."""
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 POINTERS = {
     "sequence_starts": "*i32",
@@ -36,7 +36,7 @@ def cache_in(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
-    """A process of its own: in another, triton may have been imported to interpret."""
+    """Yields a separate process, because triton may run as an interpreter in this one."""
     if find_spec("triton") is None:
         pytest.skip("triton is not installed")
     context, folder = multiprocessing.get_context("spawn"), tmp_path_factory.mktemp("triton")
@@ -59,7 +59,7 @@ def constants_of(teacher_head_size: int, student_head_size: int, blocks: Blocks)
 
 
 def resources(dtype: str, teacher_head_size: int, student_head_size: int, folder: Path) -> list[tuple[int, int]]:
-    """Returns of both passes the bytes of shared memory and of stack that a program takes on a Hopper GPU."""
+    """Returns the bytes of shared memory and of stack that a program of each pass needs on a Hopper GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -76,7 +76,7 @@ def resources(dtype: str, teacher_head_size: int, student_head_size: int, folder
             fn=kernel,
             signature=types,
             constexprs={(names.index(name),): value for name, value in constants.items() if name in names},
-            attrs={(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if types[name][0] == "*"},
+            attrs={(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if types[name][0] == "*"},
         )
         options = {"num_warps": blocks.num_warps, "num_stages": blocks.num_stages}
         compiled = triton.compile(source, target=GPUTarget("cuda", HOPPER, 32), options=options)
@@ -99,5 +99,5 @@ def test_the_passes_fit_a_gpus_registers_and_the_smallest_shared_memory(
     assert len(found) == 2
     for shared_bytes, stack_bytes in found:
         assert 0 < shared_bytes <= SMALLEST_SHARED_BYTES
-        # What does not fit the registers goes on the stack.
+        # Spilled registers would be on the stack.
         assert stack_bytes == 0

@@ -1,4 +1,4 @@
-"""Tests of the losses in half precision: no kernel loses what a map adds to a mean over thousands of tokens."""
+"""Tests of the losses in half precision: no gradient underflows in a mean over thousands of tokens."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,15 +14,15 @@ from minilm_core.kernels.cpu import looped_kl
 NUM_HEADS, BATCH, SEQ = 12, 32, 128
 CASES = [
     *((torch.bfloat16, scale, 1e-2) for scale in (1.0, 2.0**16)),
-    # Without a scale fp16 has no numbers as small as these gradients, and none as large as a GradScaler's first.
+    # Without a loss scale these gradients underflow fp16, which cannot hold a GradScaler's initial scale either.
     *((torch.float16, scale, 2e-3) for scale in (2.0**15, 2.0**16)),
 ]
-"""Type, scale of the loss, tolerance."""
+"""The type, the loss scale and the tolerance."""
 Results = list[Tensor]
 
 
 def vectors(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A teacher's and a student's that are alike, as they come to be."""
+    """Returns similar vectors of a teacher and a student, as in late training."""
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randn(BATCH, SEQ, NUM_HEADS * 16, generator=generator)
     student = teacher + 0.3 * torch.randn(teacher.shape, generator=generator)
@@ -49,7 +49,7 @@ def value_and_gradient(divergence_of: Callable[[Tensor, Tensor], Tensor], dtype:
 
 
 def expected(dtype: torch.dtype) -> Results:
-    """What the same rounded vectors give in double precision."""
+    """Returns the result of the same rounded vectors in double precision."""
     teacher, student = (part.double() for part in vectors(dtype))
     student.requires_grad_()
     value = in_blocks(teacher, student)

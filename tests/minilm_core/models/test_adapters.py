@@ -1,4 +1,4 @@
-"""Tests that what the adapters take out of an encoder is what transformers computes inside it."""
+"""Tests that the adapters compute the same states and relations as transformers inside an encoder."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ PADDED = {"input_ids": INPUT_IDS, "attention_mask": MASK}
 
 
 def distribution(operands: RelationOperands, num_heads: int, mask: Tensor) -> Tensor:
-    """Softmax of left rightᵀ / √head_size + bias over real tokens, in the plainest of terms."""
+    """Returns the softmax of left rightᵀ / √head_size + bias over real tokens."""
     left, right = (side.unflatten(-1, (num_heads, -1)).transpose(1, 2) for side in operands[:2])
     logits = left @ right.transpose(-1, -2) / left.shape[-1] ** 0.5
     if operands.bias is not None:
@@ -54,7 +54,7 @@ def test_the_attention_relation_is_transformers_own_attention_distribution(famil
     ours = distribution(relations[Relation.ATTENTION], encoder.config.num_attention_heads, MASK)
     is_real = MASK.bool()[:, None, :, None]
     torch.testing.assert_close(ours.where(is_real, 0), seen.attention.where(is_real, 0))
-    # Far from uniform, or the comparison would say little.
+    # The distribution must be far from uniform for the comparison to be meaningful.
     assert seen.attention[0].max() > 0.5
 
 
@@ -109,10 +109,10 @@ def test_the_attention_relation_has_the_gradient_of_transformers_own_distributio
     encoder.zero_grad()
     (encoder(INPUT_IDS, output_attentions=True).attentions[2] * weights).sum().backward()
     for name, parameter in encoder.named_parameters():
-        # What the attention of layer 3 does not depend on is not part of the relation encoder.
+        # Parameters that the attention of layer 3 does not depend on are not in the relation encoder.
         assert (parameter.grad is None) == (id(parameter) not in ours), name
         if parameter.grad is not None:
-            # Two families take a root or a softmax in fp32 whatever their parameters are in.
+            # Two families compute a root or a softmax in fp32, whatever the type of their parameters is.
             torch.testing.assert_close(ours[id(parameter)], parameter.grad, rtol=1e-4, atol=1e-6)
 
 

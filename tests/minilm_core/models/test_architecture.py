@@ -1,4 +1,4 @@
-"""Tests of the sizes of an encoder: the published ones, what is derived, and what is refused."""
+"""Tests of the sizes of an encoder: published sizes, derived sizes and refused ones."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def test_the_layers_have_as_many_parameters_as_published(num_layers: int, hidden
 
 @pytest.mark.parametrize(("hidden_size", "millions"), [(768, 23.4), (384, 11.7)])
 def test_a_word_embedding_has_as_many_parameters_as_published(hidden_size: int, millions: float) -> None:
-    # Source: MiniLM (Wang et al., 2020), table 3, column "embedding", which counts the words alone.
+    # Source: MiniLM (Wang et al., 2020), table 3, column "embedding", which counts only the word embedding.
     words = FamilyShape(vocabulary_size=30522, num_positions=0, num_token_types=0)
     layer_norm = 2 * hidden_size
     assert (words.num_parameters(hidden_size) - layer_norm) / 1e6 == pytest.approx(millions, abs=0.05)
@@ -39,7 +39,7 @@ def test_a_word_embedding_has_as_many_parameters_as_published(hidden_size: int, 
 def test_a_whole_encoder_has_as_many_parameters_as_its_checkpoint(
     num_layers: int, hidden_size: int, num_parameters: int
 ) -> None:
-    # bert-base-uncased, MiniLM-L12-H384-uncased and all-MiniLM-L6-v2 as they are on the Hub.
+    # The checkpoints of bert-base-uncased, MiniLM-L12-H384-uncased and all-MiniLM-L6-v2 on the Hub.
     architecture = make_architecture(num_layers=num_layers, hidden_size=hidden_size)
     assert architecture.num_parameters(BERT_EMBEDDINGS) == num_parameters
 
@@ -75,7 +75,7 @@ def test_the_number_of_heads_changes_no_size() -> None:
     assert few.flops(128, BERT_EMBEDDINGS) == many.flops(128, BERT_EMBEDDINGS)
 
 
-def test_a_layer_more_costs_the_same_wherever_it_is_added() -> None:
+def test_every_additional_layer_costs_the_same() -> None:
     sizes = [make_architecture(num_layers=depth) for depth in (1, 2, 3)]
     parameters = [architecture.num_parameters(BERT_EMBEDDINGS) for architecture in sizes]
     flops = [architecture.flops(128, BERT_EMBEDDINGS) for architecture in sizes]
@@ -115,7 +115,7 @@ def test_heads_that_do_not_divide_the_hidden_size_are_refused() -> None:
         make_architecture(num_heads=7)
 
 
-def test_what_a_family_has_less_or_more_counts() -> None:
+def test_the_parts_of_other_families_are_counted() -> None:
     architecture = make_architecture()
     bare = replace(BERT_EMBEDDINGS, has_pooler=False)
     assert architecture.num_parameters(BERT_EMBEDDINGS) - architecture.num_parameters(bare) == 385 * 384

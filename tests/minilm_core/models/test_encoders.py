@@ -1,4 +1,4 @@
-"""Tests of building students of every family, of what is trained of them, and of heads kept on disk."""
+"""Tests of building students of every family, of their trained parameters, and of heads saved on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 
 
 def objective(of_layers: Sequence[LayerRelations]) -> Tensor:
-    """A number that depends on every operand."""
+    """Returns a number that depends on every operand."""
     operands = [
         tensor for relations in of_layers for part in relations.values() for tensor in part if tensor is not None
     ]
@@ -57,9 +57,9 @@ def without_gradient(module: nn.Module) -> list[str]:
 
 
 def counted_flops(encoder: PreTrainedModel, input_ids: Tensor) -> int:
-    # The counter does not see inside the fused attention of the CPU (pytorch issue 195460).
+    # The FLOP counter does not count the fused attention of the CPU (pytorch issue 195460).
     encoder.set_attn_implementation("eager")
-    # Without weights there is nothing to look at: DeBERTa looks for padding in the tokens, the others in the mask.
+    # Without a mask DeBERTa searches the tokens for padding, but meta tensors have no values.
     mask = torch.ones_like(input_ids) if encoder.config.model_type == "deberta-v2" else None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(input_ids, attention_mask=mask)
@@ -101,7 +101,7 @@ def test_training_a_relation_encoder_trains_the_encoder_it_is_made_from(family: 
 def test_checkpointed_activations_leave_loss_and_gradients_unchanged(family: str) -> None:
     results = []
     for is_checkpointed in (False, True):
-        # In training mode: dropout has to fall alike when a layer is run again.
+        # In training mode, because dropout must repeat exactly when a layer is recomputed.
         student = RelationEncoder(build(family).train(), [2, 4], V1)
         if is_checkpointed:
             student.checkpoint_activations()
@@ -141,7 +141,7 @@ def test_heads_read_from_disk_give_the_encoders_own_relations(
         expected = encoder.heads["4"].eval()(states)
         for relation, operands in head(states).items():
             for ours, theirs in zip(operands, expected[relation], strict=True):
-                # How a product rounds may depend on where in memory its weights lie.
+                # The rounding of a product may depend on the memory alignment of its weights.
                 assert (ours is None and theirs is None) or torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
@@ -179,7 +179,7 @@ def test_predicted_sizes_of_every_preset_equal_the_built_models(family: str, pre
     config = next(config for config in CONFIGS.values() if config.model_type == family)
     shape = family_shape(config.to_dict())
     architectures = sorted(load_space(preset, Path()).architectures(), key=lambda a: (a.num_layers, a.hidden_size))
-    # Every width once, and the largest: a layer more costs the same wherever it is added.
+    # Every width once, and the largest student: every additional layer costs the same.
     shallowest = [a for a in architectures if a.num_layers == architectures[0].num_layers]
     for architecture in (*shallowest, architectures[-1]):
         with torch.device("meta"):
@@ -234,7 +234,7 @@ def test_a_modernbert_students_layers_are_its_teachers_from_the_top_down() -> No
 
 def test_a_size_that_the_family_cannot_have_is_refused() -> None:
     architecture = StudentArchitecture(num_layers=1, hidden_size=12, num_heads=4)
-    with pytest.raises(UserError, match=r"a modernbert student's head size must be even, .* got 3$"):
+    with pytest.raises(UserError, match=r"a modernbert student's head size must be even .* got 3$"):
         build_encoder(architecture, CONFIGS["modernbert"], seed=0)
 
 
@@ -253,7 +253,7 @@ def test_building_a_student_leaves_the_random_state_alone(teacher_config: Pretra
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_another_family_is_refused_with_those_that_work(tmp_path: Path) -> None:
+def test_an_unsupported_family_is_refused_with_the_supported_ones(tmp_path: Path) -> None:
     T5Config().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"must be one of bert, roberta, .*, deberta-v2, modernbert, got t5"):
         load_encoder(tmp_path)

@@ -1,4 +1,4 @@
-"""The whole way of a student of every family: taught from a cache, fine-tuned, timed, packaged, verified, exported.
+"""A student of every family end to end: distilled from a cache, fine-tuned, timed, packaged, verified, exported.
 
 And that of BERT students of teachers of other families.
 """
@@ -44,11 +44,11 @@ TASK = Task(name="who", path="who", text_columns=("text",), metric="accuracy")
 
 @dataclass(frozen=True)
 class Taught:
-    """A student after two steps, and all it was taught with."""
+    """A student after two steps, with its teacher and targets."""
 
     teacher: Path
     base: PretrainedConfig
-    """Of the student, but for its sizes."""
+    """The student's configuration, except its sizes."""
     student: Path
     corpus: PackedCorpus
     cached: Targets
@@ -100,7 +100,7 @@ def data() -> TaskData:
 
 @pytest.fixture(scope="module")
 def classifier_folder(taught: Taught, data: TaskData) -> Path:
-    """The student, fine-tuned for two steps and saved."""
+    """Returns the student, fine-tuned for two steps and saved."""
     classifier = build_classifier(taught.student, data, seed=0)
     for _ in finetune(classifier, data, FINETUNING, learning_rate=1e-3, seed=0):
         pass
@@ -109,10 +109,10 @@ def classifier_folder(taught: Taught, data: TaskData) -> Path:
     return folder
 
 
-def test_a_cached_teacher_says_what_the_teacher_says(taught: Taught) -> None:
+def test_cached_targets_equal_the_teachers(taught: Taught) -> None:
     online = OnlineTargets(RelationEncoder(load_encoder(taught.teacher), [4], RELATIONS), Precision.FP32)
     encoder = build_encoder(ARCHITECTURE, taught.base, seed=0)
-    # The states are kept in bf16.
+    # The states are cached in bf16.
     losses = taught_losses(encoder, DistillationData(corpus=taught.corpus, targets=online))
     assert taught.losses == pytest.approx(losses, rel=0.02)
     assert all(loss > 0 for loss in losses)
@@ -131,7 +131,7 @@ def test_a_saved_classifier_predicts_as_before(taught: Taught, classifier_folder
     assert len(predictions) == 16
     encoder, info = AutoModel.from_pretrained(classifier_folder, output_loading_info=True)
     assert encoder.config.model_type == taught.base.model_type
-    # A pooler is of the encoder alone where the family's classifier has a head of its own.
+    # If the family's classifier has its own head, it does not use the encoder's pooler.
     assert all(name.startswith("pooler.") for name in info["missing_keys"])
 
 

@@ -1,4 +1,4 @@
-"""Tests of what a config.json tells: published encoders' sizes, what students inherit, what is refused."""
+"""Tests of reading config.json: the sizes of published encoders, what students inherit, what is refused."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ BASE = {
     "type_vocab_size": 2,
 }
 ROBERTA = {**BASE, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
-# What the config.json on the Hub says, as far as it bears on sizes.
+# The keys of the config.json files on the Hub that sizes depend on.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "bert-base-uncased": {**BASE, "model_type": "bert", "vocab_size": 30522},
     "roberta-base": {**ROBERTA, "model_type": "roberta", "vocab_size": 50265},
@@ -86,7 +86,7 @@ MODERNBERT = PUBLISHED["ModernBERT-base"]
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_every_family_that_works_has_an_adapter(model_type: str) -> None:
+def test_every_supported_family_has_an_adapter(model_type: str) -> None:
     name = next(name for name, config in CONFIGS.items() if config.model_type == model_type)
     encoder = build(name)
     head = adapter_of(encoder).head(encoder, 1, [Relation.QUERY])
@@ -123,7 +123,7 @@ def test_a_published_encoder_has_as_many_parameters_as_its_checkpoint(name: str,
         ("ModernBERT-base", 8192),
     ],
 )
-def test_positions_kept_for_padding_are_no_room_for_tokens(name: str, length: int) -> None:
+def test_padding_positions_do_not_count_towards_the_sequence_length(name: str, length: int) -> None:
     assert max_sequence_length(PUBLISHED[name]) == length
 
 
@@ -165,7 +165,7 @@ def test_a_padding_token_that_is_no_number_is_refused() -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_families_that_work_are_let_pass(config: Any) -> None:
+def test_supported_families_are_accepted(config: Any) -> None:
     check_model_type(config.to_dict())
 
 
@@ -181,10 +181,10 @@ def test_families_that_work_are_let_pass(config: Any) -> None:
         ),
         ({**DEBERTA, "pos_att_type": None}, "pos_att_type must name c2p or p2c, got neither"),
         ({**DEBERTA, "conv_kernel_size": 3, "conv_groups": 2}, "conv_groups must be 1, got 2"),
-        ({**MODERNBERT, "norm_bias": True}, "attention_bias, mlp_bias and norm_bias must be alike, got true and false"),
+        ({**MODERNBERT, "norm_bias": True}, "attention_bias, mlp_bias and norm_bias must be equal, got true and false"),
     ],
 )
-def test_what_no_adapter_knows_is_refused(config_json: dict[str, Any], message: str) -> None:
+def test_unsupported_settings_are_refused(config_json: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_model_type(config_json)
 
@@ -192,7 +192,7 @@ def test_what_no_adapter_knows_is_refused(config_json: dict[str, Any], message: 
 def test_sizes_that_a_family_cannot_have_are_refused() -> None:
     odd = StudentArchitecture(num_layers=1, hidden_size=12, num_heads=4)
     check_student(odd, BERT)
-    message = r"^a modernbert student's head size must be even, for positions rotate pairs, got 3$"
+    message = r"^a modernbert student's head size must be even because positions rotate pairs, got 3$"
     with pytest.raises(UserError, match=message):
         check_student(odd, MODERNBERT)
     with pytest.raises(UserError, match=message):
@@ -209,7 +209,7 @@ def test_a_student_with_more_layers_than_its_teacher_repeats_its_pattern() -> No
 def test_the_attention_of_a_local_layer_is_not_compared_with_that_of_a_global_one() -> None:
     v1, v2 = METHOD_RELATIONS[Method.MINILM], METHOD_RELATIONS[Method.MINILMV2]
     layers = {"num_student_layers": 6, "num_teacher_layers": 22}
-    # Of 22 layers 1, 4, ..., 22 are global, of a student's 6 the third and the last.
+    # Layers 1, 4, ..., 22 of the teacher's 22 are global, and layers 3 and 6 of a student's 6.
     check_layer_pairs(LayerPairs(student=(6,), teacher=(22,)), v1, MODERNBERT, **layers)
     check_layer_pairs(LayerPairs(student=(3, 6), teacher=(11, 20)), v1, MODERNBERT, **layers)
     local = LayerPairs(student=(3, 5), teacher=(11, 19))
@@ -221,7 +221,7 @@ def test_the_attention_of_a_local_layer_is_not_compared_with_that_of_a_global_on
 
 def test_an_assistant_has_other_global_layers_than_its_teacher() -> None:
     v1 = METHOD_RELATIONS[Method.MINILM]
-    # Of an assistant's 12 layers the third is global, of the teacher's 22 it is local.
+    # Layer 3 is global in an assistant of 12 layers and local in the teacher of 22.
     pairs = LayerPairs(student=(1,), teacher=(3,))
     check_layer_pairs(pairs, v1, MODERNBERT, num_student_layers=2, num_teacher_layers=22)
     with pytest.raises(UserError, match="got local layer 1 and global layer 3"):
@@ -231,7 +231,7 @@ def test_an_assistant_has_other_global_layers_than_its_teacher() -> None:
 @pytest.mark.parametrize("positions", ["relative_key", "relative_key_query"])
 def test_positions_that_transformers_no_longer_has_are_refused(positions: str) -> None:
     check_model_type({**BERT, "position_embedding_type": "absolute"})
-    # As published ModernBERTs have it, which nothing reads.
+    # Published ModernBERTs have this key, which nothing reads.
     check_model_type({**MODERNBERT, "position_embedding_type": "sans_pos"})
     with pytest.raises(UserError, match=f"position_embedding_type must be absolute, got {positions}"):
         check_model_type({**BERT, "position_embedding_type": positions})

@@ -1,4 +1,4 @@
-"""Tests of which layers a student takes over, and of the students that are too large to take any."""
+"""Tests of the layers that a student inherits, and of students that are too large to inherit."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Tests of the closed forms on random configurations: parameters and FLOPs equal those of what transformers builds."""
+"""Tests of the closed forms on random configurations: parameters and FLOPs equal those of the built models."""
 
 import random
 from typing import Any
@@ -17,7 +17,7 @@ WITH_TOKEN_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
 
 def random_config(model_type: str, draw: random.Random) -> PretrainedConfig:
-    """A tiny encoder that its family can have, with settings that its sizes depend on and some that they do not."""
+    """Draws a tiny encoder of a family, with settings that its sizes depend on and others."""
     num_heads = draw.choice([1, 2, 3, 4])
     hidden_size = num_heads * draw.choice([2, 4, 6, 8])
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -30,7 +30,7 @@ def random_config(model_type: str, draw: random.Random) -> PretrainedConfig:
     settings |= {"pad_token_id": draw.choice([0, 1])}
     if model_type in WITH_TOKEN_TYPES:
         settings["type_vocab_size"] = draw.choice([1, 2, 3])
-    # ALBERT and ELECTRA have an embedding_size; a BERT whose configuration names one does not look at it.
+    # ELECTRA has an embedding_size; a BERT ignores one in its configuration.
     widths = {"deberta-v2": [hidden_size], "electra": [1, 4, hidden_size, hidden_size + 3, 2 * hidden_size, 64]}
     if model_type == "electra" or draw.random() < 0.5:
         settings["embedding_size"] = draw.choice(widths.get(model_type, [4, 64]))
@@ -39,7 +39,7 @@ def random_config(model_type: str, draw: random.Random) -> PretrainedConfig:
 
 
 def family_settings(model_type: str, draw: random.Random, *, head_size: int) -> dict[str, Any]:
-    """What only some families have."""
+    """Draws the settings that only some families have."""
     match model_type:
         case "distilbert":
             return {"sinusoidal_pos_embds": draw.random() < 0.5}
@@ -82,12 +82,12 @@ def random_student(draw: random.Random) -> StudentArchitecture:
 
 
 def check_predictions(config: PretrainedConfig, architecture: StudentArchitecture, shape: FamilyShape) -> None:
-    """Holds the predicted sizes of one encoder against the encoder without weights."""
+    """Compares the predicted sizes of an encoder with those of the built one, which has no weights."""
     with torch.device("meta"):
-        # The counter of FLOPs does not see inside fused attention.
+        # The FLOP counter does not count fused attention.
         encoder = AutoModel.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
         input_ids = torch.zeros(1, SEQUENCE_LENGTH, dtype=torch.long)
-    # Without a mask DeBERTa looks for padding in the tokens, which are not there.
+    # Without a mask DeBERTa searches the tokens for padding, but meta tensors have no values.
     mask = torch.ones_like(input_ids) if config.model_type == "deberta-v2" else None
     with FlopCounterMode(display=False) as counter:
         encoder(input_ids, attention_mask=mask)
@@ -106,7 +106,7 @@ def check_random_encoders(model_type: str, seeds: range) -> None:
         student = random_student(draw)
         of_student = student_config(student, config)
         check_predictions(of_student, student, shape)
-        # What is read from a student's own config.json must be what was predicted from its teacher's.
+        # The sizes read from a student's own config.json must equal those predicted from its teacher's.
         own = family_shape(of_student.to_dict())
         assert encoder_architecture(of_student.to_dict()).num_parameters(own) == student.num_parameters(shape), config
 

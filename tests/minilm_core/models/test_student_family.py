@@ -1,4 +1,4 @@
-"""Tests of BERT students of teachers of other families: what they are, what they take over, what is refused."""
+"""Tests of BERT students of teachers of other families: configuration, inherited weights, refused settings."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ NARROW = StudentArchitecture(num_layers=2, hidden_size=8, num_heads=2, intermedi
 OTHERS = [name for name in CONFIGS if name != "bert"]
 WITH_BERT_LAYERS = ["roberta", "xlm-roberta", "camembert", "electra-base"]
 WITHOUT_POSITIONS = ["deberta-v3", "modernbert", "modernbert-biased"]
-"""Families without a table of positions."""
+"""Families without a position table."""
 INPUT_IDS = torch.tensor([[0, 7, 8, 9, 4, 11, 2]])
 EMBEDDINGS = [Initialisation.SVD_EMBEDDINGS, Initialisation.SLICED_EMBEDDINGS]
 
@@ -53,7 +53,7 @@ def test_a_bert_student_reads_its_teachers_tokens(family):
     assert (config.vocab_size, config.pad_token_id) == (40, 1)
     student = build_encoder(NARROW, config, seed=0).eval()
     longest = torch.zeros(1, max_sequence_length(CONFIGS[family].to_dict()), dtype=torch.long)
-    # Its teacher's tokenizer may tell token types.
+    # Its teacher's tokenizer may return token types.
     assert student(longest + 39, token_type_ids=longest + 1).last_hidden_state.shape[-1] == 8
 
 
@@ -63,7 +63,7 @@ def test_a_bert_student_has_no_more_positions_than_bert():
 
 
 @pytest.mark.parametrize("family", OTHERS)
-def test_the_closed_form_knows_how_large_a_bert_student_is(family):
+def test_the_closed_form_has_the_size_of_a_bert_student(family):
     base = student_base(CONFIGS[family].to_dict(), StudentFamily.BERT)
     student = build_encoder(NARROW, bert_of(family), seed=0)
     assert NARROW.num_parameters(family_shape(base)) == sum(p.numel() for p in student.parameters())
@@ -90,7 +90,7 @@ def test_embeddings_of_its_teachers_width_are_its_teachers_but_for_their_scale(f
     torch.testing.assert_close(ours / ours.std(), theirs / theirs.std())
     if family not in WITHOUT_POSITIONS:
         positions = student.embeddings.position_embeddings.weight
-        # The last rows: some families begin with rows for padding.
+        # The last rows, because the tables of some families begin with rows for padding.
         of_teacher = teacher.embeddings.position_embeddings.weight[-len(positions) :]
         torch.testing.assert_close(positions / ours.std(), of_teacher / theirs.std())
 
@@ -118,13 +118,13 @@ def test_layers_of_a_family_that_are_not_berts_are_refused(family):
         student_of(build(family), family, Initialisation.SPACED_LAYERS, NARROW)
     model_type = CONFIGS[family].model_type
     assert str(refusal.value) == (
-        "with student_family bert layers can only be taken from a teacher of bert, roberta, xlm-roberta, camembert, "
-        f"electra, got initialisation spaced_layers and a {model_type} teacher"
+        "with student_family bert layers can only be inherited from a teacher of bert, roberta, xlm-roberta, "
+        f"camembert, electra, got initialisation spaced_layers and a {model_type} teacher"
     )
 
 
 @pytest.mark.parametrize("initialisation", Initialisation)
-def test_a_student_of_its_teachers_family_may_take_anything(initialisation):
+def test_a_student_of_its_teachers_family_may_inherit_anything(initialisation):
     check_inheritance(initialisation, student_type="mpnet", teacher_type="mpnet")
 
 

@@ -161,7 +161,7 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
 def test_pickled_weights_are_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UserError, match="must be safetensors, for pickled ones can run code"):
+    with pytest.raises(UserError, match="must be safetensors, because pickled ones can run code"):
         weight_files(tmp_path)
 
 
@@ -178,7 +178,9 @@ def test_the_hash_of_shards_joins_them_in_order_of_name(tmp_path: Path) -> None:
 def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
     folder = write_sharded_teacher(tmp_path / "teacher", ("a.safetensors", "b.safetensors"))
     (folder / "b.safetensors").unlink()
-    with pytest.raises(UserError, match=r"every shard that model\.safetensors\.index\.json names must lie beside it"):
+    with pytest.raises(
+        UserError, match=r"every shard that model\.safetensors\.index\.json names must be in its folder"
+    ):
         weight_files(folder)
 
 
@@ -186,7 +188,7 @@ def test_a_shard_elsewhere_is_refused(tmp_path: Path) -> None:
     folder = write_sharded_teacher(tmp_path / "teacher", ("a.safetensors",))
     (tmp_path / "secret").write_bytes(b"")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"layer": "../secret"}}))
-    with pytest.raises(UserError, match="must lie beside it"):
+    with pytest.raises(UserError, match="must be in its folder, got no "):
         weight_files(folder)
 
 
@@ -203,10 +205,10 @@ def test_a_corpus_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         CorpusSource(path="missing").find_files(tmp_path)
 
 
-@pytest.mark.parametrize("places", [{}, {"path": "a", "dataset": "b"}])
-def test_a_corpus_source_without_exactly_one_place_is_refused(places: dict[str, str]) -> None:
+@pytest.mark.parametrize("origins", [{}, {"path": "a", "dataset": "b"}])
+def test_a_corpus_source_without_exactly_one_origin_is_refused(origins: dict[str, str]) -> None:
     with pytest.raises(UserError, match="must have one of path and dataset"):
-        CorpusSource(**places)
+        CorpusSource(**origins)
 
 
 def test_a_revision_of_a_corpus_path_is_refused() -> None:

@@ -40,7 +40,7 @@ def test_a_record_without_text_has_no_tokens(tokenizer: CorpusTokenizer) -> None
     assert [len(tokens) for tokens in tokenizer.tokenise([None, "", " \t\n", 3, ["text"], "the"])] == [0] * 5 + [2]
 
 
-def test_half_a_surrogate_pair_costs_a_character_and_not_the_corpus(tokenizer: CorpusTokenizer) -> None:
+def test_half_a_surrogate_pair_is_replaced_by_one_character(tokenizer: CorpusTokenizer) -> None:
     record = json.loads('"the \\ud800 student"')
     assert tokenizer.tokenise([record])[0].tolist() == tokenizer.tokenise(["the ? student"])[0].tolist()
 
@@ -98,7 +98,7 @@ def test_a_tokenizer_without_a_token_for_each_end_is_refused(teacher_folder: Pat
 
 @pytest.fixture
 def folder(teacher_folder: Path, tmp_path: Path) -> Path:
-    """A teacher's folder to be spoilt."""
+    """Returns a copy of a teacher's folder that tests may damage."""
     return Path(shutil.copytree(teacher_folder, tmp_path / "spoilt"))
 
 
@@ -107,7 +107,7 @@ def rewrite(file: Path, **settings: object) -> None:
 
 
 def declare_no_padding(folder: Path, padding: str) -> None:
-    """Takes the declared padding token away and calls its entry of the vocabulary otherwise."""
+    """Removes the declared padding token and renames its entry of the vocabulary."""
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = {padding if token == "[PAD]" else token: number for token, number in content["model"]["vocab"].items()}
     added = [token for token in content["added_tokens"] if token["content"] != "[PAD]"]

@@ -1,4 +1,4 @@
-"""Tests of what students of every family take over from their teacher's weights, against indices written out here."""
+"""Tests of the weights that students of every family inherit, against indices written out here."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_the_first_layers_of_its_teachers_width_compute_what_the_teachers_do(fam
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_parameter_of_a_narrow_student_is_taken_over(family):
     student = initialised(NARROW, build(family), family, Initialisation.SPACED_LAYERS)
-    # The norm of a narrow ELECTRA stands where its teacher's projection did.
+    # The norm of a narrow ELECTRA takes the position of its teacher's projection.
     left = {"embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias"} if family == "electra" else set()
     assert {name for name, _ in student.named_parameters()} - changed(student, family) == left
 
@@ -122,7 +122,7 @@ def test_pairs_that_positions_rotate_stay_pairs_of_about_the_same_angle():
     with torch.no_grad():
         teacher.layers[3].attn.Wqkv.bias.copy_(torch.arange(24).repeat(3))
     copy_layers(student, teacher, [4])
-    # Within a head of 6, dimension i is rotated with i + 3, and the lower it is, the faster.
+    # Within a head of size 6, dimensions i and i + 3 are rotated together; the lower i is, the faster.
     heads = student.layers[0].attn.Wqkv.bias[:16].reshape(4, 4) - 6 * torch.arange(4)[:, None]
     assert torch.equal(heads, torch.tensor([[0.0, 1, 3, 4]]).expand(4, 4))
 
@@ -134,7 +134,7 @@ def test_an_mpnet_student_takes_the_position_biases_of_evenly_spaced_heads():
     assert torch.equal(ours, theirs[:, [0, 2]])
 
 
-def test_a_deberta_student_takes_distances_and_convolution_in_kept_coordinates():
+def test_a_deberta_student_takes_distances_and_convolution_in_kept_indices():
     teacher = build("deberta-v2")
     stack, source = initialised(NARROW, teacher, "deberta-v2", Initialisation.SPACED_LAYERS).encoder, teacher.encoder
     hidden = kept_hidden(teacher, 8)
@@ -174,7 +174,7 @@ def test_a_student_larger_than_what_it_would_take_is_refused():
 
 @pytest.mark.parametrize("layers", [[1], [1, 2, 3], [0, 1], [4, 5]])
 def test_layers_that_the_teacher_has_not_or_for_which_the_student_has_none_are_refused(layers):
-    with pytest.raises(UserError, match="layers must be one of the teacher's 4 for each of the student's 2, got"):
+    with pytest.raises(UserError, match="layers must name one of the teacher's 4 for each of the student's 2, got"):
         copy_layers(drawn(NARROW, "bert"), build("bert"), layers)
 
 

@@ -1,4 +1,4 @@
-"""Tests of the embeddings that students of every family take over: kept columns, or their main directions."""
+"""Tests of the embeddings that students of every family inherit: kept columns or principal directions."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.minilm_core.encoder_families import CONFIGS, build
 from tests.minilm_core.inheriting import NARROW, changed, drawn, initialised, kept_hidden
 
 DIRECT_TABLES = [family for family in CONFIGS if family != "electra"]
-"""Families without a projection behind the tables."""
+"""Families without a projection after the tables."""
 
 
 def word_table(encoder: PreTrainedModel) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tests of quantities as people write them."""
+"""Tests of parsing quantities with units."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tests of the training schedules: the learning rate's curve, when the held-out loss is due, and what is refused."""
+"""Tests of the training schedules: learning-rate curve, steps of evaluation, refused settings."""
 
 import itertools
 from typing import Any
@@ -42,7 +42,7 @@ def test_the_rate_climbs_and_then_falls(num_steps: int, warmup_fraction: float) 
     factors = curve(num_steps, warmup_fraction)
     peak = factors.index(max(factors))
     assert all(before < after for before, after in itertools.pairwise(factors[: peak + 1]))
-    # The steps around the peak may lie equally far below it.
+    # The two steps around the peak may have equal rates below it.
     assert all(before >= after for before, after in itertools.pairwise(factors[peak:]))
     assert all(before > after for before, after in itertools.pairwise(factors[peak + 1 :]))
 
@@ -55,7 +55,7 @@ def test_the_steps_learn_half_the_peak_on_average(num_steps: int, warmup_fractio
 
 @fixed
 @given(num_steps=st.integers(2, 500), warmup_fraction=shares)
-def test_the_climb_takes_its_share_of_the_steps(num_steps: int, warmup_fraction: float) -> None:
+def test_the_warm_up_takes_its_fraction_of_the_steps(num_steps: int, warmup_fraction: float) -> None:
     factors = curve(num_steps, warmup_fraction)
     num_climbing = sum(before < after for before, after in itertools.pairwise(factors))
     assert num_climbing == pytest.approx(warmup_fraction * num_steps, abs=1)

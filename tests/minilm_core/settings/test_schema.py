@@ -1,4 +1,4 @@
-"""Tests of filling dataclasses from YAML and of the lines that answer what does not fit."""
+"""Tests of building dataclasses from YAML and of the error lines for mistakes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -47,7 +47,7 @@ def test_every_key_knows_its_line(read):
     assert source.location(("b", 1, "d")).label.endswith("a.yaml:5")
 
 
-def test_a_key_that_is_not_there_is_placed_at_the_settings_around_it(read):
+def test_a_missing_key_has_the_location_of_the_section_around_it(read):
     assert read("a: 1\nb:\n  c: 2\n").location(("b", "x", "y")).label.endswith("a.yaml:2")
 
 
@@ -101,7 +101,7 @@ def test_overrides_are_read_as_yaml_and_leave_the_file_alone(read):
     assert source.content == {"a": 1, "b": {"c": [1, {"d": 2}]}}
 
 
-def test_an_override_is_the_place_of_what_it_sets(read):
+def test_an_override_is_the_location_of_its_value(read):
     changed = with_overrides(read("a:\n  b: 1\n"), ["a={b: 2}"])
     assert changed.location(("a", "b")).label == "--set a={b: 2}"
 

@@ -1,4 +1,4 @@
-"""Tests of checkpoints: whole or not there, the latest only, every number as it was."""
+"""Tests of checkpoints: each is complete or absent, only the latest is kept, every number is restored exactly."""
 
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def test_older_checkpoints_are_dropped(tmp_path: Path) -> None:
     assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000100"]
 
 
-def test_of_two_that_a_crash_left_the_later_is_read(tmp_path: Path) -> None:
+def test_of_two_checkpoints_the_later_is_read(tmp_path: Path) -> None:
     for step in (9, 10):
         save_checkpoint(tmp_path / str(step), step, some_tensors(step), {"step": step})
         folder = f"step-{step:08d}"
@@ -83,7 +83,7 @@ def test_a_half_written_checkpoint_is_never_read(tmp_path: Path) -> None:
         assert loaded(tmp_path)[1] == {"step": 1}
 
 
-def test_what_a_crash_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+def test_a_half_written_checkpoint_of_a_crashed_process_is_removed(tmp_path: Path) -> None:
     left = tmp_path / "step-00000001.partial-1-abcdef00"
     left.mkdir()
     (left / "tensors.safetensors").write_bytes(b"half")

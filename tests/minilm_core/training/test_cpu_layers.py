@@ -1,4 +1,4 @@
-"""Tests of dropout and attention in training: a CPU's are those they replace, and drop what they should."""
+"""Tests of dropout and attention on a CPU: they equal the layers they replace and drop the right fraction."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from minilm_core.training.cpu_layers import ATTENTION, FastDropout, attention, s
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NUMBER = 200_000
 LAYER = BertSelfAttention(BertConfig())
-"""Attention is told which layer calls it, and may ask it whether it is causal."""
+"""The layer argument of attention functions, which may read whether it is causal."""
 
 
 def dropped(probability: float, dtype: torch.dtype = torch.float32, seed: int = 0, number: int = NUMBER) -> Tensor:
@@ -36,7 +36,7 @@ def dropped(probability: float, dtype: torch.dtype = torch.float32, seed: int = 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("probability", [0.01, 0.1, 0.5, 0.9])
-def test_dropout_keeps_its_share_and_the_expectation(probability: float, dtype: torch.dtype) -> None:
+def test_dropout_keeps_the_right_fraction_and_the_expectation(probability: float, dtype: torch.dtype) -> None:
     output = dropped(probability, dtype).double()
     kept = output[output != 0]
     deviation = math.sqrt(probability * (1 - probability) / NUMBER)
@@ -46,7 +46,7 @@ def test_dropout_keeps_its_share_and_the_expectation(probability: float, dtype: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_whether_one_element_is_dropped_says_nothing_about_its_neighbours(dtype: torch.dtype) -> None:
+def test_neighbouring_elements_are_dropped_independently(dtype: torch.dtype) -> None:
     is_kept = (dropped(0.5, dtype) != 0).double()
     for distance in (1, 2, 3, 4, 8, 64):
         both = (is_kept[:-distance] * is_kept[distance:]).mean().item()
@@ -135,7 +135,7 @@ def bert(config: PretrainedConfig) -> BertModel:
 
 
 @pytest.mark.parametrize("is_padded", [False, True])
-def test_a_whole_encoder_says_the_same(teacher_config: PretrainedConfig, is_padded: bool) -> None:
+def test_a_whole_encoder_computes_the_same(teacher_config: PretrainedConfig, is_padded: bool) -> None:
     encoder = bert(teacher_config).eval()
     inputs = {"input_ids": torch.arange(5, 17).view(2, 6)}
     if is_padded:
@@ -161,7 +161,7 @@ def test_every_dropout_of_an_encoder_is_replaced_and_no_parameter_renamed(teache
     assert list(encoder.state_dict()) == names
 
 
-def test_what_is_saved_knows_nothing_of_it(teacher_config: PretrainedConfig, tmp_path: Path) -> None:
+def test_a_saved_encoder_does_not_name_the_replaced_attention(teacher_config: PretrainedConfig, tmp_path: Path) -> None:
     encoder = bert(teacher_config)
     train_fast_on_cpu(encoder)
     encoder.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Tests of where the arithmetic runs and in which precision."""
+"""Tests of the training device, the precision and the memory of the process."""
 
 import os
 import platform
@@ -82,7 +82,7 @@ def test_a_worker_that_was_given_no_gpu_stays_on_the_cpu() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UserError, match="gpus_per_worker must be 0 where PyTorch finds no GPU"):
+    with pytest.raises(UserError, match="gpus_per_worker must be 0 on a machine where PyTorch finds no GPU"):
         training_device(True)
 
 
@@ -91,7 +91,7 @@ import resource, torch
 from minilm_core.training.devices import keep_freed_memory
 {}
 def take_and_free():
-    # Until it has found places for all, the allocator asks for more.
+    # The allocator requests more memory until it has blocks for all arrays.
     for _ in range(20):
         torch.empty(12_000_000).fill_(1)
 
@@ -104,7 +104,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
-def test_memory_that_is_kept_is_not_asked_for_again() -> None:
+def test_kept_memory_is_not_requested_again() -> None:
     def num_page_faults(call: str) -> int:
         command = [sys.executable, "-c", COUNT_PAGE_FAULTS.format(call)]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -128,7 +128,7 @@ print(kept, held_bytes() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps memory")
-def test_memory_that_is_kept_is_given_back_on_request() -> None:
+def test_kept_memory_is_returned_on_request() -> None:
     command = [sys.executable, "-c", HOLD_AND_RETURN]
     kept, left = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     assert kept > 90e6, "a hundred blocks of 1 MB"
@@ -143,6 +143,9 @@ def test_a_processor_with_a_compiler_can_compile() -> None:
 def test_a_processor_without_a_compiler_cannot() -> None:
     with (
         torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
-        pytest.raises(UserError, match=r"compile must be false where there is no C\+\+ compiler .*, got true$"),
+        pytest.raises(
+            UserError,
+            match=r"compile must be false without a C\+\+ compiler .*, got true; install one or set compile: false$",
+        ),
     ):
         check_can_compile(CPU)

@@ -1,4 +1,4 @@
-"""Tests of the optimiser step: decay, clipping, refused losses, and going on from a checkpoint."""
+"""Tests of the optimiser step: decay, clipping, non-finite losses, and resuming from a checkpoint."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -60,11 +60,11 @@ def test_only_matrices_are_decayed() -> None:
     before = parameters(module)
     state = make_state(module, weight_decay=0.5)
     rate = state.learning_rate
-    # A loss whose gradient is zero leaves the decay alone to move anything.
+    # With a zero gradient only the weight decay changes parameters.
     follow(state, 0.0 * loss_of(module, 0))
     for name, parameter in module.named_parameters():
-        share = 1 - 0.5 * rate if parameter.ndim > 1 else 1.0
-        torch.testing.assert_close(parameter.detach(), share * before[name], msg=name)
+        factor = 1 - 0.5 * rate if parameter.ndim > 1 else 1.0
+        torch.testing.assert_close(parameter.detach(), factor * before[name], msg=name)
 
 
 def test_without_decay_a_step_without_gradient_changes_nothing() -> None:
@@ -84,7 +84,7 @@ def test_training_makes_the_loss_smaller() -> None:
 
 
 def first_moments(scale: float, max_gradient_norm: float) -> Tensor:
-    """Returns Adam's first moments after one step, which are a fixed share of the clipped gradient."""
+    """Returns Adam's first moments after one step, which equal the clipped gradient because beta_1 is 0."""
     module = make_module().eval()
     state = make_state(module, max_gradient_norm=max_gradient_norm, adam_betas=(0.0, 0.999))
     follow(state, scale * loss_of(module, 0))
@@ -109,7 +109,7 @@ def test_a_short_gradient_is_left_as_it_is() -> None:
     [
         lambda loss: loss * float("nan"),
         lambda loss: loss * float("inf"),
-        # Here the gradient alone, and there the loss alone, is not finite.
+        # In the first of these only the gradient is not finite, in the others only the loss.
         lambda loss: (loss - loss.detach()).sqrt(),
         lambda loss: loss + float("nan"),
         lambda loss: loss + float("inf"),
@@ -132,7 +132,7 @@ FP16 = {"precision": Precision.FP16}
 
 
 def steep(module: nn.Module) -> Tensor:
-    """A loss whose gradient passes through fp16, which holds it only multiplied by less than the first scale."""
+    """Returns a loss whose gradient, multiplied by the initial loss scale, overflows fp16."""
     loss: Tensor = 100.0 * (module(torch.ones(5, 3)).half().float() - 2.0).square().sum()
     return loss
 
@@ -181,7 +181,7 @@ def test_a_gradient_that_no_scale_makes_finite_is_refused(factor: float) -> None
     assert_equal(parameters(module), before)
 
 
-def test_a_loss_that_is_not_finite_although_its_gradient_is_is_refused_at_once() -> None:
+def test_a_non_finite_loss_with_a_finite_gradient_is_refused_at_once() -> None:
     module = make_module()
     with pytest.raises(NonFiniteLossError, match=r"got loss inf in step 1$"):
         follow(make_state(module, **FP16), loss_of(module, 0) + float("inf"))
@@ -290,7 +290,7 @@ def test_a_parameter_that_never_had_a_gradient_is_restored_too() -> None:
     assert_equal(second.tensors(), whole.tensors())
 
 
-def test_training_on_leaves_what_it_was_restored_from_as_it_was() -> None:
+def test_training_does_not_change_the_tensors_it_was_restored_from() -> None:
     first = make_state(make_module())
     train(first, 2)
     tensors = {name: tensor.clone() for name, tensor in first.tensors().items()}
@@ -313,8 +313,8 @@ def test_the_dropout_of_a_step_is_a_function_of_seed_step_and_rank() -> None:
 
 
 def test_no_two_seeds_steps_ranks_or_micro_batches_share_their_dropout() -> None:
-    places = list(itertools.product(range(3), range(20), range(4), range(3)))
-    assert len({drawn(*place) for place in places}) == len(places)
+    keys = list(itertools.product(range(3), range(20), range(4), range(3)))
+    assert len({drawn(*key) for key in keys}) == len(keys)
 
 
 def test_seeds_far_apart_share_no_dropout_at_different_steps() -> None:

@@ -86,8 +86,8 @@ def test_a_complete_search_passes_every_check(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "subject", "rule"),
     [
-        (cut_weights, "teacher", "weights must be whole and of config.json's sizes"),
-        (ask_for_more_layers, "teacher", "weights must hold every parameter of config.json's layers"),
+        (cut_weights, "teacher", "weights must be complete and have the sizes of config.json"),
+        (ask_for_more_layers, "teacher", "weights must have every parameter of config.json's layers"),
         (remove_vocabulary, "teacher", "a teacher folder must hold a tokenizer"),
         (enlarge_vocabulary, "teacher", "every token of the tokenizer must have an embedding"),
         (change_tokenizer_version, "teacher", "a teacher's tokenizer must be one that the installed version can read"),
