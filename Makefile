@@ -14,8 +14,8 @@ MINILM := $(BIN)/minilm-search
 STUDY := $(QUICKSTART)/studies/quickstart
 PEER := build/peer
 
-# Processes that run tests: as many as there are processors, and at most four, for each may start a Ray of its own. Where
-# one of them crashes the run ends, for pytest-xdist may wait for ever for what its files had left.
+# As many test processes as there are processors, and at most four, because each may start a Ray of its own. If one of
+# them crashes, the run ends: pytest-xdist could wait for ever for the tests of that process.
 TEST_ARGS ?= -n logical --maxprocesses 4 --max-worker-restart 0
 # The threads of one process must not spin while those of another have work.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
@@ -42,14 +42,14 @@ quickstart: install $(QUICKSTART)/search.yaml
 	$(MINILM) package $(STUDY) --picked -o $(QUICKSTART)/student --overwrite
 	$(MINILM) verify $(QUICKSTART)/student
 
-# A file's tests stay in one process: they share what is slow to make.
+# All tests of a file run in one process, so that they share slow fixtures.
 test: install
 	$(PYTEST) -m 'not long' $(TEST_ARGS) --dist loadfile --durations 20
 
 test-fast: install
 	$(PYTEST) -m 'not slow and not long' $(TEST_ARGS) --dist loadfile --durations 20
 
-# Hundreds of trials, thousands of cases: run by hand, before a change of theirs is called done.
+# Hundreds of trials and thousands of cases: run these by hand before a change that they cover is finished.
 test-long: install
 	$(PYTEST) -m long --durations 20
 

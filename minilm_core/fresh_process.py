@@ -6,7 +6,10 @@ Python searches the current folder first: it would run any json.py in it instead
 import os
 import site
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 PROJECT_FOLDER = Path(__file__).parents[1]
 """The folder that this project is imported from."""
@@ -15,6 +18,24 @@ PROJECT_FOLDER = Path(__file__).parents[1]
 def module_command(module: str, *arguments: str) -> list[str]:
     """Returns the command that runs a module with the current folder excluded from the import path."""
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+@contextmanager
+def results_on_stdout() -> Iterator[TextIO]:
+    """Reserves the stdout of this process for its results, which are written to what this yields.
+
+    Everything else that is printed until the block ends, by native code too, goes to stderr.
+    """
+    sys.stdout.flush()
+    descriptor = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as results:
+            yield results
+    finally:
+        sys.stdout.flush()
+        os.dup2(descriptor, 1)
+        os.close(descriptor)
 
 
 def import_path() -> str:

@@ -15,6 +15,7 @@ from minilm_core.results.frontier import hypervolume, is_on_frontier
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import Objective, as_costs, objectives_named
 from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first, read_records
+from minilm_core.settings.schema_version import migrated
 from minilm_core.settings.yaml_source import read_yaml
 from reports.json_files import read_environment, read_importances, read_labels
 from reports.latency import LatencyFacts, read_latency
@@ -197,7 +198,7 @@ def load_study(path: Path | str) -> Study:
 
 def _read_config(path: Path) -> dict[str, Any]:
     # The search wrote it with the same reader: in another version of YAML the name 007 is a number.
-    config = read_yaml(path).content
+    config = dict(migrated(read_yaml(path)).content)
     if not isinstance(config.get("objectives"), list):
         raise UserError(f"{path} must be a resolved search with a list of objectives, got none")
     return config

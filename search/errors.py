@@ -6,7 +6,7 @@ class SearchError(Exception):
 
 
 class PreparationError(SearchError):
-    """What all trials of a study share could not be made."""
+    """The corpus, the targets or the assistant that all trials share could not be made."""
 
 
 class SearchStoppedError(SearchError):

@@ -1,5 +1,8 @@
 from .data import DistillationData as DistillationData
 from .data import held_out_loss as held_out_loss
+from .group_size import BYTES_PER_PARAMETER as BYTES_PER_PARAMETER
+from .group_size import TeacherWork as TeacherWork
+from .group_size import best_group_size as best_group_size
 from .loop import DistillationFailure as DistillationFailure
 from .loop import DistillationProgress as DistillationProgress
 from .loop import StudentRun as StudentRun

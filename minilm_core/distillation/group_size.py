@@ -34,7 +34,7 @@ class TeacherWork:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-def students_per_worker(work: TeacherWork, *, free_bytes: int, student_bytes: int, max_students: int) -> int:
+def best_group_size(work: TeacherWork, *, free_bytes: int, student_bytes: int, max_students: int) -> int:
     """Returns how many students one worker distils together, with one forward pass of the teacher a batch.
 
     It is the smallest number that brings the teacher down to `LARGEST_TEACHER_FRACTION` of the arithmetic, because the

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
 from minilm_core.errors import UserError
-from minilm_core.fresh_process import import_path, module_command
+from minilm_core.fresh_process import import_path, module_command, results_on_stdout
 from minilm_core.latency.table import Device, LatencyTable, LatencyTarget
 from minilm_core.models.architecture import StudentArchitecture
 
@@ -116,9 +116,7 @@ def answer(request_json: str, out: TextIO) -> None:
 
 def main() -> None:
     """Reads a request from stdin and writes the answer to stdout."""
-    results = sys.stdout
-    # Libraries may print while they load.
-    with contextlib.redirect_stdout(sys.stderr):
+    with results_on_stdout() as results:
         try:
             answer(sys.stdin.read(), results)
         except KeyboardInterrupt:

@@ -252,7 +252,7 @@ class LatencyTable:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
-            raise UserError(f"a latency table must be JSON written by calibrate, got {path}; remove it") from None
+            raise UserError(f"a latency table must be JSON written by calibrate, got {path}") from None
         return cls.from_dict(content, source=str(path))
 
     @classmethod
@@ -265,14 +265,14 @@ class LatencyTable:
         found = content.get("schema_version") if isinstance(content, dict) else None
         if type(found) is not int or found not in _STATISTICS:
             known = " or ".join(map(str, _STATISTICS))
-            raise UserError(f"a latency table's schema_version must be {known}, got {found} in {source}")
+            is_newer = type(found) is int and found > SCHEMA_VERSION
+            remedy = "; upgrade minilm-search" if is_newer else ""
+            raise UserError(f"a latency table's schema_version must be {known}, got {found} in {source}{remedy}")
         try:
             (table,) = _reader().validate_json(json.dumps([_fields(content, _STATISTICS[found])]), strict=True)
             _ = table.noise  # predicts the held-out students, which a damaged table cannot
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError(
-                f"a latency table must be as calibrate wrote it, got a damaged one: {source}; remove it"
-            ) from error
+            raise UserError(f"a latency table must be as calibrate wrote it, got a damaged one: {source}") from error
         return table
 
 

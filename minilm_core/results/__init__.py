@@ -1,4 +1,5 @@
-"""What is known of trained students: the record of a trial, its objectives, and the frontier of several.
+"""What is known of trained students: the record of a trial, its objectives, the frontier,
+and where a study's folder keeps each file.
 
 Nothing here trains, measures or imports torch, so that reports open at once."""
 

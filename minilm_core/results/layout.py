@@ -101,27 +101,36 @@ class StudyPaths:
         return self.root / "scratch"
 
     @property
+    def trials(self) -> Path:
+        """The folder of the trials' folders."""
+        return self.root / "trials"
+
+    @property
     def teacher_folder(self) -> Path:
         """The folder of the fine-tuned teacher."""
-        return self.root / "trials" / "teacher"
+        return self.trials / "teacher"
 
     @property
     def assistant(self) -> "TrialPaths":
         """The folder of the teacher's assistant."""
         return TrialPaths(root=self.root / "assistant")
 
+    def student_folders(self) -> dict[int, Path]:
+        """Returns the folders of the students that have one, by their number in rising order."""
+        folders = (folder for folder in self.trials.glob("[0-9]*") if folder.name.isdecimal())
+        return dict(sorted((int(folder.name), folder) for folder in folders))
+
     def begun_trials(self) -> set[int]:
         """Returns the numbers of the students whose trials have begun, including those that have ended."""
-        folders = (folder for folder in (self.root / "trials").glob("[0-9]*") if folder.name.isdecimal())
-        return {int(folder.name) for folder in folders if TrialPaths(root=folder).log.exists()}
+        return {n for n, folder in self.student_folders().items() if TrialPaths(root=folder).log.exists()}
 
     def trial_folder(self, number: int) -> Path:
         """Returns the folder of a student."""
-        return self.root / "trials" / f"{number:04d}"
+        return self.trials / f"{number:04d}"
 
     def twin_folder(self, number: int) -> Path:
         """Returns the folder of a student's twin."""
-        return self.root / "trials" / f"twin-{number:04d}"
+        return self.trials / f"twin-{number:04d}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

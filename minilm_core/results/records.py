@@ -187,9 +187,10 @@ def _migrated(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_version_1(fields: dict[str, Any]) -> dict[str, Any]:
     """Gives the teacher the number 0 and a twin its student's; they were -1 and -100 minus the student's number."""
-    number, student = fields.get("number"), fields.pop("twin_of", None)
+    number = fields.get("number")
+    fields.pop("twin_of", None)
     if isinstance(number, int) and number < 0:
-        fields["number"] = 0 if fields.get("role") == Role.TEACHER else student
+        fields["number"] = 0 if fields.get("role") == Role.TEACHER else -100 - number
     return fields
 
 

@@ -8,9 +8,13 @@ from .schedules import LayerPairs as LayerPairs
 from .schedules import Method as Method
 from .schedules import Precision as Precision
 from .schedules import Relation as Relation
+from .schedules import is_event as is_event
 from .schedules import learning_rate_factor as learning_rate_factor
 from .schema import build as build
 from .schema import plain as plain
+from .schema_version import SCHEMA_VERSION as SCHEMA_VERSION
+from .schema_version import SCHEMA_VERSION_KEY as SCHEMA_VERSION_KEY
+from .schema_version import migrated as migrated
 from .yaml_source import KeyPath as KeyPath
 from .yaml_source import YamlSource as YamlSource
 from .yaml_source import dump_yaml as dump_yaml

@@ -166,7 +166,7 @@ class DistillationSchedule:
 
     def is_evaluation_due(self, step: int) -> bool:
         """Returns whether the held-out loss is measured after `step` steps: at even intervals and at the end."""
-        return step * self.num_evaluations // self.num_steps > (step - 1) * self.num_evaluations // self.num_steps
+        return is_event(step, self.num_steps, num_events=self.num_evaluations)
 
     def _check_relations(self, relations: Mapping[Relation, float]) -> None:
         allowed = ALLOWED_RELATIONS[self.method]
@@ -218,6 +218,11 @@ class FinetuningSchedule:
             raise UserError(f"adam_betas must lie in [0, 1), got {self.adam_betas}")
         if not 0 < self.teacher_learning_rate < 1:
             raise UserError(f"teacher_learning_rate must lie between 0 and 1, got {self.teacher_learning_rate}")
+
+
+def is_event(step: int, num_steps: int, *, num_events: int) -> bool:
+    """Returns whether an event falls on a step, counted from 1: events come at even intervals and at the last step."""
+    return step * num_events // num_steps > (step - 1) * num_events // num_steps
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from minilm_core.corpus.sources import CorpusSource
 from minilm_core.errors import UserError
 from minilm_core.models.families import encoder_architecture
 from minilm_core.models.teacher import resolve
+from minilm_core.provenance import versions_of
 from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import Task
 from search.config.compatibility import check_against_teacher, find_teacher_config
@@ -61,11 +61,8 @@ def examine(search_yaml: Path | None, address: str | None) -> Iterator[Finding]:
 
 def _versions() -> Iterator[Finding]:
     yield Finding(subject="Python", is_ok=True, detail=platform.python_version())
-    for package in PACKAGES:
-        try:
-            yield Finding(subject=package, is_ok=True, detail=metadata.version(package))
-        except metadata.PackageNotFoundError:
-            yield Finding(subject=package, is_ok=False, detail="not installed")
+    for package, version in versions_of(PACKAGES).items():
+        yield Finding(subject=package, is_ok=version is not None, detail=version or "not installed")
     for extra, module in EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
         detail = "installed" if found else f"not installed: pip install 'minilm-search[{extra}]'"

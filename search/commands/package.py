@@ -5,43 +5,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from minilm_core.deployment.source import PackageSource
 from minilm_core.errors import UserError
 from minilm_core.latency.table import LatencyTable
+from minilm_core.models.teacher import TeacherSource
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import TrialRecord, read_records
 from minilm_core.tasks.splits import load_split
 from minilm_core.tasks.task import SplitRole, Task
 from search.config.settings import SearchConfig, load_config
 
-if TYPE_CHECKING:
-    from minilm_core.deployment.source import PackageSource
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deployment:
     """A student of a study and the task for which it is deployed."""
 
-    study: StudyPaths
+    paths: StudyPaths
     config: SearchConfig
     record: TrialRecord
     task: Task
     is_picked: bool
-    """Whether pick chose the student, so that its decision belongs into the package."""
+    """Whether pick chose the student; its decision is then copied into the package."""
 
     @classmethod
-    def choose(cls, study: StudyPaths, trial: int, *, is_picked: bool, task: str | None) -> "Deployment":
+    def choose(cls, paths: StudyPaths, trial: int, *, is_picked: bool, task: str | None) -> "Deployment":
         """Finds the student of a trial; `task` may be None in a study with a single task.
 
         Raises:
             UserError: if the trial has no complete student, or the task is not clear.
         """
-        record = next((r for r in read_records(study.records) if r.is_complete_student and r.number == trial), None)
+        record = next((r for r in read_records(paths.records) if r.is_complete_student and r.number == trial), None)
         if record is None:
             raise UserError(f"--trial must be that of a complete student, got {trial}")
-        config = load_config(study.search_yaml).config
-        return cls(study=study, config=config, record=record, task=_chosen_task(config, task), is_picked=is_picked)
+        config = load_config(paths.search_yaml).config
+        return cls(paths=paths, config=config, record=record, task=_chosen_task(config, task), is_picked=is_picked)
 
 
 def package_student(
@@ -78,24 +76,21 @@ def package_student(
     return package(source, out, additions=additions, overwrite=overwrite)
 
 
-def _source(deployment: Deployment, licence: str | None) -> "PackageSource":
-    from minilm_core.deployment.source import PackageSource
-
-    study, config = deployment.study, deployment.config
-    teacher_folder = config.teacher.find_locally(study.root)
-    trial = TrialPaths(root=study.trial_folder(deployment.record.number))
+def _source(deployment: Deployment, licence: str | None) -> PackageSource:
+    paths, config = deployment.paths, deployment.config
+    trial = TrialPaths(root=paths.trial_folder(deployment.record.number))
     return PackageSource(
         model_folder=trial.finetuned(deployment.task.name),
         record=deployment.record,
         task=deployment.task.name,
         study=config.name,
-        config_sha256=hashlib.sha256(study.search_yaml.read_bytes()).hexdigest(),
+        config_sha256=hashlib.sha256(paths.search_yaml.read_bytes()).hexdigest(),
         teacher=config.teacher.model,
         method=str(config.distillation.method),
-        licence=licence or _licence_of(teacher_folder),
-        base_model=config.teacher.model if teacher_folder is None else None,
-        latency_table=LatencyTable.load(study.latency) if study.latency.exists() else None,
-        decision=study.decision if deployment.is_picked else None,
+        licence=licence or _licence_of(config.teacher.find_locally(paths.root)),
+        base_model=_hub_id(config.teacher, paths.root),
+        latency_table=LatencyTable.load(paths.latency) if paths.latency.exists() else None,
+        decision=paths.decision if deployment.is_picked else None,
     )
 
 
@@ -106,7 +101,7 @@ def _add_onnx(model_folder: Path, deployment: Deployment, max_int8_drop: float |
     export_onnx(model_folder, out)
     if max_int8_drop is None:
         return
-    split = load_split(deployment.task, deployment.study.root, SplitRole.VALIDATION)
+    split = load_split(deployment.task, deployment.paths.root, SplitRole.VALIDATION)
     first, *second = (tuple(texts) for texts in split.texts)
     evaluation = LabelledTexts(
         texts=first,
@@ -125,6 +120,15 @@ def _chosen_task(config: SearchConfig, name: str | None) -> Task:
     if name is not None and name not in names:
         raise UserError(f"--task must be one of {', '.join(names)}, got {name}")
     return config.tasks[0 if name is None else names.index(name)]
+
+
+def _hub_id(teacher: TeacherSource, base: Path) -> str | None:
+    """Returns the teacher's id on the Hub, or None for a teacher that is not on the Hub."""
+    try:
+        return teacher.model if teacher.find_locally(base) is None else None
+    except UserError:
+        # A study can be packaged on a machine that does not have its teacher's folder or package.
+        return None
 
 
 def _licence_of(folder: Path | None) -> str | None:

@@ -15,10 +15,10 @@ from minilm_core.models.teacher import TeacherSource
 from minilm_core.results.objectives import Objective, objectives_named
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule
 from minilm_core.settings.schema import build, plain
+from minilm_core.settings.schema_version import SCHEMA_VERSION, SCHEMA_VERSION_KEY, migrated
 from minilm_core.settings.yaml_source import dump_yaml, read_yaml, with_overrides
 from minilm_core.tasks.task import Task
 from search.config.paths import rooted
-from search.config.schema_version import KEY, SCHEMA_VERSION, migrated
 from search.config.shorthands import expanded
 from spaces.limits import Limits
 from spaces.space import StudentSpace
@@ -289,7 +289,7 @@ def resolved_yaml(config: SearchConfig) -> str:
 
     It loads back to an equal configuration from any folder.
     """
-    return dump_yaml({KEY: SCHEMA_VERSION, **plain(config)})
+    return dump_yaml({SCHEMA_VERSION_KEY: SCHEMA_VERSION, **plain(config)})
 
 
 def _check_at_least(least: int, **numbers: float) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minilm_core.errors import UserError
 from minilm_core.latency.calibration_process import CalibrationRequest, calibrate_in_fresh_process
 from minilm_core.latency.measurements import Statistic
 from minilm_core.latency.table import LatencyTable, fingerprint_key
@@ -39,7 +40,11 @@ class TimedEncoders:
         file = self.file(config)
         if not file.exists():
             return None
-        table = LatencyTable.load(file)
+        try:
+            table = LatencyTable.load(file)
+        except UserError as error:
+            # Only the cache's copy can be made again; a study keeps the table that it began with.
+            raise UserError(f"{error}; remove it") from error
         return table if table.statistic is Statistic.MEDIAN and table.covers(self.architectures) else None
 
     def measure(self, config: SearchConfig) -> LatencyTable:

@@ -16,6 +16,7 @@ from minilm_core.errors import failure_reason
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.objectives import Objective, as_costs
 from minilm_core.results.records import Role, Status, TrialRecord
+from search.study.ledger import num_counted
 from search.study.progress import Progress
 
 NUM_RECORDS_SHOWN = 12
@@ -112,7 +113,7 @@ class Display:
             self.message(f"{describe(record)}  {self._standing()}")
 
     def _standing(self) -> str:
-        done = sum(record.counts_for_budget for record in self._records)
+        done = num_counted(self._records)
         remaining = self._seconds_left(done)
         left = "" if remaining is None else f", about {_duration(remaining)} left"
         return f"[{done}/{self._num_trials} trials{left}]"

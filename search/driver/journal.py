@@ -8,29 +8,29 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.results.layout import StudyPaths
 
 
-def mend_journal(study: StudyPaths, on_trouble: Callable[[str], None]) -> None:
+def mend_journal(paths: StudyPaths, on_trouble: Callable[[str], None]) -> None:
     """Removes the first broken line of a study's journal and all lines after it; the records contain what they said.
 
     The damaged journal is kept under another name. The caller holds the study's lock, so that no other process reads or
     writes the journal.
 
     Args:
-        study: The layout of the study's folder.
+        paths: The layout of the study's folder.
         on_trouble: Shows one line that says what was removed.
     """
     # Optuna waits half a minute for a lock that a killed driver left behind.
-    study.journal.with_name(f"{study.journal.name}.lock").unlink(missing_ok=True)
-    if not study.journal.exists():
+    paths.journal.with_name(f"{paths.journal.name}.lock").unlink(missing_ok=True)
+    if not paths.journal.exists():
         return
-    lines = study.journal.read_bytes().splitlines(keepends=True)
+    lines = paths.journal.read_bytes().splitlines(keepends=True)
     num_whole = next((number for number, line in enumerate(lines) if not _is_whole(line)), len(lines))
     if num_whole == len(lines):
         return
-    shutil.copyfile(study.journal, study.damaged_journal)
-    write_text_atomically(study.journal, b"".join(lines[:num_whole]).decode())
+    shutil.copyfile(paths.journal, paths.damaged_journal)
+    write_text_atomically(paths.journal, b"".join(lines[:num_whole]).decode())
     on_trouble(
-        f"{study.journal.name} is broken from line {num_whole + 1} of {len(lines)} on: these lines are dropped and "
-        f"Optuna is told again from the records; the damaged journal is kept as {study.damaged_journal.name}"
+        f"{paths.journal.name} is broken from line {num_whole + 1} of {len(lines)} on: these lines are dropped and "
+        f"Optuna is told again from the records; the damaged journal is kept as {paths.damaged_journal.name}"
     )
 
 

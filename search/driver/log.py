@@ -44,7 +44,7 @@ def _append(folder: Path, entry: str) -> Path:
 
 
 @contextmanager
-def reported_in_one_line(study: StudyPaths) -> Iterator[None]:
+def reported_in_one_line(paths: StudyPaths) -> Iterator[None]:
     """Reports an exception of the block in one line that says how to go on; driver.log has the traceback.
 
     Raises:
@@ -55,10 +55,10 @@ def reported_in_one_line(study: StudyPaths) -> Iterator[None]:
     except (UserError, OSError, SearchError):
         raise
     except Exception as error:
-        log = write_driver_log(study.root, error)
+        log = write_driver_log(paths.root, error)
         raise SearchStoppedError(
             f"the search stopped: {_what_happened(error)}; nothing recorded is lost, {log} says where; "
-            f"go on with minilm-search resume {shlex.quote(str(study.root))}"
+            f"go on with minilm-search resume {shlex.quote(str(paths.root))}"
         ) from error
 
 

@@ -55,7 +55,7 @@ class Outcome:
 
 
 def run_study(study: ResolvedStudy, address: str | None) -> Outcome:
-    """Runs a study to its end from wherever its records say that it stands; the caller holds its lock.
+    """Runs a study to its end, continuing from its records. The caller holds its lock.
 
     Args:
         study: The study, whose settings are written to its folder already; its latency tables are added here.
@@ -122,7 +122,7 @@ def _with_latency_tables(study: ResolvedStudy, display: Display) -> ResolvedStud
 
 
 def _table(study: ResolvedStudy, timed: TimedEncoders, file: Path, display: Display) -> LatencyTable:
-    """Returns the table that the study began with, for a study never mixes calibrations; else this machine's."""
+    """Returns the table that the study began with, because a study never mixes calibrations, or else this machine's."""
     if file.exists():
         return LatencyTable.load(file)
     table = timed.find(study.config)

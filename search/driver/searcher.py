@@ -175,9 +175,9 @@ class Quota:
 class StudySearcher(Searcher):
     """Draws students from a space for Tune, and reports every outcome to the driver and to Optuna.
 
-    A Tune trial trains one student, or several together. If a student exceeds a limit, the sampler is told by how much
-    that student is infeasible, and another is drawn; so it is if the student was tried already. Neither counts as a
-    trial.
+    A Tune trial trains one student, or several together. A student that exceeds a limit is reported to the sampler as
+    infeasible, with the excess, and another is drawn. Another is also drawn for a student that was tried before.
+    Neither counts as a trial.
     """
 
     def __init__(

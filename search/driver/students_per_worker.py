@@ -8,7 +8,7 @@ from dataclasses import replace
 import psutil
 
 from minilm_core.atomic import write_text_atomically
-from minilm_core.distillation import group_size
+from minilm_core.distillation.group_size import BYTES_PER_PARAMETER, TeacherWork, best_group_size
 from minilm_core.models.architecture import StudentArchitecture
 from search.config.settings import Resources
 from search.config.teacher_assignment import TeacherRole
@@ -57,20 +57,20 @@ def _best_group_size(study: ResolvedStudy, worker_bytes: int) -> int:
     students = [student for student in study.space.architectures() if study.violation(student) is None]
     teacher_bytes = BYTES_PER_TEACHER_PARAMETER * study.teacher.num_parameters(study.teacher_family)
     largest = max(student.num_parameters(study.student_family) for student in students)
-    return group_size.students_per_worker(
+    return best_group_size(
         _teacher_work(study, students),
         free_bytes=max(0, int(FRACTION_FOR_WEIGHTS * worker_bytes) - teacher_bytes),
-        student_bytes=group_size.BYTES_PER_PARAMETER * largest,
+        student_bytes=BYTES_PER_PARAMETER * largest,
         max_students=study.config.budget.num_trials // (NUM_ROUNDS * study.config.resources.max_concurrent_trials),
     )
 
 
-def _teacher_work(study: ResolvedStudy, students: Sequence[StudentArchitecture]) -> group_size.TeacherWork:
+def _teacher_work(study: ResolvedStudy, students: Sequence[StudentArchitecture]) -> TeacherWork:
     length = study.config.corpus.sequence_length
     highest_layer = study.teachers.layers(students)[TeacherRole.TEACHER][-1]
     # No layer of the teacher runs above the highest distilled one.
     teacher = replace(study.teacher, num_layers=highest_layer)
-    return group_size.TeacherWork(
+    return TeacherWork(
         teacher_flops=teacher.flops(length, study.teacher_family),
         student_flops=int(statistics.median(student.flops(length, study.student_family) for student in students)),
     )

@@ -1,4 +1,4 @@
-"""The state of a study: the layout of its folder, its records, jobs, lock, status and environment.
+"""The state of a study: its resolved settings, jobs, messages, ledger, lock, status and environment.
 
 Nothing here imports torch or Ray, so that `status` and `report` open at once."""
 

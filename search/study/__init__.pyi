@@ -4,6 +4,7 @@ from .environment import write_environment as write_environment
 from .jobs import Job as Job
 from .ledger import Ending as Ending
 from .ledger import Ledger as Ledger
+from .ledger import num_counted as num_counted
 from .lock import only_driver as only_driver
 from .memory import NodeOutOfMemoryError as NodeOutOfMemoryError
 from .messages import CachingBegun as CachingBegun
@@ -17,7 +18,7 @@ from .progress import Progress as Progress
 from .progress import ProgressLog as ProgressLog
 from .progress import distillation_event as distillation_event
 from .progress import is_due as is_due
-from .progress import is_event as is_event
+from .progress import is_reported as is_reported
 from .progress import now as now
 from .relaunch import extended as extended
 from .relaunch import validate_relaunch as validate_relaunch

@@ -18,9 +18,9 @@ from search.study.progress import now
 PACKAGES = ("minilm-search", "ray", "torch", "transformers", "optuna", "datasets", "numpy", "tokenizers", "safetensors")
 
 
-def write_environment(config: SearchConfig, config_sha256: str, study: StudyPaths) -> None:
+def write_environment(config: SearchConfig, config_sha256: str, paths: StudyPaths) -> None:
     """Writes versions, machine, source and seed, and adds the time of this run to those of earlier runs."""
-    content, source = read_environment(study), source_state()
+    content, source = read_environment(paths), source_state()
     content.update(
         versions=versions_of(PACKAGES),
         machine={
@@ -34,30 +34,30 @@ def write_environment(config: SearchConfig, config_sha256: str, study: StudyPath
         seed=config.seed,
         runs=[*content.get("runs", []), now()],
     )
-    _write(study, content)
+    _write(paths, content)
 
 
-def set_seconds(study: StudyPaths, seconds: Mapping[str, float]) -> None:
+def set_seconds(paths: StudyPaths, seconds: Mapping[str, float]) -> None:
     """Writes the seconds that the stages of the preparation took."""
-    _write(study, {**read_environment(study), "seconds": dict(seconds)})
+    _write(paths, {**read_environment(paths), "seconds": dict(seconds)})
 
 
-def read_environment(study: StudyPaths) -> dict[str, Any]:
+def read_environment(paths: StudyPaths) -> dict[str, Any]:
     """Returns the content of environment.json, which is empty before the first run.
 
     Raises:
         UserError: if the file is damaged.
     """
-    if not study.environment.exists():
+    if not paths.environment.exists():
         return {}
     try:
-        content = json.loads(study.environment.read_text(encoding="utf-8"))
+        content = json.loads(paths.environment.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("runs", []), list):
-        raise UserError(f"environment.json must be as it was written, remove the damaged one: {study.environment}")
+        raise UserError(f"environment.json must be as it was written, remove the damaged one: {paths.environment}")
     return content
 
 
-def _write(study: StudyPaths, content: dict[str, Any]) -> None:
-    write_text_atomically(study.environment, json.dumps(content, indent=2) + "\n")
+def _write(paths: StudyPaths, content: dict[str, Any]) -> None:
+    write_text_atomically(paths.environment, json.dumps(content, indent=2) + "\n")

@@ -24,7 +24,7 @@ class Job:
     number: int
     """The number of the trial; for a twin that of the student that it doubles; 0 for the teacher."""
     choice: StudentChoice
-    """For the teacher its own sizes."""
+    """The architecture and the learning rates; for the teacher, its own sizes."""
     study: ResolvedStudy
 
     @classmethod
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def family(self) -> FamilyShape:
-        """What the model has whatever its sizes."""
+        """The sizes of the model's family that do not depend on its architecture."""
         return self.study.teacher_family if self.role is Role.TEACHER else self.study.student_family
 
     @property

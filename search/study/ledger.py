@@ -46,15 +46,15 @@ class Ledger:
     def __init__(
         self,
         config: SearchConfig,
-        study: StudyPaths,
+        paths: StudyPaths,
         on_record: Callable[[TrialRecord], None],
         on_trouble: Callable[[str], None],
     ) -> None:
         self._config = config
-        self._study = study
+        self._paths = paths
         self._on_record = on_record
         self._on_trouble = on_trouble
-        self._records = {(record.role, record.number): record for record in read_records(study.records)}
+        self._records = {(record.role, record.number): record for record in read_records(paths.records)}
         # A search that its failures stopped may be resumed once their cause is mended, so the count is 0.
         self._failures_in_a_row: list[TrialRecord] = []
 
@@ -92,7 +92,7 @@ class Ledger:
     def add_together(self, records: Sequence[TrialRecord]) -> None:
         """Writes the records of jobs that ended together durably. If they failed, that counts as one failure."""
         for record in records:
-            append_record(self._study.records, record)
+            append_record(self._paths.records, record)
             self._records[record.role, record.number] = record
         for record in records[-1:]:
             self._count_failure(record)
@@ -116,7 +116,7 @@ class Ledger:
         if self._config.storage.mirror is None:
             return
         try:
-            mirror_file(self._study.records, f"{self._config.storage.mirror}/{self._config.name}")
+            mirror_file(self._paths.records, f"{self._config.storage.mirror}/{self._config.name}")
         except OSError as error:
             # The record is safe on the local disk, and is mirrored with the next one.
             self._on_trouble(f"the records could not be mirrored to {self._config.storage.mirror}: {error}")

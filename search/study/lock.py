@@ -10,19 +10,19 @@ from minilm_core.results.layout import StudyPaths
 
 
 @contextmanager
-def only_driver(study: StudyPaths) -> Iterator[None]:
+def only_driver(paths: StudyPaths) -> Iterator[None]:
     """Holds the lock of a study while the block runs.
 
     Raises:
-        UserError: if another process drives the study.
+        UserError: if another process drives the paths.
     """
-    study.root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(study.lock, blocking=False)
+    paths.root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(paths.lock, blocking=False)
     try:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"a study must have one driver at a time, {study.root} is being run by another; "
+            f"a study must have one driver at a time, {paths.root} is being run by another; "
             f"`minilm-search status` shows its progress"
         ) from error
     try:
@@ -31,11 +31,11 @@ def only_driver(study: StudyPaths) -> Iterator[None]:
         lock.release()
 
 
-def is_driven(study: StudyPaths) -> bool:
+def is_driven(paths: StudyPaths) -> bool:
     """Returns whether a process drives the study now."""
-    if not study.lock.exists():
+    if not paths.lock.exists():
         return False
-    lock = FileLock(study.lock, blocking=False)
+    lock = FileLock(paths.lock, blocking=False)
     try:
         lock.acquire()
     except Timeout:

@@ -15,7 +15,7 @@ from search.config.teacher_assignment import TeacherRole
 from search.study.progress import Progress
 
 KEY = "message"
-"""The key of a row under which the message stands."""
+"""The key under which a row of Tune carries the message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minilm_core.atomic import append_line
+from minilm_core.settings.schedules import is_event
 
 if TYPE_CHECKING:
     from minilm_core.distillation.loop import DistillationProgress
@@ -37,9 +38,9 @@ EVENTS_PER_STAGE = 20
 report equally often."""
 
 
-def is_event(step: int, num_steps: int) -> bool:
+def is_reported(step: int, num_steps: int) -> bool:
     """Returns whether the step of a stage is one of those that are reported."""
-    return step * EVENTS_PER_STAGE // num_steps > (step - 1) * EVENTS_PER_STAGE // num_steps
+    return is_event(step, num_steps, num_events=EVENTS_PER_STAGE)
 
 
 def distillation_event(stage: str, progress: "DistillationProgress") -> Progress:
@@ -55,7 +56,7 @@ def distillation_event(stage: str, progress: "DistillationProgress") -> Progress
 
 def is_due(progress: "DistillationProgress") -> bool:
     """Returns whether a step of a distillation is reported: at regular steps, and at each held-out loss."""
-    return progress.held_out_loss is not None or is_event(progress.step, progress.num_steps)
+    return progress.held_out_loss is not None or is_reported(progress.step, progress.num_steps)
 
 
 _KEYS_READ = frozenset({"run", "seconds", "stage"})

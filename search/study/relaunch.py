@@ -11,7 +11,7 @@ from search.config.settings import SearchConfig, load_config
 from search.study.ledger import num_counted
 
 
-def validate_relaunch(study: StudyPaths, config: SearchConfig) -> bool:
+def validate_relaunch(paths: StudyPaths, config: SearchConfig) -> bool:
     """Checks that a study may go on with these settings: only its budget may differ from the settings in its folder.
 
     All settings may change before the first trial has run, since the settings themselves may have kept it from running.
@@ -23,10 +23,10 @@ def validate_relaunch(study: StudyPaths, config: SearchConfig) -> bool:
     Raises:
         UserError: if trials ran with other settings, or with a search.yaml that cannot be read.
     """
-    is_bound = study.records.exists() or study.journal.exists()
+    is_bound = paths.records.exists() or paths.journal.exists()
     earlier = None
     try:
-        earlier = load_config(study.search_yaml).config
+        earlier = load_config(paths.search_yaml).config
     except UserError:
         if is_bound:
             raise
@@ -35,22 +35,22 @@ def validate_relaunch(study: StudyPaths, config: SearchConfig) -> bool:
             return False
     if is_bound:
         raise UserError(
-            f"a study's settings must not change but for its budget, and {study.root} was launched with others; "
-            f"go on with `minilm-search resume {study.root}`, or choose another name"
+            f"a study's settings must not change but for its budget, and {paths.root} was launched with others; "
+            f"go on with `minilm-search resume {paths.root}`, or choose another name"
         )
     keeps_assistant = earlier is not None and _settings_of_the_assistant(earlier) == _settings_of_the_assistant(config)
-    had_assistant = study.assistant.root.exists()
-    _remove_preparation(study, keeps_assistant=keeps_assistant)
+    had_assistant = paths.assistant.root.exists()
+    _remove_preparation(paths, keeps_assistant=keeps_assistant)
     return had_assistant and not keeps_assistant
 
 
-def extended(study: StudyPaths, config: SearchConfig, num_more: int) -> SearchConfig:
+def extended(paths: StudyPaths, config: SearchConfig, num_more: int) -> SearchConfig:
     """Returns a study's settings with more trials, or unchanged while trials of its budget have not ended.
 
     Until they have ended, a second request cannot be told from the first one, interrupted and repeated.
     """
     budget = config.budget
-    if num_counted(read_records(study.records)) < budget.num_trials:
+    if num_counted(read_records(paths.records)) < budget.num_trials:
         return config
     return replace(config, budget=replace(budget, num_trials=budget.num_trials + num_more))
 
@@ -60,13 +60,13 @@ def _settings_of_the_assistant(config: SearchConfig) -> tuple[object, ...]:
     return config.teacher, config.corpus, config.distillation, config.assistant, config.seed, rates
 
 
-def _remove_preparation(study: StudyPaths, *, keeps_assistant: bool) -> None:
+def _remove_preparation(paths: StudyPaths, *, keeps_assistant: bool) -> None:
     """Removes what is made before the first trial. The account of seconds is removed together with the assistant."""
-    files = [study.preparation_log, study.evaluation, study.latency, study.teacher_latency, study.students_per_worker]
-    folders = [study.teacher_folder]
+    files = [paths.preparation_log, paths.evaluation, paths.latency, paths.teacher_latency, paths.students_per_worker]
+    folders = [paths.teacher_folder]
     if not keeps_assistant:
-        files.append(study.preparation)
-        folders.append(study.assistant.root)
+        files.append(paths.preparation)
+        folders.append(paths.assistant.root)
     for file in files:
         file.unlink(missing_ok=True)
     for folder in folders:

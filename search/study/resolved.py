@@ -19,7 +19,7 @@ from spaces.space import StudentSpace
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedStudy:
-    """A study's settings, which fit its teacher, and all that follows from the two before anything is trained."""
+    """The settings of a study, checked against its teacher, with all that is derived from the two before training."""
 
     config: SearchConfig
     """Its paths are absolute."""
@@ -34,7 +34,7 @@ class ResolvedStudy:
     latency_table: LatencyTable | None = None
     """Predicts the latency of the students; None before a calibration, or where no latency is asked for."""
     teacher_latency_table: LatencyTable | None = None
-    """Predicts the teacher's latency; None: the table of the students does, whose family is the teacher's."""
+    """Predicts the latency of a teacher of another family; None if `latency_table` predicts it too."""
 
     @property
     def teacher(self) -> StudentArchitecture:

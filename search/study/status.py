@@ -1,5 +1,6 @@
 """The status of a study, read from its files alone, so that its driver need not answer. No torch, no Ray."""
 
+from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -13,7 +14,7 @@ from search.study.progress import ProgressLog
 
 
 class State(StrEnum):
-    """What becomes of a study at the moment."""
+    """The state of a study."""
 
     RUNNING = "running"
     INTERRUPTED = "interrupted"
@@ -50,30 +51,29 @@ class StudyStatus:
         return asdict(self)
 
 
-def read_status(study: StudyPaths, *, has_ended: bool = False) -> StudyStatus:
+def read_status(paths: StudyPaths, *, has_ended: bool = False) -> StudyStatus:
     """Reads a study's files and returns its status; `has_ended` is set by the driver once it has ended the search."""
-    config = load_config(study.search_yaml).config
-    records = read_records(study.records)
+    config = load_config(paths.search_yaml).config
+    records = read_records(paths.records)
     students = [record for record in records if record.role is Role.STUDENT]
     # A space that holds no other student ends a search before its budget does.
-    is_done = budget_ending(config.budget, records) is not None or study.exhausted.exists()
+    is_done = budget_ending(config.budget, records) is not None or paths.exhausted.exists()
     at_rest = State.DONE if is_done else State.INTERRUPTED
     statuses = [record.status for record in students]
     return StudyStatus(
         name=config.name,
-        state=State.RUNNING if not has_ended and is_driven(study) else at_rest,
+        state=State.RUNNING if not has_ended and is_driven(paths) else at_rest,
         num_trials=config.budget.num_trials,
         num_ended=num_counted(records),
         counts={str(status): statuses.count(status) for status in Status if status in statuses},
         device_hours=total_device_hours(records),
-        running=tuple(_begun(study, {study.trial_folder(record.number).name for record in students})),
+        running=tuple(_running(paths, {record.number for record in students})),
     )
 
 
-def _begun(study: StudyPaths, ended: set[str]) -> list[tuple[str, dict[str, Any]]]:
-    begun = []
-    for folder in sorted((study.root / "trials").glob("[0-9]*")):
-        lines = ProgressLog(TrialPaths(root=folder).progress).lines() if folder.name not in ended else []
+def _running(paths: StudyPaths, ended: Set[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the folders of trials that have begun and not ended, with their latest line of progress."""
+    for number, folder in paths.student_folders().items():
+        lines = ProgressLog(TrialPaths(root=folder).progress).lines() if number not in ended else []
         if lines and lines[-1].keys() >= {"step", "num_steps", "time"}:
-            begun.append((folder.name, lines[-1]))
-    return begun
+            yield folder.name, lines[-1]

@@ -29,7 +29,7 @@ class _Learner:
 
     run: JobRun
     encoder: PreTrainedModel
-    """What is saved in the end."""
+    """The encoder that is saved after the distillation."""
     student_run: StudentRun
     """The encoder as the distillation loop trains it."""
 
@@ -108,7 +108,7 @@ class _CheckpointClock:
 
 
 def _open_data(worker: Worker, key: DistillationKey) -> DistillationData:
-    """Opens the data of a group. The first worker comes before the others, for it makes what is missing on the node."""
+    """Opens the data of a group. The first worker opens it first, because it makes the files that its node lacks."""
     if worker.is_first:
         data = open_distillation_data(worker.node, key, rank=0, world_size=worker.world_size)
     worker.wait_for_others()

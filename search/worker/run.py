@@ -18,13 +18,13 @@ from minilm_core.tasks.metrics import mean_accuracy
 from minilm_core.tasks.task import Task
 from minilm_core.training.devices import device_name, resolve_precision
 from search.study.jobs import Job
-from search.study.progress import Progress, is_event, now
+from search.study.progress import Progress, is_reported, now
 from search.worker.distillation import distil_students
 from search.worker.worker import JobRun, Worker, attribute_failure, log_progress
 
 
 def run_group(jobs: Sequence[Job]) -> Iterator[Progress | TrialRecord]:
-    """Runs the students of a trial, or a baseline alone, from where their files show that they stand.
+    """Runs the students of a trial, or one baseline, and skips the stages whose files exist.
 
     Raises:
         JobsFailedError: with the numbers of the jobs that failed. Jobs that have no record yet can be run without them.
@@ -76,7 +76,7 @@ def _finetune(worker: Worker, run: JobRun, task: Task) -> Iterator[Progress]:
         rank=worker.rank,
         world_size=worker.world_size,
     ):
-        if is_event(step.step, step.num_steps):
+        if is_reported(step.step, step.num_steps):
             stage = f"fine-tuning on {task.name}"
             progress = Progress(stage=stage, step=step.step, num_steps=step.num_steps, loss=step.loss)
             yield from _report(worker, run, progress)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,21 @@ def test_an_installed_project_does_not_precede_pythons_own_modules(monkeypatch: 
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setattr(fresh_process.site, "getsitepackages", lambda: [str(PROJECT_FOLDER)])
     assert import_path() == ""
+
+
+NATIVE_OUTPUT = """
+import os
+from minilm_core.fresh_process import results_on_stdout
+with results_on_stdout() as results:
+    print("a library")
+    os.write(1, b"native code\\n")
+    print("the result", file=results)
+print("after")
+"""
+
+
+def test_only_results_are_written_to_stdout_even_if_native_code_prints() -> None:
+    command = [sys.executable, "-c", NATIVE_OUTPUT]
+    done = subprocess.run(command, cwd=PROJECT_FOLDER, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["the result", "after"]
+    assert sorted(done.stderr.splitlines()) == ["a library", "native code"]

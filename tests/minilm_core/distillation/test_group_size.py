@@ -10,7 +10,7 @@ from minilm_core.distillation.group_size import (
     LARGEST_TEACHER_FRACTION,
     STUDENT_FORWARD_PASSES,
     TeacherWork,
-    students_per_worker,
+    best_group_size,
 )
 from minilm_core.errors import UserError
 
@@ -27,7 +27,7 @@ def make_work(**changes: int) -> TeacherWork:
 
 
 def sharing(work: TeacherWork, **changes: int) -> int:
-    return students_per_worker(work, **{"free_bytes": PLENTY, "student_bytes": 1, "max_students": PLENTY, **changes})
+    return best_group_size(work, **{"free_bytes": PLENTY, "student_bytes": 1, "max_students": PLENTY, **changes})
 
 
 def teacher_fraction(work: TeacherWork, num_students: int) -> float:

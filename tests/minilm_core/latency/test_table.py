@@ -206,9 +206,7 @@ def test_a_damaged_table_is_refused_in_one_line(tmp_path: Path, damage: dict[str
     path = tmp_path / "latency.json"
     table().save(path)
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **damage}), encoding="utf-8")
-    with pytest.raises(
-        UserError, match=r"^a latency table must be as calibrate wrote it, got a damaged one: [^\n]*; remove it$"
-    ):
+    with pytest.raises(UserError, match=r"^a latency table must be as calibrate wrote it, got a damaged one: [^\n]*$"):
         LatencyTable.load(path)
 
 

@@ -269,7 +269,13 @@ def test_reading_records_needs_no_torch() -> None:
 
 @pytest.mark.parametrize(
     ("role", "number", "student", "present_number"),
-    [(Role.STUDENT, 3, None, 3), (Role.TEACHER, -1, None, 0), (Role.TWIN, -103, 3, 3), (Role.TWIN, -100, 0, 0)],
+    [
+        (Role.STUDENT, 3, None, 3),
+        (Role.TEACHER, -1, None, 0),
+        (Role.TWIN, -103, 3, 3),
+        (Role.TWIN, -100, 0, 0),
+        (Role.TWIN, -104, None, 4),
+    ],
 )
 def test_the_numbers_of_schema_1_become_those_of_today(
     role: Role, number: int, student: int | None, present_number: int

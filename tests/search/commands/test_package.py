@@ -6,21 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
 from search.commands.package import Deployment, package_student
 from tests.paths import EARLIER_STUDY
 
 
-def package_of_trial(material: Path, *, teacher: str) -> Path:
+def package_of_trial(material: Path, *, teacher: str, has_teacher: bool = True, licence: str | None = None) -> Path:
     """Packages trial 0 of the earlier study as if it had that teacher."""
     shutil.copytree(EARLIER_STUDY, material)
+    if not has_teacher:
+        shutil.rmtree(material / "teacher")
     search_yaml = material / "studies" / "tiny" / "search.yaml"
     text = search_yaml.read_text(encoding="utf-8").replace("ROOT/teacher", teacher).replace("ROOT", str(material))
     search_yaml.write_text(text, encoding="utf-8")
     study = StudyPaths(root=search_yaml.parent)
     deployment = Deployment.choose(study, trial=0, is_picked=False, task=None)
     return package_student(
-        deployment, material / "out", licence=None, has_onnx=False, max_int8_drop=None, overwrite=False
+        deployment, material / "out", licence=licence, has_onnx=False, max_int8_drop=None, overwrite=False
     )
 
 
@@ -30,3 +33,14 @@ def test_only_a_teacher_of_the_hub_is_the_base_model(tmp_path: Path, teacher: st
     provenance = json.loads((package / "provenance.json").read_text(encoding="utf-8"))
     assert provenance["base_model"] == base_model
     assert (f"base_model: {base_model}\n" in (package / "README.md").read_text(encoding="utf-8")) is bool(base_model)
+
+
+def test_a_student_is_packaged_without_its_teachers_folder_if_the_licence_is_given(tmp_path: Path) -> None:
+    package = package_of_trial(tmp_path / "material", teacher="ROOT/teacher", has_teacher=False, licence="mit")
+    provenance = json.loads((package / "provenance.json").read_text(encoding="utf-8"))
+    assert (provenance["licence"], provenance["base_model"]) == ("mit", None)
+
+
+def test_a_licence_that_only_the_missing_teacher_states_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a teacher folder must exist"):
+        package_of_trial(tmp_path / "material", teacher="ROOT/teacher", has_teacher=False)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 import pytest
 import yaml
 
-from search.config.schema_version import KEY, SCHEMA_VERSION
+from minilm_core.settings.schema_version import SCHEMA_VERSION, SCHEMA_VERSION_KEY
 from search.config.settings import SearchConfig
 from spaces.presets import load_space, preset_names
 from spaces.space import StudentSpace
@@ -71,7 +71,7 @@ def documented_keys(name: str) -> list[tuple[str, str, str]]:
 
 
 SETTINGS = [
-    ("search/README.md", {KEY: Key(int, SCHEMA_VERSION), **dict(keys_of(SearchConfig))}),
+    ("search/README.md", {SCHEMA_VERSION_KEY: Key(int, SCHEMA_VERSION), **dict(keys_of(SearchConfig))}),
     ("spaces/README.md", dict(keys_of(StudentSpace))),
 ]
 

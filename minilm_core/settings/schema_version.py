@@ -25,7 +25,7 @@ without a version; so a step must leave alone what has the newer form already.
 SCHEMA_VERSION = len(MIGRATIONS)
 """The version of the settings that this program writes."""
 
-KEY = "schema_version"
+SCHEMA_VERSION_KEY = "schema_version"
 
 
 def migrated(source: YamlSource, migrations: Sequence[Migration] = MIGRATIONS) -> YamlSource:
@@ -35,14 +35,14 @@ def migrated(source: YamlSource, migrations: Sequence[Migration] = MIGRATIONS) -
         UserError: if the version is not a number, or belongs to a newer program.
     """
     present = len(migrations)
-    version = source.content.get(KEY, 0)
+    version = source.content.get(SCHEMA_VERSION_KEY, 0)
     if not isinstance(version, int) or isinstance(version, bool) or version < 0:
-        raise source.error((KEY,), f"{KEY} must be a number from 1 to {present}, got {shown(version)}")
+        rule = f"{SCHEMA_VERSION_KEY} must be a number from 1 to {present}, got {shown(version)}"
+        raise source.error((SCHEMA_VERSION_KEY,), rule)
     if version > present:
-        raise source.error(
-            (KEY,), f"this search.yaml was written by a newer version (schema {version}); upgrade minilm-search"
-        )
-    content: Content = {key: value for key, value in source.content.items() if key != KEY}
+        rule = f"this search.yaml was written by a newer version (schema {version}); upgrade minilm-search"
+        raise source.error((SCHEMA_VERSION_KEY,), rule)
+    content: Content = {key: value for key, value in source.content.items() if key != SCHEMA_VERSION_KEY}
     for migrate in migrations[version:]:
         content = migrate(content)
     return replace(source, content=dict(content))
