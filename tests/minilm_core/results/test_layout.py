@@ -18,8 +18,7 @@ def test_trials_twins_and_the_teacher_have_folders_of_their_own() -> None:
 def test_every_file_of_an_earlier_study_has_its_place_in_the_layout() -> None:
     root = EARLIER_STUDY / "studies" / "tiny"
     known = {getattr(StudyPaths(root=root), name) for name in PROPERTIES if name != "assistant"}
-    trials = {path for path in root.iterdir() if path.name == "trials"}
-    assert {path for path in root.iterdir() if path not in known} == trials
+    assert {path for path in root.iterdir() if path not in known} == set()
     assert {path.name for path in known if path.exists()} >= {"records.jsonl", "search.yaml", "study.journal"}
 
 
