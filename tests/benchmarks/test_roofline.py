@@ -44,7 +44,7 @@ def counted_flops() -> tuple[int, int]:
     return forward.get_total_flops(), backward.get_total_flops()
 
 
-def test_a_student_costs_forward_what_torch_counts() -> None:
+def test_the_forward_flops_of_a_student_are_those_that_torch_counts() -> None:
     forward, _ = counted_flops()
     assert BATCH * relation_encoder_flops(STUDENT, LENGTH) == forward
 

@@ -14,7 +14,7 @@ NUM_TRIALS_BEFORE = 10
 
 
 @pytest.mark.slow
-def test_it_prints_a_line_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_one_line_for_each_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trial_memory.main(["loop", "--trials", "2", "--folder", str(tmp_path), "--set", "distillation.num_steps=1"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2

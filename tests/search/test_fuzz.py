@@ -103,7 +103,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @fast_and_long(40, 800)
-def test_mutated_settings_end_in_lines_of_our_own(num_cases: int, search: Path) -> None:
+def test_mutated_settings_end_in_messages_of_the_command(num_cases: int, search: Path) -> None:
     @cases(num_cases)
     @given(verb=st.sampled_from(SEARCH_VERBS), text=mutated(settings_in(search)))
     def holds(verb: str, text: str) -> None:
@@ -116,7 +116,7 @@ def test_mutated_settings_end_in_lines_of_our_own(num_cases: int, search: Path) 
 
 
 @fast_and_long(10, 200)
-def test_damaged_settings_end_in_lines_of_our_own(num_cases: int, search: Path) -> None:
+def test_damaged_settings_end_in_messages_of_the_command(num_cases: int, search: Path) -> None:
     @cases(num_cases)
     @given(verb=st.sampled_from(SEARCH_VERBS), content=damaged((search / "search.yaml").read_bytes()))
     def holds(verb: str, content: bytes) -> None:
@@ -153,7 +153,7 @@ KEYS += (
 
 
 @fast_and_long(15, 300)
-def test_overrides_of_any_form_end_in_lines_of_our_own(num_cases: int, search: Path) -> None:
+def test_overrides_of_any_form_end_in_messages_of_the_command(num_cases: int, search: Path) -> None:
     text = st.text(alphabet="ab.=:[]{}é\udcff\n,'\"#", max_size=8)
     override = st.one_of(text, st.builds(lambda key, value: f"{key}={value}", st.sampled_from(KEYS), snippets))
 
@@ -169,7 +169,7 @@ def test_overrides_of_any_form_end_in_lines_of_our_own(num_cases: int, search: P
 
 
 @fast_and_long(15, 250)
-def test_a_teachers_config_of_any_shape_ends_in_lines_of_our_own(num_cases: int, search: Path) -> None:
+def test_a_teachers_config_of_any_form_ends_in_messages_of_the_command(num_cases: int, search: Path) -> None:
     content = st.one_of(
         mutated(TEACHER).map(lambda text: text.encode("utf-8", "surrogatepass")), damaged(json.dumps(TEACHER).encode())
     )
@@ -207,7 +207,7 @@ def check_study(study: Path, verb: tuple[str, ...], damage: tuple[str, bytes]) -
 
 
 @fast_and_long(20, 420)
-def test_a_study_with_a_damaged_file_ends_in_lines_of_our_own(num_cases: int, study: Path) -> None:
+def test_a_study_with_a_damaged_file_ends_in_messages_of_the_command(num_cases: int, study: Path) -> None:
     @cases(num_cases)
     @given(verb=st.sampled_from(STUDY_VERBS), damage=damages(files_of(study)))
     def holds(verb: tuple[str, ...], damage: tuple[str, bytes]) -> None:
@@ -217,7 +217,7 @@ def test_a_study_with_a_damaged_file_ends_in_lines_of_our_own(num_cases: int, st
 
 
 @pytest.mark.long
-def test_a_report_of_a_study_with_a_damaged_file_ends_in_lines_of_our_own(study: Path) -> None:
+def test_a_report_of_a_study_with_a_damaged_file_ends_in_messages_of_the_command(study: Path) -> None:
     @cases(30)
     @given(damage=damages(files_of(study)))
     def holds(damage: tuple[str, bytes]) -> None:

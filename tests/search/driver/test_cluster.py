@@ -33,7 +33,7 @@ def test_ray_keeps_its_own_token_in_a_home_folder(tmp_path: Path, monkeypatch: p
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
-def test_what_the_user_says_of_authentication_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_authentication_that_the_user_has_set_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

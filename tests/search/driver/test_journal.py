@@ -76,7 +76,7 @@ def offsets(content: bytes) -> list[int]:
     return sorted({*starts, *middles, *(start - 1 for start in starts[1:])})
 
 
-def test_wherever_a_journal_is_cut_off_the_search_goes_on_with_all_it_has_records_of(
+def test_a_search_knows_all_recorded_students_wherever_its_journal_is_cut_off(
     whole: tuple[bytes, tuple[TrialRecord, ...]], study: StudyPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing fails here but the journal, and syncing each line takes most of the time.
@@ -107,7 +107,7 @@ def test_wherever_a_journal_is_cut_off_the_search_goes_on_with_all_it_has_record
     ids=["cut", "cut, then zeros", "zeros", "half a line", "no text", "no entry", "hole", "all zeros"],
 )
 @pytest.mark.parametrize("sampler", [SamplerName.TPE, SamplerName.NSGA2])
-def test_a_broken_journal_is_mended_with_one_line_and_kept_beside(
+def test_a_broken_journal_is_repaired_with_one_message_and_a_copy_is_kept(
     whole: tuple[bytes, tuple[TrialRecord, ...]],
     study: StudyPaths,
     lines: list[str],
@@ -148,7 +148,7 @@ def test_a_lock_that_a_killed_driver_left_behind_is_removed(study: StudyPaths, l
     assert not lock.is_symlink()
 
 
-def test_a_student_that_had_begun_and_whom_the_journal_forgot_gives_its_folder_to_no_other(study: StudyPaths) -> None:
+def test_no_student_gets_the_folder_of_one_that_the_journal_lost(study: StudyPaths) -> None:
     folder = study.trial_folder(0)
     folder.mkdir(parents=True)
     (folder / "log.txt").touch()
@@ -157,7 +157,7 @@ def test_a_student_that_had_begun_and_whom_the_journal_forgot_gives_its_folder_t
     assert drawn(make_searcher(optuna_study))[0] == 1
 
 
-def test_a_student_that_a_driver_was_lost_retelling_is_not_run_again(study: StudyPaths) -> None:
+def test_a_student_that_a_killed_driver_had_enqueued_is_not_run_again(study: StudyPaths) -> None:
     driver = Driver()
     before = make_searcher(make_study(), driver)
     _, choice = drawn(before)

@@ -39,7 +39,7 @@ class Recoveries(tune.Callback):
 
 
 @pytest.mark.slow
-def test_tune_starts_a_trial_anew_whose_process_the_memory_monitor_killed(tmp_path: Path) -> None:
+def test_tune_restarts_a_trial_whose_process_the_memory_monitor_killed(tmp_path: Path) -> None:
     attempts = tmp_path / "attempts"
 
     def trial(_: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ def test_tune_starts_a_trial_anew_whose_process_the_memory_monitor_killed(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_stream_whose_process_the_memory_monitor_killed_says_so_in_one_line() -> None:
+def test_a_remote_generator_that_the_memory_monitor_killed_raises_a_message_of_one_line() -> None:
 
     def work() -> Iterator[int]:
         yield 1
@@ -80,7 +80,7 @@ def test_a_stream_whose_process_the_memory_monitor_killed_says_so_in_one_line() 
     assert re.fullmatch(r"out of memory on the node: .* GB in use, largest process .*", str(killed.value))
 
 
-def test_what_ray_killed_for_memory_and_what_it_lost_are_losses_of_two_kinds() -> None:
+def test_a_kill_for_memory_and_a_lost_process_are_failures_of_two_kinds() -> None:
     killed, lost = loss_reported_by(OutOfMemoryError("the node is full")), loss_reported_by(RayActorError())
     assert killed is not None
     assert lost is not None
@@ -89,11 +89,11 @@ def test_what_ray_killed_for_memory_and_what_it_lost_are_losses_of_two_kinds() -
 
 
 @pytest.mark.parametrize("error", [MemoryError("in the process itself"), RayTaskError("f", "", KeyError("x"))])
-def test_an_exception_in_a_process_that_lives_is_no_loss(error: Exception) -> None:
+def test_an_exception_of_a_running_process_is_no_loss(error: Exception) -> None:
     assert loss_reported_by(error) is None
 
 
-def test_rays_own_words_go_to_the_log_of_each_student(open_study: OpenStudy, choice: StudentChoice) -> None:
+def test_the_log_of_each_student_has_rays_whole_message(open_study: OpenStudy, choice: StudentChoice) -> None:
     study = open_study(is_prepared=False)
     jobs = [Job.of_student(study, number, choice) for number in (3, 4)]
     log_loss(jobs, NodeOutOfMemoryError.from_ray("the node is full\nTop 10 memory users"))

@@ -46,7 +46,7 @@ def finished(material: Path, strangers: Path, tmp_path_factory: pytest.TempPathF
     return StudyPaths(root=studies / "tiny")
 
 
-def test_every_trial_asked_for_ends_with_a_record(finished: StudyPaths) -> None:
+def test_every_trial_of_the_budget_ends_with_a_record(finished: StudyPaths) -> None:
     counted = [record for record in students(finished) if record.counts_for_budget]
     assert [record.status for record in counted] == [Status.COMPLETE] * 3
     assert all(record.objectives.keys() == {"accuracy", "latency_ms", "size_bytes"} for record in counted)
@@ -72,12 +72,12 @@ def test_every_students_folders_load_as_transformers_saves_them(finished: StudyP
         assert AutoTokenizer.from_pretrained(paths.student)("the teacher")["input_ids"]
 
 
-def test_the_mirror_holds_the_records_whole(finished: StudyPaths) -> None:
+def test_the_mirror_has_all_records(finished: StudyPaths) -> None:
     mirrored = finished.root.parent / "mirror" / "tiny" / "records.jsonl"
     assert mirrored.read_bytes() == finished.records.read_bytes()
 
 
-def test_tunes_own_files_are_gone(finished: StudyPaths) -> None:
+def test_tunes_own_files_are_removed(finished: StudyPaths) -> None:
     assert not finished.scratch.exists()
 
 

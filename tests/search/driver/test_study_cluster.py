@@ -21,7 +21,7 @@ from tests.search.studies import (
 pytestmark = pytest.mark.slow
 
 
-def test_several_workers_teach_several_students_under_ray_train(material: Path, tmp_path: Path) -> None:
+def test_several_workers_train_several_students_under_ray_train(material: Path, tmp_path: Path) -> None:
     study = StudyPaths(root=tmp_path / "tiny")
     obstacle = TrialPaths(root=study.trial_folder(1)).finetuned("mood").parent
     obstacle.parent.mkdir(parents=True)
@@ -37,9 +37,7 @@ def test_several_workers_teach_several_students_under_ray_train(material: Path, 
     assert records[1].failure.kind is FailureKind.CRASH
 
 
-def test_the_same_search_runs_on_a_cluster_that_is_there(
-    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_runs_on_a_running_cluster(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One mode for the cluster and who joins it: Ray's defaults for the two differ.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     port = free_port()
@@ -58,7 +56,7 @@ def test_the_same_search_runs_on_a_cluster_that_is_there(
         head.communicate(timeout=60)
 
 
-def test_an_address_without_a_cluster_is_answered_by_one_line(material: Path, tmp_path: Path) -> None:
+def test_an_address_without_a_cluster_is_refused_in_one_line(material: Path, tmp_path: Path) -> None:
     words = launch_words(material, tmp_path, ("budget.num_trials=2", *NO_BASELINES))
     done = run(*words, "--address", f"127.0.0.1:{free_port()}")
     assert done.returncode == 2

@@ -63,7 +63,7 @@ def test_a_space_of_few_students_ends_when_all_are_tried(material: Path, tmp_pat
     assert len(tried) == 2
 
 
-def test_settings_that_kept_a_study_from_running_may_be_mended(material: Path, tmp_path: Path) -> None:
+def test_settings_that_kept_a_study_from_running_may_be_corrected(material: Path, tmp_path: Path) -> None:
     refused = launch(material, tmp_path, "limits.max_size_bytes=1kB")
     assert refused.returncode == 2
     assert "limits must admit at least one student of the space" in refused.stderr

@@ -20,7 +20,7 @@ SECONDS_BETWEEN_KILLS = 90
 
 
 @contextmanager
-def told_by_a_search(material: Path, studies: Path, *settings: str) -> Iterator[IO[str]]:
+def stderr_of_search(material: Path, studies: Path, *settings: str) -> Iterator[IO[str]]:
     """Launches a search on such a node and yields what it says, line by line; it ends with the block."""
     words = launch_words(material, studies, settings)
     environ = {**os.environ, **always_out_of_memory(SECONDS_BETWEEN_KILLS)}
@@ -33,14 +33,14 @@ def told_by_a_search(material: Path, studies: Path, *settings: str) -> Iterator[
         driver.communicate(timeout=120)
 
 
-def test_a_search_goes_on_whose_processes_the_memory_monitor_kills(material: Path, tmp_path: Path) -> None:
+def test_a_search_continues_after_the_memory_monitor_kills_its_processes(material: Path, tmp_path: Path) -> None:
     study, lines = StudyPaths(root=tmp_path / "tiny"), []
     # More trials than are waited for, so that some is under way when the monitor looks.
-    with told_by_a_search(material, tmp_path, "budget.num_trials=500") as said:
+    with stderr_of_search(material, tmp_path, "budget.num_trials=500") as stderr:
         lost = next(
-            line for line in said if not lines.append(line) and "started once more" in line and " trial " in line
+            line for line in stderr if not lines.append(line) and "started once more" in line and " trial " in line
         )
-        after = next(line for line in said if not lines.append(line) and " accuracy " in line and " trial " in line)
+        after = next(line for line in stderr if not lines.append(line) and " accuracy " in line and " trial " in line)
     assert ": out of memory on the node: " in lost, "".join(lines)
     assert "GB in use, largest process" in lost
     assert "Traceback" not in "".join(lines)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("students_per_worker", [pytest.param(1, marks=pytest.mark.long), 2])
-def test_a_killed_search_is_resumed_to_exactly_the_trials_asked_for(
+def test_a_killed_search_is_resumed_to_exactly_its_number_of_trials(
     material: Path, tmp_path: Path, students_per_worker: int
 ) -> None:
     slow_trials = ("budget.num_trials=4", "resources.max_concurrent_trials=2", "distillation.num_steps=400")
@@ -68,7 +68,7 @@ def test_two_drivers_never_run_one_study(material: Path, tmp_path: Path) -> None
         driver.wait(timeout=120)
 
 
-def test_a_search_told_to_end_says_how_to_go_on_and_keeps_a_request_for_more_trials(
+def test_a_terminated_search_prints_how_to_resume_and_keeps_a_request_for_more_trials(
     material: Path, tmp_path: Path
 ) -> None:
     study = StudyPaths(root=tmp_path / "tiny")

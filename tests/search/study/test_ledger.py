@@ -66,7 +66,7 @@ def test_a_record_is_on_disk_before_it_is_announced(tmp_path: Path) -> None:
     assert seen == [(record,)]
 
 
-def test_a_ledger_knows_the_records_of_earlier_runs(tmp_path: Path) -> None:
+def test_a_ledger_reads_the_records_of_earlier_runs(tmp_path: Path) -> None:
     book = Book(tmp_path)
     for number in range(3):
         book.ledger.add(make_record(number))
@@ -116,7 +116,7 @@ def test_the_search_ends_with_its_last_trial(tmp_path: Path) -> None:
     assert book.endings(make_record(0), make_record(1)) == [None, Ending.ALL_TRIALS]
 
 
-def test_a_trial_beyond_the_budget_leaves_none(tmp_path: Path) -> None:
+def test_no_trial_is_left_after_more_trials_than_the_budget(tmp_path: Path) -> None:
     book = Book(tmp_path, num_trials=1)
     for number in range(3):
         book.ledger.add(make_record(number))
@@ -167,7 +167,7 @@ def test_failures_are_identical_whatever_their_tracebacks(tmp_path: Path) -> Non
     ],
     ids=["another failure", "another kind", "another message", "a success", "a stopped one"],
 )
-def test_another_ending_in_between_begins_the_count_anew(tmp_path: Path, between: TrialRecord) -> None:
+def test_another_outcome_in_between_resets_the_count(tmp_path: Path, between: TrialRecord) -> None:
     book = Book(tmp_path, num_trials=20)
     for number in range(4):
         book.ledger.add(failed(number))
@@ -183,7 +183,7 @@ def test_another_ending_in_between_begins_the_count_anew(tmp_path: Path, between
     ],
     ids=["a refused student", "the teacher"],
 )
-def test_what_is_no_trial_does_not_interrupt_the_row(tmp_path: Path, between: TrialRecord) -> None:
+def test_a_record_that_is_no_trial_does_not_reset_the_count(tmp_path: Path, between: TrialRecord) -> None:
     book = Book(tmp_path)
     for number in range(4):
         book.ledger.add(failed(number))
@@ -233,7 +233,7 @@ def test_a_failure_that_ends_several_students_counts_once(tmp_path: Path) -> Non
 # The copy far away.
 
 
-def test_the_mirror_holds_all_records_after_each(tmp_path: Path) -> None:
+def test_the_mirror_has_all_records_after_each(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     book = Book(tmp_path / "study", mirror=str(tmp_path / "far"))
     for number in range(3):
@@ -261,7 +261,7 @@ def test_a_mirror_that_fails_is_reported_and_does_not_stop_the_search(tmp_path: 
     assert trouble.startswith(f"the records could not be mirrored to {far}: ")
 
 
-def test_a_mirror_that_failed_is_made_good_by_the_next_record(tmp_path: Path) -> None:
+def test_the_next_record_completes_a_mirror_that_failed(tmp_path: Path) -> None:
     far = tmp_path / "far"
     far.write_text("in the way", encoding="utf-8")
     (tmp_path / "study").mkdir()
@@ -273,10 +273,6 @@ def test_a_mirror_that_failed_is_made_good_by_the_next_record(tmp_path: Path) ->
     assert [record.number for record in read_records(far / book.config.name / "records.jsonl")] == [0, 1]
 
 
-def test_earlier_records_are_read_whatever_wrote_them(tmp_path: Path) -> None:
+def test_records_that_another_ledger_did_not_write_are_read(tmp_path: Path) -> None:
     append_record(tmp_path / "records.jsonl", make_record(4))
     assert [record.number for record in Book(tmp_path).ledger.records] == [4]
-
-
-def test_endings_say_why_in_words() -> None:
-    assert all(" " in str(ending) for ending in Ending)

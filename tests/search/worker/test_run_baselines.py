@@ -46,7 +46,7 @@ def test_a_twin_begins_with_the_weights_that_its_student_began_with(
     assert "encoder.layer.0.output.dense.weight" not in untaught
 
 
-def test_a_student_begins_with_what_its_initialisation_takes_over(
+def test_a_student_begins_with_the_weights_of_its_initialisation(
     study: ResolvedStudy, choice: StudentChoice, material: Path
 ) -> None:
     chosen = replace(choice, initialisation=Initialisation.LAST_LAYERS)
@@ -61,7 +61,7 @@ def test_a_student_begins_with_what_its_initialisation_takes_over(
     assert StudentChoice.from_record(replace(record, distillation_learning_rate=3e-3)) == chosen
 
 
-def test_a_twins_record_tells_of_no_distillation(record_of_twin: TrialRecord, record: TrialRecord) -> None:
+def test_a_twins_record_has_no_distillation(record_of_twin: TrialRecord, record: TrialRecord) -> None:
     assert (record_of_twin.role, record_of_twin.number) == (Role.TWIN, 7)
     assert (record_of_twin.num_steps, record_of_twin.num_tokens) == (0, 0)
     assert record_of_twin.held_out_loss is None
