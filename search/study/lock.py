@@ -22,8 +22,8 @@ def only_driver(study: StudyPaths) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"a study must have one driver at a time, {study.root} is being run by another; "
-            f"`minilm-search status` shows its progress"
+            f"a study must have one driver at a time, but another process runs {study.root}; "
+            f"`minilm-search status {study.root}` shows its progress"
         ) from error
     try:
         yield

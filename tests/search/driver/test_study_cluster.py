@@ -67,7 +67,7 @@ def test_an_address_without_a_cluster_is_refused_in_one_line(material: Path, tmp
 @pytest.mark.parametrize(
     ("setting", "address", "message"),
     [
-        ("resources.cpus_per_worker=1000", (), "the cluster must have room for the 1 workers of a trial"),
+        ("resources.cpus_per_worker=1000", (), "the cluster must have resources for 1 workers of a trial"),
         ("seed=4", ("--address", "ray://127.0.0.1:10001"), "--address must be HOST:PORT or auto"),
     ],
 )

@@ -125,7 +125,7 @@ def test_a_failed_preparation_raises_one_line_and_logs_the_traceback(
     study_of_two_nodes: ResolvedStudy, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study_preparation, "prepare", failing(RuntimeError("CUDA out of memory\nof 80 GiB")))
-    with pytest.raises(PreparationError, match=r"could not be made: out of memory: CUDA out of memory; .*says where"):
+    with pytest.raises(PreparationError, match=r"failed: out of memory: CUDA out of memory; .* has the traceback"):
         prepared(study_of_two_nodes, address)
     log = study_of_two_nodes.paths.preparation_log.read_text(encoding="utf-8")
     assert "ray::work()" in log, "the worker that raised it"

@@ -374,7 +374,7 @@ def test_targets_of_another_corpus_are_refused(open_study: OpenStudy) -> None:
     original = manifest.read_text(encoding="utf-8")
     try:
         manifest.write_text(json.dumps({**json.loads(original), "corpus_fingerprint": "another"}), encoding="utf-8")
-        with pytest.raises(UserError, match="cached targets must be of the corpus they are used with"):
+        with pytest.raises(UserError, match="cached targets must be those of the corpus that they are used with"):
             distillation_data_of(study)
     finally:
         manifest.write_text(original, encoding="utf-8")
