@@ -1,4 +1,4 @@
-"""The GPU benchmark's arithmetic, and that it says so where there is no GPU."""
+"""Tests of the GPU benchmark's arithmetic, and of its error on a machine without a GPU."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ MEBIBYTE = 2**20
 
 
 def all_rows(*, memory: bool = True) -> list[Row]:
-    """Every case as the peer would fare beside something a thousand times as fast in half its memory."""
+    """Returns rows of every case in which the product is a thousand times as fast as the peer, in half its memory."""
     rows = []
     for case in CASES:
         seconds = {variant: [20.0 if variant.is_peer else 0.02] for variant in Variant}

@@ -1,4 +1,4 @@
-"""Tests of baselines whose process is lost: a real one, which kills itself."""
+"""Tests of baselines whose process is lost: it is a real process, which kills itself."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def _ray() -> Iterator[None]:
 
 
 def lost_at_first(folder: Path, num_losses: int) -> Work:
-    """Returns work whose process ends in its midst so many times."""
+    """Returns work that kills its own process the first `num_losses` times."""
 
     def work(job: Job) -> Iterator[Message]:
         starts = len(list(folder.iterdir()))
@@ -46,7 +46,7 @@ def ended(study: ResolvedStudy, work: Work, monkeypatch: pytest.MonkeyPatch) -> 
     ledger = Ledger(study.config, study.paths, on_record=display.record, on_trouble=display.message)
     teacher = Baseline(Job.of_teacher(study), ledger, display)
     teacher.finish()
-    # Once it is over, nothing more comes of it.
+    # After its end there are no more messages.
     teacher.follow()
     (record,) = read_records(study.paths.records)
     return record, display

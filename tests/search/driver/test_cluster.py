@@ -1,4 +1,4 @@
-"""Tests of how Ray is started, without starting it."""
+"""Tests of the environment in which Ray is started, without a start of Ray."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
-        # Set first, so that what a test sets is taken back.
+        # The variable is set first, so that monkeypatch removes the value that a test sets.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 

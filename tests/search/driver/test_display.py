@@ -60,14 +60,14 @@ def test_a_new_stage_of_the_preparation_is_announced_and_its_steps_are_not(
 
 
 def stage_clock(first: int, latest: int, num_steps: int) -> StageClock:
-    """A stage of which two steps were seen, ten seconds apart."""
+    """Returns the clock of a stage whose two latest events came ten seconds apart."""
     first_progress = Progress(stage="fine-tuning", step=first, num_steps=num_steps)
     latest_progress = Progress(stage="fine-tuning", step=latest, num_steps=num_steps)
     return StageClock(first=first_progress, began=100.0, latest=latest_progress, updated=110.0)
 
 
 def test_the_rest_of_a_stage_is_estimated_from_the_steps_that_were_seen() -> None:
-    # Ten seconds for five steps, five steps are left, and four of their ten seconds have passed.
+    # Five steps took ten seconds. Five steps are left, and four of their ten seconds have passed.
     assert stage_clock(first=10, latest=15, num_steps=20).seconds_left(now=114.0) == 6.0
 
 

@@ -1,4 +1,4 @@
-"""A study that an earlier version began is resumed, reported, picked from and packaged by this one."""
+"""Tests of a study that an earlier version began: this version resumes, reports, picks from and packages it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Tests of what becomes of the rows that trials report."""
+"""Tests of the driver's records of students that ended, were lost or were refused."""
 
 from collections.abc import Callable
 

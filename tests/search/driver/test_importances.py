@@ -9,7 +9,7 @@ from search.study.resolved import ResolvedStudy
 
 
 def study_of(num_trials: int, resolved: ResolvedStudy) -> optuna.Study:
-    """A study in which only the fine-tuning rate moves accuracy, upwards."""
+    """Returns a study in which accuracy is the learning rate of fine-tuning."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(num_trials):

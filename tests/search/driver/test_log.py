@@ -1,4 +1,4 @@
-"""Tests of how a driver stops where no record says why."""
+"""Tests of driver.log, and of the message of a driver that an exception stopped."""
 
 import logging
 import re

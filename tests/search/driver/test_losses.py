@@ -1,4 +1,4 @@
-"""Tests of processes that the cluster loses: what Tune does about them, and what is written down."""
+"""Tests of lost processes: Tune restarts their trials, and the logs say why."""
 
 import re
 import threading
@@ -25,17 +25,17 @@ SECONDS_BETWEEN_KILLS = 12
 
 
 class Recoveries(tune.Callback):
-    """Remembers why the process of a trial was lost that Tune starts anew."""
+    """Records the loss for which Tune restarts a trial."""
 
     def __init__(self, losses: Losses) -> None:
         self.losses = losses
-        self.heard: list[BaseException | None] = []
+        self.losses_at_recovery: list[BaseException | None] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_recover(self, **_: Any) -> None:
-        self.heard.append(self.losses.latest)
+        self.losses_at_recovery.append(self.losses.latest)
 
 
 @pytest.mark.slow
@@ -47,7 +47,7 @@ def test_tune_restarts_a_trial_whose_process_the_memory_monitor_killed(tmp_path:
             file.write("attempt\n")
         tune.report({"attempts": attempts.read_text().count("\n")})
         if attempts.read_text().count("\n") == 1:
-            # The first ends by being killed and in no other way.
+            # The first attempt can only end by a kill.
             threading.Event().wait(120)
 
     losses = Losses()
@@ -63,8 +63,8 @@ def test_tune_restarts_a_trial_whose_process_the_memory_monitor_killed(tmp_path:
         (result,) = tune.Tuner(tune.with_resources(trial, {"CPU": 1}), run_config=run_config).fit()
     assert result.metrics is not None
     assert result.metrics["attempts"] == 2
-    assert {type(loss) for loss in recoveries.heard} == {NodeOutOfMemoryError}
-    assert str(recoveries.heard[0]).startswith("out of memory on the node: ")
+    assert {type(loss) for loss in recoveries.losses_at_recovery} == {NodeOutOfMemoryError}
+    assert str(recoveries.losses_at_recovery[0]).startswith("out of memory on the node: ")
     assert losses.latest is None
 
 

@@ -1,4 +1,4 @@
-"""Tests of several students a trial: how many there are, and how each of them ends."""
+"""Tests of trials with several students: their number, and the outcome of each."""
 
 import pytest
 from optuna.trial import TrialState

@@ -1,4 +1,4 @@
-"""Tests of what a searcher does not let pass: students over a limit, students tried before, an exhausted space."""
+"""Tests of the draws that a searcher refuses: students over a limit, and students tried before."""
 
 import pytest
 from optuna.trial import TrialState

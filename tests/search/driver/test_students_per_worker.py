@@ -1,4 +1,4 @@
-"""Tests of how many students of a study share a worker."""
+"""Tests of the number of students that one worker trains together."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ PLENTY = 10**15
 
 @pytest.fixture
 def study(open_study: OpenStudy) -> ResolvedStudy:
-    """A study of a base-sized teacher and 64 trials, one at a time."""
+    """A study with a base-sized teacher and 64 trials, of which one runs at a time."""
     return of_large_teacher(open_study("budget.num_trials=64", is_prepared=False))
 
 

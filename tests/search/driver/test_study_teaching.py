@@ -1,4 +1,4 @@
-"""Whole studies with an assistant, and with students that share a worker."""
+"""Tests of whole studies with an assistant, and with students that share a worker."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_a_search_distils_its_assistant_first_and_reports_the_cost(material: Pat
 
 
 def test_students_of_an_online_teacher_share_a_worker_without_a_setting(material: Path, tmp_path: Path) -> None:
-    # A quarter of the trials at most share a worker.
+    # At most a quarter of the trials share a worker.
     overrides = ("budget.num_trials=8", "resources.max_concurrent_trials=1", "storage.max_cache_bytes=1kB")
     small = ("space.num_layers=[1]", "space.hidden_sizes=[16]", f"storage.cache={tmp_path}/cache")
     done = launch(material, tmp_path, *overrides, *small, *NO_BASELINES)

@@ -1,4 +1,4 @@
-"""Tests of what a trial reports whatever happens in it. The work is a generator of the test's own; no cluster."""
+"""Tests of the messages of a trial, whatever happens in it. The test supplies the work; no cluster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -40,7 +40,7 @@ def jobs(study: ResolvedStudy, choice: StudentChoice) -> list[Job]:
 
 
 class Work:
-    """Ends each of the students it is given, or raises what it is told to before some of them."""
+    """Yields the record of each job, or raises the given error in place of the record of a given job."""
 
     def __init__(self, *errors: tuple[int, Exception]) -> None:
         self.errors = list(errors)
@@ -56,7 +56,7 @@ class Work:
 
 
 def endings(messages: Sequence[Message]) -> list[list[tuple[int, FailureKind | None]]]:
-    """The students that each message ends, and why if they failed."""
+    """Returns, for each message that ends students, their numbers and kinds of failure."""
     ended = [message.records for message in messages if isinstance(message, JobsEnded)]
     return [[(r.number, None if r.failure is None else r.failure.kind) for r in records] for records in ended]
 

@@ -1,4 +1,4 @@
-"""Tests of what the driver shows while Tune runs the trials."""
+"""Tests of the messages that the driver shows while Tune runs the trials."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Tests of the thread that all trials of a process share."""
+"""Tests of the one thread that runs all trials of a process."""
 
 import gc
 import threading
@@ -46,9 +46,9 @@ def test_the_objects_of_an_ended_generator_are_freed() -> None:
         yield model
 
     model = Model()
-    held = weakref.ref(model)
+    reference = weakref.ref(model)
     list(on_one_thread(work(model)))
     list(on_one_thread(idents(1)))
     del model
     gc.collect()
-    assert held() is None
+    assert reference() is None

@@ -1,4 +1,4 @@
-"""Tests of a job, of its progress on disk, and of the figures that follow from both."""
+"""Tests of a job, its progress on disk, and the figures that follow from both."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def make_job(config: SearchConfig, role: Role = Role.STUDENT, latency_ms: float 
     return Job(role=role, number=7, choice=CHOICE, study=study)
 
 
-def spent(seconds: float, stage: str, run: float = 0, **changes: Any) -> str:
+def line_of(seconds: float, stage: str, run: float = 0, **changes: Any) -> str:
     """Returns a line of progress of a run that began some seconds after noon."""
 
     def moment(second: float) -> str:
@@ -62,7 +62,7 @@ def spent(seconds: float, stage: str, run: float = 0, **changes: Any) -> str:
     return json.dumps({**line, "num_steps": 9, "loss": None, "held_out_loss": None, **changes}) + "\n"
 
 
-def written(log: ProgressLog, *lines: str) -> ProgressLog:
+def with_lines(log: ProgressLog, *lines: str) -> ProgressLog:
     log.path.parent.mkdir(parents=True, exist_ok=True)
     log.path.write_text("".join(lines), encoding="utf-8")
     return log
@@ -139,12 +139,14 @@ def test_a_stage_is_finished_with_its_last_step() -> None:
 
 
 def test_each_stage_has_the_seconds_of_its_own_lines(log: ProgressLog) -> None:
-    written(log, spent(2, "distilling"), spent(3, "distilling"), spent(1.5, "fine-tuning"))
+    with_lines(log, line_of(2, "distilling"), line_of(3, "distilling"), line_of(1.5, "fine-tuning"))
     assert log.seconds() == {"distilling": 5.0, "fine-tuning": 1.5}
 
 
 def test_the_seconds_of_all_runs_count(log: ProgressLog) -> None:
-    written(log, spent(2, "distilling", run=0), spent(3, "distilling", run=30), spent(1, "fine-tuning", run=30))
+    with_lines(
+        log, line_of(2, "distilling", run=0), line_of(3, "distilling", run=30), line_of(1, "fine-tuning", run=30)
+    )
     assert log.seconds() == {"distilling": 2.0 + 3.0, "fine-tuning": 1.0}
 
 
@@ -169,28 +171,28 @@ def test_spent_seconds_are_those_of_this_run_alone(log: ProgressLog) -> None:
 
 
 def test_a_trial_started_with_its_first_run(log: ProgressLog) -> None:
-    written(log, spent(2, "distilling", run=1), spent(33, "distilling", run=30))
+    with_lines(log, line_of(2, "distilling", run=1), line_of(33, "distilling", run=30))
     assert log.started_at() == "2026-01-01T12:00:01.000+00:00"
 
 
 def test_the_last_held_out_loss_is_the_latest_that_was_measured(log: ProgressLog) -> None:
     losses = (None, 0.5, 0.25, None)
-    written(log, *(spent(1, "distilling", held_out_loss=loss) for loss in losses))
+    with_lines(log, *(line_of(1, "distilling", held_out_loss=loss) for loss in losses))
     assert log.last_held_out_loss() == 0.25
 
 
 def test_a_held_out_loss_of_zero_counts_as_measured(log: ProgressLog) -> None:
-    assert written(log, spent(1, "distilling", held_out_loss=0.0)).last_held_out_loss() == 0.0
+    assert with_lines(log, line_of(1, "distilling", held_out_loss=0.0)).last_held_out_loss() == 0.0
 
 
 def test_a_line_cut_short_is_skipped(log: ProgressLog) -> None:
-    written(log, spent(2, "distilling"), spent(5, "distilling")[:50])
+    with_lines(log, line_of(2, "distilling"), line_of(5, "distilling")[:50])
     assert len(log.lines()) == 1
     assert log.seconds() == {"distilling": 2.0}
 
 
 def test_lines_after_a_line_cut_short_are_read(log: ProgressLog) -> None:
-    written(log, spent(2, "distilling"), spent(5, "distilling")[:50])
+    with_lines(log, line_of(2, "distilling"), line_of(5, "distilling")[:50])
     log.append(Progress(stage="distilling", step=5, num_steps=9))
     log.append(Progress(stage="distilling", step=9, num_steps=9, held_out_loss=0.5))
     assert [line["step"] for line in log.lines()] == [1, 5, 9]
@@ -201,7 +203,7 @@ def test_lines_after_a_line_cut_short_are_read(log: ProgressLog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("resources", "held"),
+    ("resources", "num_devices"),
     [
         (Resources(cpus_per_worker=2.0), 2.0),
         (Resources(cpus_per_worker=2.0, workers_per_trial=4), 8.0),
@@ -210,10 +212,10 @@ def test_lines_after_a_line_cut_short_are_read(log: ProgressLog) -> None:
     ],
 )
 def test_the_devices_of_a_trial_are_its_gpus_or_else_its_cores(
-    config: SearchConfig, resources: Resources, held: float
+    config: SearchConfig, resources: Resources, num_devices: float
 ) -> None:
     batch = replace(config.distillation, batch_size=16)
-    assert make_job(replace(config, distillation=batch, resources=resources)).num_devices == held
+    assert make_job(replace(config, distillation=batch, resources=resources)).num_devices == num_devices
 
 
 def test_a_baseline_has_one_worker_for_any_number_of_workers_per_trial(config: SearchConfig) -> None:

@@ -1,4 +1,4 @@
-"""Tests of what is told of a process that Ray killed for memory, in the words of Ray 2.60 and of others."""
+"""Tests of the error for a process that Ray killed for memory, with messages of Ray 2.60 and other versions."""
 
 import traceback
 
@@ -29,7 +29,7 @@ PID\tMEM(GB)\tCOMMAND
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("message", "line"),
     [
         (
             MESSAGE_OF_RAY_2_60,
@@ -42,8 +42,8 @@ PID\tMEM(GB)\tCOMMAND
         ("", "out of memory on the node: Ray does not say how much was in use"),
     ],
 )
-def test_a_message_of_ray_becomes_one_line(words: str, line: str) -> None:
-    assert str(NodeOutOfMemoryError.from_ray(words)) == line
+def test_a_message_of_ray_becomes_one_line(message: str, line: str) -> None:
+    assert str(NodeOutOfMemoryError.from_ray(message)) == line
 
 
 def test_the_traceback_has_rays_whole_message() -> None:

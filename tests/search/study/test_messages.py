@@ -1,4 +1,4 @@
-"""Tests of the messages that workers report, and of the rows that carry them through Tune."""
+"""Tests of the messages of workers, and of the rows in which Tune passes them on."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Tests of the copy of a study's records."""
+"""Tests of the mirror of a study's records."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tests of what a study is asked for when it goes on."""
+"""Tests of the settings with which a study may be launched again."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.reports.example_studies import failed, student
 
 
 def config_with(folder: Path, *overrides: str) -> SearchConfig:
-    """The quickstart's settings with some changed."""
+    """Returns the quickstart's settings with some of them changed."""
     (folder / "template.yaml").write_text(QUICKSTART_YAML.read_text(encoding="utf-8"), encoding="utf-8")
     return load_config(folder / "template.yaml", overrides).config
 
@@ -26,7 +26,7 @@ def config(tmp_path: Path) -> SearchConfig:
 
 @pytest.fixture
 def study(tmp_path: Path) -> StudyPaths:
-    """A study of which one trial ended."""
+    """A study in which one trial has ended."""
     append_record(tmp_path / "records.jsonl", student(0, 0.7))
     return StudyPaths(root=tmp_path)
 
@@ -52,7 +52,7 @@ def test_a_refused_student_does_not_count_as_an_ended_trial(study: StudyPaths, c
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> StudyPaths:
-    """A study for which everything was made and in which no trial ran."""
+    """A study that is prepared and has run no trial."""
     study = StudyPaths(root=tmp_path / "prepared")
     study.assistant.student.mkdir(parents=True)
     for file in (study.latency, study.preparation):

@@ -1,4 +1,4 @@
-"""Tests of what is fixed for a whole study, and of the record of a trial that failed."""
+"""Tests of a resolved study's limits, its jobs, and the record of a trial that failed."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ def study(open_study: OpenStudy) -> ResolvedStudy:
 
 
 def raised(error: BaseException) -> BaseException:
-    """The error as it is once it has been raised."""
+    """Returns the error after it was raised, with a traceback."""
     try:
         raise error
     except type(error) as caught:
@@ -196,7 +196,7 @@ def test_a_line_of_progress_that_a_crash_cut_short_does_not_hide_the_failure(
     log.append(Progress(stage="distilling", step=1, num_steps=2))
     with log.path.open("a", encoding="utf-8") as file:
         file.write('{"run": "2026-')
-    # The next run of the trial writes on.
+    # The next run of the trial appends another line.
     ProgressLog(log.path).append(Progress(stage="distilling", step=2, num_steps=2))
     assert job.failed_record(RuntimeError("gone")).seconds.keys() == {"distilling"}
     assert [line["step"] for line in log.lines()] == [1, 2]

@@ -1,4 +1,4 @@
-"""Tests of what all trials of a study share."""
+"""Tests of the preparation of a study: its corpus, targets, assistant, labels and account of seconds."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def targets_of(study: ResolvedStudy, teacher_role: TeacherRole = TeacherRole.TEA
 
 
 def steps_of(study: ResolvedStudy) -> Generator[Progress]:
-    """The progress of a preparation by one process."""
+    """Yields the progress of a preparation by one process."""
     with closing(prepare(study, 1)) as events:
         yield from (event for event in events if isinstance(event, Progress))
 
@@ -75,7 +75,7 @@ def distillation_data_of(study: ResolvedStudy, *, rank: int = 0, world_size: int
 
 
 def check_alike(ours: list[LayerRelations], theirs: list[LayerRelations], rtol: float = 2**-6) -> None:
-    """All operands of all layers are equal but for the rounding of the cached states."""
+    """Asserts that all operands of all layers are equal up to the rounding of the cached states."""
     for of_layer, expected in zip(ours, theirs, strict=True):
         assert of_layer.keys() == expected.keys()
         for relation, operands in of_layer.items():
@@ -280,7 +280,7 @@ def test_no_time_is_lost_if_it_is_added_in_many_parts(
         least[progress.stage] += 0.2
     counted = read_preparation(study.paths).seconds
     assert counted.keys() == least.keys()
-    # Packing begins the account only at its end.
+    # The account of a study is written for the first time when packing ends.
     assert all(counted[stage] >= seconds for stage, seconds in least.items())
 
 

@@ -1,4 +1,4 @@
-"""Tests of a worker that goes on with an interrupted trial: it ends as one that nothing interrupted. No Ray."""
+"""Tests of a worker that resumes an interrupted trial: the result is that of an uninterrupted trial. No Ray."""
 
 import shutil
 from dataclasses import replace
