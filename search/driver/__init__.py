@@ -1,6 +1,6 @@
 """The process that runs a study: it prepares the study, starts Ray, draws students, follows trials, keeps records.
 
-What a trial does on its node lies in `worker`; what is read from and written to the study's folder in `study`."""
+`search.worker` has the code of the workers, and `search.study` the code for the files of a study's folder."""
 
 import lazy_loader
 

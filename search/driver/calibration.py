@@ -28,7 +28,7 @@ class TimedEncoders:
     architectures: tuple[StudentArchitecture, ...]
 
     def file(self, config: SearchConfig) -> Path:
-        """Returns where the cache keeps the table of this machine, the study's latency target and the family."""
+        """Returns the cache's file for the table of this machine, the study's latency target and the family."""
         key = fingerprint_key(config.latency, kind_of_calls(self.base))
         return Path(config.storage.cache) / "latency" / f"{key}.json"
 

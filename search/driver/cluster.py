@@ -102,9 +102,9 @@ class RemoteGenerator:
     def __init__(
         self, function: Callable[..., Iterator[Any]], *arguments: Any, num_cpus: float, num_gpus: float
     ) -> None:
-        held = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        reserved = {"num_cpus": num_cpus, "num_gpus": num_gpus}
         # There is no retry, because it would yield the same items again.
-        remote = ray.remote(_run).options(**held, name=function.__name__, num_returns="streaming", max_retries=0)
+        remote = ray.remote(_run).options(**reserved, name=function.__name__, num_returns="streaming", max_retries=0)
         self._generator: Any = remote.remote(function, *arguments)
 
     def ready(self) -> Iterator[Any]:
@@ -191,7 +191,7 @@ def _join(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
-            f"--address must be that of a running Ray cluster with this one's RAY_AUTH_MODE, got {address} ({first})"
+            f"--address must be that of a running Ray cluster with the same RAY_AUTH_MODE, got {address} ({first})"
         ) from error
 
 
@@ -223,13 +223,13 @@ def cores_on_one_node(resources: Resources) -> float:
 def _check_capacity(resources: Resources) -> None:
     """Refuses trials that would wait for ever: each worker must fit on a node, and a trial's workers on all nodes."""
     each_cpus, each_gpus = resources.cpus_per_worker, resources.gpus_per_worker
-    places = sum(
+    num_workers_that_fit = sum(
         int(min(cpus // each_cpus, gpus // each_gpus if each_gpus else cpus // each_cpus)) for cpus, gpus in _nodes()
     )
-    if places < resources.workers_per_trial:
+    if num_workers_that_fit < resources.workers_per_trial:
         raise UserError(
-            f"the cluster must have room for the {resources.workers_per_trial} workers of a trial, each with "
-            f"{each_cpus:g} CPUs and {each_gpus:g} GPUs on one node, got room for {places}"
+            f"the cluster must have resources for {resources.workers_per_trial} workers of a trial, each with "
+            f"{each_cpus:g} CPUs and {each_gpus:g} GPUs on one node, got resources for {num_workers_that_fit}"
         )
 
 

@@ -9,7 +9,7 @@ from minilm_core.results.layout import StudyPaths
 
 
 def mend_journal(paths: StudyPaths, on_trouble: Callable[[str], None]) -> None:
-    """Removes the first broken line of a study's journal and all lines after it; the records contain what they said.
+    """Removes the first broken line of a study's journal and all lines after it; the records contain the outcomes.
 
     The damaged journal is kept under another name. The caller holds the study's lock, so that no other process reads or
     writes the journal.
@@ -29,8 +29,8 @@ def mend_journal(paths: StudyPaths, on_trouble: Callable[[str], None]) -> None:
     shutil.copyfile(paths.journal, paths.damaged_journal)
     write_text_atomically(paths.journal, b"".join(lines[:num_whole]).decode())
     on_trouble(
-        f"{paths.journal.name} is broken from line {num_whole + 1} of {len(lines)} on: these lines are dropped and "
-        f"Optuna is told again from the records; the damaged journal is kept as {paths.damaged_journal.name}"
+        f"{paths.journal.name} is broken from line {num_whole + 1} of {len(lines)} on: these lines are removed, and "
+        f"their trials are restored from the records; the damaged journal is kept as {paths.damaged_journal.name}"
     )
 
 

@@ -45,7 +45,7 @@ def _append(folder: Path, entry: str) -> Path:
 
 @contextmanager
 def reported_in_one_line(paths: StudyPaths) -> Iterator[None]:
-    """Reports an exception of the block in one line that says how to go on; driver.log has the traceback.
+    """Reports an exception of the block in one line that names the command to go on; driver.log has the traceback.
 
     Raises:
         SearchStoppedError: with that line.
@@ -57,7 +57,7 @@ def reported_in_one_line(paths: StudyPaths) -> Iterator[None]:
     except Exception as error:
         log = write_driver_log(paths.root, error)
         raise SearchStoppedError(
-            f"the search stopped: {_what_happened(error)}; nothing recorded is lost, {log} says where; "
+            f"the search stopped: {_what_happened(error)}; nothing recorded is lost; {log} has the traceback; "
             f"go on with minilm-search resume {shlex.quote(str(paths.root))}"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Lost processes of the cluster: which exceptions report one, and what Tune, the logs and the records get to know."""
+"""Lost processes of the cluster: how exceptions report them, and how Tune, the logs and the records treat them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +16,7 @@ NUM_ATTEMPTS = 2
 
 
 def loss_reported_by(error: BaseException) -> BaseException | None:
-    """Returns the loss of a process that an exception reports, or None; a kill for memory has a message of one line."""
+    """Returns the loss of a process that an exception reports, or None. A kill for memory has a message of one line."""
     if isinstance(error, OutOfMemoryError):
         return NodeOutOfMemoryError.from_ray(str(error))
     is_loss = isinstance(error, NodeOutOfMemoryError | RayError) and not isinstance(error, RayTaskError)
@@ -29,12 +29,12 @@ def loss_kind(loss: BaseException) -> FailureKind:
 
 
 def log_loss(jobs: Sequence[Job], loss: BaseException) -> None:
-    """Logs for each job why its process was lost, in Ray's own words, and that the job is started once more."""
-    words = "\n".join([f"{type(loss).__name__}: {loss}", *getattr(loss, "__notes__", ())])
+    """Logs for each job the loss of its process, with Ray's whole message, and that the job is started once more."""
+    message = "\n".join([f"{type(loss).__name__}: {loss}", *getattr(loss, "__notes__", ())])
     for job in jobs:
         job.folder.mkdir(parents=True, exist_ok=True)
         with job.paths.log.open("a", encoding="utf-8") as log:
-            log.write(f"{now()} the process was lost and is started once more: {words}\n")
+            log.write(f"{now()} the process was lost and is started once more: {message}\n")
 
 
 class Losses:
@@ -78,7 +78,7 @@ class Losses:
 
 
 def _actor_manager() -> Any:
-    """Returns the class of Tune's actor manager, or None for a version of Ray with another, which is left alone."""
+    """Returns the class of Tune's actor manager, or None if this version of Ray does not have it."""
     with suppress(ImportError):
         from ray.air.execution._internal import RayActorManager
 

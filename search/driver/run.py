@@ -49,13 +49,13 @@ class Outcome:
 
     ending: Ending
     num_complete: int
-    """Students with a place in the report."""
+    """The number of complete students."""
     failure: TrialRecord | None
     """The failure that stopped the search."""
 
 
 def run_study(study: ResolvedStudy, address: str | None) -> Outcome:
-    """Runs a study to its end, continuing from its records. The caller holds its lock.
+    """Runs a study to its end, from the state that its records show; the caller holds the study's lock.
 
     Args:
         study: The study, whose settings are written to its folder already; its latency tables are added here.
@@ -101,17 +101,19 @@ def _run(study: ResolvedStudy, ledger: Ledger, display: Display) -> Ending:
 def _checked(study: ResolvedStudy, display: Display) -> ResolvedStudy:
     """Checks the inputs and the limits of a study, and returns it with its latency tables, which are found or made."""
     config, paths = study.config, study.paths
-    # The weights of a teacher that does not fit the settings are never fetched.
+    # The settings were checked against the teacher's config.json before its weights are fetched here.
     teacher_folder = resolve(config.teacher, paths.root)
     if not paths.evaluation.exists():
-        # Before the calibration, which takes minutes. Later on, the labels that the study began with count.
+        # This check comes before the calibration, which takes minutes. A study that has begun keeps its labels.
         check_inputs(config, teacher_folder, paths.root)
     if config.needs_latency_table:
         study = _with_latency_tables(study, display)
     violations = [study.violation(student) for student in study.space.architectures()]
     if all(violations):
         closest = min((v for v in violations if v is not None), key=lambda violation: violation.excess)
-        raise UserError(f"limits must admit at least one student of the space, and the closest breaks: {closest}")
+        raise UserError(
+            f"limits must admit at least one student of the space, but even the closest exceeds one: {closest}"
+        )
     return study
 
 
@@ -122,7 +124,7 @@ def _with_latency_tables(study: ResolvedStudy, display: Display) -> ResolvedStud
 
 
 def _table(study: ResolvedStudy, timed: TimedEncoders, file: Path, display: Display) -> LatencyTable:
-    """Returns the table that the study began with, because a study never mixes calibrations, or else this machine's."""
+    """Returns the study's own table, since a study never mixes calibrations; if it has none, this machine's."""
     if file.exists():
         return LatencyTable.load(file)
     table = timed.find(study.config)
@@ -135,12 +137,12 @@ def _table(study: ResolvedStudy, timed: TimedEncoders, file: Path, display: Disp
 
 
 def _teacher_job(study: ResolvedStudy, ledger: Ledger) -> Job | None:
-    """Returns the job of fine-tuning the teacher, or None where it is not wanted or done."""
+    """Returns the job of fine-tuning the teacher, or None if it is not wanted, or is done already."""
     return _unless_done(Job.of_teacher(study), ledger) if study.config.baselines.teacher else None
 
 
 def _twin_job(study: ResolvedStudy, ledger: Ledger) -> Job | None:
-    """Returns the job of the best student's twin, or None where it is not wanted or done, or there is no student."""
+    """Returns the job of the best student's twin, or None if it is not wanted, is done, or has no student."""
     students = [record for record in ledger.records if record.is_complete_student]
     if not study.config.baselines.twin or not students:
         return None
@@ -223,7 +225,7 @@ def _tune(study: ResolvedStudy, searcher: StudySearcher, num_trials: int, watche
 
 
 def write_importances(optuna_study: optuna.Study, study: ResolvedStudy) -> None:
-    """Writes how much each choice moves accuracy, once there are enough trials to estimate it from.
+    """Writes the importance of each choice for accuracy, once there are enough trials to estimate it.
 
     The other objectives are left out: they follow from the choices in closed form, and an estimate only adds noise.
     """
@@ -249,7 +251,7 @@ class _Watcher(tune.Callback):
         self._display = display
         self._teacher = teacher
         self._labels: dict[str, str] = {}
-        """What the display calls the students of each Tune trial."""
+        """The display's label for the students of each Tune trial."""
         self.losses = Losses()
         """The losses of the trials' processes."""
 
@@ -273,7 +275,7 @@ class _Watcher(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         loss, jobs = self.losses.latest, jobs_left(trial.config, self._study)
-        # There is no loss where a process was replaced by another, and no job where all students had ended before it.
+        # There is no loss if Tune only replaced the process, and no job if all students had ended before the loss.
         if loss is not None and jobs:
             log_loss(jobs, loss)
             self._display.lost(students_label([job.number for job in jobs]), first_line(loss))

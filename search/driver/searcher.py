@@ -73,11 +73,12 @@ def reconcile(
     interrupted, and go on from their checkpoints.
 
     Args:
-        study: Optuna's.
-        space: What its trials choose from.
-        records: All that the study has.
-        objectives: Of the study.
-        begun: Numbers of the trials that have a folder: no other student may go on from what is in it.
+        study: The Optuna study.
+        space: The space that its trials are drawn from.
+        records: All records of the study.
+        objectives: The objectives of the study.
+        begun: The numbers of the trials that have a folder. No other student gets such a number, because it would go
+            on from the files in that folder.
     """
     by_number = {record.number: record for record in records if record.role is Role.STUDENT}
     _draw_waiting(study)
@@ -92,13 +93,13 @@ def reconcile(
         else:
             study.tell(trial.number, state=TrialState.FAIL)
             if trial.number in by_number:
-                # The journal lost what was drawn. The sampler learns of the student under a number that no student has.
+                # The journal lost the choices of this trial, so Optuna gets the student under a new number.
                 _retell(study, space, by_number[trial.number], objectives)
     return interrupted
 
 
 def _draw_waiting(study: optuna.Study) -> None:
-    """Begins the trials that a killed driver was about to tell again, so that no student gets their numbers."""
+    """Starts the trials that a killed driver had only enqueued, so that no new student gets their numbers."""
     for _ in study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
         study.ask()
 
@@ -119,7 +120,7 @@ def _retell_lost(
 
 
 def _retell(study: optuna.Study, space: StudentSpace, record: TrialRecord, objectives: Sequence[Objective]) -> None:
-    """Tells Optuna of a student under the next number."""
+    """Adds a recorded student to the Optuna study under the next number."""
     study.enqueue_trial(space.encode(StudentChoice.from_record(record)))
     trial = study.ask()
     space.suggest(trial)
@@ -138,7 +139,7 @@ def tell_outcome(study: optuna.Study, number: int, record: TrialRecord, objectiv
 
 
 class SearchEvents(Protocol):
-    """What the searcher asks its driver and reports to it."""
+    """The driver as the searcher uses it: it answers questions and records outcomes."""
 
     def violation(self, choice: StudentChoice) -> Violation | None:
         """Returns the limit that a student exceeds by most, or None."""
@@ -175,9 +176,8 @@ class Quota:
 class StudySearcher(Searcher):
     """Draws students from a space for Tune, and reports every outcome to the driver and to Optuna.
 
-    A Tune trial trains one student, or several together. A student that exceeds a limit is reported to the sampler as
-    infeasible, with the excess, and another is drawn. Another is also drawn for a student that was tried before.
-    Neither counts as a trial.
+    A Tune trial trains one student, or several together. A student that exceeds a limit is pruned with its excess as a
+    constraint; a student that was tried already fails. In both cases another student is drawn, and no trial is counted.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class StudySearcher(Searcher):
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Returns the students of the next trial as a Tune configuration, or Tune's mark that there is none."""
+        """Returns the students of the next trial as a Tune configuration, or Tune's FINISHED if there is none."""
         if self._events.is_over() or self.is_exhausted:
             return str(Searcher.FINISHED)
         students: dict[int, StudentChoice] = {}
@@ -226,7 +226,7 @@ class StudySearcher(Searcher):
         return {"students": [{"number": number, "choice": choice.to_dict()} for number, choice in students.items()]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Takes the records of the students that a message of a trial ends, if it ends any."""
+        """Handles a message of a trial: it passes on the records of the students that ended, if there are any."""
         message = decode(result)
         if isinstance(message, JobsEnded):
             # Tune repeats the last row of a trial, and a trial that is started again may repeat more: the first counts.
@@ -235,7 +235,7 @@ class StudySearcher(Searcher):
             self._tell(trial_id, records)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Takes the end of a Tune trial, and the loss of those of its students that have no record by then."""
+        """Handles the end of a Tune trial; its students that have no record by then are lost."""
         if result is not None and not error:
             self.on_trial_result(trial_id, result)
         if self._running[trial_id]:
@@ -243,7 +243,7 @@ class StudySearcher(Searcher):
         del self._running[trial_id]
 
     def _tell(self, trial_id: str, records: Sequence[TrialRecord]) -> None:
-        # Optuna is told after the records are written: `reconcile` mends a crash between the two.
+        # The records are written before Optuna is told; after a crash in between, `reconcile` tells Optuna the rest.
         for record in records:
             del self._running[trial_id][record.number]
             tell_outcome(self._study, record.number, record, self._objectives)
@@ -293,6 +293,6 @@ class StudySearcher(Searcher):
         return self._space.decode(trial.params)
 
     def _was_tried(self, trial: optuna.trial.FrozenTrial) -> bool:
-        # A running trial was interrupted, and is given out before another is drawn.
+        # A running trial was interrupted; `_resume` returns it before another student is drawn.
         has_run = trial.state in (TrialState.COMPLETE, TrialState.FAIL)
         return has_run and trial.params.keys() == self._space.parameters.keys()

@@ -18,7 +18,7 @@ BYTES_PER_TEACHER_PARAMETER = 4
 """The weights are kept in fp32, whatever precision the teacher runs in."""
 
 FRACTION_FOR_WEIGHTS = 0.5
-"""The part of a worker's memory for weights; the rest is for activations, data and the system."""
+"""The fraction of a worker's memory for weights; the rest is for activations, data and the system."""
 
 NUM_ROUNDS = 4
 """The least number of times that a sampler sees results before it draws again."""

@@ -36,8 +36,8 @@ def prepare_study(study: ResolvedStudy, display: Display) -> None:
         kind = classify_failure(error) if loss_reported_by(error) is None else loss_kind(error)
         _write_log(study, error)
         raise PreparationError(
-            f"what all trials share could not be made: {failure_reason(kind, first_line(error))}; "
-            f"{paths.preparation_log} says where; the same command goes on from what is made"
+            f"the preparation of the study failed: {failure_reason(kind, first_line(error))}; "
+            f"{paths.preparation_log} has the traceback; the same command resumes the preparation"
         ) from error
     paths.preparation_log.unlink(missing_ok=True)
     display.ended(LABEL)
@@ -45,7 +45,7 @@ def prepare_study(study: ResolvedStudy, display: Display) -> None:
 
 
 def _prepare_despite_losses(study: ResolvedStudy, display: Display) -> None:
-    """Starts the preparation again if its process is lost; it goes on from what is made."""
+    """Starts the preparation again if its process is lost; what was made before is kept."""
     for _ in range(NUM_ATTEMPTS - 1):
         try:
             return _Preparation(study, display).run()

@@ -35,7 +35,7 @@ from spaces.space import StudentChoice
 Event = Progress | TrialRecord
 
 MOST_GROWTH = 1.5
-"""A process that runs trials is replaced when it holds, after a trial, this many times what it held after its first.
+"""A process that runs trials is replaced if its memory after a trial exceeds this multiple of that after its first.
 The memory that a trial needs while it runs does not count: it has been freed by then."""
 
 TRIAL_ACTOR_RESOURCES = {"CPU": 0, "memory": 1}
@@ -69,7 +69,7 @@ def direct_trial(drawn: Mapping[str, Any], study: ResolvedStudy) -> None:
         tune.report(encode(message))
     if jobs and held_bytes() > MOST_GROWTH * _held_bytes_after_first_trial():
         raise ProcessOutgrownError(
-            f"a process must hold at most {MOST_GROWTH} times what it held after its first trial"
+            f"a process must use at most {MOST_GROWTH} times the memory that it used after its first trial"
         )
 
 
@@ -134,7 +134,7 @@ def guarded(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Iterator[Event]]
 def run_in_train(jobs: Sequence[Job]) -> Iterator[Event]:
     """Runs jobs as a Ray Train run, and yields the events that its first worker puts into a queue of this process.
 
-    If this process dies, the queue dies too, and so do workers that put events into it and that Ray did not stop.
+    If this process dies, the queue dies too, and workers that Ray did not stop fail when they put an event into it.
     """
     events = Queue(actor_options={"num_cpus": 0})
     errors: list[Exception] = []

@@ -1,6 +1,6 @@
 """The state of a study: its resolved settings, jobs, messages, ledger, lock, status and environment.
 
-Nothing here imports torch or Ray, so that `status` and `report` open at once."""
+Nothing here imports torch or Ray, so that `status` and `report` start quickly."""
 
 import lazy_loader
 

@@ -55,7 +55,9 @@ def read_environment(paths: StudyPaths) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("runs", []), list):
-        raise UserError(f"environment.json must be as it was written, remove the damaged one: {paths.environment}")
+        raise UserError(
+            f"environment.json must be a JSON object as a search writes it; remove the damaged file {paths.environment}"
+        )
     return content
 
 

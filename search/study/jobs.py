@@ -22,9 +22,9 @@ class Job:
 
     role: Role
     number: int
-    """The number of the trial; for a twin that of the student that it doubles; 0 for the teacher."""
+    """The number of the trial; for a twin, the number of its student; for the teacher, 0."""
     choice: StudentChoice
-    """The architecture and the learning rates; for the teacher, its own sizes."""
+    """The choices of the student; for the teacher, its own sizes."""
     study: ResolvedStudy
 
     @classmethod
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def family(self) -> FamilyShape:
-        """The sizes of the model's family that do not depend on its architecture."""
+        """The shape that the model has for any sizes, such as its vocabulary."""
         return self.study.teacher_family if self.role is Role.TEACHER else self.study.student_family
 
     @property

@@ -55,12 +55,12 @@ class Ledger:
         self._on_record = on_record
         self._on_trouble = on_trouble
         self._records = {(record.role, record.number): record for record in read_records(paths.records)}
-        # A search that its failures stopped may be resumed once their cause is mended, so the count is 0.
+        # A search that its failures stopped may be resumed once their cause is removed, so the count begins at 0.
         self._failures_in_a_row: list[TrialRecord] = []
 
     @property
     def records(self) -> tuple[TrialRecord, ...]:
-        """All records, the last of each trial."""
+        """The last record of each trial and each baseline."""
         return tuple(self._records.values())
 
     @property
@@ -81,7 +81,7 @@ class Ledger:
         return self._failures_in_a_row[-1] if self.ending is Ending.REPEATED_FAILURE else None
 
     def find(self, role: Role, number: int) -> TrialRecord | None:
-        """Returns a record."""
+        """Returns the last record of a trial or a baseline, or None."""
         return self._records.get((role, number))
 
     def add(self, record: TrialRecord) -> TrialRecord:

@@ -22,8 +22,8 @@ def only_driver(paths: StudyPaths) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"a study must have one driver at a time, {paths.root} is being run by another; "
-            f"`minilm-search status` shows its progress"
+            f"a study must have one driver at a time, but another process runs {paths.root}; "
+            f"`minilm-search status {paths.root}` shows its progress"
         ) from error
     try:
         yield

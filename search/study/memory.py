@@ -1,4 +1,4 @@
-"""The kill of a process whose node ran out of memory, as one line. No torch, no Ray."""
+"""The error for a process that Ray killed because its node ran out of memory. No torch, no Ray."""
 
 import re
 from typing import Self
@@ -12,14 +12,14 @@ class NodeOutOfMemoryError(MemoryError):
 
     @classmethod
     def from_ray(cls, words: str) -> Self:
-        """Returns the error for a message of Ray, whose forty lines become a note; its message is one line."""
+        """Returns the error for a message of Ray. Its own message is one line; Ray's forty lines become a note."""
         error = cls(f"out of memory on the node: {_facts(words)}")
         error.add_note(words.strip())
         return error
 
 
 def _facts(words: str) -> str:
-    """Returns the node's memory in use and its largest process, or the first line of a message in other words."""
+    """Returns the node's memory in use and its largest process, or the first line of a message of another form."""
     in_use, largest = _IN_USE.search(words), _LARGEST.search(words)
     if in_use is None:
         return next(

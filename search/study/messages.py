@@ -20,7 +20,7 @@ KEY = "message"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobsEnded:
-    """Jobs ended, and these are their records; several records only if one and the same failure ended their jobs."""
+    """Jobs ended with these records. There are several records only if one failure ended all of the jobs."""
 
     records: tuple[TrialRecord, ...]
 
@@ -35,7 +35,7 @@ class WorkersLost:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachingBegun:
-    """The cache of a model's targets is open for other processes to fill it too."""
+    """From now on other processes can cache their shards of a model's targets."""
 
     teacher_role: TeacherRole
 

@@ -15,7 +15,7 @@ def validate_relaunch(paths: StudyPaths, config: SearchConfig) -> bool:
     """Checks that a study may go on with these settings: only its budget may differ from the settings in its folder.
 
     All settings may change before the first trial has run, since the settings themselves may have kept it from running.
-    What was made for other settings is removed then; the assistant is removed only if it would become another.
+    What was made for other settings is removed then; the assistant is removed only if the new settings change it.
 
     Returns:
         Whether an assistant was removed.
@@ -35,7 +35,7 @@ def validate_relaunch(paths: StudyPaths, config: SearchConfig) -> bool:
             return False
     if is_bound:
         raise UserError(
-            f"a study's settings must not change but for its budget, and {paths.root} was launched with others; "
+            f"only the budget of a study's settings may change, and {paths.root} was launched with other settings; "
             f"go on with `minilm-search resume {paths.root}`, or choose another name"
         )
     keeps_assistant = earlier is not None and _settings_of_the_assistant(earlier) == _settings_of_the_assistant(config)
@@ -47,7 +47,7 @@ def validate_relaunch(paths: StudyPaths, config: SearchConfig) -> bool:
 def extended(paths: StudyPaths, config: SearchConfig, num_more: int) -> SearchConfig:
     """Returns a study's settings with more trials, or unchanged while trials of its budget have not ended.
 
-    Until they have ended, a second request cannot be told from the first one, interrupted and repeated.
+    Until they have ended, a second request cannot be distinguished from a repetition of the first.
     """
     budget = config.budget
     if num_counted(read_records(paths.records)) < budget.num_trials:
@@ -74,7 +74,7 @@ def _remove_preparation(paths: StudyPaths, *, keeps_assistant: bool) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder under another name, so that a half removed folder is never found under its own."""
+    """Renames a folder before it is removed, so that a partly removed folder is never found under its own name."""
     gone = folder.with_name(f"{folder.name}.removed")
     shutil.rmtree(gone, ignore_errors=True)
     if folder.exists():

@@ -1,4 +1,4 @@
-"""A study as it is resolved once, before its first trial, and handed to all who work on it. No torch, no Ray."""
+"""A study, resolved once before its first trial and passed to the driver and to every worker. No torch, no Ray."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class ResolvedStudy:
     """The settings of a study, checked against its teacher, with all that is derived from the two before training."""
 
     config: SearchConfig
-    """Its paths are absolute."""
+    """The settings; their paths are absolute."""
     paths: StudyPaths
     space: StudentSpace
     """The students of the settings' space that can learn from the teacher."""
@@ -34,7 +34,7 @@ class ResolvedStudy:
     latency_table: LatencyTable | None = None
     """Predicts the latency of the students; None before a calibration, or where no latency is asked for."""
     teacher_latency_table: LatencyTable | None = None
-    """Predicts the latency of a teacher of another family; None if `latency_table` predicts it too."""
+    """Predicts the teacher's latency; None if the students' table does, because they have the teacher's family."""
 
     @property
     def teacher(self) -> StudentArchitecture:

@@ -14,7 +14,7 @@ from search.study.progress import ProgressLog
 
 
 class State(StrEnum):
-    """The state of a study."""
+    """Whether a study runs, can be resumed, or is done."""
 
     RUNNING = "running"
     INTERRUPTED = "interrupted"
@@ -29,9 +29,9 @@ class StudyStatus:
     name: str
     state: State
     num_trials: int
-    """The number that the budget asks for."""
+    """The number of trials in the budget."""
     num_ended: int
-    """The number of those that ended."""
+    """The number of trials that ended and count against the budget."""
     counts: dict[str, int]
     """The number of trials by their status."""
     device_hours: float

@@ -1,4 +1,4 @@
-"""What runs on a node of the cluster: the preparation of a study there, and the work on the students of one trial.
+"""The code that runs on the nodes of the cluster: the preparation of a study, and the training of a trial's students.
 
 Nothing here knows of Tune or Optuna, so that the same code runs in a test."""
 

@@ -1,4 +1,4 @@
-"""The distillation of a trial's students: those with the same targets learn together, from the same batches."""
+"""The distillation of a trial's students: those with the same targets are trained together on the same batches."""
 
 import shutil
 import time
@@ -29,7 +29,7 @@ class _Learner:
 
     run: JobRun
     encoder: PreTrainedModel
-    """The encoder that is saved after the distillation."""
+    """The encoder that is saved after distillation."""
     student_run: StudentRun
     """The encoder as the distillation loop trains it."""
 
@@ -108,7 +108,7 @@ class _CheckpointClock:
 
 
 def _open_data(worker: Worker, key: DistillationKey) -> DistillationData:
-    """Opens the data of a group. The first worker opens it first, because it makes the files that its node lacks."""
+    """Opens the data of a group. The first worker opens it before the others, and makes what is missing on the node."""
     if worker.is_first:
         data = open_distillation_data(worker.node, key, rank=0, world_size=worker.world_size)
     worker.wait_for_others()

@@ -25,7 +25,7 @@ class NodeContext:
 
     @classmethod
     def open(cls, study: ResolvedStudy) -> Self:
-        """Finds the teacher on this node, and chooses the folder for compiled loops if there is no other."""
+        """Finds the teacher on this node, and sets the folder of compiled loops unless one is set."""
         keep_compiled_loops_in(Path(study.config.storage.cache) / "loops")
         # The preparation of the study has checked the hash of the weights; no trial reads them all again.
         teacher = replace(study.config.teacher, sha256=None)
@@ -48,7 +48,7 @@ class NodeContext:
 
     @property
     def precision(self) -> Precision:
-        """The precision that the models that teach run in."""
+        """The precision that the teacher and the assistant run in."""
         return resolve_precision(self.config.distillation.precision, self.device)
 
     def folder(self, teacher_role: TeacherRole) -> Path:

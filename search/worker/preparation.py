@@ -1,6 +1,7 @@
-"""What all trials of a study share: the packed corpus, the models that teach, and their targets. Made once, then found.
+"""What all trials of a study share: the packed corpus, the models that teach, and their targets.
 
-`preparation.json` in the study's folder says where the shared things are and how long it took to make them.
+Each is made once and found again later. `preparation.json` in the study's folder has their paths and the time that it
+took to make them.
 """
 
 import json
@@ -34,19 +35,19 @@ from search.worker.assistant import teach_assistant
 from search.worker.node import NodeContext
 
 SECONDS_BETWEEN_ENTRIES = 10.0
-"""The least time between two entries in the account of seconds; a preparation that is killed loses the time since."""
+"""The least time between two writes of a stage's seconds; a killed preparation loses the time since the last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preparation:
-    """Where the shared things are. It is written step by step, so that no trial hashes text or weights again."""
+    """The paths of what all trials share. They are written to disk, so that no trial hashes text or weights again."""
 
     corpus: str
     """The folder of the packed corpus in the cache."""
     targets: dict[TeacherRole, str | None]
-    """The folder of the cached targets of each model that is ready; None for one that runs beside its students."""
+    """The folder of the cached targets of each model that is ready; None for a model that runs online."""
     seconds: dict[str, float]
-    """The time that each stage took, over all runs, in seconds; a stage whose result was found made is left out."""
+    """The time that each stage took, over all runs, in seconds; a stage whose result was found is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ WHOLE_CACHE = CacheShard(0, 1)
 def prepare(
     study: ResolvedStudy, num_cpus: float, shard: CacheShard = WHOLE_CACHE
 ) -> Iterator[Progress | CachingBegun]:
-    """Makes what the trials share and is not there yet.
+    """Makes what the trials share, unless it is there already.
 
     Args:
         study: The study.
@@ -74,7 +75,7 @@ def prepare(
         The progress, and for each model that teaches the moment from which other processes can cache their shards.
     """
     torch.set_num_threads(max(1, int(num_cpus)))
-    # Once for each study, with the hash of the weights where one is declared.
+    # Only here is the hash of the weights checked, if one is declared.
     resolve(study.config.teacher, study.paths.root)
     node = NodeContext.open(study)
     # Labels come first: they are read in seconds, and text may take hours.
@@ -142,7 +143,7 @@ def _has_room(node: NodeContext, teacher_role: TeacherRole, folder: Path, num_by
     """Makes room for a model's targets by evicting those of other studies; returns False where the limit is too low."""
     limit = node.config.storage.max_cache_bytes
     found = read_preparation(node.paths).targets
-    # The targets of the study's other models stay; this model's own, if they had another key, need not.
+    # The targets of the study's other models are kept; this model's own under another key may be evicted.
     kept = {Path(targets) for other, targets in found.items() if other is not teacher_role and targets is not None}
     num_kept_bytes = sum(TargetsManifest.load(other).num_bytes for other in kept if is_cached(other))
     if limit is not None and num_kept_bytes + num_bytes > limit:
@@ -272,11 +273,17 @@ def write_evaluation(config: SearchConfig, paths: StudyPaths) -> None:
         }
     text = json.dumps(labels) + "\n"
     if paths.evaluation.exists() and paths.evaluation.read_text(encoding="utf-8") != text:
-        raise UserError(f"a study's labels must not change once it has begun, those of {paths.root} did")
+        raise UserError(
+            f"a study's labels must not change once it has begun, but those of {paths.root} did; "
+            f"restore the tasks' data, or launch under another name"
+        )
     write_text_atomically(paths.evaluation, text)
 
 
 def _check_same_corpus(paths: StudyPaths, folder: Path) -> None:
     """Refuses to go on with another corpus: held-out losses would no longer compare."""
     if paths.preparation.exists() and Path(read_preparation(paths).corpus).name != folder.name:
-        raise UserError(f"a study's corpus must not change once it has begun, that of {paths.root} did")
+        raise UserError(
+            f"a study's corpus must not change once it has begun, but that of {paths.root} did; restore its text, or "
+            f"launch under another name"
+        )

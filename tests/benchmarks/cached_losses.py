@@ -1,12 +1,12 @@
-"""How far losses of cached targets are from those of a teacher that runs beside its student, in fp32.
+"""The difference between the losses of cached targets and of an online teacher, in fp32.
 
     python -m tests.benchmarks.cached_losses [--rows 32] [--text FILE]
 
-A cache keeps the states that enter the distilled layer in bf16; the rest is the same. The teacher is the installed
-all-MiniLM-L6-v2 with its last layer distilled, the text that of the file, in rows of 128 tokens without padding. The
-students are random, made of the teacher's layers at half its width, and made of every second layer of the teacher.
-Printed are the relative error of the teacher's vectors, in norm, and for each relation the error of the loss over the
-loss: over all rows, and the largest of a batch of 8.
+A cache keeps the inputs of the distilled layer in bf16; all else is equal. The teacher is the installed
+all-MiniLM-L6-v2, whose last layer is distilled. The text is that of the file, in rows of 128 tokens without padding.
+The students have random weights, the teacher's layers at half its width, or every second layer of the teacher. The
+output is the relative error of the teacher's vectors, in norm, and for each relation the relative error of the loss:
+over all rows, and the largest over a batch of 8.
 """
 
 import argparse
@@ -47,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text", type=Path, default=Path("README.md"))
     options = parser.parse_args(arguments)
     folder = TEACHER.find_locally(Path())
-    assert folder is not None, "the teacher comes with the extra 'quickstart'"
+    assert folder is not None, "the teacher is installed with the extra 'quickstart'"
     input_ids = token_rows(folder, options.text, options.rows)
     for method, num_heads in NUM_HEADS.items():
         for name, (hidden_size, initialisation) in STUDENTS.items():
-            # Attention is compared head by head: the heads are as many as the teacher's.
+            # Attention is compared head by head, so the student has the teacher's number of heads.
             architecture = StudentArchitecture(num_layers=3, hidden_size=hidden_size, num_heads=12)
             student = build_student(architecture, folder, initialisation, distilled_layer=LAYER, seed=0)
             for line in lines(method, num_heads, folder, student.eval(), input_ids):
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def token_rows(teacher_folder: Path, text: Path, num_rows: int) -> TokenRows:
-    """Returns rows of the text's tokens, repeated where it is short."""
+    """Returns rows of the text's tokens; a text that is too short is repeated."""
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
     tokens = tokenizer(text.read_text(encoding="utf-8"), add_special_tokens=False, verbose=False)["input_ids"]
     wanted = num_rows * SEQUENCE_LENGTH
@@ -90,7 +90,7 @@ def lines(
 
 
 def line(relation: str, losses: Sequence[tuple[float, float]], squares: Sequence[tuple[float, float]]) -> str:
-    """Returns what was measured of one relation."""
+    """Returns the errors of one relation as text."""
     off, whole = (sum(part) for part in zip(*squares, strict=True))
     exact, cached = (sum(part) / len(losses) for part in zip(*losses, strict=True))
     largest = max(abs(with_cache / without - 1) for without, with_cache in losses)

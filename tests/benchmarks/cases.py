@@ -1,4 +1,4 @@
-"""What is measured: teachers and students, batches, and the ways to take one training step."""
+"""The cases that are measured: pairs of teacher and student, batches, and the variants of a training step."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,10 +7,10 @@ from minilm_core.models.architecture import StudentArchitecture
 
 
 class Variant(StrEnum):
-    """One way to take the same step."""
+    """A variant of the same training step."""
 
     PEER_FP32 = "peer-fp32"
-    """The peer as it comes."""
+    """The peer with its default settings."""
     PEER_BF16 = "peer-bf16"
     """The peer under the autocast that the Trainer's bf16=True puts around its loss."""
     ONLINE_FP32 = "online-fp32"
@@ -42,17 +42,17 @@ class Pair:
     student: StudentArchitecture
     relation_heads: int
     teacher_source: str | None = None
-    """Where real weights are, as a study names its teacher; None: random ones."""
+    """The source of the teacher's weights, in the form of a study's teacher.model; None for random weights."""
 
     @property
     def label(self) -> str:
-        """As it is named on the command line."""
+        """The name of the pair on the command line."""
         return f"{size(self.teacher)}-{size(self.student)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Full rows of one length."""
+    """A batch of full rows of one length."""
 
     num_rows: int
     sequence_length: int
@@ -64,7 +64,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of a step."""
+        """The number of tokens in a step."""
         return self.num_rows * self.sequence_length
 
 

@@ -1,8 +1,8 @@
-"""Speed and memory of one distillation step beside the peer's, on the CPU.
+"""The speed and memory of one distillation step on the CPU, compared with the peer's.
 
     python -m tests.benchmarks.distillation OUT.json [--pair 6x384-3x192] [--batch 16x128] [--rounds 3] [--no-memory]
 
-Neither depends on weights or words: the text is random, and so are a teacher's weights where no real ones are at hand.
+Neither depends on weights or text. The text is random, and so are the weights of a teacher that is not installed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints the tables and writes a list of rows."""
     options = parsed(arguments)
     if not PEER_LOSS.is_file():
-        raise SystemExit(f"the peer must be installed (make bench does it), got no {PEER_LOSS}")
+        raise SystemExit(f"the peer must be installed, got no {PEER_LOSS}; `make bench` installs it")
     for pair in dict.fromkeys(case.pair for case in options.cases):
         print(check_losses(Case(pair=pair, batch=SHORT)), flush=True)
     rows = []
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Returns the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.distillation")
-    parser.add_argument("out", type=Path, help="where the rows go, as JSON")
+    parser.add_argument("out", type=Path, help="the file for the rows, in JSON")
     parser.add_argument("--pair", choices=sorted({case.pair.label for case in CASES}), help="only this one")
     parser.add_argument("--batch", choices=sorted({case.batch.label for case in CASES}), help="only this one")
     parser.add_argument("--rounds", type=Rounds.exactly, default=Rounds(), help="timed steps of each variant")

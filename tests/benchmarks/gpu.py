@@ -1,9 +1,9 @@
-"""Speed and memory on a GPU, beside the peer's and beside what the hardware could do: one relation, and whole steps.
+"""The speed and memory of one relation and of whole steps on a GPU, compared with the peer and the hardware's limits.
 
     python -m tests.benchmarks.gpu OUT.json
 
-The ceilings are measured too: MFU is the share of the rate that a large bf16 product reaches on the same GPU, the
-roofline share that of the least time in which its busiest unit could do what the fused passes ask of it.
+The limits are measured too. MFU is the fraction of the rate that a large bf16 product reaches on the same GPU. The
+roofline is the least time that the busiest unit of the GPU needs for the fused passes, over the measured time.
 """
 
 import json
@@ -46,7 +46,7 @@ BATCHES = (Batch(num_rows=256, sequence_length=128), Batch(num_rows=64, sequence
 NUM_WARMUP_RUNS, NUM_RUNS = 3, 9
 NUM_RELATIONS = 3
 BYTES_PER_BF16 = 2
-# Of a multiprocessor since compute capability 8.0. Source: CUDA C++ Programming Guide, arithmetic instructions.
+# For one multiprocessor, since compute capability 8.0. Source: CUDA C++ Programming Guide, arithmetic instructions.
 EXPONENTIALS_PER_CLOCK = 16
 
 Run = Callable[[], object]
@@ -54,11 +54,11 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What some runs took."""
+    """The time and memory of some runs."""
 
     median_seconds: float
     peak_memory_bytes: int
-    """Of the device, with everything that was on it."""
+    """The peak over all memory that torch had allocated on the device."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +70,9 @@ class Row:
     tokens_per_second: float
     milliseconds: float
     mfu: float
-    """FLOPs of the mathematics, none of them done twice, over those of as long a large product."""
+    """The FLOPs that the mathematics needs, over those that a large product does in the same time."""
     roofline: float | None
-    """Least time over time taken; None where the whole step's least time is not known."""
+    """The least time over the measured time; None for a whole step, whose least time is unknown."""
     peak_memory_bytes: int
 
 
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit("the benchmark must have a CUDA device, got none")
     device = torch.device("cuda", torch.cuda.current_device())
     if not is_available(device):
-        raise SystemExit(f"the fused passes must have triton and compute capability 8.0, got {device_name(device)}")
+        raise SystemExit(f"the fused passes need triton and compute capability 8.0, got {device_name(device)}")
     rates = measured_rates(device)
     print(f"{device_name(device)}, torch {torch.__version__}: {rates}", flush=True)
     rows = []
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def relation_rows(case: Case, rates: Rates, device: torch.device) -> Iterator[Row]:
-    """Yields one relation's value and gradient, fused and in blocks, on bf16 vectors."""
+    """Yields the rows of one relation's value and gradient, fused and in blocks, for bf16 vectors."""
     cost = relation_cost(case)
     for what, is_fused in (("relation, fused", True), ("relation, in blocks", False)):
         measured = measure(relation_run(case, device, is_fused=is_fused))
@@ -108,7 +108,7 @@ def relation_rows(case: Case, rates: Rates, device: torch.device) -> Iterator[Ro
 
 
 def step_rows(case: Case, rates: Rates, device: torch.device) -> Iterator[Row]:
-    """Yields whole training steps, the peer's where it is installed."""
+    """Yields the rows of whole training steps, also of the peer's if it is installed."""
     if PEER_LOSS.is_file():
         for variant in (Variant.PEER_FP32, Variant.PEER_BF16):
             measured = measure(peer_run(case, device, is_bf16=variant is Variant.PEER_BF16))
@@ -122,7 +122,7 @@ def step_rows(case: Case, rates: Rates, device: torch.device) -> Iterator[Row]:
 def row_of(
     what: str, batch: Batch, measured: Measured, rates: Rates, *, flops: int, floor_seconds: float | None = None
 ) -> Row:
-    """Returns a row from what was measured."""
+    """Returns the row of a measurement."""
     return Row(
         what=what,
         batch=batch.label,
@@ -157,7 +157,7 @@ def relation_cost(case: Case) -> RelationCost:
 
 
 def flops_of_step(case: Case, *, is_cached: bool) -> int:
-    """Returns the FLOPs of the mathematics of a step, whoever takes it."""
+    """Returns the FLOPs that the mathematics of a step needs, for any implementation."""
     teacher_flops = (projection_flops if is_cached else relation_encoder_flops)(
         case.pair.teacher, case.batch.sequence_length
     )
@@ -165,7 +165,7 @@ def flops_of_step(case: Case, *, is_cached: bool) -> int:
 
 
 def measure(run: Run) -> Measured:
-    """Times runs on the GPU one by one, after some that pay for compilation and memory."""
+    """Times single runs on the GPU, after warm-up runs that compile kernels and allocate memory."""
     for _ in range(NUM_WARMUP_RUNS):
         run()
     torch.cuda.synchronize()
@@ -180,15 +180,15 @@ def measure(run: Run) -> Measured:
 
 
 def measured_rates(device: torch.device) -> Rates:
-    """Returns what the GPU reaches: a large bf16 product, a large copy, and exponentials at its highest clock."""
+    """Returns the GPU's rates: of a large bf16 product, of a large copy, and of exponentials at its highest clock."""
     size = 8192
     left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     product = measure(lambda: left @ right)
     source = torch.randn(2**30, device=device)
     target = torch.empty_like(source)
     copy = measure(lambda: target.copy_(source))
-    question = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
-    megahertz = int(subprocess.run(question, check=True, capture_output=True, text=True).stdout.split()[0])
+    query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
+    megahertz = int(subprocess.run(query, check=True, capture_output=True, text=True).stdout.split()[0])
     num_multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
     return Rates(
         matrix_flops=2 * size**3 / product.median_seconds,
@@ -198,7 +198,7 @@ def measured_rates(device: torch.device) -> Rates:
 
 
 def relation_run(case: Case, device: torch.device, *, is_fused: bool) -> Run:
-    """Returns a run of one relation's value and gradient."""
+    """Returns a function that computes one relation's value and gradient."""
     heads, shape = case.pair.relation_heads, (case.batch.num_rows, case.batch.sequence_length)
     teacher, student = (
         torch.randn(*shape, model.hidden_size, dtype=torch.bfloat16, device=device)
@@ -219,7 +219,7 @@ def relation_run(case: Case, device: torch.device, *, is_fused: bool) -> Run:
 
 
 def peer_run(case: Case, device: torch.device, *, is_bf16: bool) -> Run:
-    """Returns a run of one of the peer's steps."""
+    """Returns a function that takes one of the peer's steps."""
     student = build_student(case.pair).to(device)
     trainer = peer_trainer(build_teacher(case.pair).to(device), student, case.pair.relation_heads)
     batches = (
@@ -229,7 +229,7 @@ def peer_run(case: Case, device: torch.device, *, is_bf16: bool) -> Run:
     steps = peer_steps(trainer, student, batches, is_bf16=False, learning_rate=LEARNING_RATE)
 
     def run() -> None:
-        # Its own autocast is the CPU's.
+        # The peer's own autocast is for the CPU.
         with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
             next(steps)
 
@@ -237,7 +237,7 @@ def peer_run(case: Case, device: torch.device, *, is_bf16: bool) -> Run:
 
 
 def product_run(case: Case, variant: Variant, cache: Path, device: torch.device) -> Run:
-    """Returns a run of one of the product's own steps, in bf16 and compiled."""
+    """Returns a function that takes one of the product's steps, in bf16 and compiled."""
     schedule = replace(schedule_of(case, Precision.BF16), compile=True)
     corpus = random_corpus(case.batch)
     teacher = relation_encoder(build_teacher(case.pair), schedule).to(device)

@@ -1,13 +1,13 @@
-"""How far predicted latencies are from those of students that no table has seen, measured in another process.
+"""The errors of predicted latencies for students that were not calibrated, measured in another process.
 
     python -m tests.benchmarks.latency_prediction [--repeats 3] [--threads 1] [--length 128]
 
 Each repeat calibrates a space as a search would, in a process of its own, and then times five students of that space
 whose depths were not calibrated, built anew in another process: in turns, in a new random order each round. Both
-processes are pinned to as many processors as the target has threads. Printed are, for each student, the predicted and
-the measured median and 90th percentile, all in milliseconds, as medians over the repeats, and the errors of the
-prediction; `fastest round` is what a table of fastest rounds would have predicted for the median. Takes about a minute
-a repeat on two quiet cores.
+processes are pinned to as many processors as the target has threads. The output is, for each student, the predicted and
+the measured median and 90th percentile, in milliseconds, as medians over the repeats, with the errors of the
+prediction. `fastest round` is the prediction of the median by a table of fastest rounds. A repeat takes about a minute
+on two quiet cores.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
 
 TEACHER = BertConfig()
-"""12 layers of hidden size 768."""
+"""A teacher with 12 layers of hidden size 768."""
 SPACE = tuple(
     StudentArchitecture(num_layers=num_layers, hidden_size=hidden_size, num_heads=hidden_size // 32)
     for hidden_size in (96, 192, 384, 576)
@@ -41,7 +41,7 @@ UNSEEN = tuple(
     for num_layers, hidden_size in ((4, 96), (10, 192), (3, 384), (7, 384), (5, 576))
 )
 ROUNDS, RUNS = 12, 10
-"""Of each unseen student: enough for a 90th percentile, over as much time as a calibration takes."""
+"""For each unseen student: enough runs for a 90th percentile, over as much time as a calibration takes."""
 COLUMNS = ("student", "median", "predicted", "error", "fastest round", "error", "p90", "predicted", "error")
 
 
@@ -75,15 +75,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def one_repeat(target: LatencyTarget, seed: int) -> tuple[list[list[float]], str]:
-    """Returns for each unseen student what was measured and predicted, and in words how quiet the machine was."""
+    """Returns the measured and predicted figures of each unseen student, and a description of the machine's load."""
     table = in_new_process(calibrated, target, seed)
     measured, contention = in_new_process(time_unseen, target, seed)
     fastest = of_fastest_rounds(table)
     rows = []
     for student, runs_ms in zip(UNSEEN, measured, strict=True):
         tail, predicted_tail = p90(runs_ms), table.predict_p90_ms(student)
-        assert tail is not None, "the rounds have runs enough"
-        assert predicted_tail is not None, "a calibration has runs enough"
+        assert tail is not None, "a 90th percentile needs more runs"
+        assert predicted_tail is not None, "a 90th percentile needs a calibration with more runs"
         median = statistics.median(runs_ms)
         rows.append([median, table.predict_ms(student), fastest.predict_ms(student), tail, predicted_tail])
     of_tail = table.held_out_p90_error
@@ -103,7 +103,7 @@ def calibrated(target: LatencyTarget, seed: int) -> LatencyTable:
 
 
 def time_unseen(target: LatencyTarget, seed: int) -> tuple[list[list[float]], Contention]:
-    """Returns the milliseconds of the runs of each unseen student, whose rounds take turns."""
+    """Returns the times of the runs of each unseen student, in ms. The students take turns in each round."""
     torch.set_num_threads(target.num_threads)
     config = with_short_vocabulary(TEACHER)
     order = random.Random(1000 + seed)
@@ -120,7 +120,7 @@ def time_unseen(target: LatencyTarget, seed: int) -> tuple[list[list[float]], Co
 
 
 def of_fastest_rounds(table: LatencyTable) -> LatencyTable:
-    """Returns what was predicted before medians of all rounds were."""
+    """Returns the table that predicts the fastest round instead of the median of all rounds."""
     fitted = tuple(replace(m, latency_ms=min(m.round_medians_ms)) for m in table.fitted)
     return replace(table, fitted=fitted)
 
@@ -133,7 +133,7 @@ def in_new_process(function: Callable[..., Any], target: LatencyTarget, seed: in
 
 
 def pin(num_threads: int) -> None:
-    """Keeps this process on the last processors, where the system can: the first one serves most interrupts."""
+    """Pins this process to the last processors if the system allows it, since the first serves most interrupts."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-num_threads:])
 
@@ -149,7 +149,7 @@ def cells(row: Sequence[float]) -> list[str]:
 
 
 def summary(rows: Sequence[Sequence[float]]) -> str:
-    """Returns one line a figure, over all students of all repeats."""
+    """Returns one line for each figure, over all students of all repeats."""
     errors = {
         "median": [predicted / median - 1 for median, predicted, _, _, _ in rows],
         "median by fastest rounds": [fastest / median - 1 for median, _, fastest, _, _ in rows],

@@ -1,6 +1,6 @@
-"""How long steps take, variants in turns, and what memory they take, each variant in a process of its own.
+"""The time of steps, measured with the variants in turns, and their memory, measured in one process for each variant.
 
-The product's variants run in one process, set up as its workers are, and the peer's in another, as it comes.
+The product's variants run in one process, set up like its workers, and the peer's in another, with its defaults.
 """
 
 import multiprocessing
@@ -37,9 +37,9 @@ from tests.benchmarks.steps import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# The first step pays for memory, kernels and compilation that the others find ready.
+# The first step allocates memory and compiles kernels for the others.
 NUM_WARMUP_ROUNDS = 1
-# The optimiser's moments come with the first step and lie beside the maps of the second.
+# The first step allocates the optimiser's moments, so only the second has the peak of all memory.
 NUM_MEMORY_STEPS = 2
 LOSS_TOLERANCE = 1e-5
 # Linux counts the peak in KiB, macOS in bytes.
@@ -48,16 +48,16 @@ BYTES_PER_MAXRSS = 1 if sys.platform == "darwin" else 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rounds:
-    """How many timed rounds a case gets: `most` while they are quick, and never fewer than `least`."""
+    """The number of timed rounds of a case: `most` within the time budget, and never fewer than `least`."""
 
     least: int = 3
     most: int = 9
     budget_seconds: float = 40.0
-    """After which no further round begins."""
+    """The time after which no further round begins."""
 
     @classmethod
     def exactly(cls, number: str) -> Self:
-        """Reads a fixed number from the command line."""
+        """Returns a fixed number of rounds, given on the command line."""
         if int(number) < 1:
             raise ValueError(f"rounds must be at least 1, got {number}")
         return cls(least=int(number), most=int(number))
@@ -68,9 +68,9 @@ class Memory:
     """Resident memory of a process that does nothing but take a variant's steps."""
 
     peak_bytes: int
-    """At any time of its life: Python, libraries, models and steps together."""
+    """The peak over the life of the process: Python, libraries, models and steps together."""
     step_bytes: int
-    """The peak over what was resident when the models were loaded and the first step began."""
+    """The part of the peak above the memory that was resident before the first step, with the models loaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,17 +83,17 @@ class Row:
     variant: Variant
     tokens_per_second: float
     peak_memory_bytes: int | None
-    """None: not measured."""
+    """None if it was not measured."""
     ratio_to_peer: float
-    """Of the tokens per second, to peer-fp32 of the same case."""
+    """The ratio of the tokens per second to those of peer-fp32 in the same case."""
     ratio_to_peer_bf16: float
     step_memory_bytes: int | None
-    """The part of the peak above what was resident when the models were loaded."""
+    """The part of the peak above the memory of the loaded models."""
     memory_ratio_to_peer: float | None
-    """Of the peaks, to peer-fp32 of the same case."""
+    """The ratio of the peak memory to that of peer-fp32 in the same case."""
     median_seconds: float
     num_runs: int
-    """Steps that the median is of."""
+    """The number of timed steps."""
     precision: str
     teacher_weights: str
     device: str
@@ -110,10 +110,10 @@ def measure_case(case: Case, rounds: Rounds, cache: Path, *, with_memory: bool) 
 
 
 def check_losses(case: Case) -> str:
-    """Makes sure that the product and the peer compute the same loss, and returns a line that says so.
+    """Checks that the product and the peer compute the same loss, and returns a line with both.
 
     Raises:
-        SystemExit: if they do not: then their speeds do not compare.
+        SystemExit: if the losses differ, because the speeds cannot be compared then.
     """
     ours, theirs = in_new_process(losses, case)
     difference = abs(ours - theirs) / theirs
@@ -141,14 +141,14 @@ def time_case(case: Case, rounds: Rounds, cache: Path) -> dict[Variant, list[flo
             process = context.Process(target=take_steps, args=(theirs, case, variants, cache), daemon=True)
             process.start()
             stack.callback(process.join)
-            # Ends the process: it has no more to wait for.
+            # None ends the process.
             stack.callback(ours.send, None)
-            steps |= {variant: partial(asked_for_step, ours, variant) for variant in variants}
+            steps |= {variant: partial(remote_step, ours, variant) for variant in variants}
         return time_in_turns(steps, rounds)
 
 
 def take_steps(connection: Connection, case: Case, variants: Sequence[Variant], cache: Path) -> None:
-    """Takes a step of whichever variant is asked for and answers with its seconds, until None is."""
+    """Takes a step of each variant that it receives and sends back its seconds, until it receives None."""
     transformers_logging.disable_progress_bar()
     if not variants[0].is_peer:
         keep_freed_memory()
@@ -159,15 +159,15 @@ def take_steps(connection: Connection, case: Case, variants: Sequence[Variant], 
         connection.send(time.perf_counter() - begun)
 
 
-def asked_for_step(connection: Connection, variant: Variant) -> float:
-    """Has another process take a step and returns its seconds."""
+def remote_step(connection: Connection, variant: Variant) -> float:
+    """Makes another process take a step, and returns its seconds."""
     connection.send(variant)
     seconds: float = connection.recv()
     return seconds
 
 
 def time_in_turns(steps: Mapping[Variant, Callable[[], float]], rounds: Rounds) -> dict[Variant, list[float]]:
-    """Returns the seconds of every timed step; each round takes one of each, so that all share the machine's noise."""
+    """Returns the seconds of every timed step. Each round takes a step of each variant, so that noise affects all."""
     seconds: dict[Variant, list[float]] = {variant: [] for variant in steps}
     started = time.perf_counter()
     for number in range(NUM_WARMUP_ROUNDS + rounds.most):
@@ -182,7 +182,7 @@ def time_in_turns(steps: Mapping[Variant, Callable[[], float]], rounds: Rounds) 
 
 
 def memory_of_steps(case: Case, variant: Variant, cache: Path) -> Memory:
-    """Returns what memory this process takes, which must be a new one."""
+    """Returns the memory of a variant's steps in this process, which must be new."""
     if not variant.is_peer:
         keep_freed_memory()
     steps = begin(case, variant, cache)
@@ -194,7 +194,7 @@ def memory_of_steps(case: Case, variant: Variant, cache: Path) -> Memory:
 
 
 def rows_of(case: Case, seconds: Mapping[Variant, list[float]], memory: Mapping[Variant, Memory]) -> list[Row]:
-    """Returns rows from raw seconds: medians, and the ratios of medians."""
+    """Returns rows with the medians of raw seconds, and the ratios of these medians."""
     peaks = {variant: found.peak_bytes for variant, found in memory.items()}
     medians = {variant: statistics.median(runs) for variant, runs in seconds.items()}
     return [
@@ -222,7 +222,7 @@ def rows_of(case: Case, seconds: Mapping[Variant, list[float]], memory: Mapping[
 
 
 def in_new_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a function of a module in a process of its own, which starts with the libraries loaded and no models."""
+    """Calls a function of a module in its own process, which starts with the libraries loaded and without models."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     quiet = transformers_logging.disable_progress_bar

@@ -1,7 +1,7 @@
 """The peer: bertdistiller 0.1.2's own loss, and around it the step that its Trainer takes.
 
-Its `compute_loss` runs unchanged, from the file that it came in. What is built here is only what its constructor would
-have built: that one starts transformers' Trainer, which wants accelerate and a data set and takes no part in the loss.
+Its `compute_loss` runs unchanged, from its own file. Only the work of its constructor is repeated here, because that
+starts transformers' Trainer, which needs accelerate and a data set and plays no part in the loss.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ def peer_trainer(teacher: PreTrainedModel, student: PreTrainedModel, relation_he
     """Returns the peer's trainer of a BERT student from its BERT teacher, ready to compute losses."""
     trainer_class = _peer_module().MiniLMTrainer
     trainer = trainer_class.__new__(trainer_class)
-    # It refuses every BERT whose configuration does not say that it was trained for masked words.
+    # The peer refuses every BERT whose configuration does not have the architecture for masked words.
     teacher.config.architectures = ["BertForMaskedLM"]
     trainer.teacher = teacher.eval()
     trainer.args = SimpleNamespace(
@@ -57,13 +57,13 @@ def peer_steps(
 
 
 def full_rows(input_ids: Tensor) -> Inputs:
-    """Returns a batch as the peer's data collator would: the tokens and a mask that hides none."""
+    """Returns a batch as the peer's data collator does: the tokens, and a mask that masks none of them."""
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 
 @cache
 def _peer_module() -> Any:
-    # The one file and not its package, which would bring in more than is measured.
+    # Only this file is loaded, since its package imports modules that the benchmark does not need.
     loader = SourceFileLoader("bertdistiller_trainer", str(PEER_LOSS))
     module = ModuleType(loader.name)
     loader.exec_module(module)

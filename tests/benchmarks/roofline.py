@@ -1,4 +1,4 @@
-"""What the fused relation loss and a distillation step cost in closed form, and how fast a GPU can be. No torch."""
+"""The cost of the fused relation loss and of a distillation step in closed form, and a GPU's limits. No torch."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,25 @@ BYTES_PER_PARTITION = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What a computation asks of each unit of a GPU."""
+    """The work of a computation for each unit of a GPU."""
 
     matrix_flops: int
-    """2 per multiply-add of its matrix products."""
+    """FLOPs of the matrix products: 2 for each multiply-add."""
     memory_bytes: int
-    """Read from and written to memory, everything once."""
+    """Bytes read from and written to memory, each once."""
     num_exponentials: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rates:
-    """How much of each a GPU does in a second."""
+    """The work of each kind that a GPU does in a second."""
 
     matrix_flops: float
     memory_bytes: float
     num_exponentials: float
 
     def floor_seconds(self, work: Work) -> float:
-        """Returns the time that the busiest unit needs; no program is faster."""
+        """Returns the time in seconds that the busiest unit needs, which is a lower bound for any program."""
         return max(
             work.matrix_flops / self.matrix_flops,
             work.memory_bytes / self.memory_bytes,
@@ -49,25 +49,25 @@ class RelationCost:
 
     @property
     def num_pairs(self) -> int:
-        """Pairs of a query and a key over all heads: elements that the relation would have in memory."""
+        """The number of pairs of a query and a key over all heads: the elements of the whole relation."""
         return self.num_sequences * self.num_heads * self.sequence_length**2
 
     @property
     def needed_flops(self) -> int:
-        """FLOPs of the mathematics: both models' logits, and the student's gradient on both sides of its product."""
+        """The FLOPs that the mathematics needs: both models' logits, and the student's gradient for both operands."""
         return 2 * self.num_pairs * (self.teacher_head_size + 3 * self.student_head_size)
 
     def fused_work(self, element_bytes: int) -> Work:
-        """Returns what the fused passes do with vectors of that many bytes an element.
+        """Returns the work of the fused passes for vectors with a number of bytes for each element.
 
-        The logits are computed in both passes. The first sums teacher's and student's shares apart, since their
-        largest logits rise apart; the second sums their difference. Each pass takes both shares' exponentials.
+        Both passes compute the logits. The first sums the teacher's and the student's terms separately, since each has
+        its own running maximum; the second sums their difference. Each pass takes the exponentials of both.
         """
         products = 2 * (self.teacher_head_size + self.student_head_size) + 3 * self.student_head_size
         rows = self.num_sequences * self.sequence_length * self.num_heads
         num_operands = 1 if self.is_symmetric else 2
         operands = num_operands * (self.teacher_head_size + self.student_head_size) * element_bytes
-        # Written by the first pass and read by the second: the gradient as left operand, and two partitions.
+        # The first pass writes and the second reads the gradient of the left operand and two partition sums.
         kept = self.student_head_size * element_bytes + 2 * BYTES_PER_PARTITION
         gradients = num_operands * self.student_head_size * element_bytes
         return Work(
@@ -78,26 +78,26 @@ class RelationCost:
 
 
 def relation_encoder_flops(architecture: StudentArchitecture, sequence_length: int) -> int:
-    """Returns the forward FLOPs of one sequence up to the last layer's queries, keys and values and no further."""
+    """Returns the forward FLOPs of one sequence up to the queries, keys and values of the last layer."""
     width, num_layers = architecture.hidden_size, architecture.num_layers
     stacked = architecture.flops(sequence_length) - 2 * width * width
     return stacked // num_layers * (num_layers - 1) + projection_flops(architecture, sequence_length)
 
 
 def projection_flops(architecture: StudentArchitecture, sequence_length: int) -> int:
-    """Returns the FLOPs of one layer's queries, keys and values of one sequence: what cached states leave to do."""
+    """Returns the FLOPs of one layer's queries, keys and values for one sequence, which cached states do not save."""
     return 3 * 2 * sequence_length * architecture.hidden_size**2
 
 
 def step_flops(student: StudentArchitecture, teacher_flops: int, relation: RelationCost, num_relations: int) -> int:
-    """Returns the FLOPs of the mathematics of one distillation step, forward and backward.
+    """Returns the FLOPs that the mathematics of one distillation step needs, forward and backward.
 
     Args:
-        student: Its backward pass has two products for each of the forward pass.
-        teacher_flops: Of one sequence: `relation_encoder_flops` where the teacher runs, `projection_flops` where its
-            states are cached.
+        student: The student, whose backward pass has two products for each product of the forward pass.
+        teacher_flops: The teacher's FLOPs for one sequence: `relation_encoder_flops` if the teacher runs,
+            `projection_flops` if its states are cached.
         relation: One of the relations of the batch; which vectors are compared changes no product.
-        num_relations: How many there are: three of MiniLMv2, two of MiniLM.
+        num_relations: The number of relations: 3 for MiniLMv2, 2 for MiniLM.
     """
     student_flops = 3 * relation_encoder_flops(student, relation.sequence_length)
     return relation.num_sequences * (student_flops + teacher_flops) + num_relations * relation.needed_flops

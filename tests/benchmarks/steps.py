@@ -1,4 +1,4 @@
-"""Training steps to measure: the product's own loop beside the peer's, on the same text, teacher and student."""
+"""The training steps that are measured: the product's and the peer's, with the same text, teacher and student."""
 
 import itertools
 from collections.abc import Iterator
@@ -26,24 +26,24 @@ from tests.benchmarks.peer import Inputs, full_rows, peer_steps, peer_trainer
 CPU = torch.device("cpu")
 LEARNING_RATE = 1e-4
 SEED = 0
-# No evaluation falls due and the learning rate hardly moves.
+# With this many steps no evaluation is due, and the learning rate is nearly constant.
 NUM_STEPS = 10_000
 
 
 def precision_of(variant: Variant) -> Precision:
-    """Returns what a variant's matrix products run in."""
+    """Returns the precision of a variant's matrix products."""
     if variant is Variant.PEER_BF16:
         return Precision.BF16
     return Precision.FP32 if variant.is_fp32 else resolve_precision(Precision.AUTO, CPU)
 
 
 def begin(case: Case, variant: Variant, cache: Path) -> Iterator[object]:
-    """Returns an iterator that takes one step at a time, its models loaded.
+    """Returns an iterator that takes one step at a time; its models are loaded already.
 
     Args:
-        case: Teacher, student and batch.
-        variant: Who takes the step and how.
-        cache: Where `fill_cache` put the teacher's states; only the cached variants read it, and load no teacher.
+        case: The teacher, the student and the batch.
+        variant: The variant of the step.
+        cache: The folder that `fill_cache` filled. Only the cached variants read it, and these load no teacher.
     """
     corpus = random_corpus(case.batch)
     student = build_student(case.pair)
@@ -89,7 +89,7 @@ def schedule_of(case: Case, precision: Precision) -> DistillationSchedule:
 
 
 def teacher_folder(pair: Pair) -> Path | None:
-    """Returns where a pair's real teacher is installed, or None: then its weights are random."""
+    """Returns the folder of a pair's teacher, or None if it is not installed or has random weights."""
     if pair.teacher_source is None:
         return None
     try:
@@ -99,7 +99,7 @@ def teacher_folder(pair: Pair) -> Path | None:
 
 
 def build_teacher(pair: Pair) -> PreTrainedModel:
-    """Returns a pair's teacher in evaluation mode; the same weights every time."""
+    """Returns a pair's teacher in evaluation mode, always with the same weights."""
     folder = teacher_folder(pair)
     if folder is not None:
         return load_encoder(folder)
@@ -107,22 +107,22 @@ def build_teacher(pair: Pair) -> PreTrainedModel:
 
 
 def build_student(pair: Pair) -> PreTrainedModel:
-    """Returns a pair's student; the same weights every time."""
+    """Returns a pair's student, always with the same weights."""
     return build_encoder(pair.student, BertConfig(), seed=SEED + 1)
 
 
 def relation_encoder(encoder: PreTrainedModel, schedule: DistillationSchedule) -> RelationEncoder:
-    """Returns what distillation runs of an encoder whose last layer is distilled."""
+    """Returns the part of an encoder that runs in distillation if its last layer is distilled."""
     return RelationEncoder(encoder, (encoder.config.num_hidden_layers,), tuple(schedule.weights))
 
 
 def online_targets(pair: Pair, schedule: DistillationSchedule) -> OnlineTargets:
-    """Returns targets that run the teacher beside the student."""
+    """Returns targets that run the teacher in each step."""
     return OnlineTargets(relation_encoder(build_teacher(pair), schedule), schedule.precision)
 
 
 def cached_targets(case: Case, schedule: DistillationSchedule, cache: Path) -> CachedTargets:
-    """Returns targets that read what `fill_cache` wrote."""
+    """Returns targets that are read from the cache of `fill_cache`."""
     key = targets_key(case, schedule.precision)
     return CachedTargets(
         cache / key.folder_name, CPU, schedule.precision, layers=key.layers, relations=tuple(schedule.weights)
@@ -139,7 +139,7 @@ def fill_cache(case: Case, cache: Path) -> None:
 
 
 def targets_key(case: Case, precision: Precision) -> TargetsKey:
-    """Returns the name of a case's cached states."""
+    """Returns the key of a case's cached states."""
     return TargetsKey(
         weights_sha256=size(case.pair.teacher),
         config_sha256="",
@@ -150,7 +150,7 @@ def targets_key(case: Case, precision: Precision) -> TargetsKey:
 
 
 def random_corpus(batch: Batch) -> PackedCorpus:
-    """Returns full rows of random tokens: one batch, which every step sees in another order, and one row held out."""
+    """Returns full rows of random tokens: one batch, which each step reads in another order, and one held-out row."""
     shape = (batch.num_rows + 1, batch.sequence_length)
     tokens = np.random.default_rng(SEED).integers(1000, 30000, size=shape, dtype=np.uint16)
     manifest = CorpusManifest(
@@ -169,7 +169,7 @@ def random_corpus(batch: Batch) -> PackedCorpus:
 
 
 def peer_batches(corpus: PackedCorpus, batch: Batch) -> Iterator[Inputs]:
-    """Yields the product's own batches, in its order, without end."""
+    """Yields the product's batches without end, in the product's order."""
     order = BatchOrder(row_indices=corpus.training_rows, batch_size=batch.num_rows, seed=SEED)
     for step in itertools.count():
         yield full_rows(torch.from_numpy(corpus.rows(order.rows_of_step(step))))

@@ -1,8 +1,8 @@
-"""What it saves that several students learn in step from one forward pass of their teacher, against a run of each.
+"""The time that is saved if several students share the teacher's forward pass, compared with one run for each.
 
     python -m tests.benchmarks.students_together [--pair 6x384-3x192] [--students 3] [--steps 50] [--precision auto]
 
-Both ways take turns, a step each, so that what else the machine does falls on both alike.
+The two ways take turns after each step, so that other load on the machine affects both.
 """
 
 import argparse
@@ -32,13 +32,13 @@ from tests.benchmarks.steps import (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints one line."""
     options = parsed(arguments)
-    # A core a worker, as a search runs on a CPU unless told otherwise.
+    # By default, a worker of a search has one CPU core.
     torch.set_num_threads(1)
     case = Case(pair=options.pair, batch=SHORT)
     schedule = schedule_of(case, resolve_precision(options.precision, CPU))
     together, apart = _together(case, schedule, options.students), _apart(case, schedule, options.students)
     seconds: dict[str, list[float]] = {"together": [], "apart": []}
-    # The first of each pays for memory that the others find ready.
+    # The first step of each way allocates memory and is not counted.
     for _ in range(1 + options.steps):
         seconds["together"].append(_timed(lambda: next(together)))
         seconds["apart"].append(_timed(lambda: [next(run) for run in apart]))

@@ -1,4 +1,4 @@
-"""The rows of a run as plain text of at most 120 columns, each target beside what was measured."""
+"""The rows of a run as plain text of at most 120 columns, with the target of each measured figure."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from tests.benchmarks.measure import Row
 NUM_COLUMNS = 120
 OWN = tuple(variant for variant in Variant if not variant.is_peer)
 
-# At least so many times the tokens per second of the peer in fp32, by teacher, student and batch.
+# The least ratio of tokens per second to the peer in fp32, by teacher, student and batch.
 SPEED_TARGETS: Mapping[tuple[str, str, str], Mapping[Variant, float]] = {
     ("12x768", "6x384", "16x128"): {Variant.ONLINE_FP32: 1.5, Variant.CACHED_FP32: 3.4, Variant.CACHED_BEST: 10},
     ("12x768", "3x192", "16x128"): {Variant.ONLINE_FP32: 1.5, Variant.CACHED_FP32: 10, Variant.CACHED_BEST: 25},
@@ -20,12 +20,12 @@ SPEED_TARGETS: Mapping[tuple[str, str, str], Mapping[Variant, float]] = {
     ("6x384", "3x192", "8x512"): {Variant.ONLINE_FP32: 3, Variant.CACHED_BEST: 8},
     ("12x768", "6x384", "8x512"): {Variant.ONLINE_FP32: 3, Variant.CACHED_BEST: 8},
 }
-# At most this share of the peak memory of the peer in fp32, in long rows, where the relation loss dominates.
+# The largest ratio of peak memory to the peer in fp32, for long rows, where the relation loss dominates.
 MEMORY_TARGET = 0.5
 
 
 def render(rows: Sequence[Row]) -> str:
-    """Returns all tables of a run, one line a case in each."""
+    """Returns all tables of a run; each has one line for each case."""
     file = io.StringIO()
     console = Console(file=file, width=NUM_COLUMNS, color_system=None, highlight=False)
     console.print(heading(rows[0]), "")
@@ -35,7 +35,7 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def heading(row: Row) -> str:
-    """Returns where and how a run was measured."""
+    """Returns the machine and the method of a run."""
     return (
         f"{row.device}, {row.num_threads} threads, torch {row.torch_version}. The peer is bertdistiller 0.1.2.\n"
         "Medians of steps, the variants in turns; best is the best precision of this machine."
@@ -52,7 +52,7 @@ def speed_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def memory_tables(rows: Sequence[Row]) -> list[Table]:
-    """Returns the tables of memory; none where it was not measured."""
+    """Returns the tables of memory, or none if memory was not measured."""
     if not rows:
         return []
     return [
@@ -83,23 +83,29 @@ def speed_cell(row: Row) -> str:
     """Returns the ratio to the peer in fp32 and whether it reaches its target."""
     target = SPEED_TARGETS.get((row.teacher, row.student, row.batch), {}).get(row.variant)
     return (
-        judged(row.ratio_to_peer, f">= {target}", row.ratio_to_peer >= target) if target else f"{row.ratio_to_peer:.2f}"
+        with_verdict(row.ratio_to_peer, f">= {target}", row.ratio_to_peer >= target)
+        if target
+        else f"{row.ratio_to_peer:.2f}"
     )
 
 
 def memory_cell(row: Row) -> str:
-    """Returns the share of the peer's peak and, for long rows, whether it is small enough."""
-    share = row.memory_ratio_to_peer
-    assert share is not None, "only rows with memory are drawn"
-    return judged(share, f"<= {MEMORY_TARGET}", share <= MEMORY_TARGET) if row.batch == LONG.label else f"{share:.2f}"
+    """Returns the ratio of the peak to the peer's and, for long rows, whether it reaches the target."""
+    ratio = row.memory_ratio_to_peer
+    assert ratio is not None, "only rows with memory are shown"
+    return (
+        with_verdict(ratio, f"<= {MEMORY_TARGET}", ratio <= MEMORY_TARGET)
+        if row.batch == LONG.label
+        else f"{ratio:.2f}"
+    )
 
 
-def judged(value: float, rule: str, is_met: bool) -> str:
+def with_verdict(value: float, rule: str, is_met: bool) -> str:
     """Returns a value, its target and the verdict."""
     return f"{value:.2f} ({rule} {'met' if is_met else 'NOT MET'})"
 
 
 def mebibytes(num_bytes: int | None) -> str:
     """Returns a size in MiB."""
-    assert num_bytes is not None, "only rows with memory are drawn"
+    assert num_bytes is not None, "only rows with memory are shown"
     return f"{num_bytes / 2**20:,.0f}"

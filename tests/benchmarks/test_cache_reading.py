@@ -1,4 +1,4 @@
-"""Test of the measurement of reading cached targets: it reads all there is, both ways."""
+"""Tests of the benchmark of reading cached targets."""
 
 import re
 from pathlib import Path

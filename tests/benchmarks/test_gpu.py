@@ -1,4 +1,4 @@
-"""The GPU benchmark's arithmetic, and that it says so where there is no GPU."""
+"""Tests of the GPU benchmark's arithmetic, and of its error on a machine without a GPU."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ RATES = Rates(matrix_flops=1e12, memory_bytes=1e9, num_exponentials=1e9)
 MEASURED = gpu.Measured(median_seconds=0.5, peak_memory_bytes=3 * 2**20)
 
 
-def test_a_row_holds_speed_and_shares_of_the_ceilings() -> None:
+def test_a_row_has_the_speed_and_the_fractions_of_the_ceilings() -> None:
     row = gpu.row_of("loss", CASE.batch, MEASURED, RATES, flops=int(1e11), floor_seconds=0.1)
     assert row.tokens_per_second == pytest.approx(800)
     assert row.milliseconds == pytest.approx(500)

@@ -1,4 +1,4 @@
-"""Tests of what the benchmark of latency prediction says, without measuring."""
+"""Tests of the benchmark of latency prediction, without a measurement."""
 
 from dataclasses import replace
 

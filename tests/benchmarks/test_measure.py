@@ -39,7 +39,7 @@ def test_the_warm_up_round_is_not_timed():
     assert len(seconds[Variant.PEER_FP32]) == 4
 
 
-def test_a_case_that_used_its_time_gets_the_least_rounds():
+def test_a_case_that_used_its_time_gets_the_least_number_of_rounds():
     steps = {Variant.PEER_FP32: recorded("peer", [])}
     assert len(time_in_turns(steps, Rounds(least=3, most=9, budget_seconds=0))[Variant.PEER_FP32]) == 3
 
@@ -73,6 +73,6 @@ def test_memory_is_compared_with_the_peer_in_fp32():
     assert rows_by_variant(peaks)[Variant.CACHED_FP32].memory_ratio_to_peer == 5
 
 
-def test_rows_say_sizes_as_layers_by_width_and_rows_by_tokens():
+def test_rows_write_sizes_as_layers_by_width_and_batches_as_rows_by_tokens():
     row = rows_by_variant({})[Variant.ONLINE_BEST]
     assert (row.teacher, row.student, row.batch, row.variant) == ("12x768", "6x384", "16x128", "online-best")

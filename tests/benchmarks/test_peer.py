@@ -1,7 +1,7 @@
-"""The benchmark compares like with like: on full rows the peer's loss and the product's are one function.
+"""Tests of the comparison with the peer: on full rows its loss is the same function as the product's.
 
-On padded rows they are two: the peer averages over each row and then over rows, so that a token of a short row counts
-more; the product, which packs its rows full, averages over all real tokens.
+On padded rows the two differ. The peer averages over each row and then over rows, so that a token of a short row has a
+larger weight. The product, whose rows are full, averages over all real tokens.
 """
 
 import pytest
@@ -13,7 +13,7 @@ from tests.benchmarks.measure import Rounds, time_case
 from tests.benchmarks.peer import PEER_LOSS
 from tests.benchmarks.steps import build_student, build_teacher, compared_losses, fill_cache
 
-pytestmark = pytest.mark.skipif(not PEER_LOSS.is_file(), reason="the peer is not in build/peer: make bench installs it")
+pytestmark = pytest.mark.skipif(not PEER_LOSS.is_file(), reason="the peer is not in build/peer; make bench installs it")
 
 CASE = Case(
     pair=Pair(
@@ -27,7 +27,7 @@ CASE = Case(
 
 @pytest.fixture
 def losses():
-    """The product's loss, the peer's, and the student that both have a gradient into; all in float64."""
+    """The product's loss, the peer's loss, and the student of both; all in float64."""
     student = build_student(CASE.pair).double()
     ours, theirs = compared_losses(CASE, build_teacher(CASE.pair).double(), student)
     return ours, theirs, student

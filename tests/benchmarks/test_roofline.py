@@ -1,4 +1,4 @@
-"""Tests of what a relation and a step cost: counted out by hand, and by torch's own counter."""
+"""Tests of the cost of a relation and of a step, compared with counts by hand and by torch's own counter."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ BATCH, LENGTH = 2, 10
 
 
 def counted_flops() -> tuple[int, int]:
-    """Returns what torch counts of a student's forward and backward pass up to its Q, K and V."""
+    """Returns the FLOPs that torch counts in a student's forward and backward pass up to its Q, K and V."""
     config = BertConfig(vocab_size=40, hidden_dropout_prob=0.0, attn_implementation="eager")
     encoder = build_encoder(STUDENT, config, seed=0)
     student = RelationEncoder(encoder, (STUDENT.num_layers,), METHOD_RELATIONS[Method.MINILMV2])
@@ -44,7 +44,7 @@ def counted_flops() -> tuple[int, int]:
     return forward.get_total_flops(), backward.get_total_flops()
 
 
-def test_a_student_costs_forward_what_torch_counts() -> None:
+def test_the_forward_flops_of_a_student_are_those_that_torch_counts() -> None:
     forward, _ = counted_flops()
     assert BATCH * relation_encoder_flops(STUDENT, LENGTH) == forward
 
@@ -67,7 +67,7 @@ def test_one_layer_costs_its_projections() -> None:
 
 def test_a_relation_needs_the_products_of_its_value_and_gradient() -> None:
     teacher, student = (torch.randn(3, 2, 7, size, requires_grad=size == 4) for size in (6, 4))
-    # A copy: torch counts a gradient for each operand, as the mathematics has it.
+    # The clone makes torch count a gradient for each operand, as in the mathematics.
     with FlopCounterMode(display=False) as counter:
         of_teacher = teacher @ teacher.mT
         of_student = student @ student.clone().mT

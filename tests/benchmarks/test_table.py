@@ -8,7 +8,7 @@ MEBIBYTE = 2**20
 
 
 def all_rows(*, memory: bool = True) -> list[Row]:
-    """Every case as the peer would fare beside something a thousand times as fast in half its memory."""
+    """Returns rows of every case in which the product is a thousand times as fast as the peer, in half its memory."""
     rows = []
     for case in CASES:
         seconds = {variant: [20.0 if variant.is_peer else 0.02] for variant in Variant}
@@ -48,11 +48,11 @@ def test_a_ratio_that_only_rounds_to_its_target_is_not_met():
     assert speed_cell(row) == "1.50 (>= 1.5 NOT MET)"
 
 
-def test_a_ratio_without_a_target_stands_alone():
+def test_a_ratio_without_a_target_is_shown_alone():
     assert speed_cell(replace(row_of("16x128", Variant.ONLINE_BEST), ratio_to_peer=2.0)) == "2.00"
 
 
-def test_memory_has_its_target_in_long_rows_alone():
+def test_memory_has_a_target_only_for_long_rows():
     assert memory_cell(row_of("8x512", Variant.ONLINE_FP32)) == "0.50 (<= 0.5 met)"
     assert memory_cell(row_of("16x128", Variant.ONLINE_FP32)) == "0.50"
 

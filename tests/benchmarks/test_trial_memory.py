@@ -1,4 +1,4 @@
-"""Tests of the memory of a search: that it stays where it was, and that what measures it does."""
+"""Tests of the memory of a search, which must not grow, and of its measurement."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ NUM_TRIALS_BEFORE = 10
 
 
 @pytest.mark.slow
-def test_it_prints_a_line_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_one_line_for_each_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trial_memory.main(["loop", "--trials", "2", "--folder", str(tmp_path), "--set", "distillation.num_steps=1"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
@@ -27,7 +27,7 @@ def test_it_prints_a_line_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.long
 def test_two_hundred_trials_take_hardly_more_memory_than_ten(tmp_path: Path) -> None:
     found = dict(memory_of_search(write_material(tmp_path), NUM_TRIALS))
-    # At the very end the trials' processes are gone.
+    # When the search ends, the processes of its trials have ended already.
     numbers = [number for number, processes in found.items() if len(processes) > 1 and number >= NUM_TRIALS_BEFORE]
     assert numbers[-1] > 0.95 * NUM_TRIALS
     for is_driver in (True, False):

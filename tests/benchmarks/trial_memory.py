@@ -1,4 +1,4 @@
-"""How much memory the processes of a search hold after each of many tiny trials.
+"""The memory of the processes of a search after each of many tiny trials.
 
     python -m tests.benchmarks.trial_memory loop|search [--trials 200] [--folder FOLDER] [--set KEY=VALUE ...]
 
@@ -71,16 +71,16 @@ storage: {path: studies, cache: cache}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """What a process holds."""
+    """The memory and the threads of a process."""
 
     resident_bytes: int
     anonymous_bytes: int
-    """The resident part that belongs to no file."""
+    """The part of the resident memory that is not mapped from a file."""
     num_threads: int
 
     @classmethod
     def of(cls, process: int | str = "self") -> "Memory":
-        """Reads it from the system."""
+        """Reads the figures of a process from /proc."""
         found = dict(re.findall(r"^(\w+):\s+(\d+)", Path(f"/proc/{process}/status").read_text(), re.MULTILINE))
         return cls(
             resident_bytes=1024 * int(found["VmRSS"]),
@@ -114,13 +114,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.trial_memory")
     parser.add_argument("way", choices=["loop", "search"])
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--folder", type=Path, default=None, help="where scratch files go")
+    parser.add_argument("--folder", type=Path, default=None, help="the folder for temporary files")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args(arguments)
 
 
 def memory_of_loop(search_yaml: Path, num_trials: int, overrides: Sequence[str] = ()) -> Iterator[Memory]:
-    """Yields what this process holds after each trial."""
+    """Yields the memory of this process after each trial."""
     config = load_config(search_yaml, overrides).config
     config.study_folder.mkdir(parents=True)
     teacher = json.loads((search_yaml.parent / "teacher" / "config.json").read_text(encoding="utf-8"))
@@ -143,20 +143,20 @@ def memory_of_loop(search_yaml: Path, num_trials: int, overrides: Sequence[str] 
 
 
 def take_arenas() -> None:
-    """Starts threads that do nothing but hold what glibc gives a thread for its memory, as Ray's own threads do."""
+    """Starts idle threads that each occupy a memory arena of glibc, as Ray's own threads do."""
 
-    def hold() -> None:
+    def wait() -> None:
         torch.empty(1000)
         threading.Event().wait()
 
     for _ in range(NUM_IDLE_THREADS):
-        threading.Thread(target=hold, daemon=True).start()
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def memory_of_search(
     search_yaml: Path, num_trials: int, overrides: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, Memory]]]:
-    """Yields the number of records and what the processes of a search hold then."""
+    """Yields the number of records and the memory of a search's processes, after each record."""
     settings = [f"budget.num_trials={num_trials}", *overrides]
     words = [word for setting in settings for word in ("--set", setting)]
     driver = subprocess.Popen(
@@ -177,7 +177,7 @@ def memory_of_search(
 
 
 def memory_of_processes(driver: int) -> dict[str, Memory]:
-    """Returns what a driver and the processes of its trials hold, by name."""
+    """Returns the memory of a driver and of its trials' processes, by name."""
     found = {"driver": Memory.of(driver)}
     for process in psutil.Process(driver).children(recursive=True):
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError, IndexError):

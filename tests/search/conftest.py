@@ -1,4 +1,4 @@
-"""A whole study, as small as it comes: a tiny teacher, a page of English, labelled sentences, a search.yaml."""
+"""The smallest whole study: a tiny teacher, a page of English, labelled sentences and a search.yaml."""
 
 import itertools
 import json
@@ -83,7 +83,7 @@ def choice() -> StudentChoice:
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with search.yaml and all that it names."""
+    """A folder with search.yaml and all files that it names."""
     transformers_logging.disable_progress_bar()
     folder = tmp_path_factory.mktemp("material")
     _write_teacher(folder / "teacher")
@@ -117,25 +117,25 @@ def open_study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 @pytest.fixture(scope="session")
 def study(open_study: OpenStudy) -> ResolvedStudy:
-    """A resolved study that is prepared."""
+    """A resolved and prepared study."""
     return open_study()
 
 
 @pytest.fixture(scope="session")
 def job(study: ResolvedStudy, choice: StudentChoice) -> Job:
-    """A student of it."""
+    """The job of a student of the study."""
     return Job.of_student(study, 7, choice)
 
 
 @pytest.fixture(scope="session")
 def events(job: Job) -> list[Event]:
-    """What the student's trial yields, which nothing interrupts."""
+    """All events of the student's trial, without an interruption."""
     return list(run_job(job))
 
 
 @pytest.fixture(scope="session")
 def record(events: list[Event]) -> TrialRecord:
-    """The record that the student's trial ends with."""
+    """The record of the student's trial, which is its last event."""
     assert isinstance(events[-1], TrialRecord)
     return events[-1]
 
@@ -152,7 +152,7 @@ def _quiet() -> None:
 
 
 def _sentences() -> list[tuple[str, int, str, str]]:
-    # Neighbours differ in all their parts, so that every third sentence is a fair sample.
+    # Consecutive sentences differ in all their parts, so that every third sentence is a representative sample.
     every = [
         (who, label, does, when) for who, label, when in itertools.product(WHO, DOES, WHEN) for does in DOES[label]
     ]

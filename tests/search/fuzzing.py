@@ -1,4 +1,4 @@
-"""What the fuzz tests share: damaged values and files, and a command line that is run in this process."""
+"""Functions for the fuzz tests: they draw damaged values and files, and run the command line in this process."""
 
 import io
 import json
@@ -22,10 +22,10 @@ from search.cli.terminal import ExitCode
 
 DOCUMENTED = frozenset(int(code) for code in ExitCode)
 OWN_LINES = ("minilm-search: ", "next: ", "wrote ")
-"""How every line begins that a command writes to stderr."""
+"""The beginnings of all lines that a command may write to stderr."""
 
 RAW = "@raw@"
-"""In the place of a snippet in JSON that is not JSON."""
+"""The placeholder in JSON for a snippet that is not JSON."""
 
 SNIPPETS = (
     *(
@@ -93,7 +93,7 @@ SNIPPETS = (
         '"nanms"',
     ),
 )
-"""Values as they might stand in YAML; some are whole, some break the file."""
+"""Values of a YAML file, some valid and some not."""
 
 scalars = st.one_of(
     st.none(),
@@ -108,12 +108,12 @@ values = st.recursive(
     max_leaves=5,
 )
 snippets = st.one_of(st.sampled_from(SNIPPETS), values.map(lambda value: json.dumps(value)))
-"""A value as text: of YAML, and mostly of JSON."""
+"""Values as text of YAML, most of which is also JSON."""
 
 
 @st.composite
 def mutated(draw: Callable[..., Any], content: Any) -> str:
-    """Returns settings or a result as text in which one or two values, or keys, are others."""
+    """Returns settings or a result as text, with one or two values or keys changed."""
     changed = json.loads(json.dumps(content))
     raw: list[str] = []
     for _ in range(draw(st.integers(1, 2))):
@@ -125,7 +125,7 @@ def mutated(draw: Callable[..., Any], content: Any) -> str:
 
 
 def _changed(draw: Callable[..., Any], content: Any, raw: list[str]) -> Any:
-    at = draw(st.sampled_from(_places(content)))
+    at = draw(st.sampled_from(_paths_in(content)))
     if not at:
         raw.append(draw(snippets))
         return RAW
@@ -148,14 +148,14 @@ def _changed(draw: Callable[..., Any], content: Any, raw: list[str]) -> Any:
     return content
 
 
-def _places(content: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def _paths_in(content: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    return [above, *(place for key, value in inner for place in _places(value, (*above, key)))]
+    return [above, *(path for key, value in inner for path in _paths_in(value, (*above, key)))]
 
 
 @st.composite
 def damaged(draw: Callable[..., Any], content: bytes) -> bytes:
-    """Returns the bytes of a file that were cut short, written over, doubled, emptied, or are another file's."""
+    """Returns the bytes of a file after damage: cut short, overwritten, repeated in part, reordered or replaced."""
     size = len(content)
     at = draw(st.integers(0, size))
     match draw(st.sampled_from(("cut", "zeros", "bytes", "twice", "other", "lines"))):
@@ -178,7 +178,7 @@ def damaged(draw: Callable[..., Any], content: bytes) -> bytes:
 
 @st.composite
 def damages(draw: Callable[..., Any], files: dict[str, bytes]) -> tuple[str, bytes]:
-    """Returns the name of one of the files, and what it holds instead."""
+    """Returns the name of one of the files, and its damaged content."""
     name = draw(st.sampled_from(sorted(files)))
     content = files[name]
     if draw(st.booleans()):
@@ -227,23 +227,23 @@ def run(folder: Path, *arguments: str) -> Ended:
 
 
 def check_ends_well(folder: Path, *arguments: str) -> Ended:
-    """Runs a command and holds that it ends with a documented code, in lines of its own and never by surprise."""
+    """Runs a command, and asserts that it ends with a documented exit code, its own messages and no traceback."""
     ended = run(folder, *arguments)
-    told = f"$ minilm-search {shlex.join(arguments)}\n{ended.stderr[-4000:]}"
-    surprises = [log.read_text(encoding="utf-8")[-4000:] for log in folder.rglob("driver.log")]
-    assert not surprises, "\n".join([told, *surprises])
-    assert ended.code in DOCUMENTED, f"exit code {ended.code}\n{told}"
-    assert "Traceback" not in ended.stdout + ended.stderr, told
+    details = f"$ minilm-search {shlex.join(arguments)}\n{ended.stderr[-4000:]}"
+    tracebacks = [log.read_text(encoding="utf-8")[-4000:] for log in folder.rglob("driver.log")]
+    assert not tracebacks, "\n".join([details, *tracebacks])
+    assert ended.code in DOCUMENTED, f"exit code {ended.code}\n{details}"
+    assert "Traceback" not in ended.stdout + ended.stderr, details
     lines = ended.stderr.split("\n")[:-1]
-    assert all(line.startswith(OWN_LINES) for line in lines), told
+    assert all(line.startswith(OWN_LINES) for line in lines), details
     if ended.code == ExitCode.USAGE:
-        assert len(lines) == len(set(lines)) >= 1, told
-        assert all(line.startswith("minilm-search: ") for line in lines), told
+        assert len(lines) == len(set(lines)) >= 1, details
+        assert all(line.startswith("minilm-search: ") for line in lines), details
     return ended
 
 
 def cases(num_cases: int) -> Any:
-    """Returns hypothesis's settings for so many cases, the same at every run."""
+    """Returns hypothesis's settings for a number of cases, which are the same in every run."""
     return settings(
         max_examples=num_cases,
         derandomize=True,
@@ -255,13 +255,13 @@ def cases(num_cases: int) -> Any:
 
 
 def fast_and_long(fast: int, long: int) -> pytest.MarkDecorator:
-    """Marks a test to be run with few cases, and with many among the long tests."""
+    """Parametrizes a test with a small number of cases, and with a large one that is marked as long."""
     return pytest.mark.parametrize("num_cases", [fast, pytest.param(long, marks=pytest.mark.long)])
 
 
 @contextmanager
 def fresh_folder() -> Iterator[Path]:
-    """Gives a folder of a case's own, in which also the last resort keeps its details."""
+    """Yields a new folder, which is also the one for temporary files such as the driver.log without a study."""
     previous = tempfile.tempdir
     with tempfile.TemporaryDirectory() as name:
         tempfile.tempdir = name

@@ -1,4 +1,4 @@
-"""A latency table of round figures, of which nothing was measured."""
+"""A latency table with made-up round figures."""
 
 from minilm_core.latency.measurements import Measurement, Width
 from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
@@ -6,7 +6,7 @@ from minilm_core.models.architecture import StudentArchitecture
 
 
 def table_of(*architectures: StudentArchitecture, ms_per_layer: float) -> LatencyTable:
-    """A table of the architectures' widths, whose latency is the number of layers times a constant."""
+    """Returns a table for the architectures' widths in which the latency is the number of layers times a constant."""
     return LatencyTable(
         target=LatencyTarget(sequence_length=16),
         fingerprint=DeviceFingerprint(processor="some processor", isa=("avx2",), torch="2.13.0", python="3.11.7"),

@@ -1,4 +1,4 @@
-"""What the tests of a worker share: how its students are run and interrupted, and what is left of them."""
+"""Functions for the tests of a worker: they run and interrupt jobs, and compare records and weights."""
 
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -34,7 +34,7 @@ def record_of(job: Job) -> TrialRecord:
 
 
 def interrupt(jobs: Sequence[Job], after: int) -> None:
-    """Runs students up to some event and no further."""
+    """Runs jobs until they have yielded `after` events, and closes the run."""
     events = run_group(jobs)
     for _ in range(after):
         next(events)
@@ -43,7 +43,7 @@ def interrupt(jobs: Sequence[Job], after: int) -> None:
 
 
 def figures_of(record: TrialRecord) -> TrialRecord:
-    """The record without its times, which differ from run to run."""
+    """Returns the record without its times, which differ between runs."""
     return replace(record, seconds={}, device_hours=0.0, started_at="", finished_at="")
 
 
@@ -53,23 +53,24 @@ def weights_in(folder: Path) -> dict[str, Tensor]:
 
 
 def assert_same_bits(one: Path, other: Path) -> None:
-    theirs = weights_in(other)
-    for name, weight in weights_in(one).items():
-        assert torch.equal(weight, theirs[name]), (one, name)
+    weights, expected = weights_in(one), weights_in(other)
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight, expected[name]), (one, name)
 
 
 def copied(job: Job, choice: StudentChoice, open_study: OpenStudy) -> Job:
-    """The trial's files in another study."""
+    """Copies a trial's files into another study, and returns its job there."""
     copy = Job.of_student(open_study(), 7, choice)
     shutil.copytree(job.folder, copy.folder)
     return copy
 
 
-class Said(Display):
-    """A display that remembers."""
+class RecordingDisplay(Display):
+    """A display that keeps its messages instead of printing them."""
 
     def __init__(self) -> None:
-        super().__init__("said", [], 1, 1)
+        super().__init__("recorded", [], 1, 1)
         self.lines: list[str] = []
 
     def message(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of a searcher share: two spaces, a driver that trains nothing, and what a searcher draws for it."""
+"""Functions for the tests of a searcher: two spaces, a driver that trains nothing, and draws."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,7 +19,7 @@ FIGURES = {"accuracy": 0.9, "latency_ms": 5.0, "size_bytes": 4e6}
 FINISHED = "FINISHED"
 
 ALONE = Quota(num_students=100, max_concurrent_trials=4)
-"""One student a trial."""
+"""Each trial trains one student."""
 THREE_A_TRIAL = Quota(num_students=7, students_per_trial=3)
 
 WIDE = StudentSpace(
@@ -86,12 +86,12 @@ class Driver:
 
 
 def end(searcher: StudySearcher, students: Mapping[int, StudentChoice], *numbers: int, trial_id: str = "a") -> None:
-    """Reports that some of a trial's students are complete, as Tune passes it on."""
+    """Reports some students of a trial as complete, in the form in which Tune passes results to a searcher."""
     searcher.on_trial_result(trial_id, dict(row_of(students, *numbers)))
 
 
 def row_of(students: Mapping[int, StudentChoice], *numbers: int) -> dict[str, str]:
-    """The row that reports some of a trial's students, or all, as complete."""
+    """Returns the row that reports some students of a trial as complete, or all of them without `numbers`."""
     return encode(JobsEnded(records=tuple(make_record(number, students[number]) for number in numbers or students)))
 
 
@@ -108,7 +108,7 @@ def make_searcher(
     records: tuple[TrialRecord, ...] = (),
     quota: Quota = ALONE,
 ) -> StudySearcher:
-    """Begins, or goes on with, the search of a study as a driver does."""
+    """Begins or resumes the search of a study as a driver does."""
     interrupted = reconcile(study, space, records, OBJECTIVES)
     return StudySearcher(
         study, space, objectives=OBJECTIVES, interrupted=interrupted, quota=quota, events=driver or Driver()

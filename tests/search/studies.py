@@ -1,4 +1,4 @@
-"""What the tests of whole studies share: the command line in a process of its own, and what a study's folder tells."""
+"""Functions for the tests of whole studies: they run the command line in its own process and read a study's folder."""
 
 import socket
 import subprocess
@@ -20,7 +20,7 @@ from tests.paths import ROOT
 
 NO_BASELINES = ("baselines.teacher=false", "baselines.twin=false")
 
-# As the installed script: the current folder is not among those that are imported from.
+# Like the installed script, this command does not import from the current folder.
 COMMAND = f"import sys; sys.path[:] = [{str(ROOT)!r}, *filter(None, sys.path)]; from search.cli import main; main()"
 
 
@@ -32,13 +32,13 @@ def run(*arguments: object, timeout: float = 300, cwd: Path = ROOT) -> subproces
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, check=False)
 
 
-def launch_words(material: Path, studies: Path, overrides: Sequence[str]) -> list[object]:
+def launch_arguments(material: Path, studies: Path, overrides: Sequence[str]) -> list[object]:
     settings = [f"storage.path={studies}", *overrides]
-    return ["launch", material / "search.yaml", *(word for setting in settings for word in ("--set", setting))]
+    return ["launch", material / "search.yaml", *(argument for setting in settings for argument in ("--set", setting))]
 
 
 def launch(material: Path, studies: Path, *overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return run(*launch_words(material, studies, overrides), cwd=cwd)
+    return run(*launch_arguments(material, studies, overrides), cwd=cwd)
 
 
 def students(study: StudyPaths) -> list[TrialRecord]:
@@ -51,17 +51,21 @@ def optuna_states(study: StudyPaths) -> Counter[TrialState]:
     return Counter(trial.state for trial in loaded.get_trials(deepcopy=False))
 
 
-def wait_for(is_so: Callable[[], bool], seconds: float = 180) -> None:
-    """Polls a condition on the files of another process; nothing else tells when it is so."""
+def wait_for(is_met: Callable[[], bool], seconds: float = 180) -> None:
+    """Polls a condition on the files of another process, which sends no signal when the condition is met.
+
+    Raises:
+        AssertionError: if the condition is not met in time.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
-            if is_so():
+            if is_met():
                 return
         except (FileNotFoundError, KeyError, ValueError):
             pass
         time.sleep(0.05)
-    raise AssertionError("the search did not come that far in time")
+    raise AssertionError(f"the condition on the search must be met within {seconds:g} s")
 
 
 def free_port() -> int:

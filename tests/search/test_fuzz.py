@@ -1,6 +1,6 @@
-"""Settings and files that are wrong in ways nobody thought of: every command ends in lines of its own.
+"""Fuzz tests: every command ends with a documented exit code and its own messages for any settings and any files.
 
-What a case changes is drawn by hypothesis, the same at every run.
+Hypothesis draws the changes of each case, which are the same in every run.
 """
 
 import json
@@ -55,13 +55,13 @@ STUDY_VERBS = (
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A name that is no folder is looked for on the Hub.
+    # A teacher that is not a folder is looked up on the Hub.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a search.yaml whose teacher is no more than its sizes, so that no search starts, and a study."""
+    """A folder with a search.yaml whose teacher is only a config.json, so that no search can start."""
     folder = tmp_path_factory.mktemp("search")
     (folder / "teacher").mkdir()
     (folder / "teacher" / "config.json").write_text(json.dumps(TEACHER), encoding="utf-8")
@@ -73,7 +73,7 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def study(search: Path) -> Path:
-    """A study of that search, with all the files that a study may have."""
+    """A study of that search with every file that a study can have."""
     folder = write_full_study(search / "study").path
     config = load_config(search / "search.yaml", ["name=study", "storage.path=."]).config
     (folder / "search.yaml").write_text(resolved_yaml(config), encoding="utf-8")
@@ -103,29 +103,29 @@ def write_text(path: Path, text: str) -> None:
 
 
 @fast_and_long(40, 800)
-def test_mutated_settings_end_in_lines_of_our_own(num_cases: int, search: Path) -> None:
+def test_mutated_settings_end_in_messages_of_the_command(num_cases: int, search: Path) -> None:
     @cases(num_cases)
     @given(verb=st.sampled_from(SEARCH_VERBS), text=mutated(settings_in(search)))
-    def holds(verb: str, text: str) -> None:
+    def check(verb: str, text: str) -> None:
         with fresh_folder() as folder:
             shutil.copytree(search / "teacher", folder / "teacher")
             write_text(folder / "search.yaml", text)
             check_ends_well(folder, verb, "search.yaml")
 
-    holds()
+    check()
 
 
 @fast_and_long(10, 200)
-def test_damaged_settings_end_in_lines_of_our_own(num_cases: int, search: Path) -> None:
+def test_damaged_settings_end_in_messages_of_the_command(num_cases: int, search: Path) -> None:
     @cases(num_cases)
     @given(verb=st.sampled_from(SEARCH_VERBS), content=damaged((search / "search.yaml").read_bytes()))
-    def holds(verb: str, content: bytes) -> None:
+    def check(verb: str, content: bytes) -> None:
         with fresh_folder() as folder:
             shutil.copytree(search / "teacher", folder / "teacher")
             (folder / "search.yaml").write_bytes(content)
             check_ends_well(folder, verb, "search.yaml")
 
-    holds()
+    check()
 
 
 KEYS = (
@@ -153,37 +153,37 @@ KEYS += (
 
 
 @fast_and_long(15, 300)
-def test_overrides_of_any_form_end_in_lines_of_our_own(num_cases: int, search: Path) -> None:
+def test_overrides_of_any_form_end_in_messages_of_the_command(num_cases: int, search: Path) -> None:
     text = st.text(alphabet="ab.=:[]{}é\udcff\n,'\"#", max_size=8)
     override = st.one_of(text, st.builds(lambda key, value: f"{key}={value}", st.sampled_from(KEYS), snippets))
 
     @cases(num_cases)
     @given(verb=st.sampled_from(SEARCH_VERBS), overrides=st.lists(override, min_size=1, max_size=2))
-    def holds(verb: str, overrides: list[str]) -> None:
+    def check(verb: str, overrides: list[str]) -> None:
         with fresh_folder() as folder:
             shutil.copytree(search / "teacher", folder / "teacher")
             shutil.copy(search / "search.yaml", folder / "search.yaml")
             check_ends_well(folder, verb, "search.yaml", *(f"--set={override}" for override in overrides))
 
-    holds()
+    check()
 
 
 @fast_and_long(15, 250)
-def test_a_teachers_config_of_any_shape_ends_in_lines_of_our_own(num_cases: int, search: Path) -> None:
+def test_a_teachers_config_of_any_form_ends_in_messages_of_the_command(num_cases: int, search: Path) -> None:
     content = st.one_of(
         mutated(TEACHER).map(lambda text: text.encode("utf-8", "surrogatepass")), damaged(json.dumps(TEACHER).encode())
     )
 
     @cases(num_cases)
     @given(verb=st.sampled_from(SEARCH_VERBS), content=content)
-    def holds(verb: str, content: bytes) -> None:
+    def check(verb: str, content: bytes) -> None:
         with fresh_folder() as folder:
             (folder / "teacher").mkdir()
             (folder / "teacher" / "config.json").write_bytes(content)
             shutil.copy(search / "search.yaml", folder / "search.yaml")
             check_ends_well(folder, verb, "search.yaml")
 
-    holds()
+    check()
 
 
 def files_of(study: Path) -> dict[str, bytes]:
@@ -207,20 +207,20 @@ def check_study(study: Path, verb: tuple[str, ...], damage: tuple[str, bytes]) -
 
 
 @fast_and_long(20, 420)
-def test_a_study_with_a_damaged_file_ends_in_lines_of_our_own(num_cases: int, study: Path) -> None:
+def test_a_study_with_a_damaged_file_ends_in_messages_of_the_command(num_cases: int, study: Path) -> None:
     @cases(num_cases)
     @given(verb=st.sampled_from(STUDY_VERBS), damage=damages(files_of(study)))
-    def holds(verb: tuple[str, ...], damage: tuple[str, bytes]) -> None:
+    def check(verb: tuple[str, ...], damage: tuple[str, bytes]) -> None:
         check_study(study, verb, damage)
 
-    holds()
+    check()
 
 
 @pytest.mark.long
-def test_a_report_of_a_study_with_a_damaged_file_ends_in_lines_of_our_own(study: Path) -> None:
+def test_a_report_of_a_study_with_a_damaged_file_ends_in_messages_of_the_command(study: Path) -> None:
     @cases(30)
     @given(damage=damages(files_of(study)))
-    def holds(damage: tuple[str, bytes]) -> None:
+    def check(damage: tuple[str, bytes]) -> None:
         check_study(study, ("report",), damage)
 
-    holds()
+    check()

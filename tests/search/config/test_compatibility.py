@@ -167,5 +167,7 @@ def test_sizes_that_the_teachers_family_cannot_have_are_refused(config):
     teacher = {**TEACHER, "model_type": "modernbert", "global_attn_every_n_layers": 3}
     space = replace(config.space, hidden_sizes=(120,), head_sizes=(5,))
     changed = replace(config, space=space)
-    with pytest.raises(UserError, match=r"a modernbert student's head size must be even because positions rotate pairs, got 5"):
+    with pytest.raises(
+        UserError, match=r"a modernbert student's head size must be even because positions rotate pairs, got 5"
+    ):
         check_against_teacher(changed, teacher)

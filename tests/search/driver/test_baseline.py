@@ -1,4 +1,4 @@
-"""Tests of baselines whose process is lost: a real one, which kills itself."""
+"""Tests of baselines whose process is lost: it is a real process, which kills itself."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from search.study.ledger import Ledger
 from search.study.messages import JobsEnded, Message
 from search.study.resolved import ResolvedStudy
 from tests.search.local_ray import ray_here
-from tests.search.running import OpenStudy, Said
+from tests.search.running import OpenStudy, RecordingDisplay
 
 Work = Callable[[Job], Iterator[Message]]
 
@@ -28,7 +28,7 @@ def _ray() -> Iterator[None]:
 
 
 def lost_at_first(folder: Path, num_losses: int) -> Work:
-    """Returns work whose process ends in its midst so many times."""
+    """Returns work that kills its own process the first `num_losses` times."""
 
     def work(job: Job) -> Iterator[Message]:
         starts = len(list(folder.iterdir()))
@@ -40,16 +40,16 @@ def lost_at_first(folder: Path, num_losses: int) -> Work:
     return work
 
 
-def ended(study: ResolvedStudy, work: Work, monkeypatch: pytest.MonkeyPatch) -> tuple[TrialRecord, Said]:
+def ended(study: ResolvedStudy, work: Work, monkeypatch: pytest.MonkeyPatch) -> tuple[TrialRecord, RecordingDisplay]:
     monkeypatch.setattr(baseline, "train_baseline", work)
-    said = Said()
-    ledger = Ledger(study.config, study.paths, on_record=said.record, on_trouble=said.message)
-    teacher = Baseline(Job.of_teacher(study), ledger, said)
+    display = RecordingDisplay()
+    ledger = Ledger(study.config, study.paths, on_record=display.record, on_trouble=display.message)
+    teacher = Baseline(Job.of_teacher(study), ledger, display)
     teacher.finish()
-    # Once it is over, nothing more comes of it.
+    # After its end there are no more messages.
     teacher.follow()
     (record,) = read_records(study.paths.records)
-    return record, said
+    return record, display
 
 
 @pytest.mark.slow
@@ -58,9 +58,9 @@ def test_a_baseline_whose_process_is_lost_is_started_once_more(
     open_study: OpenStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = open_study(is_prepared=False)
-    record, said = ended(study, lost_at_first(tmp_path, 1), monkeypatch)
+    record, display = ended(study, lost_at_first(tmp_path, 1), monkeypatch)
     assert record.status is Status.COMPLETE
-    assert len([line for line in said.lines if line.endswith("; started once more")]) == 1
+    assert len([line for line in display.lines if line.endswith("; started once more")]) == 1
     assert "started once more" in Job.of_teacher(study).paths.log.read_text(encoding="utf-8")
 
 
@@ -69,7 +69,7 @@ def test_a_baseline_whose_process_is_lost_is_started_once_more(
 def test_a_baseline_whose_process_is_lost_twice_has_failed(
     open_study: OpenStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record, said = ended(open_study(is_prepared=False), lost_at_first(tmp_path, 2), monkeypatch)
+    record, display = ended(open_study(is_prepared=False), lost_at_first(tmp_path, 2), monkeypatch)
     assert record.failure is not None
     assert record.failure.kind is FailureKind.NODE_LOST
-    assert all("\n" not in line for line in said.lines)
+    assert all("\n" not in line for line in display.lines)

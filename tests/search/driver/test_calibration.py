@@ -1,4 +1,4 @@
-"""Tests of which latency tables a study asks for, and where they are kept."""
+"""Tests of the latency tables that a study needs, and of their files in the cache."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ BERT_STUDENTS = (
     "space={num_layers: [1, 2], hidden_sizes: [96], head_sizes: [32],"
     " distillation_learning_rate: [1e-3], finetuning_learning_rate: [1e-3]}",
 )
-"""Students of BERT with random weights, because they can take no layers from a teacher of another family."""
+"""Students of the family BERT. They begin with random weights, since their teacher is of another family."""
 
 
 def encoders_of(config: SearchConfig, teacher_json: Mapping[str, Any]) -> tuple[TimedEncoders, ...]:
@@ -47,20 +47,15 @@ def config_with(*overrides: str) -> SearchConfig:
     return load_config(QUICKSTART_YAML, overrides).config
 
 
-def asked(teacher: dict[str, object], *overrides: str) -> tuple[TimedEncoders, ...]:
-    config = config_with(*overrides)
-    return encoders_of(config, teacher)
-
-
 def test_a_teacher_of_its_students_family_is_timed_among_them():
-    (together,) = asked(MPNET)
+    (together,) = encoders_of(config_with(), MPNET)
     assert together.base is MPNET
     assert together.architectures[-1] == encoder_architecture(MPNET)
     assert len(together.architectures) == config_with().space.num_shapes + 1
 
 
-def test_a_teacher_of_another_family_is_timed_as_what_it_is():
-    students, teacher = asked(MPNET, *BERT_STUDENTS)
+def test_a_teacher_of_another_family_is_timed_in_its_own_family():
+    students, teacher = encoders_of(config_with(*BERT_STUDENTS), MPNET)
     assert (students.base["model_type"], teacher.base["model_type"]) == ("bert", "mpnet")
     assert teacher.architectures == (encoder_architecture(MPNET),)
     assert encoder_architecture(MPNET) not in students.architectures
@@ -88,12 +83,13 @@ def test_bert_students_share_the_table_of_a_study_of_bert_with_their_activation(
     assert students.file(config) == of_bert.file(config)
 
 
-def test_a_table_is_found_by_those_whose_widths_it_has(tmp_path):
+def test_a_table_is_found_for_encoders_whose_widths_it_has(tmp_path):
     config = config_with(f"storage.cache={tmp_path}")
     (together,) = encoders_of(config, BERT)
     assert together.find(config) is None
-    table_of(*together.architectures, ms_per_layer=1.0).save(together.file(config))
-    assert together.find(config) is not None
+    table = table_of(*together.architectures, ms_per_layer=1.0)
+    table.save(together.file(config))
+    assert together.find(config) == table
     (others,) = encoders_of(config_with(*QUICK), BERT)
     assert others.find(config) is None
 
@@ -118,8 +114,9 @@ def test_calibrate_times_students_and_a_teacher_of_another_family(tmp_path, caps
     tables = json.loads(capsys.readouterr().out)
     assert [row["width"]["hidden_size"] for row in tables["rows"]] == [8]
     assert [row["width"]["hidden_size"] for row in tables["teacher"]["rows"]] == [24]
-    assert len(list((tmp_path / "cache" / "latency").iterdir())) == 2
     config = load_config(search_yaml, overrides).config
     teacher_json = json.loads((tmp_path / "teacher" / "config.json").read_text())
-    assert all(one.find(config) is not None for one in encoders_of(config, teacher_json))
-    assert encoders_of(config, teacher_json)[0].base["model_type"] == "bert"
+    encoders = encoders_of(config, teacher_json)
+    assert {one.file(config) for one in encoders} == set((tmp_path / "cache" / "latency").iterdir())
+    assert None not in [one.find(config) for one in encoders]
+    assert [one.base["model_type"] for one in encoders] == ["bert", "mpnet"]

@@ -1,4 +1,4 @@
-"""Tests of how Ray is started, without starting it."""
+"""Tests of the environment in which Ray is started, without a start of Ray."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
-        # Set first, so that what a test sets is taken back.
+        # The variable is set first, so that monkeypatch removes the value that a test sets.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -33,7 +33,7 @@ def test_ray_keeps_its_own_token_in_a_home_folder(tmp_path: Path, monkeypatch: p
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
-def test_what_the_user_says_of_authentication_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_authentication_that_the_user_has_set_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

@@ -60,14 +60,14 @@ def test_a_new_stage_of_the_preparation_is_announced_and_its_steps_are_not(
 
 
 def stage_clock(first: int, latest: int, num_steps: int) -> StageClock:
-    """A stage of which two steps were seen, ten seconds apart."""
+    """Returns the clock of a stage whose two latest events came ten seconds apart."""
     first_progress = Progress(stage="fine-tuning", step=first, num_steps=num_steps)
     latest_progress = Progress(stage="fine-tuning", step=latest, num_steps=num_steps)
     return StageClock(first=first_progress, began=100.0, latest=latest_progress, updated=110.0)
 
 
 def test_the_rest_of_a_stage_is_estimated_from_the_steps_that_were_seen() -> None:
-    # Ten seconds for five steps, five steps are left, and four of their ten seconds have passed.
+    # Five steps took ten seconds. Five steps are left, and four of their ten seconds have passed.
     assert stage_clock(first=10, latest=15, num_steps=20).seconds_left(now=114.0) == 6.0
 
 
@@ -80,18 +80,20 @@ def test_a_stage_is_not_estimated_from_one_step_or_after_its_end(first: int, lat
     assert stage_clock(first=first, latest=latest, num_steps=20).seconds_left(now=114.0) is None
 
 
-def test_work_is_named_after_the_students_that_share_it() -> None:
+def test_the_label_of_a_group_has_the_numbers_of_its_students() -> None:
     assert students_label((3,)) == "trial 3"
     assert students_label((3, 4, 5)) == "trials 3, 4, 5"
 
 
-def test_what_students_share_is_said_only_now_and_then(display: Display, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_of_students_is_printed_only_at_intervals(
+    display: Display, capsys: pytest.CaptureFixture[str]
+) -> None:
     for stage in ("distilling", "fine-tuning on mood"):
         display.progress("trials 0, 1", Progress(stage=stage, step=1, num_steps=4, students=(0, 1)))
     assert len(capsys.readouterr().err.splitlines()) <= 1
 
 
-def test_nothing_is_said_on_stdout(display: Display, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_on_stdout(display: Display, capsys: pytest.CaptureFixture[str]) -> None:
     display.message("hello")
     display.record(student(0, 0.6))
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""A study that an earlier version began is resumed, reported, picked from and packaged by this one."""
+"""Tests of a study that an earlier version began: this version resumes, reports, picks from and packages it."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def resumed(root: Path, before: set[Path]) -> StudyPaths:
     return study
 
 
-def test_its_settings_are_those_that_were_written(root: Path) -> None:
+def test_its_settings_are_read_unchanged(root: Path) -> None:
     path = root / "studies" / "tiny" / "search.yaml"
     config = load_config(path).config
     assert (config.name, config.seed, config.budget.num_trials) == ("tiny", 3, 4)
@@ -54,7 +54,7 @@ def test_its_settings_are_those_that_were_written(root: Path) -> None:
     assert load_config(again).config == config
 
 
-def test_what_had_ended_stays_and_what_was_interrupted_goes_on(resumed: StudyPaths) -> None:
+def test_ended_trials_stay_and_interrupted_trials_are_resumed(resumed: StudyPaths) -> None:
     old_lines = (EARLIER_STUDY / "studies" / "tiny" / "records.jsonl").read_text(encoding="utf-8").splitlines()
     assert resumed.records.read_text(encoding="utf-8").splitlines()[: len(old_lines)] == old_lines
     records = {(record.role, record.number): record for record in read_records(resumed.records)}
@@ -64,7 +64,7 @@ def test_what_had_ended_stays_and_what_was_interrupted_goes_on(resumed: StudyPat
     assert all(record.status is Status.COMPLETE for record in records.values())
 
 
-def test_the_interrupted_trial_went_on_from_its_checkpoint(resumed: StudyPaths) -> None:
+def test_the_interrupted_trial_is_resumed_from_its_checkpoint(resumed: StudyPaths) -> None:
     progress = TrialPaths(root=resumed.trial_folder(2)).progress.read_text(encoding="utf-8").splitlines()
     lines = [json.loads(line) for line in progress]
     steps_of_runs: dict[str, list[int]] = {}

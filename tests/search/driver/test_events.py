@@ -1,4 +1,4 @@
-"""Tests of what becomes of the rows that trials report."""
+"""Tests of the driver's records of students that ended, were lost or were refused."""
 
 from collections.abc import Callable
 
@@ -55,7 +55,7 @@ def test_lost_students_are_recorded_with_the_time_that_they_took(
     assert [record.seconds for record in (first, second)] == [{"distilling": 7.0}, {}]
 
 
-def test_students_whose_process_was_killed_for_memory_failed_for_want_of_it(
+def test_students_whose_process_was_killed_for_memory_failed_out_of_memory(
     events: StudyEvents, losses: Losses, study: ResolvedStudy, choice: StudentChoice
 ) -> None:
     losses.latest = NodeOutOfMemoryError.from_ray("the node is full\nTop 10 memory users")

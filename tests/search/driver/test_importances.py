@@ -9,7 +9,7 @@ from search.study.resolved import ResolvedStudy
 
 
 def study_of(num_trials: int, resolved: ResolvedStudy) -> optuna.Study:
-    """A study in which only the fine-tuning rate moves accuracy, upwards."""
+    """Returns a study in which accuracy is the learning rate of fine-tuning."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(num_trials):
@@ -21,7 +21,7 @@ def study_of(num_trials: int, resolved: ResolvedStudy) -> optuna.Study:
     return study
 
 
-def test_what_moves_accuracy_comes_first(open_study: Callable[..., ResolvedStudy]) -> None:
+def test_the_choice_that_determines_accuracy_is_the_most_important(open_study: Callable[..., ResolvedStudy]) -> None:
     resolved = open_study(is_prepared=False)
     write_importances(study_of(60, resolved), resolved)
     written = json.loads(resolved.paths.importances.read_text(encoding="utf-8"))
@@ -30,7 +30,7 @@ def test_what_moves_accuracy_comes_first(open_study: Callable[..., ResolvedStudy
 
 
 @pytest.mark.parametrize("num_missing", [1, MIN_TRIALS_FOR_IMPORTANCES])
-def test_too_few_trials_tell_nothing(open_study: Callable[..., ResolvedStudy], num_missing: int) -> None:
+def test_too_few_trials_give_no_importances(open_study: Callable[..., ResolvedStudy], num_missing: int) -> None:
     resolved = open_study(is_prepared=False)
     write_importances(study_of(MIN_TRIALS_FOR_IMPORTANCES - num_missing, resolved), resolved)
     assert not resolved.paths.importances.exists()

@@ -1,4 +1,4 @@
-"""Tests of what launch refuses before anything is trained, calibrated or packed."""
+"""Tests of the check of a search's inputs, which comes before the calibration, the packing and any training."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ from search.study.resolved import find_study
 
 @pytest.fixture
 def folder(material: Path, tmp_path: Path) -> Path:
-    """A search with all that it names, to be spoilt."""
-    # The cache that other tests share is none of what the search names.
+    """A copy of the search and its inputs, which a test may damage."""
+    # The cache, which other tests share, is no input.
     return Path(shutil.copytree(material, tmp_path / "material", ignore=shutil.ignore_patterns("cache")))
 
 
@@ -36,8 +36,10 @@ def spoil_tokenizer(folder: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": "7.0"}))
 
 
-def test_what_is_whole_is_let_through(folder: Path) -> None:
+def test_checking_valid_inputs_raises_nothing_and_changes_no_file(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     check_inputs(config_of(folder), folder / "teacher", folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

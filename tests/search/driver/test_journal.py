@@ -1,4 +1,4 @@
-"""Tests of a journal that a power failure broke off: nothing is lost that has a record, and no number is used twice."""
+"""Tests of a journal that a power failure cut short: no record is lost, and no number is used twice."""
 
 import itertools
 import os
@@ -24,7 +24,7 @@ TWO_AT_ONCE = Quota(num_students=100, max_concurrent_trials=2)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, tuple[TrialRecord, ...]]:
-    """The journal of three students that ended and one that is under way, and the records of the three."""
+    """The journal of three students that ended and one that is running, and the records of the three."""
     study = StudyPaths(root=tmp_path_factory.mktemp("whole"))
     driver = Driver()
     searcher = make_searcher(opened(study), driver, quota=TWO_AT_ONCE)
@@ -42,7 +42,7 @@ def study(tmp_path: Path) -> StudyPaths:
 
 @pytest.fixture
 def lines() -> list[str]:
-    """What the user is told."""
+    """The messages that are shown to the user."""
     return []
 
 
@@ -53,7 +53,7 @@ def opened(study: StudyPaths, sampler: SamplerName = SamplerName.RANDOM) -> optu
 def resumed(
     study: StudyPaths, records: tuple[TrialRecord, ...], sampler: SamplerName = SamplerName.RANDOM
 ) -> tuple[optuna.Study, StudySearcher]:
-    """Goes on as the driver does; the student under way, number 3, had begun."""
+    """Resumes a study as the driver does. The running student, number 3, has a folder already."""
     mend_journal(study, on_trouble=lambda _: None)
     optuna_study = opened(study, sampler)
     begun = {record.number for record in records} | {3}
@@ -65,21 +65,21 @@ def resumed(
 
 
 def known(study: optuna.Study) -> list[StudentChoice]:
-    """The students whose results the sampler has."""
+    """Returns the students whose results the sampler has."""
     return [WIDE.decode(trial.params) for trial in trials(study) if trial.state is TrialState.COMPLETE]
 
 
 def offsets(content: bytes) -> list[int]:
-    """Of each line: before its first byte, in its middle, before its end."""
+    """Returns three offsets for each line: before its first byte, in its middle, and before its end."""
     starts = [0, *(index + 1 for index, byte in enumerate(content) if byte == ord("\n"))]
     middles = [(start + end) // 2 for start, end in itertools.pairwise(starts)]
     return sorted({*starts, *middles, *(start - 1 for start in starts[1:])})
 
 
-def test_wherever_a_journal_is_cut_off_the_search_goes_on_with_all_it_has_records_of(
+def test_a_search_knows_all_recorded_students_wherever_its_journal_is_cut_off(
     whole: tuple[bytes, tuple[TrialRecord, ...]], study: StudyPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nothing fails here but the journal, and syncing each line takes most of the time.
+    # The test does not depend on fsync, which would take most of its time.
     monkeypatch.setattr(os, "fsync", lambda _: None)
     content, records = whole
     recorded = [StudentChoice.from_record(record) for record in records]
@@ -107,7 +107,7 @@ def test_wherever_a_journal_is_cut_off_the_search_goes_on_with_all_it_has_record
     ids=["cut", "cut, then zeros", "zeros", "half a line", "no text", "no entry", "hole", "all zeros"],
 )
 @pytest.mark.parametrize("sampler", [SamplerName.TPE, SamplerName.NSGA2])
-def test_a_broken_journal_is_mended_with_one_line_and_kept_beside(
+def test_a_broken_journal_is_repaired_with_one_message_and_a_copy_is_kept(
     whole: tuple[bytes, tuple[TrialRecord, ...]],
     study: StudyPaths,
     lines: list[str],
@@ -148,7 +148,7 @@ def test_a_lock_that_a_killed_driver_left_behind_is_removed(study: StudyPaths, l
     assert not lock.is_symlink()
 
 
-def test_a_student_that_had_begun_and_whom_the_journal_forgot_gives_its_folder_to_no_other(study: StudyPaths) -> None:
+def test_no_student_gets_the_folder_of_one_that_the_journal_lost(study: StudyPaths) -> None:
     folder = study.trial_folder(0)
     folder.mkdir(parents=True)
     (folder / "log.txt").touch()
@@ -157,7 +157,7 @@ def test_a_student_that_had_begun_and_whom_the_journal_forgot_gives_its_folder_t
     assert drawn(make_searcher(optuna_study))[0] == 1
 
 
-def test_a_student_that_a_driver_was_lost_retelling_is_not_run_again(study: StudyPaths) -> None:
+def test_a_student_that_a_killed_driver_had_enqueued_is_not_run_again(study: StudyPaths) -> None:
     driver = Driver()
     before = make_searcher(make_study(), driver)
     _, choice = drawn(before)

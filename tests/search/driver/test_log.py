@@ -1,4 +1,4 @@
-"""Tests of how a driver stops where no record says why."""
+"""Tests of driver.log, and of the message of a driver that an exception stopped."""
 
 import logging
 import re
@@ -12,7 +12,9 @@ from minilm_core.results.layout import StudyPaths
 from search.driver.log import reported_in_one_line, tune_errors_logged
 from search.errors import SearchStoppedError
 
-TOLD_BY_TUNE = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\nOSError: no space left on the disk\n'
+TUNE_ERROR_TEXT = (
+    'Traceback (most recent call last):\n  File "x.py", line 1, in f\nOSError: no space left on the disk\n'
+)
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def study(tmp_path: Path) -> StudyPaths:
     ("error", "happened"),
     [
         (RuntimeError("Caught unexpected exception: first\nsecond\nthird"), "RuntimeError: Caught unexpected .* first"),
-        (TuneError(TOLD_BY_TUNE), "OSError: no space left on the disk"),
+        (TuneError(TUNE_ERROR_TEXT), "OSError: no space left on the disk"),
         (KeyError(), "KeyError: KeyError"),
     ],
 )
@@ -40,7 +42,7 @@ def test_an_exception_is_one_line_with_the_command_that_goes_on(
     assert line.endswith(f"go on with minilm-search resume '{study.root}'")
 
 
-def test_the_rest_stands_in_the_log(study: StudyPaths) -> None:
+def test_the_log_has_the_traceback_and_the_whole_message(study: StudyPaths) -> None:
     study.root.mkdir()
     with pytest.raises(SearchStoppedError), reported_in_one_line(study):
         raise RuntimeError("first\nsecond")
@@ -50,7 +52,7 @@ def test_the_rest_stands_in_the_log(study: StudyPaths) -> None:
 
 
 @pytest.mark.parametrize("error", [UserError("a rule, got 1"), OSError(28, "no space"), KeyboardInterrupt()])
-def test_what_has_its_own_line_passes(study: StudyPaths, error: BaseException) -> None:
+def test_errors_with_a_message_of_their_own_pass_unchanged(study: StudyPaths, error: BaseException) -> None:
     study.root.mkdir()
     with pytest.raises(type(error)) as passed, reported_in_one_line(study):
         raise error
@@ -58,9 +60,7 @@ def test_what_has_its_own_line_passes(study: StudyPaths, error: BaseException) -
     assert not study.driver_log.exists()
 
 
-def test_what_tune_complains_of_goes_to_the_log_and_not_to_the_terminal(
-    study: StudyPaths, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_of_tune_are_logged_and_not_printed(study: StudyPaths, capsys: pytest.CaptureFixture[str]) -> None:
     study.root.mkdir()
     with tune_errors_logged(study.driver_log):
         logging.getLogger("ray.tune.tune").error("Trials did not complete: [a]")
@@ -68,7 +68,7 @@ def test_what_tune_complains_of_goes_to_the_log_and_not_to_the_terminal(
     assert capsys.readouterr().err == ""
 
 
-def test_without_a_complaint_there_is_no_log(study: StudyPaths) -> None:
+def test_there_is_no_log_without_an_error(study: StudyPaths) -> None:
     study.root.mkdir()
     with tune_errors_logged(study.driver_log):
         pass

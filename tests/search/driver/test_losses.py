@@ -1,4 +1,4 @@
-"""Tests of processes that the cluster loses: what Tune does about them, and what is written down."""
+"""Tests of lost processes: Tune restarts their trials, and the logs say why."""
 
 import re
 import threading
@@ -25,21 +25,21 @@ SECONDS_BETWEEN_KILLS = 12
 
 
 class Recoveries(tune.Callback):
-    """Remembers why the process of a trial was lost that Tune starts anew."""
+    """Records the loss for which Tune restarts a trial."""
 
     def __init__(self, losses: Losses) -> None:
         self.losses = losses
-        self.heard: list[BaseException | None] = []
+        self.losses_at_recovery: list[BaseException | None] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_recover(self, **_: Any) -> None:
-        self.heard.append(self.losses.latest)
+        self.losses_at_recovery.append(self.losses.latest)
 
 
 @pytest.mark.slow
-def test_tune_starts_a_trial_anew_whose_process_the_memory_monitor_killed(tmp_path: Path) -> None:
+def test_tune_restarts_a_trial_whose_process_the_memory_monitor_killed(tmp_path: Path) -> None:
     attempts = tmp_path / "attempts"
 
     def trial(_: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ def test_tune_starts_a_trial_anew_whose_process_the_memory_monitor_killed(tmp_pa
             file.write("attempt\n")
         tune.report({"attempts": attempts.read_text().count("\n")})
         if attempts.read_text().count("\n") == 1:
-            # The first ends by being killed and in no other way.
+            # The first attempt can only end by a kill.
             threading.Event().wait(120)
 
     losses = Losses()
@@ -63,13 +63,13 @@ def test_tune_starts_a_trial_anew_whose_process_the_memory_monitor_killed(tmp_pa
         (result,) = tune.Tuner(tune.with_resources(trial, {"CPU": 1}), run_config=run_config).fit()
     assert result.metrics is not None
     assert result.metrics["attempts"] == 2
-    assert {type(loss) for loss in recoveries.heard} == {NodeOutOfMemoryError}
-    assert str(recoveries.heard[0]).startswith("out of memory on the node: ")
+    assert {type(loss) for loss in recoveries.losses_at_recovery} == {NodeOutOfMemoryError}
+    assert str(recoveries.losses_at_recovery[0]).startswith("out of memory on the node: ")
     assert losses.latest is None
 
 
 @pytest.mark.slow
-def test_a_stream_whose_process_the_memory_monitor_killed_says_so_in_one_line() -> None:
+def test_a_remote_generator_that_the_memory_monitor_killed_raises_a_message_of_one_line() -> None:
 
     def work() -> Iterator[int]:
         yield 1
@@ -80,7 +80,7 @@ def test_a_stream_whose_process_the_memory_monitor_killed_says_so_in_one_line() 
     assert re.fullmatch(r"out of memory on the node: .* GB in use, largest process .*", str(killed.value))
 
 
-def test_what_ray_killed_for_memory_and_what_it_lost_are_losses_of_two_kinds() -> None:
+def test_a_kill_for_memory_and_a_lost_process_are_failures_of_two_kinds() -> None:
     killed, lost = loss_reported_by(OutOfMemoryError("the node is full")), loss_reported_by(RayActorError())
     assert killed is not None
     assert lost is not None
@@ -89,11 +89,11 @@ def test_what_ray_killed_for_memory_and_what_it_lost_are_losses_of_two_kinds() -
 
 
 @pytest.mark.parametrize("error", [MemoryError("in the process itself"), RayTaskError("f", "", KeyError("x"))])
-def test_an_exception_in_a_process_that_lives_is_no_loss(error: Exception) -> None:
+def test_an_exception_of_a_running_process_is_no_loss(error: Exception) -> None:
     assert loss_reported_by(error) is None
 
 
-def test_rays_own_words_go_to_the_log_of_each_student(open_study: OpenStudy, choice: StudentChoice) -> None:
+def test_the_log_of_each_student_has_rays_whole_message(open_study: OpenStudy, choice: StudentChoice) -> None:
     study = open_study(is_prepared=False)
     jobs = [Job.of_student(study, number, choice) for number in (3, 4)]
     log_loss(jobs, NodeOutOfMemoryError.from_ray("the node is full\nTop 10 memory users"))

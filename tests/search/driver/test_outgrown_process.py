@@ -1,4 +1,4 @@
-"""Test of trials whose process is replaced when it holds too much."""
+"""Test of a process that is replaced because it uses too much memory."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.search.studies import NO_BASELINES, optuna_states
 
 
 @pytest.mark.slow
-def test_a_process_that_holds_too_much_is_replaced_at_the_cost_of_no_trial(
+def test_a_process_that_uses_too_much_memory_is_replaced_without_losing_a_trial(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_tokens(monkeypatch)
@@ -29,7 +29,7 @@ def test_a_process_that_holds_too_much_is_replaced_at_the_cost_of_no_trial(
         def run(drawn: dict[str, Any]) -> None:
             with processes.open("a") as file:
                 file.write(f"{os.getpid()}\n")
-            # However little it holds, it is too much.
+            # With this limit, every process uses too much memory.
             trial.MOST_GROWTH = 0.5
             trial.direct_trial(drawn, of_trial)
 
@@ -45,7 +45,7 @@ def test_a_process_that_holds_too_much_is_replaced_at_the_cost_of_no_trial(
     counted = [record for record in read_records(paths.records) if record.counts_for_budget]
     assert [record.status for record in counted] == [Status.COMPLETE] * 2
     assert sum(optuna_states(paths).values()) == len(read_records(paths.records))
-    # Each of two trials, and after it its second start, which finds nothing left to do and keeps its process.
+    # Each trial starts twice: its second start finds no job left and keeps its process for the next trial.
     runs = processes.read_text().split()
     assert len(runs) == 4
     assert len(set(runs)) == 3

@@ -1,7 +1,10 @@
-"""Tests of the way to Optuna: what is drawn and what is told. No cluster."""
+"""Tests of the searcher between Tune and Optuna: the students that it draws, and their outcomes. No cluster."""
 
 import json
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from optuna.storages import InMemoryStorage
@@ -27,7 +30,7 @@ from tests.search.searching import (
     trials,
 )
 
-# What is drawn.
+# Draws.
 
 
 def test_a_suggestion_is_a_students_number_and_choice_in_plain_types() -> None:
@@ -48,15 +51,50 @@ def test_every_sampler_draws_students_of_several_objectives(name: SamplerName) -
         searcher.on_trial_complete(trial_id, {})
 
 
-def test_tpe_learns_from_students_of_every_ending() -> None:
+def test_tpe_draws_after_students_of_every_status() -> None:
     study = open_study(InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(num_startup_trials=2), seed=0))
     driver = Driver(max_layers=2)
     searcher = make_searcher(study, driver)
-    for number, status in enumerate([*Status, *Status, *Status]):
+    statuses = [*Status, *Status, *Status]
+    for number, status in enumerate(statuses):
         driver.status = status
         drawn(searcher, str(number))
         searcher.on_trial_complete(str(number), {})
-    assert len(driver.records) == 12
+    assert [record.status for record in driver.records] == statuses
+
+
+def distance_to_best(choice: StudentChoice) -> float:
+    """Returns how far the learning rate of distillation is from the middle of its range, in decades: at most 0.5."""
+    return abs(math.log10(choice.distillation_learning_rate) + 3.5)
+
+
+class DistanceDriver(Driver):
+    """A driver whose students are the more accurate, the nearer they are to the best; all have the same latency."""
+
+    def lost(self, students: Mapping[int, StudentChoice]) -> list[TrialRecord]:
+        return [
+            replace(record, objectives={**record.objectives, "accuracy": 1 - distance_to_best(students[record.number])})
+            for record in super().lost(students)
+        ]
+
+
+def mean_distance_after_startup(name: SamplerName, seed: int) -> float:
+    num_startup_trials, num_trials = 10, 30
+    sampler = make_sampler(Sampler(name=name, num_startup_trials=num_startup_trials), seed)
+    searcher = make_searcher(open_study(InMemoryStorage(), OBJECTIVES, sampler), DistanceDriver())
+    distances = []
+    for trial_id in map(str, range(num_trials)):
+        distances.append(distance_to_best(drawn(searcher, trial_id)[1]))
+        searcher.on_trial_complete(trial_id, {})
+    return statistics.fmean(distances[num_startup_trials:])
+
+
+def test_tpe_draws_nearer_to_the_best_student_than_random_draws_after_its_startup_trials() -> None:
+    tpe, random = (
+        [mean_distance_after_startup(name, seed) for seed in range(4)] for name in (SamplerName.TPE, SamplerName.RANDOM)
+    )
+    assert max(tpe) < min(random)
+    assert statistics.fmean(tpe) < 0.7 * statistics.fmean(random)
 
 
 def test_a_sampler_is_a_function_of_the_seed() -> None:
@@ -66,10 +104,10 @@ def test_a_sampler_is_a_function_of_the_seed() -> None:
     assert drawn(make_searcher(other))[1] != first
 
 
-# What is told.
+# Outcomes.
 
 
-def test_a_complete_student_is_told_its_values_in_the_order_of_the_objectives() -> None:
+def test_optuna_gets_the_values_of_a_complete_student_in_the_order_of_the_objectives() -> None:
     study = make_study()
     searcher = make_searcher(study)
     number, _ = drawn(searcher)
@@ -78,7 +116,7 @@ def test_a_complete_student_is_told_its_values_in_the_order_of_the_objectives() 
     assert trials(study)[number].values == [FIGURES["latency_ms"], FIGURES["accuracy"]]
 
 
-def test_the_study_knows_which_way_each_objective_is_better() -> None:
+def test_the_optuna_study_has_the_direction_of_each_objective() -> None:
     assert [direction.name for direction in make_study().directions] == ["MINIMIZE", "MAXIMIZE"]
 
 
@@ -119,7 +157,7 @@ def test_rows_of_progress_end_no_student() -> None:
     assert trials(study)[0].state is TrialState.RUNNING
 
 
-def test_outcomes_belong_to_their_trials_whatever_the_order_they_end_in() -> None:
+def test_outcomes_are_assigned_to_their_trials_in_any_order_of_ending() -> None:
     study, driver = make_study(), Driver()
     searcher = make_searcher(study, driver)
     choices = {trial_id: drawn(searcher, trial_id) for trial_id in "abc"}
@@ -129,10 +167,12 @@ def test_outcomes_belong_to_their_trials_whatever_the_order_they_end_in() -> Non
     assert [record.architecture for record in driver.records] == [choices[i][1].architecture for i in "cab"]
 
 
-def test_a_record_is_written_before_optuna_is_told() -> None:
+def test_a_record_is_written_before_optuna_gets_the_outcome() -> None:
     study = make_study()
 
     class Witness(Driver):
+        """A driver that checks Optuna's state while it records."""
+
         def ended(self, records: Sequence[TrialRecord]) -> None:
             assert all(trials(study)[record.number].state is TrialState.RUNNING for record in records)
             super().ended(records)

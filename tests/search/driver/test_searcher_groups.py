@@ -1,4 +1,4 @@
-"""Tests of several students a trial: how many there are, and how each of them ends."""
+"""Tests of trials with several students: their number, and the outcome of each."""
 
 import pytest
 from optuna.trial import TrialState
@@ -19,14 +19,14 @@ from tests.search.searching import (
 )
 
 
-def test_a_trial_holds_as_many_different_students_as_it_may() -> None:
+def test_a_trial_has_the_largest_allowed_number_of_different_students() -> None:
     searcher = make_searcher(make_study(), quota=THREE_A_TRIAL)
     together = drawn_together(searcher)
     assert list(together) == [0, 1, 2]
     assert len(set(together.values())) == 3
 
 
-def test_trials_never_hold_more_students_than_the_budget_has_left() -> None:
+def test_trials_have_no_more_students_than_the_budget_has_left() -> None:
     searcher = make_searcher(make_study(), quota=THREE_A_TRIAL)
     sizes = []
     for trial_id in "abc":
@@ -46,7 +46,7 @@ def test_trials_never_hold_more_students_than_the_budget_has_left() -> None:
         (Quota(num_students=2, students_per_trial=3, max_concurrent_trials=3), [1, 1]),
     ],
 )
-def test_trials_that_run_at_once_share_the_last_students_evenly(quota: Quota, sizes: list[int]) -> None:
+def test_the_last_students_are_divided_evenly_among_concurrent_trials(quota: Quota, sizes: list[int]) -> None:
     searcher = make_searcher(make_study(), quota=quota)
     assert [len(drawn_together(searcher, str(number))) for number in range(len(sizes))] == sizes
 
@@ -70,7 +70,7 @@ def test_a_space_of_fewer_students_gives_a_smaller_group_and_then_none() -> None
     assert len(trials(study)) == num_draws
 
 
-def test_each_student_of_a_group_is_told_as_soon_as_it_has_ended() -> None:
+def test_optuna_gets_the_outcome_of_each_student_of_a_group_when_it_ends() -> None:
     study, driver = make_study(), Driver()
     searcher = make_searcher(study, driver, quota=THREE_A_TRIAL)
     students = drawn_together(searcher)
@@ -80,7 +80,7 @@ def test_each_student_of_a_group_is_told_as_soon_as_it_has_ended() -> None:
     assert [trial.state for trial in trials(study)] == [TrialState.COMPLETE] * 3
 
 
-def test_a_row_that_tune_repeats_ends_nobody_twice() -> None:
+def test_a_row_that_tune_repeats_ends_no_student_twice() -> None:
     driver = Driver()
     searcher = make_searcher(make_study(), driver, quota=THREE_A_TRIAL)
     students = drawn_together(searcher)

@@ -1,4 +1,4 @@
-"""Tests of what a searcher does not let pass: students over a limit, students tried before, an exhausted space."""
+"""Tests of the draws that a searcher refuses: students over a limit, and students tried before."""
 
 import pytest
 from optuna.trial import TrialState
@@ -20,7 +20,7 @@ def test_a_student_over_a_limit_is_drawn_again() -> None:
         assert reason == f"max_layers must be at most 1, got {choice.architecture.num_layers}"
 
 
-def test_the_sampler_is_told_by_how_far_a_student_is_over_its_limit() -> None:
+def test_a_student_over_a_limit_is_pruned_with_its_excess_as_a_constraint() -> None:
     study, driver = make_study(), Driver(max_layers=1)
     searcher = make_searcher(study, driver)
     for trial_id in map(str, range(8)):
@@ -45,7 +45,7 @@ def test_no_student_is_tried_twice_at_once() -> None:
     assert first != second
 
 
-def test_a_duplicate_is_told_as_failed() -> None:
+def test_a_duplicate_fails_in_optuna_and_is_refused() -> None:
     study, driver = make_study(), Driver()
     searcher = make_searcher(study, driver, TWO_STUDENTS)
     running = {drawn(searcher, trial_id)[0] for trial_id in "ab"}

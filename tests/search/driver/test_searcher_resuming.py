@@ -1,6 +1,7 @@
-"""Tests of how a lost driver's study goes on, and of what Tune does with a searcher."""
+"""Tests of a search that is resumed after its driver was lost, and of Tune's use of a searcher."""
 
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tests.search.searching import (
 
 
 def drawn_as(study: optuna.Study, space: StudentSpace, params: dict[str, Any]) -> optuna.Trial:
-    """Draws a student as a driver does that is killed right after."""
+    """Draws a student as a driver does that is killed right afterwards."""
     study.enqueue_trial(params)
     trial = study.ask()
     space.suggest(trial)
@@ -104,7 +105,9 @@ def test_an_interrupted_student_ends_like_any_other(journal: JournalStorage) -> 
     ("status", "state"),
     [(Status.COMPLETE, TrialState.COMPLETE), (Status.STOPPED, TrialState.PRUNED), (Status.FAILED, TrialState.FAIL)],
 )
-def test_a_student_of_which_there_is_a_record_is_told_and_not_run_again(status: Status, state: TrialState) -> None:
+def test_optuna_gets_the_outcome_of_a_recorded_student_which_is_not_run_again(
+    status: Status, state: TrialState
+) -> None:
     study = make_study()
     number, choice = drawn(make_searcher(study))
     assert reconcile(study, WIDE, [make_record(number, choice, status)], OBJECTIVES) == []
@@ -120,13 +123,13 @@ def test_reconciling_twice_changes_nothing_more() -> None:
 
 
 @pytest.mark.parametrize("role", [Role.TWIN, Role.TEACHER])
-def test_a_record_that_is_no_students_tells_nothing(role: Role) -> None:
+def test_the_record_of_a_baseline_does_not_end_a_student(role: Role) -> None:
     study = make_study()
     number, choice = drawn(make_searcher(study))
     assert reconcile(study, WIDE, [make_record(number, choice, role=role)], OBJECTIVES) == [number]
 
 
-def test_a_student_that_was_half_drawn_is_told_as_failed() -> None:
+def test_a_student_that_was_drawn_in_part_fails_in_optuna() -> None:
     study = make_study()
     study.ask()
     study.ask().suggest_int("num_layers", 1, 3)
@@ -178,10 +181,17 @@ def test_a_lost_journal_gives_no_recorded_number_to_another_student() -> None:
 # What Tune does with a searcher.
 
 
-def test_a_searcher_can_be_pickled_with_all_that_it_holds(journal: JournalStorage) -> None:
-    searcher = make_searcher(make_study(journal))
+def test_a_searcher_is_pickled_without_its_state() -> None:
+    class DriverWithLock(Driver):
+        """A driver with an object that cannot be pickled."""
+
+        lock = threading.Lock()
+
+    searcher = make_searcher(make_study(), DriverWithLock())
     drawn(searcher)
-    assert isinstance(pickle.loads(pickle.dumps(searcher)), StudySearcher)
+    copy = pickle.loads(pickle.dumps(searcher))
+    assert type(copy) is StudySearcher
+    assert vars(copy) == {}
 
 
 def test_saving_and_restoring_touch_no_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests of how many students of a study share a worker."""
+"""Tests of the number of students that one worker trains together."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ PLENTY = 10**15
 
 @pytest.fixture
 def study(open_study: OpenStudy) -> ResolvedStudy:
-    """A study of a base-sized teacher and 64 trials, one at a time."""
+    """A study with a base-sized teacher and 64 trials, of which one runs at a time."""
     return of_large_teacher(open_study("budget.num_trials=64", is_prepared=False))
 
 
@@ -34,22 +34,22 @@ def chosen(study: ResolvedStudy, *, is_cached: bool = False, worker_bytes: int =
     )
 
 
-def test_a_trial_has_as_many_students_as_the_settings_say(open_study: OpenStudy) -> None:
+def test_the_setting_determines_the_number_of_students_of_a_trial(open_study: OpenStudy) -> None:
     configured = open_study("resources.students_per_worker=3", is_prepared=False)
     assert (chosen(configured), chosen(configured, is_cached=True), chosen(configured, worker_bytes=0)) == (3, 3, 3)
 
 
-def test_students_without_a_teacher_beside_them_have_a_trial_of_their_own(study: ResolvedStudy) -> None:
+def test_students_with_cached_targets_have_a_trial_each(study: ResolvedStudy) -> None:
     assert chosen(study, is_cached=True) == 1
 
 
-def test_students_much_smaller_than_their_teacher_share_it_and_leave_the_sampler_its_rounds(
+def test_students_much_smaller_than_their_teacher_are_trained_together_in_four_rounds(
     study: ResolvedStudy,
 ) -> None:
     assert chosen(study) == 64 // 4
 
 
-def test_a_teacher_no_larger_than_its_students_is_shared_by_few(open_study: OpenStudy) -> None:
+def test_few_students_are_trained_together_if_their_teacher_is_no_larger(open_study: OpenStudy) -> None:
     assert chosen(open_study("budget.num_trials=64", is_prepared=False)) <= 3
 
 
@@ -57,12 +57,12 @@ def test_a_study_of_few_trials_has_one_student_a_trial(open_study: OpenStudy) ->
     assert chosen(of_large_teacher(open_study("budget.num_trials=2", is_prepared=False))) == 1
 
 
-def test_trials_that_run_at_once_share_the_sampler(open_study: OpenStudy) -> None:
+def test_concurrent_trials_lower_the_number_of_students_in_each(open_study: OpenStudy) -> None:
     study = open_study("budget.num_trials=64", "resources.max_concurrent_trials=4", is_prepared=False)
     assert chosen(of_large_teacher(study)) == 64 // (4 * 4)
 
 
-def test_no_more_students_are_trained_at_once_than_memory_holds(study: ResolvedStudy) -> None:
+def test_no_more_students_are_trained_together_than_fit_into_memory(study: ResolvedStudy) -> None:
     largest = max(student.num_parameters(study.student_family) for student in study.config.space.architectures())
     teacher_bytes = 4 * TEACHER.num_parameters(study.teacher_family)
     assert chosen(study, worker_bytes=2 * (teacher_bytes + 5 * 16 * largest)) == 5
@@ -75,7 +75,7 @@ def test_a_resumed_study_keeps_what_was_chosen(study: ResolvedStudy) -> None:
     assert chosen(study, worker_bytes=0) == first
 
 
-def test_a_worker_has_its_part_of_a_nodes_memory() -> None:
+def test_the_memory_of_a_worker_is_its_fraction_of_the_node() -> None:
     (one,) = worker_memory_bytes(Resources(cpus_per_worker=1.0))
     (all_cores,) = worker_memory_bytes(Resources(cpus_per_worker=10_000.0))
     assert 0 < one <= all_cores * 1.1

@@ -1,4 +1,4 @@
-"""A whole study from the command line, with Ray: everything that a search leaves behind."""
+"""Tests of a whole study from the command line, with Ray: its records, files, report and package."""
 
 import json
 from pathlib import Path
@@ -20,18 +20,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A current folder whose files have the names of modules that a search imports; none may be run."""
-    folder = tmp_path_factory.mktemp("strangers")
+def shadowing_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A current folder whose files have the names of modules that a search imports; none of them may run."""
+    folder = tmp_path_factory.mktemp("shadowing")
     for module in ("search", "minilm_core", "spaces", "tokenizers", "json", "torch", "ray", "numba", "optuna"):
-        text = f"from pathlib import Path\nPath({str(folder / 'run')!r}).touch()\nraise ImportError('a stranger')\n"
+        text = (
+            f"from pathlib import Path\nPath({str(folder / 'run')!r}).touch()\nraise ImportError('the wrong module')\n"
+        )
         (folder / f"{module}.py").write_text(text, encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="module")
-def finished(material: Path, strangers: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
-    """A study of three trials over three objectives with both baselines, run in a folder of strangers' files."""
+def finished(material: Path, shadowing_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
+    """A study of three trials, three objectives and both baselines, run in a folder with files of modules' names."""
     studies = tmp_path_factory.mktemp("studies")
     overrides = (
         "budget.num_trials=3",
@@ -39,14 +41,14 @@ def finished(material: Path, strangers: Path, tmp_path_factory: pytest.TempPathF
         "objectives=[accuracy, latency_ms, size_bytes]",
         f"storage.mirror={studies / 'mirror'}",
     )
-    done = launch(material, studies, *overrides, cwd=strangers)
+    done = launch(material, studies, *overrides, cwd=shadowing_folder)
     assert done.returncode == 0, done.stderr
     assert "next: minilm-search report" in done.stderr
-    assert not (strangers / "run").exists()
+    assert not (shadowing_folder / "run").exists()
     return StudyPaths(root=studies / "tiny")
 
 
-def test_every_trial_asked_for_ends_with_a_record(finished: StudyPaths) -> None:
+def test_every_trial_of_the_budget_ends_with_a_record(finished: StudyPaths) -> None:
     counted = [record for record in students(finished) if record.counts_for_budget]
     assert [record.status for record in counted] == [Status.COMPLETE] * 3
     assert all(record.objectives.keys() == {"accuracy", "latency_ms", "size_bytes"} for record in counted)
@@ -72,12 +74,12 @@ def test_every_students_folders_load_as_transformers_saves_them(finished: StudyP
         assert AutoTokenizer.from_pretrained(paths.student)("the teacher")["input_ids"]
 
 
-def test_the_mirror_holds_the_records_whole(finished: StudyPaths) -> None:
+def test_the_mirror_has_all_records(finished: StudyPaths) -> None:
     mirrored = finished.root.parent / "mirror" / "tiny" / "records.jsonl"
     assert mirrored.read_bytes() == finished.records.read_bytes()
 
 
-def test_tunes_own_files_are_gone(finished: StudyPaths) -> None:
+def test_tunes_own_files_are_removed(finished: StudyPaths) -> None:
     assert not finished.scratch.exists()
 
 
@@ -89,14 +91,14 @@ def test_launching_a_finished_study_again_changes_nothing(finished: StudyPaths) 
     assert finished.records.read_bytes() == before
 
 
-def test_the_path_goes_on_to_a_verified_package(finished: StudyPaths, strangers: Path, tmp_path: Path) -> None:
-    reported = run("report", finished.root, cwd=strangers)
+def test_the_path_goes_on_to_a_verified_package(finished: StudyPaths, shadowing_folder: Path, tmp_path: Path) -> None:
+    reported = run("report", finished.root, cwd=shadowing_folder)
     assert reported.returncode == 0, reported.stderr
     assert (finished.report / "report.html").stat().st_size > 100_000
-    assert run("pick", finished.root, "--prefer", "best", cwd=strangers).returncode == 0
-    packaged = run("package", finished.root, "--picked", "-o", tmp_path / "student", cwd=strangers)
+    assert run("pick", finished.root, "--prefer", "best", cwd=shadowing_folder).returncode == 0
+    packaged = run("package", finished.root, "--picked", "-o", tmp_path / "student", cwd=shadowing_folder)
     assert packaged.returncode == 0, packaged.stderr
-    verified = run("verify", tmp_path / "student", "--json", cwd=strangers)
+    verified = run("verify", tmp_path / "student", "--json", cwd=shadowing_folder)
     assert verified.returncode == 0, verified.stdout
     assert json.loads(verified.stdout)["is_ok"]
-    assert not (strangers / "run").exists()
+    assert not (shadowing_folder / "run").exists()

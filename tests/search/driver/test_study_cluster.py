@@ -13,7 +13,7 @@ from tests.search.studies import (
     NO_BASELINES,
     free_port,
     launch,
-    launch_words,
+    launch_arguments,
     run,
     students,
 )
@@ -21,11 +21,11 @@ from tests.search.studies import (
 pytestmark = pytest.mark.slow
 
 
-def test_several_workers_teach_several_students_under_ray_train(material: Path, tmp_path: Path) -> None:
+def test_several_workers_train_several_students_under_ray_train(material: Path, tmp_path: Path) -> None:
     study = StudyPaths(root=tmp_path / "tiny")
     obstacle = TrialPaths(root=study.trial_folder(1)).finetuned("mood").parent
     obstacle.parent.mkdir(parents=True)
-    obstacle.write_text("a file where a folder is to be: the second student fails alone")
+    obstacle.write_text("a file at the path of a folder: only the second student fails")
     three = ("budget.num_trials=3", "resources.students_per_worker=3")
     done = launch(material, tmp_path, *three, "resources.workers_per_trial=2", *NO_BASELINES)
     assert done.returncode == 0, done.stderr
@@ -37,10 +37,8 @@ def test_several_workers_teach_several_students_under_ray_train(material: Path, 
     assert records[1].failure.kind is FailureKind.CRASH
 
 
-def test_the_same_search_runs_on_a_cluster_that_is_there(
-    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # One mode for the cluster and who joins it: Ray's defaults for the two differ.
+def test_a_search_runs_on_a_running_cluster(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The cluster and the driver need one mode, but Ray's defaults for the two differ.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     port = free_port()
     ray = Path(sys.executable).with_name("ray")
@@ -48,9 +46,9 @@ def test_the_same_search_runs_on_a_cluster_that_is_there(
     head = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert head.stdout is not None
-        assert any("--block" in line for line in head.stdout), "the cluster is up once it says that it will stay"
-        words = launch_words(material, tmp_path, ("budget.num_trials=2", *NO_BASELINES))
-        done = run(*words, "--address", f"127.0.0.1:{port}")
+        assert any("--block" in line for line in head.stdout), "the cluster is up once it prints this line"
+        arguments = launch_arguments(material, tmp_path, ("budget.num_trials=2", *NO_BASELINES))
+        done = run(*arguments, "--address", f"127.0.0.1:{port}")
         assert done.returncode == 0, done.stderr
         assert [record.status for record in students(StudyPaths(root=tmp_path / "tiny"))] == [Status.COMPLETE] * 2
     finally:
@@ -58,9 +56,9 @@ def test_the_same_search_runs_on_a_cluster_that_is_there(
         head.communicate(timeout=60)
 
 
-def test_an_address_without_a_cluster_is_answered_by_one_line(material: Path, tmp_path: Path) -> None:
-    words = launch_words(material, tmp_path, ("budget.num_trials=2", *NO_BASELINES))
-    done = run(*words, "--address", f"127.0.0.1:{free_port()}")
+def test_an_address_without_a_cluster_is_refused_in_one_line(material: Path, tmp_path: Path) -> None:
+    arguments = launch_arguments(material, tmp_path, ("budget.num_trials=2", *NO_BASELINES))
+    done = run(*arguments, "--address", f"127.0.0.1:{free_port()}")
     assert done.returncode == 2
     assert "--address must be that of a running Ray cluster" in done.stderr
     assert "Traceback" not in done.stderr
@@ -69,14 +67,14 @@ def test_an_address_without_a_cluster_is_answered_by_one_line(material: Path, tm
 @pytest.mark.parametrize(
     ("setting", "address", "message"),
     [
-        ("resources.cpus_per_worker=1000", (), "the cluster must have room for the 1 workers of a trial"),
+        ("resources.cpus_per_worker=1000", (), "the cluster must have resources for 1 workers of a trial"),
         ("seed=4", ("--address", "ray://127.0.0.1:10001"), "--address must be HOST:PORT or auto"),
     ],
 )
 def test_a_cluster_that_cannot_run_the_search_is_refused(
     material: Path, tmp_path: Path, setting: str, address: tuple[str, ...], message: str
 ) -> None:
-    done = run(*launch_words(material, tmp_path, (setting, *NO_BASELINES)), *address)
+    done = run(*launch_arguments(material, tmp_path, (setting, *NO_BASELINES)), *address)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Whole studies in which trials fail, or whose budget or space ends them."""
+"""Tests of whole studies in which trials fail, or which their budget or their space ends."""
 
 from collections import Counter
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_failed_trial_costs_one_trial_and_not_the_search(material: Path, tmp_p
     study = StudyPaths(root=tmp_path / "tiny")
     paths = TrialPaths(root=study.trial_folder(0))
     paths.root.mkdir(parents=True)
-    paths.student.write_text("a file where the student's folder is to be")
+    paths.student.write_text("a file at the path of the student's folder")
     done = launch(material, tmp_path, "budget.num_trials=3", *NO_BASELINES)
     assert done.returncode == 0, done.stderr
     ended = {record.number: record for record in students(study) if record.counts_for_budget}
@@ -63,7 +63,7 @@ def test_a_space_of_few_students_ends_when_all_are_tried(material: Path, tmp_pat
     assert len(tried) == 2
 
 
-def test_settings_that_kept_a_study_from_running_may_be_mended(material: Path, tmp_path: Path) -> None:
+def test_settings_that_kept_a_study_from_running_may_be_corrected(material: Path, tmp_path: Path) -> None:
     refused = launch(material, tmp_path, "limits.max_size_bytes=1kB")
     assert refused.returncode == 2
     assert "limits must admit at least one student of the space" in refused.stderr

@@ -1,4 +1,4 @@
-"""A whole study on a node that is out of memory time and again."""
+"""Test of a whole study on a node whose memory monitor kills processes again and again."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Role, Status, read_records
 from tests.search.local_ray import always_out_of_memory
-from tests.search.studies import ROOT, command, launch_words
+from tests.search.studies import ROOT, command, launch_arguments
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -20,11 +20,11 @@ SECONDS_BETWEEN_KILLS = 90
 
 
 @contextmanager
-def told_by_a_search(material: Path, studies: Path, *settings: str) -> Iterator[IO[str]]:
-    """Launches a search on such a node and yields what it says, line by line; it ends with the block."""
-    words = launch_words(material, studies, settings)
+def stderr_of_search(material: Path, studies: Path, *settings: str) -> Iterator[IO[str]]:
+    """Launches a search on such a node, and yields its stderr; the search ends with the block."""
+    arguments = launch_arguments(material, studies, settings)
     environ = {**os.environ, **always_out_of_memory(SECONDS_BETWEEN_KILLS)}
-    driver = subprocess.Popen(command(*words), cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(command(*arguments), cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
     assert driver.stderr is not None
     try:
         yield driver.stderr
@@ -33,14 +33,14 @@ def told_by_a_search(material: Path, studies: Path, *settings: str) -> Iterator[
         driver.communicate(timeout=120)
 
 
-def test_a_search_goes_on_whose_processes_the_memory_monitor_kills(material: Path, tmp_path: Path) -> None:
+def test_a_search_continues_after_the_memory_monitor_kills_its_processes(material: Path, tmp_path: Path) -> None:
     study, lines = StudyPaths(root=tmp_path / "tiny"), []
-    # More trials than are waited for, so that some is under way when the monitor looks.
-    with told_by_a_search(material, tmp_path, "budget.num_trials=500") as said:
+    # There are more trials than the test waits for, so that one is running when the monitor kills.
+    with stderr_of_search(material, tmp_path, "budget.num_trials=500") as stderr:
         lost = next(
-            line for line in said if not lines.append(line) and "started once more" in line and " trial " in line
+            line for line in stderr if not lines.append(line) and "started once more" in line and " trial " in line
         )
-        after = next(line for line in said if not lines.append(line) and " accuracy " in line and " trial " in line)
+        after = next(line for line in stderr if not lines.append(line) and " accuracy " in line and " trial " in line)
     assert ": out of memory on the node: " in lost, "".join(lines)
     assert "GB in use, largest process" in lost
     assert "Traceback" not in "".join(lines)

@@ -1,4 +1,4 @@
-"""Tests of what is done on the cluster before any trial: by whom, and what is said where it fails."""
+"""Tests of the preparation of a study on the cluster: its processes, their losses and its failures."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from minilm_core.distillation.target_storage import is_cached
 from minilm_core.errors import UserError
 from search.config.settings import Resources
 from search.config.teacher_assignment import TeacherRole
@@ -20,7 +21,7 @@ from search.errors import PreparationError
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
 from search.worker.preparation import prepare, read_preparation
-from tests.search.running import OpenStudy, Said
+from tests.search.running import OpenStudy, RecordingDisplay
 
 
 @pytest.mark.parametrize(
@@ -55,22 +56,22 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 def study_of_two_nodes(open_study: OpenStudy, tmp_path: Path) -> ResolvedStudy:
-    """A study that was not prepared, whose trials hold the cores of both nodes."""
+    """A study that is not prepared yet, whose trials reserve the cores of both nodes."""
     return open_study(f"storage.cache={tmp_path}/cache", "resources.max_concurrent_trials=2", is_prepared=False)
 
 
-def prepared(study: ResolvedStudy, address: str) -> Said:
-    said = Said()
+def prepared(study: ResolvedStudy, address: str) -> RecordingDisplay:
+    display = RecordingDisplay()
     with cluster(study.config.resources, address):
-        prepare_study(study, said)
-    return said
+        prepare_study(study, display)
+    return display
 
 
 Work = Callable[..., Iterator[Progress]]
 
 
 def failing(error: Exception) -> Work:
-    """Returns work that fails after its first word; of this kind only what is local travels to a worker."""
+    """Returns a generator function that fails after its first event. It is local, so that Ray pickles it by value."""
 
     def work(*_: Any) -> Iterator[Progress]:
         yield Progress(stage="packing the corpus", step=1, num_steps=2)
@@ -81,11 +82,11 @@ def failing(error: Exception) -> Work:
 
 @pytest.mark.slow
 def test_two_nodes_prepare_a_study_together(study_of_two_nodes: ResolvedStudy, address: str) -> None:
-    said = prepared(study_of_two_nodes, address)
+    display = prepared(study_of_two_nodes, address)
     found = read_preparation(study_of_two_nodes.paths)
     assert set(found.targets) == {TeacherRole.TEACHER}
-    assert any("caching the teacher's targets" in line for line in said.lines)
-    assert not any("lost" in line for line in said.lines)
+    assert any("caching the teacher's targets" in line for line in display.lines)
+    assert not any("lost" in line for line in display.lines)
 
 
 @pytest.mark.slow
@@ -93,13 +94,15 @@ def test_a_study_is_prepared_though_one_of_its_nodes_fails(
     study_of_two_nodes: ResolvedStudy, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study_preparation, "cache_shard", failing(RuntimeError("CUDA out of memory")))
-    said = prepared(study_of_two_nodes, address)
-    assert read_preparation(study_of_two_nodes.paths).targets[TeacherRole.TEACHER] is not None
-    assert said.lines[-1] == "a process that cached targets was lost: RuntimeError: CUDA out of memory"
+    display = prepared(study_of_two_nodes, address)
+    targets = read_preparation(study_of_two_nodes.paths).targets[TeacherRole.TEACHER]
+    assert targets is not None
+    assert is_cached(Path(targets))
+    assert display.lines[-1] == "a process that cached targets was lost: RuntimeError: CUDA out of memory"
 
 
 @pytest.mark.slow
-def test_a_preparation_whose_process_is_lost_goes_on_in_another(
+def test_a_preparation_whose_process_is_lost_is_resumed_in_another(
     study_of_two_nodes: ResolvedStudy, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     was_lost = tmp_path / "was-lost"
@@ -111,18 +114,18 @@ def test_a_preparation_whose_process_is_lost_goes_on_in_another(
         yield from prepare(*arguments)
 
     monkeypatch.setattr(study_preparation, "prepare", lost_at_first)
-    said = prepared(study_of_two_nodes, address)
+    display = prepared(study_of_two_nodes, address)
     assert set(read_preparation(study_of_two_nodes.paths).targets) == {TeacherRole.TEACHER}
-    assert len([line for line in said.lines if re.fullmatch("preparation: .*; started once more", line)]) == 1
+    assert len([line for line in display.lines if re.fullmatch("preparation: .*; started once more", line)]) == 1
     assert not study_of_two_nodes.paths.preparation_log.exists()
 
 
 @pytest.mark.slow
-def test_a_failed_preparation_says_why_in_one_line_and_where_in_a_log(
+def test_a_failed_preparation_raises_one_line_and_logs_the_traceback(
     study_of_two_nodes: ResolvedStudy, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study_preparation, "prepare", failing(RuntimeError("CUDA out of memory\nof 80 GiB")))
-    with pytest.raises(PreparationError, match=r"could not be made: out of memory: CUDA out of memory; .*says where"):
+    with pytest.raises(PreparationError, match=r"failed: out of memory: CUDA out of memory; .* has the traceback"):
         prepared(study_of_two_nodes, address)
     log = study_of_two_nodes.paths.preparation_log.read_text(encoding="utf-8")
     assert "ray::work()" in log, "the worker that raised it"
@@ -130,7 +133,7 @@ def test_a_failed_preparation_says_why_in_one_line_and_where_in_a_log(
 
 
 @pytest.mark.slow
-def test_a_setting_that_prevents_it_is_the_users_to_mend(
+def test_a_setting_that_prevents_the_preparation_raises_a_user_error(
     study_of_two_nodes: ResolvedStudy, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study_preparation, "prepare", failing(UserError("max_tokens must be larger, got 1")))

@@ -1,4 +1,4 @@
-"""Whole studies that are killed, told to end, or asked for more."""
+"""Tests of whole studies that are killed, terminated, or extended."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.search.studies import (
     ROOT,
     command,
     launch,
-    launch_words,
+    launch_arguments,
     optuna_states,
     run,
     students,
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("students_per_worker", [pytest.param(1, marks=pytest.mark.long), 2])
-def test_a_killed_search_is_resumed_to_exactly_the_trials_asked_for(
+def test_a_killed_search_is_resumed_to_exactly_its_number_of_trials(
     material: Path, tmp_path: Path, students_per_worker: int
 ) -> None:
     slow_trials = ("budget.num_trials=4", "resources.max_concurrent_trials=2", "distillation.num_steps=400")
     together = f"resources.students_per_worker={students_per_worker}"
     study = StudyPaths(root=tmp_path / "tiny")
-    words = launch_words(material, tmp_path, (*slow_trials, together, *NO_BASELINES))
-    driver = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    arguments = launch_arguments(material, tmp_path, (*slow_trials, together, *NO_BASELINES))
+    driver = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: len(students(study)) >= 1 and optuna_states(study)[TrialState.RUNNING] >= 1)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
@@ -55,8 +55,8 @@ def test_a_killed_search_is_resumed_to_exactly_the_trials_asked_for(
 
 def test_two_drivers_never_run_one_study(material: Path, tmp_path: Path) -> None:
     study = StudyPaths(root=tmp_path / "tiny")
-    words = launch_words(material, tmp_path, ("budget.num_trials=50", *NO_BASELINES))
-    driver = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    arguments = launch_arguments(material, tmp_path, ("budget.num_trials=50", *NO_BASELINES))
+    driver = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: study.records.exists())
         second = run("resume", study.root)
@@ -68,7 +68,7 @@ def test_two_drivers_never_run_one_study(material: Path, tmp_path: Path) -> None
         driver.wait(timeout=120)
 
 
-def test_a_search_told_to_end_says_how_to_go_on_and_keeps_a_request_for_more_trials(
+def test_a_terminated_search_prints_how_to_resume_and_keeps_a_request_for_more_trials(
     material: Path, tmp_path: Path
 ) -> None:
     study = StudyPaths(root=tmp_path / "tiny")

@@ -1,4 +1,4 @@
-"""Whole studies with an assistant, and with students that share a worker."""
+"""Tests of whole studies with an assistant, and with students that share a worker."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.search.studies import (
 pytestmark = pytest.mark.slow
 
 
-def test_a_search_with_an_assistant_teaches_it_first_and_reports_its_cost(material: Path, tmp_path: Path) -> None:
+def test_a_search_distils_its_assistant_first_and_reports_the_cost(material: Path, tmp_path: Path) -> None:
     assisted = ("assistant={hidden_size: 12, num_heads: 2, num_steps: 4, learning_rate: 1.0e-3}",)
     small = ("space.num_layers=[1]", "space.hidden_sizes=[12]", "space.head_sizes=[4]")
     done = launch(material, tmp_path, "budget.num_trials=2", *assisted, *small, *NO_BASELINES)
@@ -30,10 +30,8 @@ def test_a_search_with_an_assistant_teaches_it_first_and_reports_its_cost(materi
     assert "teaching the assistant " in (study.report / "report.md").read_text(encoding="utf-8")
 
 
-def test_students_share_a_worker_by_themselves_where_their_teacher_runs_beside_them(
-    material: Path, tmp_path: Path
-) -> None:
-    # A quarter of the trials at most share a worker.
+def test_students_of_an_online_teacher_share_a_worker_without_a_setting(material: Path, tmp_path: Path) -> None:
+    # At most a quarter of the trials share a worker.
     overrides = ("budget.num_trials=8", "resources.max_concurrent_trials=1", "storage.max_cache_bytes=1kB")
     small = ("space.num_layers=[1]", "space.hidden_sizes=[16]", f"storage.cache={tmp_path}/cache")
     done = launch(material, tmp_path, *overrides, *small, *NO_BASELINES)

@@ -1,4 +1,4 @@
-"""Tests of what a trial reports whatever happens in it. The work is a generator of the test's own; no cluster."""
+"""Tests of the messages of a trial, whatever happens in it. The test supplies the work; no cluster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -40,7 +40,7 @@ def jobs(study: ResolvedStudy, choice: StudentChoice) -> list[Job]:
 
 
 class Work:
-    """Ends each of the students it is given, or raises what it is told to before some of them."""
+    """Yields the record of each job, or raises the given error in place of the record of a given job."""
 
     def __init__(self, *errors: tuple[int, Exception]) -> None:
         self.errors = list(errors)
@@ -56,7 +56,7 @@ class Work:
 
 
 def endings(messages: Sequence[Message]) -> list[list[tuple[int, FailureKind | None]]]:
-    """The students that each message ends, and why if they failed."""
+    """Returns, for each message that ends students, their numbers and kinds of failure."""
     ended = [message.records for message in messages if isinstance(message, JobsEnded)]
     return [[(r.number, None if r.failure is None else r.failure.kind) for r in records] for records in ended]
 
@@ -67,7 +67,7 @@ def test_every_student_has_its_record_in_a_message_of_its_own(jobs: list[Job]) -
     assert [message.students for message in messages if isinstance(message, Progress)] == [(3,), (4,), (5,)]
 
 
-def test_an_exception_of_all_ends_those_without_a_record_in_one_message(jobs: list[Job]) -> None:
+def test_an_exception_that_names_no_student_ends_all_without_a_record(jobs: list[Job]) -> None:
     work = Work((4, MemoryError()))
     assert endings(list(guarded(jobs, work))) == [
         [(3, None)],
@@ -76,13 +76,13 @@ def test_an_exception_of_all_ends_those_without_a_record_in_one_message(jobs: li
     assert work.groups == [[3, 4, 5]]
 
 
-def test_an_exception_of_one_ends_it_and_the_others_go_on(jobs: list[Job]) -> None:
+def test_an_exception_that_names_one_student_ends_only_that_one(jobs: list[Job]) -> None:
     work = Work((4, JobsFailedError((4,), KeyError("x"))))
     assert endings(list(guarded(jobs, work))) == [[(3, None)], [(4, FailureKind.CRASH)], [(5, None)]]
     assert work.groups == [[3, 4, 5], [5]]
 
 
-def test_an_exception_that_is_blamed_on_nobody_left_ends_all_that_are(jobs: list[Job]) -> None:
+def test_an_exception_that_names_only_recorded_students_ends_all_others(jobs: list[Job]) -> None:
     work = Work((4, JobsFailedError((3,), KeyError("x"))))
     assert endings(list(guarded(jobs, work))) == [[(3, None)], [(4, FailureKind.CRASH), (5, FailureKind.CRASH)]]
 
@@ -98,7 +98,7 @@ def test_students_whose_workers_are_lost_twice_have_failed(jobs: list[Job]) -> N
     assert endings(messages) == [[(3, None)], [(4, None)], [(5, FailureKind.NODE_LOST)]]
 
 
-def test_workers_killed_for_memory_are_tried_once_more_and_then_have_failed_for_want_of_it(jobs: list[Job]) -> None:
+def test_students_whose_workers_are_killed_for_memory_twice_failed_out_of_memory(jobs: list[Job]) -> None:
     messages = list(guarded(jobs, Work((4, KILLED), (5, KILLED))))
     assert endings(messages) == [[(3, None)], [(4, None)], [(5, FailureKind.OUT_OF_MEMORY)]]
     assert [message.reason for message in messages if isinstance(message, WorkersLost)] == [
@@ -107,13 +107,13 @@ def test_workers_killed_for_memory_are_tried_once_more_and_then_have_failed_for_
     assert "Top 10 memory users" in jobs[1].paths.log.read_text(encoding="utf-8")
 
 
-def test_what_a_worker_under_ray_train_raised_is_told_as_it_was(jobs: list[Job]) -> None:
+def test_an_exception_of_a_ray_train_worker_is_recorded_as_it_was_raised(jobs: list[Job]) -> None:
     raised = JobsFailedError((3,), TimeoutError("too long"))
     messages = list(guarded(jobs, Work((3, WorkerGroupError("failed", {1: raised})))))
     assert endings(messages) == [[(3, FailureKind.TIME_OUT)], [(4, None)], [(5, None)]]
 
 
-def test_a_failure_is_in_the_log_of_those_who_failed_alone(jobs: list[Job]) -> None:
+def test_a_failure_is_logged_only_for_the_students_that_failed(jobs: list[Job]) -> None:
     list(guarded(jobs, Work((4, JobsFailedError((4,), KeyError("x"))))))
     logs = [job.paths.log.read_text() for job in jobs]
     assert ["KeyError" in log for log in logs] == [False, True, False]
@@ -124,7 +124,7 @@ def test_a_baseline_that_fails_has_its_own_number(study: ResolvedStudy) -> None:
     assert endings(messages) == [[(0, FailureKind.OUT_OF_MEMORY)]]
 
 
-def test_a_trial_that_is_started_anew_passes_over_students_that_have_a_record(
+def test_a_restarted_trial_skips_students_that_have_a_record(
     study: ResolvedStudy, jobs: list[Job], choice: StudentChoice
 ) -> None:
     drawn = {"students": [{"number": job.number, "choice": choice.to_dict()} for job in jobs]}

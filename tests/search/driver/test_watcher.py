@@ -1,4 +1,4 @@
-"""Tests of what the driver shows while Tune runs the trials."""
+"""Tests of the messages that the driver shows while Tune runs the trials."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from search.study.messages import WorkersLost, encode
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
-from tests.search.running import OpenStudy, Said
+from tests.search.running import OpenStudy, RecordingDisplay
 
 
 @pytest.fixture
@@ -21,13 +21,13 @@ def study(open_study: OpenStudy) -> ResolvedStudy:
 
 
 @pytest.fixture
-def said() -> Said:
-    return Said()
+def display() -> RecordingDisplay:
+    return RecordingDisplay()
 
 
 @pytest.fixture
-def watcher(study: ResolvedStudy, said: Said) -> _Watcher:
-    return _Watcher(study, said, None)
+def watcher(study: ResolvedStudy, display: RecordingDisplay) -> _Watcher:
+    return _Watcher(study, display, None)
 
 
 @pytest.fixture
@@ -38,37 +38,37 @@ def trial(choice: StudentChoice) -> SimpleNamespace:
 
 
 def test_progress_is_shown_under_the_numbers_of_its_students(
-    watcher: _Watcher, said: Said, trial: SimpleNamespace
+    watcher: _Watcher, display: RecordingDisplay, trial: SimpleNamespace
 ) -> None:
     progress = Progress(stage="distilling", step=1, num_steps=2, students=(3, 4))
     watcher.on_trial_result(0, [], trial, dict(encode(progress)))
-    assert "trials 3, 4: distilling 1/2" in said.lines[0]
+    assert "trials 3, 4: distilling 1/2" in display.lines[0]
 
 
 def test_workers_that_are_lost_are_announced_under_the_numbers_of_their_students(
-    watcher: _Watcher, said: Said, trial: SimpleNamespace
+    watcher: _Watcher, display: RecordingDisplay, trial: SimpleNamespace
 ) -> None:
     progress = Progress(stage="distilling", step=1, num_steps=2, students=(3, 4))
     watcher.on_trial_result(0, [], trial, dict(encode(progress)))
     watcher.on_trial_result(0, [], trial, dict(encode(WorkersLost(reason="a node went away"))))
-    assert said.lines[-1] == "trials 3, 4: a node went away; started once more"
+    assert display.lines[-1] == "trials 3, 4: a node went away; started once more"
 
 
 def test_a_lost_process_is_announced_for_the_students_that_have_not_ended(
-    watcher: _Watcher, said: Said, trial: SimpleNamespace, study: ResolvedStudy, choice: StudentChoice
+    watcher: _Watcher, display: RecordingDisplay, trial: SimpleNamespace, study: ResolvedStudy, choice: StudentChoice
 ) -> None:
     append_record(study.paths.records, Job.of_student(study, 3, choice).blank_record(Status.STOPPED))
     watcher.losses.latest = NodeOutOfMemoryError("out of memory on the node")
     watcher.on_trial_recover(0, [], trial)
-    assert said.lines == ["trial 4: out of memory on the node; started once more"]
+    assert display.lines == ["trial 4: out of memory on the node; started once more"]
     assert "out of memory" in Job.of_student(study, 4, choice).paths.log.read_text(encoding="utf-8")
 
 
 def test_a_process_that_is_lost_after_all_its_students_have_ended_is_not_announced(
-    watcher: _Watcher, said: Said, trial: SimpleNamespace, study: ResolvedStudy, choice: StudentChoice
+    watcher: _Watcher, display: RecordingDisplay, trial: SimpleNamespace, study: ResolvedStudy, choice: StudentChoice
 ) -> None:
     for number in (3, 4):
         append_record(study.paths.records, Job.of_student(study, number, choice).blank_record(Status.STOPPED))
     watcher.losses.latest = NodeOutOfMemoryError("out of memory on the node")
     watcher.on_trial_recover(0, [], trial)
-    assert said.lines == []
+    assert display.lines == []

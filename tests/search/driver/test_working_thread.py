@@ -1,4 +1,4 @@
-"""Tests of the thread that all trials of a process share."""
+"""Tests of the one thread that runs all trials of a process."""
 
 import gc
 import threading
@@ -15,7 +15,7 @@ def idents(number: int) -> Generator[int]:
         yield threading.get_ident()
 
 
-def test_generators_of_several_threads_run_on_one_which_is_none_of_theirs() -> None:
+def test_generators_of_several_threads_run_on_one_other_thread() -> None:
     found: list[int] = []
     callers = [threading.Thread(target=lambda: found.extend(on_one_thread(idents(2)))) for _ in range(3)]
     for caller in callers:
@@ -26,7 +26,7 @@ def test_generators_of_several_threads_run_on_one_which_is_none_of_theirs() -> N
     assert found[0] not in {threading.get_ident(), *(caller.ident for caller in callers)}
 
 
-def test_what_a_generator_raises_reaches_its_caller_and_the_next_one_runs() -> None:
+def test_the_exception_of_a_generator_reaches_its_caller_and_the_next_one_runs() -> None:
     def failing() -> Generator[int]:
         yield 1
         raise KeyError("x")
@@ -38,7 +38,7 @@ def test_what_a_generator_raises_reaches_its_caller_and_the_next_one_runs() -> N
     assert len(list(on_one_thread(idents(2)))) == 2
 
 
-def test_nothing_of_a_generator_that_ended_is_held() -> None:
+def test_the_objects_of_an_ended_generator_are_freed() -> None:
     class Model:
         pass
 
@@ -46,9 +46,9 @@ def test_nothing_of_a_generator_that_ended_is_held() -> None:
         yield model
 
     model = Model()
-    held = weakref.ref(model)
+    reference = weakref.ref(model)
     list(on_one_thread(work(model)))
     list(on_one_thread(idents(1)))
     del model
     gc.collect()
-    assert held() is None
+    assert reference() is None

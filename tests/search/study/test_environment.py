@@ -5,7 +5,7 @@ from search.study.environment import read_environment, set_seconds, write_enviro
 from search.study.resolved import ResolvedStudy
 
 
-def test_versions_machine_and_seed_are_written_down(open_study: Callable[..., ResolvedStudy]) -> None:
+def test_versions_machine_and_seed_are_written(open_study: Callable[..., ResolvedStudy]) -> None:
     study = open_study(is_prepared=False)
     write_environment(study.config, "abc", study.paths)
     written = json.loads(study.paths.environment.read_text(encoding="utf-8"))
@@ -14,7 +14,9 @@ def test_versions_machine_and_seed_are_written_down(open_study: Callable[..., Re
     assert (written["seed"], written["config_sha256"]) == (3, "abc")
 
 
-def test_every_run_adds_its_moment_and_keeps_what_was_measured(open_study: Callable[..., ResolvedStudy]) -> None:
+def test_every_run_adds_its_time_and_keeps_the_seconds_of_the_preparation(
+    open_study: Callable[..., ResolvedStudy],
+) -> None:
     study = open_study(is_prepared=False)
     write_environment(study.config, "abc", study.paths)
     set_seconds(study.paths, {"packing": 1.5})

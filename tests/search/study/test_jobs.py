@@ -1,4 +1,4 @@
-"""Tests of a job, of its progress on disk, and of the figures that follow from both."""
+"""Tests of a job, its progress on disk, and the figures that follow from both."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def make_job(config: SearchConfig, role: Role = Role.STUDENT, latency_ms: float 
     return Job(role=role, number=7, choice=CHOICE, study=study)
 
 
-def spent(seconds: float, stage: str, run: float = 0, **changes: Any) -> str:
+def line_of(seconds: float, stage: str, run: float = 0, **changes: Any) -> str:
     """Returns a line of progress of a run that began some seconds after noon."""
 
     def moment(second: float) -> str:
@@ -62,7 +62,7 @@ def spent(seconds: float, stage: str, run: float = 0, **changes: Any) -> str:
     return json.dumps({**line, "num_steps": 9, "loss": None, "held_out_loss": None, **changes}) + "\n"
 
 
-def written(log: ProgressLog, *lines: str) -> ProgressLog:
+def with_lines(log: ProgressLog, *lines: str) -> ProgressLog:
     log.path.parent.mkdir(parents=True, exist_ok=True)
     log.path.write_text("".join(lines), encoding="utf-8")
     return log
@@ -78,7 +78,7 @@ def test_a_blank_record_has_the_role_and_the_number_of_its_job(config: SearchCon
 
 
 @pytest.mark.parametrize(("role", "rate"), [(Role.STUDENT, 1e-3), (Role.TEACHER, None), (Role.TWIN, None)])
-def test_only_a_student_has_a_rate_of_distillation(config: SearchConfig, role: Role, rate: float | None) -> None:
+def test_only_a_student_has_a_distillation_learning_rate(config: SearchConfig, role: Role, rate: float | None) -> None:
     record = make_job(config, role).blank_record(Status.COMPLETE)
     assert (record.distillation_learning_rate, record.finetuning_learning_rate) == (rate, 1e-4)
 
@@ -105,7 +105,7 @@ def test_figures_known_before_training_agree_with_the_record(config: SearchConfi
     }
 
 
-def test_a_latency_that_nobody_predicted_is_no_figure(config: SearchConfig) -> None:
+def test_a_job_without_a_latency_table_has_no_latency(config: SearchConfig) -> None:
     assert "latency_ms" not in make_job(config, latency_ms=None).known_figures()
 
 
@@ -119,7 +119,7 @@ def test_a_job_has_the_folder_of_its_role(config: SearchConfig, role: Role, name
 # Progress on disk.
 
 
-def test_progress_comes_back_as_it_was(log: ProgressLog) -> None:
+def test_progress_is_read_back_unchanged(log: ProgressLog) -> None:
     progress = Progress(stage="distilling", step=3, num_steps=9, loss=0.5, held_out_loss=0.25, students=(7, 8))
     log.append(progress)
     (line,) = log.lines()
@@ -139,12 +139,14 @@ def test_a_stage_is_finished_with_its_last_step() -> None:
 
 
 def test_each_stage_has_the_seconds_of_its_own_lines(log: ProgressLog) -> None:
-    written(log, spent(2, "distilling"), spent(3, "distilling"), spent(1.5, "fine-tuning"))
+    with_lines(log, line_of(2, "distilling"), line_of(3, "distilling"), line_of(1.5, "fine-tuning"))
     assert log.seconds() == {"distilling": 5.0, "fine-tuning": 1.5}
 
 
 def test_the_seconds_of_all_runs_count(log: ProgressLog) -> None:
-    written(log, spent(2, "distilling", run=0), spent(3, "distilling", run=30), spent(1, "fine-tuning", run=30))
+    with_lines(
+        log, line_of(2, "distilling", run=0), line_of(3, "distilling", run=30), line_of(1, "fine-tuning", run=30)
+    )
     assert log.seconds() == {"distilling": 2.0 + 3.0, "fine-tuning": 1.0}
 
 
@@ -159,7 +161,7 @@ def test_a_line_has_the_time_spent_since_the_line_before(log: ProgressLog) -> No
     assert log.spent_seconds == 2.75
 
 
-def test_what_an_earlier_run_spent_is_not_this_ones(log: ProgressLog) -> None:
+def test_spent_seconds_are_those_of_this_run_alone(log: ProgressLog) -> None:
     log.spend(2.0)
     log.append(Progress(stage="distilling", step=1, num_steps=2))
     again = ProgressLog(log.path)
@@ -169,28 +171,28 @@ def test_what_an_earlier_run_spent_is_not_this_ones(log: ProgressLog) -> None:
 
 
 def test_a_trial_started_with_its_first_run(log: ProgressLog) -> None:
-    written(log, spent(2, "distilling", run=1), spent(33, "distilling", run=30))
+    with_lines(log, line_of(2, "distilling", run=1), line_of(33, "distilling", run=30))
     assert log.started_at() == "2026-01-01T12:00:01.000+00:00"
 
 
-def test_the_last_held_out_loss_counts(log: ProgressLog) -> None:
+def test_the_last_held_out_loss_is_the_latest_that_was_measured(log: ProgressLog) -> None:
     losses = (None, 0.5, 0.25, None)
-    written(log, *(spent(1, "distilling", held_out_loss=loss) for loss in losses))
+    with_lines(log, *(line_of(1, "distilling", held_out_loss=loss) for loss in losses))
     assert log.last_held_out_loss() == 0.25
 
 
-def test_a_held_out_loss_of_zero_is_one(log: ProgressLog) -> None:
-    assert written(log, spent(1, "distilling", held_out_loss=0.0)).last_held_out_loss() == 0.0
+def test_a_held_out_loss_of_zero_counts_as_measured(log: ProgressLog) -> None:
+    assert with_lines(log, line_of(1, "distilling", held_out_loss=0.0)).last_held_out_loss() == 0.0
 
 
-def test_a_line_cut_short_is_passed_over(log: ProgressLog) -> None:
-    written(log, spent(2, "distilling"), spent(5, "distilling")[:50])
+def test_a_line_cut_short_is_skipped(log: ProgressLog) -> None:
+    with_lines(log, line_of(2, "distilling"), line_of(5, "distilling")[:50])
     assert len(log.lines()) == 1
     assert log.seconds() == {"distilling": 2.0}
 
 
-def test_a_run_after_a_line_cut_short_is_not_lost(log: ProgressLog) -> None:
-    written(log, spent(2, "distilling"), spent(5, "distilling")[:50])
+def test_lines_after_a_line_cut_short_are_read(log: ProgressLog) -> None:
+    with_lines(log, line_of(2, "distilling"), line_of(5, "distilling")[:50])
     log.append(Progress(stage="distilling", step=5, num_steps=9))
     log.append(Progress(stage="distilling", step=9, num_steps=9, held_out_loss=0.5))
     assert [line["step"] for line in log.lines()] == [1, 5, 9]
@@ -201,7 +203,7 @@ def test_a_run_after_a_line_cut_short_is_not_lost(log: ProgressLog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("resources", "held"),
+    ("resources", "num_devices"),
     [
         (Resources(cpus_per_worker=2.0), 2.0),
         (Resources(cpus_per_worker=2.0, workers_per_trial=4), 8.0),
@@ -209,12 +211,14 @@ def test_a_run_after_a_line_cut_short_is_not_lost(log: ProgressLog) -> None:
         (Resources(cpus_per_worker=8.0, gpus_per_worker=1.0, workers_per_trial=4), 4.0),
     ],
 )
-def test_a_trial_holds_its_gpus_or_else_its_cores(config: SearchConfig, resources: Resources, held: float) -> None:
+def test_the_devices_of_a_trial_are_its_gpus_or_else_its_cores(
+    config: SearchConfig, resources: Resources, num_devices: float
+) -> None:
     batch = replace(config.distillation, batch_size=16)
-    assert make_job(replace(config, distillation=batch, resources=resources)).num_devices == held
+    assert make_job(replace(config, distillation=batch, resources=resources)).num_devices == num_devices
 
 
-def test_a_baseline_holds_one_worker_whatever_a_trial_has(config: SearchConfig) -> None:
+def test_a_baseline_has_one_worker_for_any_number_of_workers_per_trial(config: SearchConfig) -> None:
     shared = replace(config, resources=Resources(workers_per_trial=4, gpus_per_worker=1.0))
     job = make_job(shared, Role.TEACHER)
     assert (job.world_size, job.num_devices) == (1, 1.0)

@@ -1,4 +1,4 @@
-"""Tests of the driver's book: what counts for the budget, when the search ends, and the copy far away."""
+"""Tests of the ledger: the budget, the end of the search, and the mirror of the records."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,8 @@ NO_MEMORY = Failure(kind=FailureKind.OUT_OF_MEMORY, message="out of memory", tra
 CRASH = Failure(kind=FailureKind.CRASH, message="a crash")
 
 
-class Book:
-    """A ledger over a folder of its own, and what it says."""
+class LedgerWithOutput:
+    """A ledger of a study in a folder, with the records that it announces and its messages."""
 
     def __init__(self, folder: Path, *, mirror: str | None = None, **budget: Any) -> None:
         self.config: SearchConfig = replace(
@@ -31,13 +31,13 @@ class Book:
         self.study = StudyPaths(root=folder)
         self.announced: list[TrialRecord] = []
         self.troubles: list[str] = []
-        self.ledger = self.opened_again()
+        self.ledger = self.reopened()
 
     def endings(self, *records: TrialRecord) -> list[Ending | None]:
-        """Returns how the search stands after each record."""
+        """Adds the records, and returns the ending of the search after each."""
         return [self.ledger.ending for record in records if self.ledger.add(record)]
 
-    def opened_again(self) -> Ledger:
+    def reopened(self) -> Ledger:
         return Ledger(self.config, self.study, on_record=self.announced.append, on_trouble=self.troubles.append)
 
 
@@ -57,7 +57,7 @@ def test_a_record_is_on_disk_before_it_is_announced(tmp_path: Path) -> None:
     study = StudyPaths(root=tmp_path)
     seen: list[tuple[TrialRecord, ...]] = []
     ledger = Ledger(
-        Book(tmp_path).config,
+        LedgerWithOutput(tmp_path).config,
         study,
         on_record=lambda _: seen.append(read_records(study.records)),
         on_trouble=print,
@@ -66,29 +66,29 @@ def test_a_record_is_on_disk_before_it_is_announced(tmp_path: Path) -> None:
     assert seen == [(record,)]
 
 
-def test_a_ledger_knows_the_records_of_earlier_runs(tmp_path: Path) -> None:
-    book = Book(tmp_path)
+def test_a_ledger_reads_the_records_of_earlier_runs(tmp_path: Path) -> None:
+    output = LedgerWithOutput(tmp_path)
     for number in range(3):
-        book.ledger.add(make_record(number))
-    again = book.opened_again()
-    assert again.records == book.ledger.records
+        output.ledger.add(make_record(number))
+    again = output.reopened()
+    assert again.records == output.ledger.records
     assert (num_counted(again.records), again.num_left) == (3, 7)
 
 
 def test_the_last_record_of_a_trial_counts(tmp_path: Path) -> None:
-    book = Book(tmp_path)
-    book.ledger.add(failed(0))
-    book.ledger.add(make_record(0))
-    assert [record.status for record in book.ledger.records] == [Status.COMPLETE]
-    assert book.ledger.records == book.opened_again().records
+    output = LedgerWithOutput(tmp_path)
+    output.ledger.add(failed(0))
+    output.ledger.add(make_record(0))
+    assert [record.status for record in output.ledger.records] == [Status.COMPLETE]
+    assert output.ledger.records == output.reopened().records
 
 
 def test_a_record_is_found_by_role_and_number(tmp_path: Path) -> None:
-    book = Book(tmp_path)
-    teacher = book.ledger.add(make_record(0, role=Role.TEACHER))
-    assert book.ledger.find(Role.TEACHER, 0) == teacher
-    assert book.ledger.find(Role.STUDENT, 0) is None
-    assert book.ledger.find(Role.TEACHER, 1) is None
+    output = LedgerWithOutput(tmp_path)
+    teacher = output.ledger.add(make_record(0, role=Role.TEACHER))
+    assert output.ledger.find(Role.TEACHER, 0) == teacher
+    assert output.ledger.find(Role.STUDENT, 0) is None
+    assert output.ledger.find(Role.TEACHER, 1) is None
 
 
 # The budget.
@@ -106,54 +106,54 @@ def test_a_record_is_found_by_role_and_number(tmp_path: Path) -> None:
     ],
 )
 def test_the_budget_counts_students_that_ran(tmp_path: Path, role: Role, status: Status, num_expected: int) -> None:
-    book = Book(tmp_path)
-    book.ledger.add(make_record(0, status, role=role))
-    assert (num_counted(book.ledger.records), book.ledger.num_left) == (num_expected, 10 - num_expected)
+    output = LedgerWithOutput(tmp_path)
+    output.ledger.add(make_record(0, status, role=role))
+    assert (num_counted(output.ledger.records), output.ledger.num_left) == (num_expected, 10 - num_expected)
 
 
 def test_the_search_ends_with_its_last_trial(tmp_path: Path) -> None:
-    book = Book(tmp_path, num_trials=2)
-    assert book.endings(make_record(0), make_record(1)) == [None, Ending.ALL_TRIALS]
+    output = LedgerWithOutput(tmp_path, num_trials=2)
+    assert output.endings(make_record(0), make_record(1)) == [None, Ending.ALL_TRIALS]
 
 
-def test_a_trial_beyond_the_budget_leaves_none(tmp_path: Path) -> None:
-    book = Book(tmp_path, num_trials=1)
+def test_no_trial_is_left_after_more_trials_than_the_budget(tmp_path: Path) -> None:
+    output = LedgerWithOutput(tmp_path, num_trials=1)
     for number in range(3):
-        book.ledger.add(make_record(number))
-    assert book.ledger.num_left == 0
+        output.ledger.add(make_record(number))
+    assert output.ledger.num_left == 0
 
 
 def test_the_search_ends_when_its_device_hours_are_used_up(tmp_path: Path) -> None:
-    book = Book(tmp_path, max_device_hours=1.0)
+    output = LedgerWithOutput(tmp_path, max_device_hours=1.0)
     teacher = make_record(0, role=Role.TEACHER, device_hours=0.25)
     half, rest = make_record(0, device_hours=0.5), make_record(1, device_hours=0.25)
-    assert book.endings(teacher, half, failed(2), rest) == [None, None, None, Ending.DEVICE_HOURS]
-    assert book.opened_again().ending is Ending.DEVICE_HOURS
+    assert output.endings(teacher, half, failed(2), rest) == [None, None, None, Ending.DEVICE_HOURS]
+    assert output.reopened().ending is Ending.DEVICE_HOURS
 
 
-# The same failure again and again.
+# Repeated failures.
 
 
 def test_five_identical_failures_in_a_row_end_the_search(tmp_path: Path) -> None:
-    book = Book(tmp_path)
-    assert book.endings(*map(failed, range(4))) == [None] * 4
-    assert book.ledger.repeated_failure is None
-    assert book.endings(failed(4)) == [Ending.REPEATED_FAILURE]
-    assert book.ledger.repeated_failure == failed(4)
+    output = LedgerWithOutput(tmp_path)
+    assert output.endings(*map(failed, range(4))) == [None] * 4
+    assert output.ledger.repeated_failure is None
+    assert output.endings(failed(4)) == [Ending.REPEATED_FAILURE]
+    assert output.ledger.repeated_failure == failed(4)
 
 
 def test_failures_are_identical_whatever_the_numbers_in_their_messages(tmp_path: Path) -> None:
-    book = Book(tmp_path, max_identical_failures=2)
+    output = LedgerWithOutput(tmp_path, max_identical_failures=2)
     messages = ("out of memory: tried to take 20.00 MiB", "out of memory: tried to take 1.5 MiB")
     failures = [Failure(kind=FailureKind.OUT_OF_MEMORY, message=message) for message in messages]
-    assert book.endings(*(failed(n, failure) for n, failure in enumerate(failures)))[-1] is Ending.REPEATED_FAILURE
+    assert output.endings(*(failed(n, failure) for n, failure in enumerate(failures)))[-1] is Ending.REPEATED_FAILURE
 
 
 def test_failures_are_identical_whatever_their_tracebacks(tmp_path: Path) -> None:
-    book = Book(tmp_path)
+    output = LedgerWithOutput(tmp_path)
     for number in range(5):
-        book.ledger.add(failed(number, replace(NO_MEMORY, traceback=f"line {number}")))
-    assert book.ledger.ending is Ending.REPEATED_FAILURE
+        output.ledger.add(failed(number, replace(NO_MEMORY, traceback=f"line {number}")))
+    assert output.ledger.ending is Ending.REPEATED_FAILURE
 
 
 @pytest.mark.parametrize(
@@ -167,12 +167,12 @@ def test_failures_are_identical_whatever_their_tracebacks(tmp_path: Path) -> Non
     ],
     ids=["another failure", "another kind", "another message", "a success", "a stopped one"],
 )
-def test_another_ending_in_between_begins_the_count_anew(tmp_path: Path, between: TrialRecord) -> None:
-    book = Book(tmp_path, num_trials=20)
+def test_another_outcome_in_between_resets_the_count(tmp_path: Path, between: TrialRecord) -> None:
+    output = LedgerWithOutput(tmp_path, num_trials=20)
     for number in range(4):
-        book.ledger.add(failed(number))
-    book.ledger.add(between)
-    assert book.endings(*map(failed, range(4, 9))) == [None] * 4 + [Ending.REPEATED_FAILURE]
+        output.ledger.add(failed(number))
+    output.ledger.add(between)
+    assert output.endings(*map(failed, range(4, 9))) == [None] * 4 + [Ending.REPEATED_FAILURE]
 
 
 @pytest.mark.parametrize(
@@ -183,100 +183,96 @@ def test_another_ending_in_between_begins_the_count_anew(tmp_path: Path, between
     ],
     ids=["a refused student", "the teacher"],
 )
-def test_what_is_no_trial_does_not_interrupt_the_row(tmp_path: Path, between: TrialRecord) -> None:
-    book = Book(tmp_path)
+def test_a_record_that_is_no_trial_does_not_reset_the_count(tmp_path: Path, between: TrialRecord) -> None:
+    output = LedgerWithOutput(tmp_path)
     for number in range(4):
-        book.ledger.add(failed(number))
-    book.ledger.add(between)
-    book.ledger.add(failed(4))
-    assert book.ledger.ending is Ending.REPEATED_FAILURE
+        output.ledger.add(failed(number))
+    output.ledger.add(between)
+    output.ledger.add(failed(4))
+    assert output.ledger.ending is Ending.REPEATED_FAILURE
 
 
 def test_a_teacher_that_fails_is_no_failure_of_the_search(tmp_path: Path) -> None:
-    book = Book(tmp_path, max_identical_failures=1)
-    book.ledger.add(replace(failed(0), role=Role.TEACHER))
-    assert book.ledger.ending is None
+    output = LedgerWithOutput(tmp_path, max_identical_failures=1)
+    output.ledger.add(replace(failed(0), role=Role.TEACHER))
+    assert output.ledger.ending is None
 
 
 def test_how_many_failures_end_the_search_is_a_setting(tmp_path: Path) -> None:
-    book = Book(tmp_path, max_identical_failures=2)
+    output = LedgerWithOutput(tmp_path, max_identical_failures=2)
     for number in range(2):
-        book.ledger.add(failed(number))
-    assert book.ledger.ending is Ending.REPEATED_FAILURE
+        output.ledger.add(failed(number))
+    assert output.ledger.ending is Ending.REPEATED_FAILURE
 
 
 def test_failures_that_filled_the_budget_still_stop_the_search(tmp_path: Path) -> None:
-    book = Book(tmp_path, num_trials=5)
+    output = LedgerWithOutput(tmp_path, num_trials=5)
     for number in range(5):
-        book.ledger.add(failed(number))
-    assert book.ledger.ending is Ending.REPEATED_FAILURE
+        output.ledger.add(failed(number))
+    assert output.ledger.ending is Ending.REPEATED_FAILURE
 
 
 def test_a_resumed_search_counts_its_failures_anew(tmp_path: Path) -> None:
-    book = Book(tmp_path)
+    output = LedgerWithOutput(tmp_path)
     for number in range(5):
-        book.ledger.add(failed(number))
-    again = book.opened_again()
+        output.ledger.add(failed(number))
+    again = output.reopened()
     assert (again.ending, again.repeated_failure) == (None, None)
     assert again.num_left == 5
 
 
 def test_a_failure_that_ends_several_students_counts_once(tmp_path: Path) -> None:
-    book = Book(tmp_path, max_identical_failures=2)
-    book.ledger.add_together([failed(0), failed(1), failed(2)])
-    assert book.ledger.ending is None
-    assert (num_counted(book.ledger.records), book.announced) == (3, [failed(0), failed(1), failed(2)])
-    book.ledger.add(failed(3))
-    assert book.ledger.ending is Ending.REPEATED_FAILURE
+    output = LedgerWithOutput(tmp_path, max_identical_failures=2)
+    output.ledger.add_together([failed(0), failed(1), failed(2)])
+    assert output.ledger.ending is None
+    assert (num_counted(output.ledger.records), output.announced) == (3, [failed(0), failed(1), failed(2)])
+    output.ledger.add(failed(3))
+    assert output.ledger.ending is Ending.REPEATED_FAILURE
 
 
-# The copy far away.
+# The mirror.
 
 
-def test_the_mirror_holds_all_records_after_each(tmp_path: Path) -> None:
+def test_the_mirror_has_all_records_after_each(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
-    book = Book(tmp_path / "study", mirror=str(tmp_path / "far"))
+    output = LedgerWithOutput(tmp_path / "study", mirror=str(tmp_path / "far"))
     for number in range(3):
-        book.ledger.add(make_record(number))
-        copy = tmp_path / "far" / book.config.name / "records.jsonl"
-        assert copy.read_bytes() == book.study.records.read_bytes()
-    assert book.troubles == []
+        output.ledger.add(make_record(number))
+        copy = tmp_path / "far" / output.config.name / "records.jsonl"
+        assert copy.read_bytes() == output.study.records.read_bytes()
+    assert output.troubles == []
 
 
 def test_without_a_mirror_nothing_is_copied(tmp_path: Path) -> None:
-    book = Book(tmp_path)
-    book.ledger.add(make_record(0))
-    assert list(tmp_path.iterdir()) == [book.study.records]
+    output = LedgerWithOutput(tmp_path)
+    output.ledger.add(make_record(0))
+    assert list(tmp_path.iterdir()) == [output.study.records]
 
 
 def test_a_mirror_that_fails_is_reported_and_does_not_stop_the_search(tmp_path: Path) -> None:
     far = tmp_path / "far"
     far.write_text("a file where the folder should be", encoding="utf-8")
     (tmp_path / "study").mkdir()
-    book = Book(tmp_path / "study", mirror=str(far))
-    record = book.ledger.add(make_record(0))
-    assert read_records(book.study.records) == (record,)
-    assert book.announced == [record]
-    (trouble,) = book.troubles
+    output = LedgerWithOutput(tmp_path / "study", mirror=str(far))
+    record = output.ledger.add(make_record(0))
+    assert read_records(output.study.records) == (record,)
+    assert output.announced == [record]
+    (trouble,) = output.troubles
     assert trouble.startswith(f"the records could not be mirrored to {far}: ")
 
 
-def test_a_mirror_that_failed_is_made_good_by_the_next_record(tmp_path: Path) -> None:
+def test_the_next_record_completes_a_mirror_that_failed(tmp_path: Path) -> None:
     far = tmp_path / "far"
-    far.write_text("in the way", encoding="utf-8")
+    far.write_text("a file where the folder should be", encoding="utf-8")
     (tmp_path / "study").mkdir()
-    book = Book(tmp_path / "study", mirror=str(far))
-    book.ledger.add(make_record(0))
+    output = LedgerWithOutput(tmp_path / "study", mirror=str(far))
+    output.ledger.add(make_record(0))
     far.unlink()
-    book.ledger.add(make_record(1))
-    assert len(book.troubles) == 1
-    assert [record.number for record in read_records(far / book.config.name / "records.jsonl")] == [0, 1]
+    output.ledger.add(make_record(1))
+    assert len(output.troubles) == 1
+    assert [record.number for record in read_records(far / output.config.name / "records.jsonl")] == [0, 1]
 
 
-def test_earlier_records_are_read_whatever_wrote_them(tmp_path: Path) -> None:
+def test_records_that_another_ledger_did_not_write_are_read(tmp_path: Path) -> None:
     append_record(tmp_path / "records.jsonl", make_record(4))
-    assert [record.number for record in Book(tmp_path).ledger.records] == [4]
-
-
-def test_endings_say_why_in_words() -> None:
-    assert all(" " in str(ending) for ending in Ending)
+    assert [record.number for record in LedgerWithOutput(tmp_path).ledger.records] == [4]

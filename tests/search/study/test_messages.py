@@ -1,4 +1,4 @@
-"""Tests of the messages that workers report, and of the rows that carry them through Tune."""
+"""Tests of the messages of workers, and of the rows in which Tune passes them on."""
 
 import math
 from collections.abc import Callable
@@ -28,11 +28,11 @@ progresses = st.builds(
 
 
 @given(message=progresses | st.builds(WorkersLost, reason=st.text()))
-def test_a_message_comes_back_from_its_row_as_it_was(message: Message) -> None:
+def test_a_message_is_decoded_unchanged(message: Message) -> None:
     assert decode(encode(message)) == message
 
 
-def test_records_come_back_from_their_row_as_they_were(study: ResolvedStudy, choice: StudentChoice) -> None:
+def test_records_are_decoded_unchanged(study: ResolvedStudy, choice: StudentChoice) -> None:
     jobs = [Job.of_student(study, number, choice) for number in (3, 4)]
     records = (jobs[0].blank_record(Status.STOPPED), jobs[1].failed_record(MemoryError("too large")))
     decoded = decode(encode(JobsEnded(records=records)))
@@ -42,13 +42,13 @@ def test_records_come_back_from_their_row_as_they_were(study: ResolvedStudy, cho
     assert decoded.records[1].failure.kind is FailureKind.OUT_OF_MEMORY
 
 
-def test_an_infinite_loss_is_reported() -> None:
+def test_an_infinite_loss_is_decoded_unchanged() -> None:
     decoded = decode(encode(Progress(stage="distilling", step=1, num_steps=2, loss=math.inf)))
     assert isinstance(decoded, Progress)
     assert decoded.loss == math.inf
 
 
-def test_a_row_is_flat_and_holds_text_alone() -> None:
+def test_a_row_has_one_key_whose_value_is_text() -> None:
     row = encode(Progress(stage="distilling", step=1, num_steps=2))
     assert row.keys() == {KEY}
     assert isinstance(row[KEY], str)

@@ -1,4 +1,4 @@
-"""Tests of the copy of a study's records."""
+"""Tests of the mirror of a study's records."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from minilm_core.errors import UserError
 from search.study.mirror import check_mirror, mirror_file
 
 
-def test_a_mirrored_file_replaces_the_old_copy_whole(tmp_path):
+def test_a_mirrored_file_replaces_the_old_copy(tmp_path):
     source = tmp_path / "records.jsonl"
     mirror = tmp_path / "far" / "away"
     for text in ("one\n", "one\ntwo\n"):

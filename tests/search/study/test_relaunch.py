@@ -1,4 +1,4 @@
-"""Tests of what a study is asked for when it goes on."""
+"""Tests of the settings with which a study may be launched again."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.reports.example_studies import failed, student
 
 
 def config_with(folder: Path, *overrides: str) -> SearchConfig:
-    """The quickstart's settings with some changed."""
+    """Returns the quickstart's settings with some of them changed."""
     (folder / "template.yaml").write_text(QUICKSTART_YAML.read_text(encoding="utf-8"), encoding="utf-8")
     return load_config(folder / "template.yaml", overrides).config
 
@@ -26,17 +26,17 @@ def config(tmp_path: Path) -> SearchConfig:
 
 @pytest.fixture
 def study(tmp_path: Path) -> StudyPaths:
-    """A study of which one trial ended."""
+    """A study in which one trial has ended."""
     append_record(tmp_path / "records.jsonl", student(0, 0.7))
     return StudyPaths(root=tmp_path)
 
 
-def test_more_trials_may_be_asked_for_once_all_have_ended(study: StudyPaths, config: SearchConfig) -> None:
+def test_trials_are_added_once_all_have_ended(study: StudyPaths, config: SearchConfig) -> None:
     append_record(study.records, student(1, 0.7))
     assert extended(study, config, 2).budget.num_trials == 4
 
 
-def test_a_request_for_more_that_was_interrupted_adds_nothing_when_made_again(
+def test_a_repeated_request_for_more_trials_adds_none_while_some_are_left(
     study: StudyPaths, config: SearchConfig
 ) -> None:
     append_record(study.records, student(1, 0.7))
@@ -45,14 +45,14 @@ def test_a_request_for_more_that_was_interrupted_adds_nothing_when_made_again(
     assert extended(study, once, 2) == once
 
 
-def test_a_student_refused_before_training_is_no_trial_that_ended(study: StudyPaths, config: SearchConfig) -> None:
+def test_a_refused_student_does_not_count_as_an_ended_trial(study: StudyPaths, config: SearchConfig) -> None:
     append_record(study.records, failed(1, FailureKind.INFEASIBLE, "too large", Status.REFUSED))
     assert extended(study, config, 2) == config
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> StudyPaths:
-    """A study for which everything was made and in which no trial ran."""
+    """A study that is prepared and has run no trial."""
     study = StudyPaths(root=tmp_path / "prepared")
     study.assistant.student.mkdir(parents=True)
     for file in (study.latency, study.preparation):
@@ -70,7 +70,7 @@ def prepared(tmp_path: Path) -> StudyPaths:
         ("seed=1", False, False),
     ],
 )
-def test_other_settings_before_any_trial_ran_forget_what_was_made_for_the_first(
+def test_other_settings_before_the_first_trial_remove_what_was_made_for_the_earlier_ones(
     tmp_path: Path, prepared: StudyPaths, earlier: str, keeps_calibration: bool, keeps_assistant: bool
 ) -> None:
     prepared.search_yaml.write_text(resolved_yaml(config_with(tmp_path, earlier)), encoding="utf-8")
@@ -80,7 +80,7 @@ def test_other_settings_before_any_trial_ran_forget_what_was_made_for_the_first(
     assert not list(prepared.root.glob("*.removed"))
 
 
-def test_an_unreadable_earlier_search_yaml_binds_only_once_a_trial_ran(tmp_path: Path, prepared: StudyPaths) -> None:
+def test_an_unreadable_earlier_search_yaml_is_refused_only_after_a_trial(tmp_path: Path, prepared: StudyPaths) -> None:
     prepared.search_yaml.write_text("of: another version\n", encoding="utf-8")
     validate_relaunch(prepared, config_with(tmp_path))
     append_record(prepared.records, student(0, 0.7))

@@ -1,4 +1,4 @@
-"""Tests of what is fixed for a whole study, and of the record of a trial that failed."""
+"""Tests of a resolved study's limits, its jobs, and the record of a trial that failed."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ def study(open_study: OpenStudy) -> ResolvedStudy:
 
 
 def raised(error: BaseException) -> BaseException:
-    """The error as it is once it has been raised."""
+    """Returns the error after it was raised, with a traceback."""
     try:
         raise error
     except type(error) as caught:
@@ -36,7 +36,7 @@ def raised(error: BaseException) -> BaseException:
 # Limits
 
 
-def test_a_student_within_every_limit_breaks_none(open_study: OpenStudy, choice: StudentChoice) -> None:
+def test_a_student_within_every_limit_has_no_violation(open_study: OpenStudy, choice: StudentChoice) -> None:
     study = open_study("limits={max_size_bytes: 100MB, max_parameters: 1M, max_latency_ms: 5ms}", is_prepared=False)
     within = replace(study, latency_table=table_of(choice.architecture, ms_per_layer=1.0))
     assert within.violation(choice.architecture) is None
@@ -50,7 +50,7 @@ def test_a_student_within_every_limit_breaks_none(open_study: OpenStudy, choice:
         ("max_latency_ms: 3ms", r"max_latency_ms must be at most 3, got 4"),
     ],
 )
-def test_a_student_over_a_limit_is_told_which(
+def test_a_violation_names_the_limit_that_a_student_exceeds(
     open_study: OpenStudy, choice: StudentChoice, limit: str, message: str
 ) -> None:
     study = open_study(f"limits={{{limit}}}", is_prepared=False)
@@ -63,7 +63,7 @@ def test_a_student_over_a_limit_is_told_which(
         raise UserError(str(violation))
 
 
-def test_of_two_broken_limits_the_farther_one_is_named(open_study: OpenStudy, choice: StudentChoice) -> None:
+def test_of_two_exceeded_limits_the_one_exceeded_by_most_is_named(open_study: OpenStudy, choice: StudentChoice) -> None:
     study = open_study("limits={max_size_bytes: 30kB, max_latency_ms: 1ms}", is_prepared=False)
     violation = replace(study, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).violation(
         choice.architecture
@@ -72,7 +72,7 @@ def test_of_two_broken_limits_the_farther_one_is_named(open_study: OpenStudy, ch
     assert (violation.limit, violation.allowed, violation.value) == ("max_latency_ms", 1.0, 4.0)
 
 
-def test_a_latency_that_nobody_can_predict_breaks_no_limit(open_study: OpenStudy, choice: StudentChoice) -> None:
+def test_an_unknown_latency_exceeds_no_limit(open_study: OpenStudy, choice: StudentChoice) -> None:
     study = open_study("limits.max_latency_ms=1ms", is_prepared=False)
     assert study.violation(choice.architecture) is None
     other = replace(choice.architecture, hidden_size=24)
@@ -82,7 +82,7 @@ def test_a_latency_that_nobody_can_predict_breaks_no_limit(open_study: OpenStudy
 # Jobs
 
 
-def test_a_job_knows_its_figures_before_any_training(study: ResolvedStudy, choice: StudentChoice) -> None:
+def test_a_job_has_its_figures_before_any_training(study: ResolvedStudy, choice: StudentChoice) -> None:
     job = Job.of_student(replace(study, latency_table=table_of(choice.architecture, ms_per_layer=2.0)), 4, choice)
     architecture = choice.architecture
     assert job.known_figures() == {
@@ -138,7 +138,7 @@ def test_a_failed_record_names_the_kind_of_failure(
     assert from_json(to_json(record)) == record
 
 
-def test_a_kind_that_only_the_caller_knows_wins(study: ResolvedStudy, choice: StudentChoice) -> None:
+def test_the_callers_kind_of_failure_is_recorded(study: ResolvedStudy, choice: StudentChoice) -> None:
     record = Job.of_student(study, 4, choice).failed_record(RuntimeError("gone"), FailureKind.NODE_LOST)
     assert record.failure is not None
     assert record.failure.kind is FailureKind.NODE_LOST
@@ -188,13 +188,15 @@ def test_a_trial_that_failed_before_its_first_report_used_no_time(study: Resolve
     assert record.started_at
 
 
-def test_a_report_that_a_crash_cut_short_does_not_hide_the_failure(study: ResolvedStudy, choice: StudentChoice) -> None:
+def test_a_line_of_progress_that_a_crash_cut_short_does_not_hide_the_failure(
+    study: ResolvedStudy, choice: StudentChoice
+) -> None:
     job = Job.of_student(study, 4, choice)
     log = ProgressLog(job.folder / "progress.jsonl")
     log.append(Progress(stage="distilling", step=1, num_steps=2))
     with log.path.open("a", encoding="utf-8") as file:
         file.write('{"run": "2026-')
-    # The next run of the trial writes on.
+    # The next run of the trial appends another line.
     ProgressLog(log.path).append(Progress(stage="distilling", step=2, num_steps=2))
     assert job.failed_record(RuntimeError("gone")).seconds.keys() == {"distilling"}
     assert [line["step"] for line in log.lines()] == [1, 2]

@@ -1,4 +1,4 @@
-"""Tests of students that share a trial: what each ends with, what they share, what one failure costs. No Ray."""
+"""Tests of students that are trained together in one trial: their results, times and failures. No Ray."""
 
 import json
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ from torch import Tensor
 from minilm_core.distillation.targets import OnlineTargets
 from minilm_core.errors import FailureKind
 from minilm_core.models.adapters import LayerRelations
-from minilm_core.results.records import Status, TrialRecord, from_json
+from minilm_core.results.records import Status, TrialRecord
 from search.driver.trial import guarded
 from search.study.jobs import Job
+from search.study.messages import JobsEnded
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
 from search.worker.run import run_group
@@ -25,7 +26,7 @@ from tests.search.running import CHECKPOINT_EVERY_STEP, OpenStudy, assert_same_b
 pytestmark = pytest.mark.slow
 
 ONLINE = "storage.max_cache_bytes=0"
-"""No targets fit: the teacher runs beside its students."""
+"""No targets fit into the cache, so the teacher runs online."""
 NUM_STEPS = 6
 
 
@@ -50,29 +51,29 @@ def assert_same_students(jobs: Sequence[Job], others: Sequence[Job]) -> None:
         assert_same_bits(job.paths.student, other.paths.student)
 
 
-def rows_of(jobs: Sequence[Job]) -> tuple[list[Progress], list[list[TrialRecord]]]:
-    """What a trial of the jobs reports: its progress, and the records of each row that has some."""
-    rows = list(guarded(jobs, run_group))
-    progress = [Progress(**{**row, "students": tuple(row["students"])}) for row in rows if "records" not in row]
-    return progress, [[from_json(line) for line in row["records"]] for row in rows if "records" in row]
+def reported_by(jobs: Sequence[Job]) -> tuple[list[Progress], list[tuple[TrialRecord, ...]]]:
+    """Returns what a trial of the jobs reports: its progress, and the records of each message that ends jobs."""
+    messages = list(guarded(jobs, run_group))
+    progress = [message for message in messages if isinstance(message, Progress)]
+    return progress, [message.records for message in messages if isinstance(message, JobsEnded)]
 
 
 def block(path: Path) -> None:
-    """Puts a file where a folder is to be."""
+    """Writes a file at the path of a folder that a trial will make."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("in the way")
 
 
 @pytest.fixture(scope="module")
 def alone(open_study: OpenStudy, choices: list[StudentChoice]) -> tuple[list[Job], dict[int, TrialRecord]]:
-    """The students and their records, each distilled in a trial of its own."""
+    """The jobs and their records, each run in a trial of its own."""
     jobs = jobs_of(open_study(), choices)
     return jobs, {number: record for job in jobs for number, record in records_of([job]).items()}
 
 
 @pytest.fixture(scope="module")
 def together(open_study: OpenStudy, choices: list[StudentChoice]) -> tuple[list[Job], list[Progress | TrialRecord]]:
-    """The students and what their trial yields, all in one."""
+    """The jobs and the events of one trial that runs all of them."""
     jobs = jobs_of(open_study(), choices)
     return jobs, list(run_group(jobs))
 
@@ -81,7 +82,7 @@ Alone = tuple[list[Job], dict[int, TrialRecord]]
 Together = tuple[list[Job], list[Progress | TrialRecord]]
 
 
-def test_students_of_one_trial_are_those_of_trials_of_their_own(alone: Alone, together: Together) -> None:
+def test_students_trained_together_equal_students_trained_alone(alone: Alone, together: Together) -> None:
     records = {event.number: event for event in together[1] if isinstance(event, TrialRecord)}
     assert {number: figures_of(record) for number, record in records.items()} == {
         number: figures_of(record) for number, record in alone[1].items()
@@ -89,7 +90,7 @@ def test_students_of_one_trial_are_those_of_trials_of_their_own(alone: Alone, to
     assert_same_students(together[0], alone[0])
 
 
-def test_students_are_distilled_in_step_and_each_has_its_record_before_the_next_is_fine_tuned(
+def test_students_are_distilled_together_and_then_finished_one_by_one(
     together: Together,
 ) -> None:
     order: list[object] = []
@@ -117,19 +118,19 @@ def test_shared_progress_has_the_mean_loss_and_each_student_logs_its_own(togethe
         assert all(line["students"] == [0, 1, 2] for line in lines)
 
 
-def test_time_that_students_share_is_divided_evenly(together: Together) -> None:
+def test_the_time_of_distillation_is_divided_evenly_among_the_students(together: Together) -> None:
     jobs, events = together
     records = [event for event in events if isinstance(event, TrialRecord)]
-    shares = [record.seconds["distilling"] for record in records]
-    assert shares == pytest.approx([shares[0]] * 3, abs=0.02)
+    seconds = [record.seconds["distilling"] for record in records]
+    assert seconds == pytest.approx([seconds[0]] * 3, abs=0.02)
     logged = [json.loads(line) for line in jobs[0].paths.progress.read_text().splitlines()]
     first, last = (np.datetime64(line["time"][:-6]) for line in (logged[0], logged[NUM_STEPS - 1]))
-    assert sum(shares) >= float((last - first) / np.timedelta64(1, "s"))
+    assert sum(seconds) >= float((last - first) / np.timedelta64(1, "s"))
     for record in records:
         assert record.device_hours == pytest.approx(sum(record.seconds.values()) / 3600)
 
 
-def test_students_wait_for_one_another_at_no_cost(together: Together) -> None:
+def test_the_time_of_waiting_for_other_students_is_not_counted(together: Together) -> None:
     jobs, events = together
     records = [event for event in events if isinstance(event, TrialRecord)]
     spent = sum(sum(record.seconds.values()) for record in records)
@@ -139,7 +140,7 @@ def test_students_wait_for_one_another_at_no_cost(together: Together) -> None:
 
 
 class CountingTargets(OnlineTargets):
-    """A teacher that counts how often it is asked."""
+    """Online targets that count the forward passes of the teacher."""
 
     num_calls = 0
 
@@ -149,7 +150,7 @@ class CountingTargets(OnlineTargets):
 
 
 @pytest.mark.parametrize("num_students", [1, 3])
-def test_a_step_asks_the_teacher_once_however_many_students_there_are(
+def test_a_step_runs_the_teacher_once_for_any_number_of_students(
     open_study: OpenStudy, choices: list[StudentChoice], monkeypatch: pytest.MonkeyPatch, num_students: int
 ) -> None:
     jobs = jobs_of(open_study(ONLINE), choices[:num_students])
@@ -158,14 +159,14 @@ def test_a_step_asks_the_teacher_once_however_many_students_there_are(
     for event in run_group(jobs):
         if isinstance(event, Progress) and event.stage == "distilling" and event.step == NUM_STEPS:
             break
-    # Four held-out rows are one batch; they are measured three times.
+    # The four held-out rows are one batch, which is evaluated three times.
     assert CountingTargets.num_calls == NUM_STEPS + 3
 
 
-def test_students_that_are_told_different_things_learn_one_group_after_another(
+def test_students_with_different_targets_are_distilled_in_separate_groups(
     open_study: OpenStudy, choices: list[StudentChoice]
 ) -> None:
-    # Of two layers the teacher's both are compared, of one its second alone.
+    # Students of two layers need both layers of the teacher, a student of one layer needs its second alone.
     jobs = jobs_of(open_study("distillation.layer_mapping=uniform"), choices)
     events = list(run_group(jobs))
     shared = [event.students for event in events if isinstance(event, Progress) and event.stage == "distilling"]
@@ -197,7 +198,7 @@ def test_students_of_different_progress_catch_up_and_then_learn_together(
     records_of([jobs[2]])
     events = list(run_group(jobs))
     shared = [event.students for event in events if isinstance(event, Progress) and event.stage == "distilling"]
-    # Checkpoints are one step behind what was seen of them.
+    # A checkpoint is one step behind the last event.
     assert list(dict.fromkeys(shared)) == [(0,), (0, 1)]
     assert shared.count((0, 1)) == 2
     assert_same_students(jobs, alone[0])
@@ -206,12 +207,12 @@ def test_students_of_different_progress_catch_up_and_then_learn_together(
 # Failures
 
 
-def test_a_student_whose_loss_is_not_finite_leaves_the_others(
+def test_a_student_whose_loss_is_not_finite_does_not_stop_the_others(
     open_study: OpenStudy, choices: list[StudentChoice], alone: Alone
 ) -> None:
     wild = replace(choices[1], distillation_learning_rate=1e38)
     jobs = jobs_of(open_study(), [choices[0], wild, choices[2]])
-    progress, (failed, first, last) = rows_of(jobs)
+    progress, (failed, first, last) = reported_by(jobs)
     assert [(record.number, record.status) for record in failed] == [(1, Status.FAILED)]
     assert failed[0].failure is not None
     assert failed[0].failure.kind is FailureKind.NON_FINITE_LOSS
@@ -223,21 +224,21 @@ def test_a_student_whose_loss_is_not_finite_leaves_the_others(
 
 
 @pytest.mark.parametrize("obstacle", ["student", "finetuned"])
-def test_a_student_that_fails_after_distillation_costs_no_other(
+def test_a_student_that_fails_after_distillation_does_not_stop_the_others(
     open_study: OpenStudy, choices: list[StudentChoice], alone: Alone, obstacle: str
 ) -> None:
     jobs = jobs_of(open_study(), choices)
     block(jobs[1].folder / obstacle)
-    progress, rows = rows_of(jobs)
-    records = {record.number: record for row in rows for record in row}
-    assert all(len(row) == 1 for row in rows)
+    progress, endings = reported_by(jobs)
+    assert all(len(records) == 1 for records in endings)
+    records = {record.number: record for (record,) in endings}
     assert records[1].failure is not None
     assert records[1].failure.kind is FailureKind.CRASH
     assert [figures_of(records[n]) for n in (0, 2)] == [figures_of(alone[1][n]) for n in (0, 2)]
     assert [event.step for event in progress if event.stage == "distilling"] == list(range(1, NUM_STEPS + 1))
 
 
-def test_what_goes_wrong_for_all_is_one_row_of_all_their_failures(
+def test_an_exception_that_ends_all_students_gives_one_message_with_all_failures(
     open_study: OpenStudy, choices: list[StudentChoice], tmp_path: Path
 ) -> None:
     study = open_study(f"storage.cache={tmp_path}/cache")
@@ -245,21 +246,21 @@ def test_what_goes_wrong_for_all_is_one_row_of_all_their_failures(
     jobs = jobs_of(study, choices)
     finished = records_of([jobs[0]])
     states.write_bytes(states.read_bytes()[: states.stat().st_size // 2])
-    _, (failed, distilled_before) = rows_of(jobs)
+    _, (failed, distilled_before) = reported_by(jobs)
     assert [(record.number, record.status) for record in failed] == [(1, Status.FAILED), (2, Status.FAILED)]
     assert failed[0].failure == failed[1].failure
     assert [figures_of(record) for record in distilled_before] == [figures_of(finished[0])]
 
 
-def test_each_student_has_the_time_of_a_trial(open_study: OpenStudy, choices: list[StudentChoice]) -> None:
+def test_each_student_may_take_the_time_of_a_trial(open_study: OpenStudy, choices: list[StudentChoice]) -> None:
     jobs = jobs_of(open_study("budget.trial_timeout_minutes=1e-9"), choices)
-    progress, (failed,) = rows_of(jobs)
+    progress, (failed,) = reported_by(jobs)
     assert len(progress) == 1
     assert [record.number for record in failed] == [0, 1, 2]
     assert {record.failure.kind for record in failed if record.failure} == {FailureKind.TIME_OUT}
 
 
-def test_a_group_that_is_done_yields_its_records_again(together: Together) -> None:
+def test_a_finished_group_yields_its_records_again(together: Together) -> None:
     jobs, events = together
     before = [event for event in events if isinstance(event, TrialRecord)]
     again = list(run_group(jobs))

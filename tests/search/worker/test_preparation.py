@@ -1,4 +1,4 @@
-"""Tests of what all trials of a study share."""
+"""Tests of the preparation of a study: its corpus, targets, assistant, labels and account of seconds."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def targets_of(study: ResolvedStudy, teacher_role: TeacherRole = TeacherRole.TEA
 
 
 def steps_of(study: ResolvedStudy) -> Generator[Progress]:
-    """The progress of a preparation by one process."""
+    """Yields the progress of a preparation by one process."""
     with closing(prepare(study, 1)) as events:
         yield from (event for event in events if isinstance(event, Progress))
 
@@ -75,7 +75,7 @@ def distillation_data_of(study: ResolvedStudy, *, rank: int = 0, world_size: int
 
 
 def check_alike(ours: list[LayerRelations], theirs: list[LayerRelations], rtol: float = 2**-6) -> None:
-    """All operands of all layers are equal but for the rounding of the cached states."""
+    """Asserts that all operands of all layers are equal up to the rounding of the cached states."""
     for of_layer, expected in zip(ours, theirs, strict=True):
         assert of_layer.keys() == expected.keys()
         for relation, operands in of_layer.items():
@@ -83,7 +83,7 @@ def check_alike(ours: list[LayerRelations], theirs: list[LayerRelations], rtol: 
                 torch.testing.assert_close(part, other, rtol=rtol, atol=rtol * other.abs().max().item())
 
 
-def test_preparing_says_what_it_does_and_how_far_it_is(open_study: OpenStudy, tmp_path: Path) -> None:
+def test_a_preparation_reports_its_stages_and_steps(open_study: OpenStudy, tmp_path: Path) -> None:
     study = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
     progress = list(steps_of(study))
     corpus = PackedCorpus.load(Path(read_preparation(study.paths).corpus))
@@ -95,7 +95,7 @@ def test_preparing_says_what_it_does_and_how_far_it_is(open_study: OpenStudy, tm
     assert progress[-1].step == corpus.num_rows
 
 
-def test_what_is_found_is_not_made_again(open_study: OpenStudy, tmp_path: Path) -> None:
+def test_a_second_study_finds_what_the_first_made(open_study: OpenStudy, tmp_path: Path) -> None:
     first = open_study(f"storage.cache={tmp_path}/cache")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     second = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
@@ -117,7 +117,7 @@ def test_another_layer_packing_or_precision_has_targets_of_its_own(open_study: O
 
 
 @pytest.mark.parametrize("change", ["teacher.layer=2", "seed=9", "distillation.num_steps=7", "budget.num_trials=9"])
-def test_what_the_targets_do_not_depend_on_changes_nothing(open_study: OpenStudy, change: str) -> None:
+def test_settings_that_targets_do_not_depend_on_change_nothing(open_study: OpenStudy, change: str) -> None:
     plain, changed = (read_preparation(open_study(*changes).paths) for changes in ((), (change,)))
     assert (plain.corpus, plain.targets) == (changed.corpus, changed.targets)
 
@@ -146,7 +146,7 @@ def test_a_teacher_with_other_heads_over_the_same_weights_has_targets_of_its_own
     assert read_preparation(plain.paths).targets != read_preparation(changed.paths).targets
 
 
-def test_a_preparation_given_up_half_way_leaves_no_word_of_its_targets_and_goes_on(
+def test_an_interrupted_preparation_records_no_targets_and_can_be_resumed(
     open_study: OpenStudy, tmp_path: Path
 ) -> None:
     study = open_study(f"storage.cache={tmp_path}/cache", is_prepared=False)
@@ -162,7 +162,7 @@ def test_a_preparation_given_up_half_way_leaves_no_word_of_its_targets_and_goes_
     assert is_cached(targets_of(study))
 
 
-def test_a_worker_reads_the_teachers_own_relations(open_study: OpenStudy, material: Path) -> None:
+def test_cached_targets_are_the_teachers_relations(open_study: OpenStudy, material: Path) -> None:
     study = open_study("teacher.layer=1")
     distillation_data = distillation_data_of(study)
     rows = np.array([2, 0, 5])
@@ -172,7 +172,7 @@ def test_a_worker_reads_the_teachers_own_relations(open_study: OpenStudy, materi
     check_alike(distillation_data.targets.relations(rows, input_ids), online.relations(rows, input_ids))
 
 
-def test_a_teacher_whose_targets_do_not_fit_runs_beside_its_students(open_study: OpenStudy, tmp_path: Path) -> None:
+def test_a_teacher_whose_targets_do_not_fit_runs_online(open_study: OpenStudy, tmp_path: Path) -> None:
     cached = open_study()
     study = open_study("storage.max_cache_bytes=1kB", f"storage.cache={tmp_path}/cache")
     assert read_preparation(study.paths).targets == {TeacherRole.TEACHER: None}
@@ -187,7 +187,7 @@ def test_a_teacher_whose_targets_do_not_fit_runs_beside_its_students(open_study:
     )
 
 
-def test_an_assistant_is_taught_once_and_teaches_the_small_students(open_study: OpenStudy) -> None:
+def test_an_assistant_is_distilled_once_and_teaches_the_small_students(open_study: OpenStudy) -> None:
     study = open_study(*ASSISTED, is_prepared=False)
     stages = list(dict.fromkeys(step.stage for step in steps_of(study)))
     assert stages[-2:] == ["teaching the assistant", "caching the assistant's targets"]
@@ -203,7 +203,7 @@ def test_an_assistant_is_taught_once_and_teaches_the_small_students(open_study: 
     check_alike(distillation_data.targets.relations(rows, input_ids), online.relations(rows, input_ids))
 
 
-def test_students_of_an_assistant_are_judged_by_its_teacher(open_study: OpenStudy) -> None:
+def test_students_of_an_assistant_are_evaluated_with_the_teachers_targets(open_study: OpenStudy) -> None:
     plain, assisted = distillation_data_of(open_study()), distillation_data_of(open_study(*ASSISTED))
     rows = plain.corpus.held_out_rows[:2]
     input_ids = torch.from_numpy(plain.corpus.rows(rows))
@@ -213,7 +213,7 @@ def test_students_of_an_assistant_are_judged_by_its_teacher(open_study: OpenStud
     assert assisted.targets.hidden_size == 12
 
 
-def test_an_assistant_interrupted_while_it_learns_goes_on_from_its_checkpoint(open_study: OpenStudy) -> None:
+def test_an_interrupted_assistant_is_resumed_from_its_checkpoint(open_study: OpenStudy) -> None:
     settings = (*ASSISTED, "distillation.checkpoint_every_seconds=0")
     whole, cut = open_study(*settings), open_study(*settings, "name=cut", is_prepared=False)
     steps = steps_of(cut)
@@ -229,7 +229,7 @@ def test_an_assistant_interrupted_while_it_learns_goes_on_from_its_checkpoint(op
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_what_an_interrupted_assistant_took_is_counted(open_study: OpenStudy) -> None:
+def test_the_time_of_an_interrupted_assistant_is_counted(open_study: OpenStudy) -> None:
     study = open_study(*ASSISTED, is_prepared=False)
     steps = steps_of(study)
     while next(steps).stage != "teaching the assistant":
@@ -241,14 +241,14 @@ def test_what_an_interrupted_assistant_took_is_counted(open_study: OpenStudy) ->
     assert 0 < before < read_preparation(study.paths).seconds["teaching the assistant"]
 
 
-def test_an_assistant_takes_as_many_rows_at_once_as_a_worker_of_its_students(open_study: OpenStudy) -> None:
+def test_the_micro_batch_of_an_assistant_is_that_of_a_worker_of_its_students(open_study: OpenStudy) -> None:
     config = open_study(*ASSISTED, "resources.workers_per_trial=2", is_prepared=False).config
     assert config.assistant is not None
     schedule = assistant_schedule(config, config.assistant)
     assert (schedule.num_steps, schedule.batch_size, schedule.micro_batch_size) == (4, 4, 2)
 
 
-def test_an_assistant_that_cannot_learn_names_its_learning_rate(
+def test_an_assistant_whose_loss_is_not_finite_names_its_learning_rate(
     open_study: OpenStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = open_study(*ASSISTED, is_prepared=False)
@@ -262,7 +262,7 @@ def test_an_assistant_that_cannot_learn_names_its_learning_rate(
         list(steps_of(study))
 
 
-def test_however_often_time_is_entered_none_is_lost(
+def test_no_time_is_lost_if_it_is_added_in_many_parts(
     open_study: OpenStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preparation, "SECONDS_BETWEEN_ENTRIES", 0.0)
@@ -280,7 +280,7 @@ def test_however_often_time_is_entered_none_is_lost(
         least[progress.stage] += 0.2
     counted = read_preparation(study.paths).seconds
     assert counted.keys() == least.keys()
-    # Packing begins the account only at its end.
+    # The account of a study is written for the first time when packing ends.
     assert all(counted[stage] >= seconds for stage, seconds in least.items())
 
 
@@ -296,7 +296,7 @@ def test_targets_of_an_earlier_format_are_made_again(open_study: OpenStudy, tmp_
     assert is_cached(targets_of(study))
 
 
-def test_a_study_whose_cache_lies_elsewhere_now_finds_it(open_study: OpenStudy, tmp_path: Path) -> None:
+def test_a_study_finds_its_cache_after_it_was_moved(open_study: OpenStudy, tmp_path: Path) -> None:
     study = open_study(f"storage.cache={tmp_path}/cache")
     before = read_preparation(study.paths).seconds
     (tmp_path / "cache").rename(tmp_path / "moved")
@@ -306,13 +306,13 @@ def test_a_study_whose_cache_lies_elsewhere_now_finds_it(open_study: OpenStudy, 
     assert read_preparation(study.paths).seconds == before
 
 
-def test_a_worker_knows_its_share(open_study: OpenStudy) -> None:
+def test_distillation_data_has_the_rank_and_the_world_size(open_study: OpenStudy) -> None:
     study = open_study()
     distillation_data = distillation_data_of(study, rank=1, world_size=2)
     assert (distillation_data.rank, distillation_data.world_size) == (1, 2)
 
 
-def test_a_node_without_the_cache_makes_its_own(open_study: OpenStudy, tmp_path: Path) -> None:
+def test_a_node_without_the_cache_makes_it_again(open_study: OpenStudy, tmp_path: Path) -> None:
     study = open_study(f"storage.cache={tmp_path}/cache")
     expected = names_in(tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
@@ -321,7 +321,7 @@ def test_a_node_without_the_cache_makes_its_own(open_study: OpenStudy, tmp_path:
     assert names_in(tmp_path / "cache") == expected
 
 
-def test_a_node_whose_own_precision_makes_other_targets_reads_those(open_study: OpenStudy) -> None:
+def test_a_node_with_another_precision_makes_and_reads_targets_of_its_own(open_study: OpenStudy) -> None:
     study = open_study()
     own = read_preparation(study.paths)
     elsewhere = replace(
@@ -374,13 +374,13 @@ def test_targets_of_another_corpus_are_refused(open_study: OpenStudy) -> None:
     original = manifest.read_text(encoding="utf-8")
     try:
         manifest.write_text(json.dumps({**json.loads(original), "corpus_fingerprint": "another"}), encoding="utf-8")
-        with pytest.raises(UserError, match="cached targets must be of the corpus they are used with"):
+        with pytest.raises(UserError, match="cached targets must be those of the corpus that they are used with"):
             distillation_data_of(study)
     finally:
         manifest.write_text(original, encoding="utf-8")
 
 
-def test_finding_again_does_not_hide_what_making_cost(open_study: OpenStudy, tmp_path: Path) -> None:
+def test_a_second_preparation_keeps_the_seconds_of_the_first(open_study: OpenStudy, tmp_path: Path) -> None:
     study = open_study(f"storage.cache={tmp_path}/cache")
     cost = read_preparation(study.paths).seconds
     list(steps_of(study))
@@ -399,7 +399,7 @@ def test_several_processes_may_cache_the_targets_of_one_study(open_study: OpenSt
     assert is_cached(targets_of(study))
 
 
-def test_a_study_holds_its_caches_against_eviction(open_study: OpenStudy, tmp_path: Path) -> None:
+def test_the_targets_of_a_running_study_are_not_evicted(open_study: OpenStudy, tmp_path: Path) -> None:
     study = open_study(f"storage.cache={tmp_path}/cache")
     targets = targets_of(study)
     other, size = targets.with_name("other"), TargetsManifest.load(targets).num_bytes

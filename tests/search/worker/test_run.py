@@ -1,6 +1,7 @@
-"""Tests of what one worker does for one trial. No Ray: the same generator runs everywhere."""
+"""Tests of one worker that trains one student: its progress, record and files. No Ray."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ TWO_TASKS = (
     " {name: few, path: mood, text_columns: [text], metric: f1, max_train_examples: 20, test_split: null}]"
 )
 NUM_EVENTS = 6 + 7 + 1
-"""Six steps of distillation, seven batches of 16 in 100 examples, one evaluation: each is worth an event."""
+"""Six steps of distillation, seven steps of fine-tuning on 100 examples in batches of 16, and one evaluation."""
 
 
 # Progress and record
@@ -61,7 +62,7 @@ def test_the_objectives_of_a_record_are_those_declared(
     assert record.is_complete_student
 
 
-def test_a_record_says_what_was_trained_and_for_how_long(record: TrialRecord, choice: StudentChoice) -> None:
+def test_a_record_has_what_was_trained_and_for_how_long(record: TrialRecord, choice: StudentChoice) -> None:
     assert (record.role, record.number, record.architecture) == (Role.STUDENT, 7, choice.architecture)
     assert (record.distillation_learning_rate, record.finetuning_learning_rate) == (3e-3, 5e-3)
     assert (record.num_steps, record.num_tokens) == (6, 6 * 4 * 16)
@@ -91,7 +92,7 @@ def test_predictions_belong_to_the_labels_of_the_study(record: TrialRecord, stud
         assert np.mean(np.equal(evaluation.predictions, labels[split])) == evaluation.value
 
 
-def test_a_search_of_several_tasks_goes_by_their_mean(open_study: OpenStudy, choice: StudentChoice) -> None:
+def test_accuracy_over_several_tasks_is_their_mean(open_study: OpenStudy, choice: StudentChoice) -> None:
     of_two = record_of(Job.of_student(open_study(TWO_TASKS), 0, choice))
     mood, few = (of_two.tasks[name].validation.value for name in ("mood", "few"))
     assert of_two.tasks["few"].metric == "f1"
@@ -100,9 +101,15 @@ def test_a_search_of_several_tasks_goes_by_their_mean(open_study: OpenStudy, cho
     assert of_two.objectives["accuracy"] == pytest.approx((mood + few) / 2)
 
 
-def test_a_run_of_minilm_yields_a_record_too(open_study: OpenStudy, choice: StudentChoice) -> None:
+def test_a_student_can_be_distilled_with_minilm(
+    open_study: OpenStudy, choice: StudentChoice, record: TrialRecord
+) -> None:
     study = open_study("distillation.method=minilm", "distillation.relation_heads=null")
-    assert record_of(Job.of_student(study, 0, choice)).held_out_loss is not None
+    of_minilm = record_of(Job.of_student(study, 7, choice))
+    assert of_minilm.status is Status.COMPLETE
+    assert of_minilm.held_out_loss is not None
+    assert 0 < of_minilm.held_out_loss < math.inf
+    assert of_minilm.held_out_loss != record.held_out_loss
 
 
 def test_the_same_job_in_another_study_gives_the_same_figures(
@@ -121,7 +128,7 @@ def test_another_seed_gives_another_student(open_study: OpenStudy, choice: Stude
 
 
 @pytest.mark.usefixtures("events")
-def test_a_trials_files_are_where_their_readers_look(job: Job) -> None:
+def test_a_trial_writes_the_files_of_its_layout(job: Job) -> None:
     paths = TrialPaths(root=job.folder)
     assert {path.name for path in job.folder.iterdir()} - {"checkpoint"} == {"student", "finetuned", "progress.jsonl"}
     assert {path.name for path in paths.finetuned("mood").parent.iterdir()} == {"mood", "mood.json"}
@@ -136,7 +143,7 @@ def test_a_student_opens_in_transformers(job: Job, record: TrialRecord, material
     assert student(**tokenizer("the old captain", return_tensors="pt")).last_hidden_state.shape == (1, 5, 16)
 
 
-def test_a_fine_tuned_student_opens_in_transformers_and_predicts_what_the_record_says(
+def test_a_fine_tuned_student_opens_in_transformers_and_gives_the_recorded_predictions(
     job: Job, record: TrialRecord, material: Path
 ) -> None:
     folder = TrialPaths(root=job.folder).finetuned("mood")
@@ -150,7 +157,7 @@ def test_a_fine_tuned_student_opens_in_transformers_and_predicts_what_the_record
     assert tuple(logits.argmax(dim=-1).tolist()) == record.tasks["mood"].validation.predictions
 
 
-# Trials that do not end well
+# Failures
 
 
 def test_a_trial_that_takes_longer_than_allowed_is_stopped(open_study: OpenStudy, choice: StudentChoice) -> None:

@@ -1,4 +1,4 @@
-"""Tests of what a worker does for the baselines: the twin that is not distilled, and the teacher. No Ray."""
+"""Tests of a worker that trains a baseline: the twin, which is not distilled, or the teacher. No Ray."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,19 +34,19 @@ def test_a_twin_begins_with_the_weights_that_its_student_began_with(
     initial = build_encoder(choice.architecture, load_encoder_config(material / "teacher"), seed=3).state_dict()
     of_twin, of_student = weights_in(twin.folder / "student"), weights_in(job.folder / "student")
     assert all(torch.equal(weight, initial[name]) for name, weight in of_twin.items())
-    # Distillation teaches nothing to the pooler and to what follows Q, K and V of the last layer.
-    untaught = {name for name, weight in of_student.items() if torch.equal(weight, initial[name])}
+    # Distillation does not train the pooler and the weights after Q, K and V of the last layer.
+    untrained = {name for name, weight in of_student.items() if torch.equal(weight, initial[name])}
     last = "encoder.layer.1."
     assert {
         f"{last}intermediate.dense.weight",
         f"{last}attention.output.dense.weight",
         "pooler.dense.weight",
-    } < untaught
-    assert f"{last}attention.self.query.weight" not in untaught
-    assert "encoder.layer.0.output.dense.weight" not in untaught
+    } < untrained
+    assert f"{last}attention.self.query.weight" not in untrained
+    assert "encoder.layer.0.output.dense.weight" not in untrained
 
 
-def test_a_student_begins_with_what_its_initialisation_takes_over(
+def test_a_student_begins_with_the_weights_of_its_initialisation(
     study: ResolvedStudy, choice: StudentChoice, material: Path
 ) -> None:
     chosen = replace(choice, initialisation=Initialisation.LAST_LAYERS)
@@ -61,7 +61,7 @@ def test_a_student_begins_with_what_its_initialisation_takes_over(
     assert StudentChoice.from_record(replace(record, distillation_learning_rate=3e-3)) == chosen
 
 
-def test_a_twins_record_tells_of_no_distillation(record_of_twin: TrialRecord, record: TrialRecord) -> None:
+def test_a_twins_record_has_no_distillation(record_of_twin: TrialRecord, record: TrialRecord) -> None:
     assert (record_of_twin.role, record_of_twin.number) == (Role.TWIN, 7)
     assert (record_of_twin.num_steps, record_of_twin.num_tokens) == (0, 0)
     assert record_of_twin.held_out_loss is None

@@ -1,4 +1,4 @@
-"""Tests of two workers at one trial, as processes of their own: the first one speaks for both. No Ray."""
+"""Tests of two workers of one trial, each in its own process: the first decides and reports. No Ray."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def _work_as_one_of_two(rank: int, folder: Path, jobs_of_ranks: Sequence[Sequenc
 def _run_two_workers(
     folder: Path, jobs: Sequence[Job], jobs_of_second: Sequence[Job] | None = None
 ) -> tuple[list[str], list[str], list[TrialRecord]]:
-    """Returns the kinds of events of both workers, and the first one's records."""
+    """Returns the kinds of events of both workers, and the records of the first."""
     folder.mkdir()
     in_two_processes(_work_as_one_of_two, folder, (jobs, jobs_of_second or jobs))
     first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
@@ -50,7 +50,7 @@ def test_two_workers_report_equally_often_and_only_the_first_has_the_records(
     assert [record.number for record in records] == [8, 7, 9]
     assert [record.status for record in records] == [Status.FAILED, Status.COMPLETE, Status.COMPLETE]
     assert {(record.num_workers, record.num_tokens) for record in records[1:]} == {(2, 6 * 4 * 16)}
-    # The others again, once all is done: the records alone.
+    # A second run of the finished jobs yields their records alone.
     assert _run_two_workers(tmp_path / "second", [jobs[0], jobs[2]])[:2] == (["TrialRecord"] * 2, [])
 
 
@@ -67,10 +67,10 @@ def test_two_workers_go_on_from_where_one_was_interrupted(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("events")
-def test_what_is_done_already_is_the_first_workers_to_say(
+def test_the_first_worker_decides_what_is_done_already(
     open_study: OpenStudy, choice: StudentChoice, record: TrialRecord, job: Job, tmp_path: Path
 ) -> None:
-    # What the second worker sees of the study lags behind: there is a student and nothing of its fine-tuning.
+    # The second worker sees an older state of the folder: the student, but not its fine-tuned model.
     behind = copied(job, choice, open_study)
     shutil.rmtree(behind.paths.finetuned("mood").parent)
     kinds, _, (again,) = _run_two_workers(tmp_path / "two", [job], [behind])
@@ -84,5 +84,5 @@ def test_a_worker_that_does_not_see_the_checkpoint_of_the_first_ends_the_trial(
 ) -> None:
     begun, behind = (Job.of_student(open_study(CHECKPOINT_EVERY_STEP), 7, choice) for _ in range(2))
     interrupt([begun], after=4)
-    with pytest.raises(Exception, match=r"every worker must see the first one's checkpoint step-\d+, got None in "):
+    with pytest.raises(Exception, match=r"every worker must see the checkpoint of the first, step-\d+, got None in "):
         _run_two_workers(tmp_path / "two", [begun], [behind])

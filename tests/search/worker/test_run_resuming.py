@@ -1,4 +1,4 @@
-"""Tests of a worker that goes on with an interrupted trial: it ends as one that nothing interrupted. No Ray."""
+"""Tests of a worker that resumes an interrupted trial: the result is that of an uninterrupted trial. No Ray."""
 
 import shutil
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_a_crash_between_the_last_checkpoint_and_its_report_costs_no_held_out_lo
 
 
 @pytest.mark.usefixtures("events")
-def test_a_report_that_a_crash_cut_short_is_passed_over(
+def test_a_line_of_progress_that_a_crash_cut_short_is_skipped(
     open_study: OpenStudy, choice: StudentChoice, record: TrialRecord, job: Job
 ) -> None:
     copy = copied(job, choice, open_study)
