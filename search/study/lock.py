@@ -14,7 +14,7 @@ def only_driver(paths: StudyPaths) -> Iterator[None]:
     """Holds the lock of a study while the block runs.
 
     Raises:
-        UserError: if another process drives the paths.
+        UserError: if another process drives the study.
     """
     paths.root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(paths.lock, blocking=False)
