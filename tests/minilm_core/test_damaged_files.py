@@ -93,7 +93,7 @@ def test_damaged_states_are_refused(cached: Path, damage: Callable[[Path], None]
 
 def test_a_damaged_manifest_is_refused(cached: Path) -> None:
     cut_short(cached / "manifest.json")
-    with pytest.raises(UserError, match=r"manifest\.json must be JSON, got a damaged one in .*; remove the folder to cache the targets again"):
+    with pytest.raises(UserError, match=r"manifest\.json must be JSON, got a damaged one in .*; remove the folder to"):
         TargetsManifest.load(cached)
 
 
