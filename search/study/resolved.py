@@ -32,7 +32,7 @@ class ResolvedStudy:
     teacher_family: FamilyShape
     student_family: FamilyShape
     latency_table: LatencyTable | None = None
-    """Predicts the latency of the students; None before a calibration, or where no latency is asked for."""
+    """Predicts the latency of the students; None before a calibration, or if the study needs no latency."""
     teacher_latency_table: LatencyTable | None = None
     """Predicts the teacher's latency; None if the students' table does, because they have the teacher's family."""
 

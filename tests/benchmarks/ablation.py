@@ -109,15 +109,15 @@ def run(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, obje
     evaluation = _Evaluation(
         teacher_folder, corpus, data, scratch, num_seeds=arguments.finetuning_seeds, family=arguments.student_family
     )
-    asked = [
+    chosen = [
         variant
         for variant in variants(arguments.num_steps, arguments.batch_size)
         if not arguments.methods or variant.name in arguments.methods
     ]
-    evaluation.cache_targets(asked)
-    untaught = Variant(name="not distilled", schedule=variants(1, arguments.batch_size)[0].schedule)
-    yield evaluation.row(untaught, evaluation.new_student(), num_steps=0, seconds=0.0)
-    for variant in asked:
+    evaluation.cache_targets(chosen)
+    not_distilled = Variant(name="not distilled", schedule=variants(1, arguments.batch_size)[0].schedule)
+    yield evaluation.row(not_distilled, evaluation.new_student(), num_steps=0, seconds=0.0)
+    for variant in chosen:
         encoder, started = evaluation.new_student(), time.monotonic()
         for _ in distil(
             evaluation.apart(encoder, variant.schedule),

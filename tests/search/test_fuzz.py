@@ -106,26 +106,26 @@ def write_text(path: Path, text: str) -> None:
 def test_mutated_settings_end_in_messages_of_the_command(num_cases: int, search: Path) -> None:
     @cases(num_cases)
     @given(verb=st.sampled_from(SEARCH_VERBS), text=mutated(settings_in(search)))
-    def check(verb: str, text: str) -> None:
+    def holds(verb: str, text: str) -> None:
         with fresh_folder() as folder:
             shutil.copytree(search / "teacher", folder / "teacher")
             write_text(folder / "search.yaml", text)
             check_ends_well(folder, verb, "search.yaml")
 
-    check()
+    holds()
 
 
 @fast_and_long(10, 200)
 def test_damaged_settings_end_in_messages_of_the_command(num_cases: int, search: Path) -> None:
     @cases(num_cases)
     @given(verb=st.sampled_from(SEARCH_VERBS), content=damaged((search / "search.yaml").read_bytes()))
-    def check(verb: str, content: bytes) -> None:
+    def holds(verb: str, content: bytes) -> None:
         with fresh_folder() as folder:
             shutil.copytree(search / "teacher", folder / "teacher")
             (folder / "search.yaml").write_bytes(content)
             check_ends_well(folder, verb, "search.yaml")
 
-    check()
+    holds()
 
 
 KEYS = (
@@ -159,13 +159,13 @@ def test_overrides_of_any_form_end_in_messages_of_the_command(num_cases: int, se
 
     @cases(num_cases)
     @given(verb=st.sampled_from(SEARCH_VERBS), overrides=st.lists(override, min_size=1, max_size=2))
-    def check(verb: str, overrides: list[str]) -> None:
+    def holds(verb: str, overrides: list[str]) -> None:
         with fresh_folder() as folder:
             shutil.copytree(search / "teacher", folder / "teacher")
             shutil.copy(search / "search.yaml", folder / "search.yaml")
             check_ends_well(folder, verb, "search.yaml", *(f"--set={override}" for override in overrides))
 
-    check()
+    holds()
 
 
 @fast_and_long(15, 250)
@@ -176,14 +176,14 @@ def test_a_teachers_config_of_any_form_ends_in_messages_of_the_command(num_cases
 
     @cases(num_cases)
     @given(verb=st.sampled_from(SEARCH_VERBS), content=content)
-    def check(verb: str, content: bytes) -> None:
+    def holds(verb: str, content: bytes) -> None:
         with fresh_folder() as folder:
             (folder / "teacher").mkdir()
             (folder / "teacher" / "config.json").write_bytes(content)
             shutil.copy(search / "search.yaml", folder / "search.yaml")
             check_ends_well(folder, verb, "search.yaml")
 
-    check()
+    holds()
 
 
 def files_of(study: Path) -> dict[str, bytes]:
@@ -210,17 +210,17 @@ def check_study(study: Path, verb: tuple[str, ...], damage: tuple[str, bytes]) -
 def test_a_study_with_a_damaged_file_ends_in_messages_of_the_command(num_cases: int, study: Path) -> None:
     @cases(num_cases)
     @given(verb=st.sampled_from(STUDY_VERBS), damage=damages(files_of(study)))
-    def check(verb: tuple[str, ...], damage: tuple[str, bytes]) -> None:
+    def holds(verb: tuple[str, ...], damage: tuple[str, bytes]) -> None:
         check_study(study, verb, damage)
 
-    check()
+    holds()
 
 
 @pytest.mark.long
 def test_a_report_of_a_study_with_a_damaged_file_ends_in_messages_of_the_command(study: Path) -> None:
     @cases(30)
     @given(damage=damages(files_of(study)))
-    def check(damage: tuple[str, bytes]) -> None:
+    def holds(damage: tuple[str, bytes]) -> None:
         check_study(study, ("report",), damage)
 
-    check()
+    holds()
