@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
-from minilm_core.errors import UserError
+from minilm_core.errors import UserError, first_line
 from minilm_core.fresh_process import import_path, module_command, results_on_stdout
 from minilm_core.latency.table import Device, LatencyTable, LatencyTarget
 from minilm_core.models.architecture import StudentArchitecture
@@ -110,6 +110,10 @@ def answer(request_json: str, out: TextIO) -> None:
         )
     except UserError as error:
         write({"error": str(error)})
+    # A configuration of the teacher that transformers cannot build, such as an unknown activation, raises anything.
+    except Exception as error:
+        cause = f"{type(error).__name__}: {first_line(error)}"
+        write({"error": f"a calibration must be able to build and time the space's encoders, got {cause}"})
     else:
         write({"table": table.to_dict()})
 

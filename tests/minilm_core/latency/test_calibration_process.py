@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from transformers import AutoConfig, PretrainedConfig
 
 from minilm_core.errors import UserError
+from minilm_core.latency import calibration_process
 from minilm_core.latency.calibration_process import CalibrationRequest, answer, calibrate_in_fresh_process
 from minilm_core.latency.table import LatencyTable, LatencyTarget
 from minilm_core.models.architecture import StudentArchitecture
@@ -83,12 +85,26 @@ def test_a_mistake_of_the_user_comes_back_and_no_module_of_the_current_folder_is
     assert "a stranger" not in "".join(capfd.readouterr())
 
 
-@pytest.mark.slow
 def test_a_process_that_fails_is_reported_with_its_exit_code(
-    teacher_config: PretrainedConfig, capfd: pytest.CaptureFixture[str]
+    teacher_config: PretrainedConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dying = [sys.executable, "-c", "import sys; sys.exit('the interpreter is broken')"]
+    monkeypatch.setattr(calibration_process, "module_command", lambda _: dying)
+    with pytest.raises(UserError, match="must end with exit code 0, got 1; what it printed on stderr names the cause"):
+        calibrate_in_fresh_process(request_for(teacher_config), lambda *_: None)
+    assert "the interpreter is broken" in capfd.readouterr().err
+
+
+def test_a_configuration_that_transformers_cannot_build_is_answered_in_one_line(
+    teacher_config: PretrainedConfig,
 ) -> None:
     request = request_for(teacher_config)
-    unreadable = CalibrationRequest(architectures=(), base_config={"model_type": "none"}, target=request.target)
-    with pytest.raises(UserError, match="must end with exit code 0, got 1; what it printed on stderr names the cause"):
-        calibrate_in_fresh_process(unreadable, lambda *_: None)
-    assert "Unrecognized model identifier: none" in capfd.readouterr().err
+    unknown = CalibrationRequest(
+        architectures=request.architectures,
+        base_config={**request.base_config, "hidden_act": "://"},
+        target=request.target,
+    )
+    (answered,) = answers_to(unknown)
+    assert answered["error"].startswith("a calibration must be able to build and time the space's encoders, got ")
+    assert "://" in answered["error"]
+    assert "\n" not in answered["error"]
