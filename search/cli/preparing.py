@@ -112,6 +112,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure how long a layer of each width takes on this machine, so that a search can predict latency."""
+    from minilm_core.models.teacher import resolve
     from minilm_core.results.layout import StudyPaths
     from search.config.compatibility import find_teacher_config
     from search.config.settings import load_config
@@ -124,7 +125,11 @@ def calibrate(
     if teacher is None:
         raise UserError(f"calibrate needs the teacher's config.json on this machine, got {config.teacher.model}")
     families = encoders_to_time(resolve_study(config, StudyPaths(root=config.study_folder), teacher))
-    tables = [(None if force else family.find(config)) or family.measure(config) for family in families]
+    found = [None if force else family.find(config) for family in families]
+    if None in found:
+        # Missing weights are reported before the measurement, which takes a minute.
+        resolve(config.teacher, loaded.base)
+    tables = [table or family.measure(config) for table, family in zip(found, families, strict=True)]
     if as_json:
         # The students' table. The teacher's is a key of it if the teacher's family is another.
         students, *others = (json.loads(family.file(config).read_text(encoding="utf-8")) for family in families)
