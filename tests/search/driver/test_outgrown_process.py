@@ -19,6 +19,7 @@ from tests.search.studies import NO_BASELINES, optuna_states
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_uses_too_much_memory_is_replaced_without_losing_a_trial(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
