@@ -47,6 +47,7 @@ def ordered_commands() -> list[list[str]]:
     return sorted(here.values(), key=lambda words: ORDER.index(words[0]))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_commands_run_one_after_another_on_a_tiny_search(material: Path, tmp_path: Path) -> None:
     for words in ordered_commands():
