@@ -17,7 +17,7 @@ from spaces.presets import load_space
 from tests.documents import DOCUMENTS, FOLDERS, Block, blocks, commands, name_of, table_rows, text_of
 from tests.paths import ROOT
 
-VERBS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+VERBS: dict[str, Any] = typer.main.get_command(app).commands
 """The command of each verb of `minilm-search`."""
 
 OURS = ("README.md", "search/README.md", "spaces/README.md", "tests/README.md")
@@ -83,7 +83,7 @@ def test_tests_neither_mock_nor_sleep_but_where_contributing_says_so() -> None:
     assert len(sleeping) <= 1, sleeping
 
 
-class Parsed(Exception):  # noqa: N818
+class ArgumentsParsedError(Exception):
     """A benchmark has parsed its arguments."""
 
 
@@ -93,7 +93,7 @@ def _stop_after_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def parse_and_stop(parser: argparse.ArgumentParser, arguments: Any = None) -> None:
         parse(parser, arguments)
-        raise Parsed
+        raise ArgumentsParsedError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
 
@@ -112,7 +112,7 @@ def check_module(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert all((ROOT / argument).exists() for argument in arguments if not argument.startswith("-"))
         return
     monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(Parsed):
+    with pytest.raises(ArgumentsParsedError):
         importlib.import_module(module).main()
 
 

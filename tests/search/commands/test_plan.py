@@ -14,18 +14,7 @@ from search.config.settings import load_config
 from search.study.resolved import resolve_study
 from spaces.limits import Limits
 from tests.paths import QUICKSTART_YAML
-
-TEACHER = {
-    "model_type": "bert",
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "hidden_size": 384,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-}
-
+from tests.search.teachers import TEACHER_JSON
 
 PINNED = (
     "space={num_layers: [1, 2, 3, 4], hidden_sizes: [96, 192, 288, 384], head_sizes: [16, 32],"
@@ -48,7 +37,7 @@ def with_config(loaded, **changes):
 
 def plan_of(loaded, table=None, num_corpus_tokens=None):
     """Plans a search whose teacher is on this machine."""
-    study = resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), TEACHER)
+    study = resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), TEACHER_JSON)
     return make_plan(loaded, replace(study, latency_table=table), num_corpus_tokens)
 
 

@@ -13,17 +13,7 @@ from minilm_core.settings.schedules import LayerMapping, Method, Relation
 from search.config.compatibility import check_against_teacher
 from search.config.settings import load_config
 from tests.paths import QUICKSTART_YAML
-
-TEACHER = {
-    "model_type": "bert",
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "hidden_size": 384,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-}
+from tests.search.teachers import TEACHER_JSON
 
 
 @pytest.fixture
@@ -32,7 +22,7 @@ def config():
 
 
 def test_a_fitting_teacher_leaves_the_space_as_it_is(config):
-    assert check_against_teacher(config, TEACHER) == config.space
+    assert check_against_teacher(config, TEACHER_JSON) == config.space
 
 
 @pytest.mark.parametrize(
@@ -54,7 +44,7 @@ def test_a_fitting_teacher_leaves_the_space_as_it_is(config):
 )
 def test_a_teacher_that_does_not_fit_is_refused(config, changes, message):
     with pytest.raises(UserError) as refusal:
-        check_against_teacher(config, {**TEACHER, **changes})
+        check_against_teacher(config, {**TEACHER_JSON, **changes})
     assert str(refusal.value) == message
 
 
@@ -62,7 +52,7 @@ def test_students_larger_than_what_they_would_take_over_are_refused(config):
     space = replace(config.space, initialisations=(Initialisation.SPACED_LAYERS,))
     config = replace(config, space=space, teacher=replace(config.teacher, layer=3))
     with pytest.raises(UserError) as refusal:
-        check_against_teacher(config, TEACHER)
+        check_against_teacher(config, TEACHER_JSON)
     assert str(refusal.value) == (
         "num_layers must be at most 3 with initialisation spaced_layers, which takes it from the teacher, got 4"
     )
@@ -70,24 +60,24 @@ def test_students_larger_than_what_they_would_take_over_are_refused(config):
 
 def test_a_layer_beyond_the_teachers_is_refused(config):
     with pytest.raises(UserError, match=r"teacher\.layer must be at most the teacher's 6 layers, got 7"):
-        check_against_teacher(replace(config, teacher=replace(config.teacher, layer=7)), TEACHER)
+        check_against_teacher(replace(config, teacher=replace(config.teacher, layer=7)), TEACHER_JSON)
 
 
 def test_minilm_gives_every_student_the_teachers_heads(config):
     schedule = replace(config.distillation, method=Method.MINILM, relation_heads=None)
-    space = check_against_teacher(replace(config, distillation=schedule), TEACHER)
+    space = check_against_teacher(replace(config, distillation=schedule), TEACHER_JSON)
     assert (space.num_heads, space.head_sizes) == (12, ())
 
 
 def test_minilm_refuses_a_space_that_the_teachers_heads_do_not_divide(config):
     schedule = replace(config.distillation, method=Method.MINILM, relation_heads=None)
-    teacher = {**TEACHER, "hidden_size": 1280, "num_attention_heads": 20, "intermediate_size": 5120}
+    teacher = {**TEACHER_JSON, "hidden_size": 1280, "num_attention_heads": 20, "intermediate_size": 5120}
     with pytest.raises(UserError, match="num_heads must divide every hidden size, got 20 and 96"):
         check_against_teacher(replace(config, distillation=schedule), teacher)
 
 
 def test_a_space_with_small_students_may_have_an_assistant(config):
-    assert check_against_teacher(replace(config, assistant=Assistant()), TEACHER) == config.space
+    assert check_against_teacher(replace(config, assistant=Assistant()), TEACHER_JSON) == config.space
 
 
 @pytest.mark.parametrize(
@@ -104,14 +94,14 @@ def test_a_space_with_small_students_may_have_an_assistant(config):
 )
 def test_an_assistant_that_does_not_fit_is_refused(config, assistant, message):
     with pytest.raises(UserError, match=message):
-        check_against_teacher(replace(config, assistant=assistant), TEACHER)
+        check_against_teacher(replace(config, assistant=assistant), TEACHER_JSON)
 
 
 def test_minilm_refuses_an_assistant_with_other_heads(config):
     schedule = replace(config.distillation, method=Method.MINILM, relation_heads=None)
     changed = replace(config, distillation=schedule, assistant=Assistant(num_heads=6))
     with pytest.raises(UserError, match=r"assistant\.num_heads must be the teacher's with method minilm, got 6 and 12"):
-        check_against_teacher(changed, TEACHER)
+        check_against_teacher(changed, TEACHER_JSON)
 
 
 def test_value_vectors_are_refused_with_an_assistant(config):
@@ -119,7 +109,7 @@ def test_value_vectors_are_refused_with_an_assistant(config):
     schedule = replace(config.distillation, method=Method.MINILM, relation_heads=None, relations=relations)
     changed = replace(config, distillation=schedule, assistant=Assistant())
     with pytest.raises(UserError, match="must leave value_vectors out with an assistant"):
-        check_against_teacher(changed, TEACHER)
+        check_against_teacher(changed, TEACHER_JSON)
 
 
 def test_an_assistant_without_a_student_is_refused(config):
@@ -127,7 +117,7 @@ def test_an_assistant_without_a_student_is_refused(config):
     with pytest.raises(
         UserError, match="at most half the teacher's layers and width, 3 and 192, got none in the space"
     ):
-        check_against_teacher(changed, TEACHER)
+        check_against_teacher(changed, TEACHER_JSON)
 
 
 def test_layers_that_cannot_be_mapped_evenly_are_refused(config):
@@ -135,18 +125,18 @@ def test_layers_that_cannot_be_mapped_evenly_are_refused(config):
     with pytest.raises(
         UserError, match="a student's layers must divide its teacher's with layer_mapping uniform, got 4 a"
     ):
-        check_against_teacher(changed, TEACHER)
+        check_against_teacher(changed, TEACHER_JSON)
 
 
 def test_bert_students_may_have_sizes_that_the_teachers_family_cannot_have(config):
-    teacher = {**TEACHER, "model_type": "modernbert", "global_attn_every_n_layers": 3}
+    teacher = {**TEACHER_JSON, "model_type": "modernbert", "global_attn_every_n_layers": 3}
     from_random = replace(config.space, initialisations=(Initialisation.RANDOM,))
     changed = replace(config, space=replace(from_random, hidden_sizes=(120,), head_sizes=(5,)))
     assert check_against_teacher(replace(changed, student_family=StudentFamily.BERT), teacher) == changed.space
 
 
 def test_bert_students_are_refused_longer_sequences_than_bert_has_positions_for(config):
-    teacher = {**TEACHER, "model_type": "modernbert", "max_position_embeddings": 8192}
+    teacher = {**TEACHER_JSON, "model_type": "modernbert", "max_position_embeddings": 8192}
     changed = replace(config, corpus=replace(config.corpus, sequence_length=1024))
     assert check_against_teacher(changed, teacher) == changed.space
     with pytest.raises(
@@ -156,7 +146,7 @@ def test_bert_students_are_refused_longer_sequences_than_bert_has_positions_for(
 
 
 def test_bert_students_are_refused_layers_that_are_not_berts(config):
-    teacher = {**TEACHER, "model_type": "mpnet", "relative_attention_num_buckets": 32}
+    teacher = {**TEACHER_JSON, "model_type": "mpnet", "relative_attention_num_buckets": 32}
     changed = replace(config, space=replace(config.space, initialisations=(Initialisation.SPACED_LAYERS,)))
     assert check_against_teacher(changed, teacher) == changed.space
     with pytest.raises(UserError, match="got initialisation spaced_layers and a mpnet teacher"):
@@ -164,7 +154,7 @@ def test_bert_students_are_refused_layers_that_are_not_berts(config):
 
 
 def test_sizes_that_the_teachers_family_cannot_have_are_refused(config):
-    teacher = {**TEACHER, "model_type": "modernbert", "global_attn_every_n_layers": 3}
+    teacher = {**TEACHER_JSON, "model_type": "modernbert", "global_attn_every_n_layers": 3}
     space = replace(config.space, hidden_sizes=(120,), head_sizes=(5,))
     changed = replace(config, space=space)
     with pytest.raises(
