@@ -12,7 +12,7 @@ import pytest
 import typer.main
 
 from search.cli.app import app
-from search.config.settings import load_config
+from search.config.loading import load_config
 from spaces.presets import load_space
 from tests.documents import DOCUMENTS, FOLDERS, Block, blocks, commands, name_of, table_rows, text_of
 from tests.paths import ROOT

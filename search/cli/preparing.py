@@ -58,7 +58,7 @@ def init(
 def validate(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a search.yaml: every key, value and combination. Nothing is loaded or started."""
     from search.config.compatibility import check_against_teacher, find_teacher_config
-    from search.config.settings import load_config
+    from search.config.loading import load_config
 
     loaded = load_config(search_yaml, overrides or ())
     teacher = find_teacher_config(loaded)
@@ -115,7 +115,7 @@ def calibrate(
     from minilm_core.models.teacher import resolve
     from minilm_core.results.layout import StudyPaths
     from search.config.compatibility import find_teacher_config
-    from search.config.settings import load_config
+    from search.config.loading import load_config
     from search.driver.calibration import encoders_to_time
     from search.study.resolved import resolve_study
 
@@ -162,7 +162,7 @@ def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson =
     from minilm_core.results.layout import StudyPaths
     from search.commands.plan import make_plan
     from search.config.compatibility import find_teacher_config
-    from search.config.settings import load_config
+    from search.config.loading import load_config
     from search.driver.calibration import encoders_to_time
     from search.study.resolved import resolve_study
 

@@ -40,7 +40,7 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run a search; a study of the same settings continues from where it stands."""
-    from search.config.settings import load_config
+    from search.config.loading import load_config
     from search.study.relaunch import validate_relaunch
     from search.study.resolved import find_study
 
@@ -67,7 +67,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue an interrupted search, or ask it for more trials."""
-    from search.config.settings import load_config
+    from search.config.loading import load_config
     from search.study.relaunch import extended
     from search.study.resolved import find_study
 
@@ -101,7 +101,10 @@ def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
     else:
         typer.echo(found.headline())
         if found.running:
-            rows = [(work, f"{p['stage']} {p['step']}/{p['num_steps']}", str(p["time"])) for work, p in found.running]
+            rows = [
+                (work, f"{line.progress.stage} {line.progress.step}/{line.progress.num_steps}", line.time)
+                for work, line in found.running
+            ]
             emit_table("", ("running", "stage", "last progress"), rows)
     _say_what_follows(found, study_folder)
 
@@ -109,7 +112,7 @@ def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
 def _run(study: "ResolvedStudy", address: str | None, as_json: bool) -> None:
     """Runs a study whose lock is held, and prints how it ended."""
     from minilm_core.atomic import write_text_atomically
-    from search.config.settings import resolved_yaml
+    from search.config.loading import resolved_yaml
     from search.driver.run import run_study
     from search.study.environment import write_environment
     from search.study.ledger import Ending

@@ -20,7 +20,8 @@ from minilm_core.provenance import versions_of
 from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import Task
 from search.config.compatibility import check_against_teacher, find_teacher_config
-from search.config.settings import LoadedConfig, Resources, load_config
+from search.config.loading import LoadedConfig, load_config
+from search.config.settings import Resources
 from search.study.environment import PACKAGES
 from search.study.mirror import check_mirror
 

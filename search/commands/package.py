@@ -14,7 +14,8 @@ from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import TrialRecord, read_records
 from minilm_core.tasks.splits import load_split
 from minilm_core.tasks.task import SplitRole, Task
-from search.config.settings import SearchConfig, load_config
+from search.config.loading import load_config
+from search.config.settings import SearchConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

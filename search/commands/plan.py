@@ -10,7 +10,8 @@ from typing import Any
 from minilm_core.distillation.target_storage import cache_bytes
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
-from search.config.settings import LoadedConfig, SearchConfig
+from search.config.loading import LoadedConfig
+from search.config.settings import SearchConfig
 from search.config.teacher_assignment import TeacherRole
 from search.study.resolved import ResolvedStudy
 from spaces.limits import Limits

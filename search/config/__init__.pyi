@@ -1,14 +1,14 @@
 from .compatibility import check_against_teacher as check_against_teacher
 from .compatibility import find_teacher_config as find_teacher_config
+from .loading import LoadedConfig as LoadedConfig
+from .loading import load_config as load_config
+from .loading import resolved_yaml as resolved_yaml
 from .settings import Budget as Budget
 from .settings import Executor as Executor
-from .settings import LoadedConfig as LoadedConfig
 from .settings import Resources as Resources
 from .settings import Sampler as Sampler
 from .settings import SamplerName as SamplerName
 from .settings import SearchConfig as SearchConfig
-from .settings import load_config as load_config
-from .settings import resolved_yaml as resolved_yaml
 from .teacher_assignment import DistillationKey as DistillationKey
 from .teacher_assignment import TeacherAssignment as TeacherAssignment
 from .teacher_assignment import TeacherRole as TeacherRole

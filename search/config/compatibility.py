@@ -18,7 +18,8 @@ from minilm_core.models.families import (
 from minilm_core.models.student_family import check_inheritance, student_base
 from minilm_core.models.teacher import local_config, read_config
 from minilm_core.settings.schedules import Method, Relation
-from search.config.settings import LoadedConfig, SearchConfig
+from search.config.loading import LoadedConfig
+from search.config.settings import SearchConfig
 from search.config.teacher_assignment import TeacherAssignment, TeacherRole
 from spaces.space import StudentSpace
 

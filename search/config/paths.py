@@ -2,17 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from minilm_core.errors import UserError
 from minilm_core.paths import located
 from minilm_core.settings.yaml_source import YamlSource
-
-if TYPE_CHECKING:
-    from search.config.settings import SearchConfig
+from search.config.settings import SearchConfig
 
 
-def rooted(config: "SearchConfig", base: Path, source: YamlSource) -> "SearchConfig":
+def rooted(config: SearchConfig, base: Path, source: YamlSource) -> SearchConfig:
     """Returns a configuration with every relative path made absolute.
 
     Args:

@@ -1,7 +1,5 @@
-"""search.yaml: its keys, how it is read, and how its resolved form is written. No torch, no Ray."""
+"""The keys of search.yaml, with their defaults and rules. No torch, no Ray."""
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -14,12 +12,7 @@ from minilm_core.models.student_family import StudentFamily
 from minilm_core.models.teacher import TeacherSource
 from minilm_core.results.objectives import Objective, objectives_named
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule
-from minilm_core.settings.schema import build, plain
-from minilm_core.settings.schema_version import SCHEMA_VERSION, SCHEMA_VERSION_KEY, migrated
-from minilm_core.settings.yaml_source import dump_yaml, read_yaml, with_overrides
 from minilm_core.tasks.task import Task
-from search.config.paths import rooted
-from search.config.shorthands import expanded
 from spaces.limits import Limits
 from spaces.space import StudentSpace
 
@@ -259,37 +252,6 @@ class SearchConfig:
                     f"{section}.batch_size must be a multiple of resources.workers_per_trial, "
                     f"got {batch_size} and {num_workers}"
                 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedConfig:
-    """The contents of a search.yaml, resolved."""
-
-    config: SearchConfig
-    base: Path
-    """The file's folder. Paths inside the configuration are absolute."""
-    sha256: str
-    """Hash of the resolved text; equal for searches with the same settings and the same paths."""
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Reads a search.yaml and applies `key.path=value` overrides.
-
-    Raises:
-        UserError: with one line for each mistake: FILE:LINE: KEY RULE, got VALUE.
-    """
-    source = with_overrides(migrated(read_yaml(path)), overrides)
-    base = path.parent.resolve()
-    config = rooted(build(expanded(source, base), SearchConfig), base, source)
-    return LoadedConfig(config=config, base=base, sha256=hashlib.sha256(resolved_yaml(config).encode()).hexdigest())
-
-
-def resolved_yaml(config: SearchConfig) -> str:
-    """Returns the whole configuration as YAML, with every default and preset written out and the schema version.
-
-    It loads back to an equal configuration from any folder.
-    """
-    return dump_yaml({SCHEMA_VERSION_KEY: SCHEMA_VERSION, **plain(config)})
 
 
 def _check_at_least(least: int, **numbers: float) -> None:

@@ -110,9 +110,9 @@ class Display:
         self._records.append(record)
         self.ended(record.label)
         if record.status is not Status.REFUSED and not self._console.is_terminal:
-            self.message(f"{describe(record)}  {self._standing()}")
+            self.message(f"{describe(record)}  {self._progress_note()}")
 
-    def _standing(self) -> str:
+    def _progress_note(self) -> str:
         done = num_counted(self._records)
         remaining = self._seconds_left(done)
         left = "" if remaining is None else f", about {_duration(remaining)} left"
@@ -135,7 +135,7 @@ class Display:
             if record.role is Role.STUDENT:
                 counts[record.status] += 1
         parts = [f"{count} {status}" for status, count in counts.items() if count]
-        title = Text.assemble((self._name, "bold"), f"  {self._clock()}  {self._standing()}  {' · '.join(parts)}")
+        title = Text.assemble((self._name, "bold"), f"  {self._clock()}  {self._progress_note()}  {' · '.join(parts)}")
         return Group(title, self._running_table(), self._record_table())
 
     def _running_table(self) -> Table:

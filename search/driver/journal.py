@@ -8,7 +8,7 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.results.layout import StudyPaths
 
 
-def mend_journal(paths: StudyPaths, on_trouble: Callable[[str], None]) -> None:
+def repair_journal(paths: StudyPaths, on_trouble: Callable[[str], None]) -> None:
     """Removes the first broken line of a study's journal and all lines after it; the records contain the outcomes.
 
     The damaged journal is kept under another name. The caller holds the study's lock, so that no other process reads or

@@ -53,16 +53,16 @@ class Losses:
         """
         manager = _actor_manager()
         names = [name for name in ("_actor_task_failed", "_actor_start_failed") if hasattr(manager, name)]
-        answers = {name: getattr(manager, name) for name in names}
-        for name, answer in answers.items():
-            setattr(manager, name, self._observing(answer))
+        handlers = {name: getattr(manager, name) for name in names}
+        for name, handler in handlers.items():
+            setattr(manager, name, self._observing(handler))
         try:
             yield
         finally:
-            for name, answer in answers.items():
-                setattr(manager, name, answer)
+            for name, handler in handlers.items():
+                setattr(manager, name, handler)
 
-    def _observing(self, answer: Callable[..., None]) -> Callable[..., None]:
+    def _observing(self, handler: Callable[..., None]) -> Callable[..., None]:
         """Wraps a method with which the actor manager handles an exception; Tune's whole reaction happens within it."""
 
         def observing(manager: Any, *arguments: Any, exception: Exception, **named: Any) -> None:
@@ -70,7 +70,7 @@ class Losses:
             if self.latest is not None and not isinstance(exception, RayActorError):
                 exception = RayActorError(error_msg=str(exception))
             try:
-                answer(manager, *arguments, exception=exception, **named)
+                handler(manager, *arguments, exception=exception, **named)
             finally:
                 self.latest = None
 

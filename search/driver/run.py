@@ -25,10 +25,10 @@ from search.driver.cluster import RemoteGenerator, cluster
 from search.driver.display import Display, students_label
 from search.driver.events import StudyEvents
 from search.driver.inputs import check_inputs
-from search.driver.journal import mend_journal
+from search.driver.journal import repair_journal
 from search.driver.log import reported_in_one_line, tune_errors_logged
 from search.driver.losses import NUM_ATTEMPTS, Losses, log_loss
-from search.driver.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
+from search.driver.searcher import Quota, StudySearcher, make_sampler, open_optuna_study, reconcile
 from search.driver.students_per_worker import students_per_worker, worker_memory_bytes
 from search.driver.study_preparation import prepare_study
 from search.driver.trial import jobs_left, make_trainable
@@ -87,7 +87,7 @@ def _run(study: ResolvedStudy, ledger: Ledger, display: Display) -> Ending:
     prepare_study(study, display)
     teacher_job = _teacher_job(study, ledger)
     teacher = None if teacher_job is None else Baseline(teacher_job, ledger, display)
-    mend_journal(study.paths, display.message)
+    repair_journal(study.paths, display.message)
     with targets_held(study.paths):
         ending = _search(study, ledger, _Watcher(study, display, teacher))
     if teacher is not None:
@@ -160,7 +160,7 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
     config, objectives = study.config, study.config.declared_objectives
     storage = JournalStorage(JournalFileBackend(str(study.paths.journal)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    optuna_study = open_study(storage, objectives, make_sampler(config.sampler, config.seed))
+    optuna_study = open_optuna_study(storage, objectives, make_sampler(config.sampler, config.seed))
     begun = study.paths.begun_trials()
     interrupted = reconcile(optuna_study, study.space, ledger.records, objectives, begun)
     if ledger.ending is None:

@@ -44,23 +44,23 @@ def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
             return optuna.samplers.RandomSampler(seed=seed)
 
 
-def open_study(
+def open_optuna_study(
     storage: optuna.storages.BaseStorage, objectives: Sequence[Objective], sampler: optuna.samplers.BaseSampler
 ) -> optuna.Study:
     """Creates the Optuna study, or opens the one that the storage holds."""
     up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
     directions = [up if objective.direction is Direction.MAXIMISE else down for objective in objectives]
-    study = optuna.create_study(
+    optuna_study = optuna.create_study(
         storage=storage, sampler=sampler, study_name=STUDY_NAME, directions=directions, load_if_exists=True
     )
-    if study.get_trials(deepcopy=False):
+    if optuna_study.get_trials(deepcopy=False):
         # With the same seed the sampler would draw the first students of the study once more.
         sampler.reseed_rng()
-    return study
+    return optuna_study
 
 
 def reconcile(
-    study: optuna.Study,
+    optuna_study: optuna.Study,
     space: StudentSpace,
     records: Iterable[TrialRecord],
     objectives: Sequence[Objective],
@@ -73,7 +73,7 @@ def reconcile(
     interrupted, and go on from their checkpoints.
 
     Args:
-        study: The Optuna study.
+        optuna_study: The Optuna study.
         space: The space that its trials are drawn from.
         records: All records of the study.
         objectives: The objectives of the study.
@@ -81,61 +81,63 @@ def reconcile(
             on from the files in that folder.
     """
     by_number = {record.number: record for record in records if record.role is Role.STUDENT}
-    _draw_waiting(study)
-    _retell_lost(study, space, by_number, objectives, num_used=max((-1, *by_number, *begun)) + 1)
+    _draw_waiting(optuna_study)
+    _restore_lost(optuna_study, space, by_number, objectives, num_used=max((-1, *by_number, *begun)) + 1)
     interrupted = []
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+    for trial in optuna_study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         is_drawn = trial.params.keys() == space.parameters.keys()
         if is_drawn and trial.number in by_number:
-            tell_outcome(study, trial.number, by_number[trial.number], objectives)
+            tell_outcome(optuna_study, trial.number, by_number[trial.number], objectives)
         elif is_drawn:
             interrupted.append(trial.number)
         else:
-            study.tell(trial.number, state=TrialState.FAIL)
+            optuna_study.tell(trial.number, state=TrialState.FAIL)
             if trial.number in by_number:
                 # The journal lost the choices of this trial, so Optuna gets the student under a new number.
-                _retell(study, space, by_number[trial.number], objectives)
+                _restore(optuna_study, space, by_number[trial.number], objectives)
     return interrupted
 
 
-def _draw_waiting(study: optuna.Study) -> None:
+def _draw_waiting(optuna_study: optuna.Study) -> None:
     """Starts the trials that a killed driver had only enqueued, so that no new student gets their numbers."""
-    for _ in study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
-        study.ask()
+    for _ in optuna_study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        optuna_study.ask()
 
 
-def _retell_lost(
-    study: optuna.Study,
+def _restore_lost(
+    optuna_study: optuna.Study,
     space: StudentSpace,
     by_number: Mapping[int, TrialRecord],
     objectives: Sequence[Objective],
     num_used: int,
 ) -> None:
     """Tells Optuna again what its journal lost, so that no used number or folder goes to another student."""
-    for number in range(len(study.get_trials(deepcopy=False)), num_used):
+    for number in range(len(optuna_study.get_trials(deepcopy=False)), num_used):
         if number in by_number:
-            _retell(study, space, by_number[number], objectives)
+            _restore(optuna_study, space, by_number[number], objectives)
         else:
-            study.tell(study.ask(), state=TrialState.FAIL)
+            optuna_study.tell(optuna_study.ask(), state=TrialState.FAIL)
 
 
-def _retell(study: optuna.Study, space: StudentSpace, record: TrialRecord, objectives: Sequence[Objective]) -> None:
+def _restore(
+    optuna_study: optuna.Study, space: StudentSpace, record: TrialRecord, objectives: Sequence[Objective]
+) -> None:
     """Adds a recorded student to the Optuna study under the next number."""
-    study.enqueue_trial(space.encode(StudentChoice.from_record(record)))
-    trial = study.ask()
+    optuna_study.enqueue_trial(space.encode(StudentChoice.from_record(record)))
+    trial = optuna_study.ask()
     space.suggest(trial)
-    tell_outcome(study, trial.number, record, objectives)
+    tell_outcome(optuna_study, trial.number, record, objectives)
 
 
-def tell_outcome(study: optuna.Study, number: int, record: TrialRecord, objectives: Sequence[Objective]) -> None:
+def tell_outcome(optuna_study: optuna.Study, number: int, record: TrialRecord, objectives: Sequence[Objective]) -> None:
     """Tells Optuna how a trial ended: only complete trials have values."""
     match record.status:
         case Status.COMPLETE:
-            study.tell(number, [record.objectives[objective.name] for objective in objectives])
+            optuna_study.tell(number, [record.objectives[objective.name] for objective in objectives])
         case Status.STOPPED:
-            study.tell(number, state=TrialState.PRUNED)
+            optuna_study.tell(number, state=TrialState.PRUNED)
         case Status.FAILED | Status.REFUSED:
-            study.tell(number, state=TrialState.FAIL)
+            optuna_study.tell(number, state=TrialState.FAIL)
 
 
 class SearchEvents(Protocol):
@@ -182,7 +184,7 @@ class StudySearcher(Searcher):
 
     def __init__(
         self,
-        study: optuna.Study,
+        optuna_study: optuna.Study,
         space: StudentSpace,
         *,
         objectives: Sequence[Objective],
@@ -191,7 +193,7 @@ class StudySearcher(Searcher):
         events: SearchEvents,
     ) -> None:
         super().__init__()
-        self._study = study
+        self._optuna_study = optuna_study
         self._space = space
         self._objectives = objectives
         self._interrupted = list(interrupted)
@@ -199,7 +201,9 @@ class StudySearcher(Searcher):
         self._num_left = quota.num_students
         self._events = events
         self._running: dict[str, dict[int, StudentChoice]] = {}
-        self._tried = {self._choice(trial) for trial in study.get_trials(deepcopy=False) if self._was_tried(trial)}
+        self._tried = {
+            self._choice(trial) for trial in optuna_study.get_trials(deepcopy=False) if self._was_tried(trial)
+        }
         self.is_exhausted = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -246,7 +250,7 @@ class StudySearcher(Searcher):
         # The records are written before Optuna is told; after a crash in between, `reconcile` tells Optuna the rest.
         for record in records:
             del self._running[trial_id][record.number]
-            tell_outcome(self._study, record.number, record, self._objectives)
+            tell_outcome(self._optuna_study, record.number, record, self._objectives)
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: the journal and the records are on disk."""
@@ -257,12 +261,12 @@ class StudySearcher(Searcher):
     def _resume(self) -> tuple[int, StudentChoice] | None:
         while self._interrupted:
             number = self._interrupted.pop(0)
-            choice = self._choice(self._study.get_trials(deepcopy=False)[number])
+            choice = self._choice(self._optuna_study.get_trials(deepcopy=False)[number])
             reason = self._reason_to_refuse(choice)
             if reason is None:
                 return number, choice
             # The driver was killed after it drew this student and before it refused the student.
-            self._study.tell(number, state=TrialState.FAIL)
+            self._optuna_study.tell(number, state=TrialState.FAIL)
             self._events.refused(number, choice, reason)
         return None
 
@@ -274,16 +278,16 @@ class StudySearcher(Searcher):
 
     def _draw(self) -> tuple[int, StudentChoice] | None:
         for _ in range(MAX_DRAWS):
-            trial = self._study.ask()
+            trial = self._optuna_study.ask()
             choice = self._space.suggest(trial)
             violation = self._events.violation(choice)
             if violation is not None:
                 trial.set_constraint(violation.limit, violation.excess)
                 # Pruned and not failed: samplers ignore failed trials, and this one teaches them the limit.
-                self._study.tell(trial, state=TrialState.PRUNED)
+                self._optuna_study.tell(trial, state=TrialState.PRUNED)
                 self._events.refused(trial.number, choice, str(violation))
             elif choice in self._tried:
-                self._study.tell(trial, state=TrialState.FAIL)
+                self._optuna_study.tell(trial, state=TrialState.FAIL)
                 self._events.refused(trial.number, choice, "a student must not be tried twice")
             else:
                 return trial.number, choice

@@ -15,9 +15,8 @@ from .messages import decode as decode
 from .messages import encode as encode
 from .mirror import check_mirror as check_mirror
 from .progress import Progress as Progress
+from .progress import ProgressLine as ProgressLine
 from .progress import ProgressLog as ProgressLog
-from .progress import distillation_event as distillation_event
-from .progress import is_due as is_due
 from .progress import is_reported as is_reported
 from .progress import now as now
 from .relaunch import extended as extended

@@ -3,16 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Self
 
 from minilm_core.atomic import append_line
 from minilm_core.settings.schedules import is_event
-
-if TYPE_CHECKING:
-    from minilm_core.distillation.loop import DistillationProgress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,24 +41,36 @@ def is_reported(step: int, num_steps: int) -> bool:
     return is_event(step, num_steps, num_events=EVENTS_PER_STAGE)
 
 
-def distillation_event(stage: str, progress: "DistillationProgress") -> Progress:
-    """Returns the progress of a distillation as that of a stage."""
-    return Progress(
-        stage=stage,
-        step=progress.step,
-        num_steps=progress.num_steps,
-        loss=progress.loss,
-        held_out_loss=progress.held_out_loss,
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProgressLine:
+    """A line of a progress log."""
 
+    run: str
+    """The time at which the run that wrote the line began: ISO 8601, UTC."""
+    time: str
+    """The time at which the line was written: ISO 8601, UTC."""
+    seconds: float
+    """The trial's own seconds since the line before."""
+    progress: Progress
 
-def is_due(progress: "DistillationProgress") -> bool:
-    """Returns whether a step of a distillation is reported: at regular steps, and at each held-out loss."""
-    return progress.held_out_loss is not None or is_reported(progress.step, progress.num_steps)
+    def to_json(self) -> str:
+        """Returns the line as it is written."""
+        times = {"run": self.run, "time": self.time, "seconds": self.seconds}
+        return json.dumps({**times, **dataclasses.asdict(self.progress)})
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Reads a line.
 
-_KEYS_READ = frozenset({"run", "seconds", "stage"})
-"""The keys that a line of progress must have to be read."""
+        Raises:
+            ValueError, TypeError, RecursionError: if it is no line of progress, as when a crash cut it short.
+        """
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise TypeError(f"a line of progress must be a JSON object, got a {type(content).__name__}")
+        times = {name: content.pop(name, None) for name in ("run", "time", "seconds")}
+        progress = Progress(**{**content, "students": tuple(content.get("students", ()))})
+        return cls(run=str(times["run"]), time=str(times["time"]), seconds=float(times["seconds"]), progress=progress)
 
 
 class ProgressLog:
@@ -82,11 +92,11 @@ class ProgressLog:
         """Appends a line with the progress and the seconds since the last line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         seconds = round(self._unwritten_seconds, 3)
-        line = {"run": self.run, "time": now(), "seconds": seconds, **dataclasses.asdict(progress)}
-        append_line(self.path, json.dumps(line))
+        line = ProgressLine(run=self.run, time=now(), seconds=seconds, progress=progress)
+        append_line(self.path, line.to_json())
         self._unwritten_seconds = 0.0
 
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[ProgressLine]:
         """Returns all lines that can be read."""
         if not self.path.exists():
             return []
@@ -95,12 +105,12 @@ class ProgressLog:
     def started_at(self) -> str:
         """Returns the time at which the first run began: ISO 8601, UTC."""
         lines = self.lines()
-        return str(lines[0]["run"]) if lines else self.run
+        return lines[0].run if lines else self.run
 
     def last_held_out_loss(self) -> float | None:
         """Returns the latest held-out loss in nats, or None if none was measured."""
-        losses = [line["held_out_loss"] for line in self.lines() if line["held_out_loss"] is not None]
-        return float(losses[-1]) if losses else None
+        losses = [line.progress.held_out_loss for line in self.lines() if line.progress.held_out_loss is not None]
+        return losses[-1] if losses else None
 
     def seconds(self) -> dict[str, float]:
         """Returns the trial's own seconds in each stage over all runs, without the time between runs.
@@ -109,19 +119,15 @@ class ProgressLog:
         """
         spent: dict[str, float] = {}
         for line in self.lines():
-            spent[line["stage"]] = spent.get(line["stage"], 0.0) + line["seconds"]
+            spent[line.progress.stage] = spent.get(line.progress.stage, 0.0) + line.seconds
         return {stage: round(seconds, 3) for stage, seconds in spent.items()}
 
 
-def _whole_lines(content: bytes) -> Iterator[dict[str, Any]]:
+def _whole_lines(content: bytes) -> Iterator[ProgressLine]:
     """Yields the lines that can be read; a crash during a write leaves one that cannot."""
     for text in content.splitlines():
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict) and line.keys() >= _KEYS_READ:
-            yield line
+        with suppress(ValueError, TypeError, RecursionError):
+            yield ProgressLine.from_json(text)
 
 
 def now() -> str:

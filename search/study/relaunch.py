@@ -7,7 +7,8 @@ from pathlib import Path
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import read_records
-from search.config.settings import SearchConfig, load_config
+from search.config.loading import load_config
+from search.config.settings import SearchConfig
 from search.study.ledger import num_counted
 
 

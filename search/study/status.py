@@ -1,5 +1,6 @@
 """The status of a study, read from its files alone, so that its driver need not answer. No torch, no Ray."""
 
+import json
 from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -7,10 +8,10 @@ from typing import Any
 
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Role, Status, read_records
-from search.config.settings import load_config
+from search.config.loading import load_config
 from search.study.ledger import budget_ending, num_counted, total_device_hours
 from search.study.lock import is_driven
-from search.study.progress import ProgressLog
+from search.study.progress import ProgressLine, ProgressLog
 
 
 class State(StrEnum):
@@ -35,7 +36,7 @@ class StudyStatus:
     counts: dict[str, int]
     """The number of trials by their status."""
     device_hours: float
-    running: tuple[tuple[str, dict[str, Any]], ...]
+    running: tuple[tuple[str, ProgressLine], ...]
     """The folders of trials that have begun and not ended, with their latest line of progress."""
 
     def headline(self) -> str:
@@ -47,8 +48,9 @@ class StudyStatus:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the status as plain JSON types."""
-        return asdict(self)
+        """Returns the status as plain JSON types; the latest line of a running trial is as its log has it."""
+        running = [(folder, json.loads(line.to_json())) for folder, line in self.running]
+        return {**asdict(self), "running": running}
 
 
 def read_status(paths: StudyPaths, *, has_ended: bool = False) -> StudyStatus:
@@ -71,9 +73,9 @@ def read_status(paths: StudyPaths, *, has_ended: bool = False) -> StudyStatus:
     )
 
 
-def _running(paths: StudyPaths, ended: Set[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _running(paths: StudyPaths, ended: Set[int]) -> Iterator[tuple[str, ProgressLine]]:
     """Yields the folders of trials that have begun and not ended, with their latest line of progress."""
     for number, folder in paths.student_folders().items():
         lines = ProgressLog(TrialPaths(root=folder).progress).lines() if number not in ended else []
-        if lines and lines[-1].keys() >= {"step", "num_steps", "time"}:
+        if lines:
             yield folder.name, lines[-1]

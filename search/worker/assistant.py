@@ -14,8 +14,9 @@ from minilm_core.models.encoders import RelationEncoder, build_encoder, load_enc
 from minilm_core.settings.schedules import DistillationSchedule
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import TeacherRole
-from search.study.progress import Progress, distillation_event, is_due
+from search.study.progress import Progress
 from search.worker.node import NodeContext
+from search.worker.worker import is_due, stage_progress
 from spaces.space import LogRange
 
 STAGE = "teaching the assistant"
@@ -50,7 +51,7 @@ def teach_assistant(node: NodeContext, data: DistillationData) -> Iterator[Progr
                 progress.save_checkpoint(paths.checkpoint)
                 last_saved = time.monotonic()
             if is_due(progress):
-                yield distillation_event(STAGE, progress)
+                yield stage_progress(STAGE, progress)
     except NonFiniteLossError as error:
         raise UserError(
             f"assistant.learning_rate must keep the assistant's loss finite, got {learning_rate:g} ({error})"

@@ -16,9 +16,9 @@ from minilm_core.results.records import TrialRecord
 from minilm_core.training.checkpoints import latest_checkpoint
 from search.config.teacher_assignment import DistillationKey
 from search.study.jobs import Job
-from search.study.progress import Progress, distillation_event, is_due
+from search.study.progress import Progress
 from search.worker.preparation import open_distillation_data
-from search.worker.worker import JobRun, Worker, attribute_failure, log_progress
+from search.worker.worker import JobRun, Worker, attribute_failure, is_due, log_progress, stage_progress
 
 STAGE = "distilling"
 
@@ -81,7 +81,7 @@ def _distil_group(worker: Worker, key: DistillationKey, runs: Sequence[JobRun]) 
         if worker.is_first:
             checkpoints.save_if_due(progress)
         if any(is_due(of_run) for _, of_run in progress):
-            event = log_progress(worker, [(run, distillation_event(STAGE, of_run)) for run, of_run in progress])
+            event = log_progress(worker, [(run, stage_progress(STAGE, of_run)) for run, of_run in progress])
             yield event
             worker.check_time([run for run in runs if not run.has_failed], event)
     yield from _save_students(worker, learners)

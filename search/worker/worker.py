@@ -12,12 +12,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
+from minilm_core.distillation.loop import DistillationProgress
 from minilm_core.models.encoders import save_encoder
 from minilm_core.models.weight_transfer import build_student
 from minilm_core.results.records import Role
 from minilm_core.training.devices import keep_freed_memory
 from search.study.jobs import Job
-from search.study.progress import Progress, ProgressLog
+from search.study.progress import Progress, ProgressLog, is_reported
 from search.worker.node import NodeContext
 
 Decision = TypeVar("Decision")
@@ -179,6 +180,22 @@ def log_progress(worker: Worker, progress_of_runs: Sequence[tuple[JobRun, Progre
         events[0],
         loss=_mean([progress.loss for progress in events]),
         held_out_loss=_mean([progress.held_out_loss for progress in events]),
+    )
+
+
+def is_due(progress: DistillationProgress) -> bool:
+    """Returns whether a step of a distillation is reported: at regular steps, and at each held-out loss."""
+    return progress.held_out_loss is not None or is_reported(progress.step, progress.num_steps)
+
+
+def stage_progress(stage: str, progress: DistillationProgress) -> Progress:
+    """Returns the progress of a distillation as that of a stage."""
+    return Progress(
+        stage=stage,
+        step=progress.step,
+        num_steps=progress.num_steps,
+        loss=progress.loss,
+        held_out_loss=progress.held_out_loss,
     )
 
 

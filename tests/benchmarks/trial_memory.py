@@ -28,7 +28,7 @@ from transformers import BertConfig, BertTokenizerFast
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
 from minilm_core.results.layout import StudyPaths
-from search.config.settings import load_config
+from search.config.loading import load_config
 from search.driver.trial import guarded
 from search.driver.working_thread import on_one_thread
 from search.study.jobs import Job

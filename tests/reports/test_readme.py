@@ -1,7 +1,6 @@
 """What reports/README.md promises: its commands and code run as shown, and its tables are complete."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,15 @@ from reports import Prefer, load_study, write_report
 from reports.page.tables import rows, trial_frame
 from reports.statistics import Split, resample
 from search.cli.terminal import ExitCode
-from tests.paths import ROOT
+from tests.documents import blocks, command_lines, text_of
 from tests.reports.example_studies import latency_table, write_full_study
 from tests.search.fuzzing import check_ends_well
 
-README = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+README = "reports/README.md"
 
 
-def blocks(language: str) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-    return [text for named, text in fenced if named == language]
-
-
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+COMMANDS = [words for block in blocks("sh") if block.document == README for words in command_lines(block)]
+CODE = [block.text for block in blocks("python") if block.document == README]
 
 
 @pytest.fixture
@@ -33,14 +28,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_runs_as_shown(folder: Path, command: str) -> None:
-    program, *words = shlex.split(command)
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_runs_as_shown(folder: Path, command: list[str]) -> None:
+    program, *words = command
     assert program == "minilm-search"
     assert check_ends_well(folder, *words).code == ExitCode.DONE
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["pick", "table"])
+@pytest.mark.parametrize("code", CODE, ids=["pick", "table"])
 def test_every_code_block_runs_as_shown(
     folder: Path, code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,16 +47,16 @@ def test_every_code_block_runs_as_shown(
 
 def test_every_option_of_a_pick_is_explained(folder: Path) -> None:
     options = set(re.findall(r"--[a-z0-9-]+", check_ends_well(folder, "pick", "--help").stdout)) - {"--help"}
-    assert options == set(re.findall(r"^\| `(--[a-z0-9-]+)", README, flags=re.MULTILINE))
+    assert options == set(re.findall(r"^\| `(--[a-z0-9-]+)", text_of(README), flags=re.MULTILINE))
 
 
 def test_every_preference_is_explained() -> None:
-    assert all(f"`{preference}`" in README for preference in Prefer)
+    assert all(f"`{preference}`" in text_of(README) for preference in Prefer)
 
 
 def test_every_file_of_a_report_is_listed(folder: Path) -> None:
     written = {path.name for path in write_report(load_study(folder / "STUDY")).folder.iterdir()}
-    (table,) = re.findall(r"\| file \| content \|\n(.*?)\n\n", README, flags=re.DOTALL)
+    (table,) = re.findall(r"\| file \| content \|\n(.*?)\n\n", text_of(README), flags=re.DOTALL)
     assert {name.strip("/") for name in re.findall(r"`([\w./]+)`", table)} == written
 
 
@@ -69,5 +64,5 @@ def test_every_column_is_listed(folder: Path) -> None:
     study = load_study(folder / "STUDY")
     frame = trial_frame(study, rows(study, resample(study, Split.VALIDATION)))
     columns = {name.replace("task_topics", "task_NAME") for name in frame.columns}
-    listed = set(re.findall(r"`([a-z_]+(?:NAME|STAGE)?(?:/[a-zA-Z/]+)?)`", README.split("| columns |")[1]))
+    listed = set(re.findall(r"`([a-z_]+(?:NAME|STAGE)?(?:/[a-zA-Z/]+)?)`", text_of(README).split("| columns |")[1]))
     assert columns | {"seconds/STAGE"} == listed

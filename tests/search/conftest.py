@@ -17,7 +17,7 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.teacher import resolve
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import TrialRecord
-from search.config.settings import load_config
+from search.config.loading import load_config
 from search.study.jobs import Job
 from search.study.resolved import ResolvedStudy, resolve_study
 from search.worker.preparation import prepare

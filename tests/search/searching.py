@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 from minilm_core.results.objectives import objectives_named
 from minilm_core.results.records import Role, Status, TrialRecord
 from search.config.settings import Sampler, SamplerName
-from search.driver.searcher import Quota, StudySearcher, make_sampler, open_study, reconcile
+from search.driver.searcher import Quota, StudySearcher, make_sampler, open_optuna_study, reconcile
 from search.study.messages import JobsEnded, encode
 from spaces.limits import Violation
 from spaces.space import LogRange, StudentChoice, StudentSpace
@@ -98,7 +98,7 @@ def row_of(students: Mapping[int, StudentChoice], *numbers: int) -> dict[str, st
 def make_study(
     storage: optuna.storages.BaseStorage | None = None, sampler: SamplerName = SamplerName.RANDOM
 ) -> optuna.Study:
-    return open_study(storage or InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(name=sampler), seed=0))
+    return open_optuna_study(storage or InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(name=sampler), seed=0))
 
 
 def make_searcher(

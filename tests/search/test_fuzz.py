@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.config.settings import load_config, resolved_yaml
+from search.config.loading import load_config, resolved_yaml
 from tests.paths import QUICKSTART_YAML
 from tests.reports.example_studies import write_full_study
 from tests.search.fuzzing import (

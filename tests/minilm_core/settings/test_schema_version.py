@@ -10,7 +10,7 @@ from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
 from minilm_core.settings.schema_version import SCHEMA_VERSION, migrated
 from minilm_core.settings.yaml_source import read_yaml
-from search.config.settings import load_config, resolved_yaml
+from search.config.loading import load_config, resolved_yaml
 from search.study.relaunch import validate_relaunch
 from tests.paths import QUICKSTART_YAML, ROOT
 

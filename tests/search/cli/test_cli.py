@@ -13,7 +13,7 @@ from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import append_record, read_records
 from search.cli.preparing import doctors_exit_code
 from search.commands.doctor import Finding
-from search.config.settings import load_config, resolved_yaml
+from search.config.loading import load_config, resolved_yaml
 from tests.paths import QUICKSTART_YAML, ROOT
 from tests.reports.example_studies import student, write_full_study
 from tests.search.teachers import TEACHER_JSON

@@ -4,7 +4,8 @@ import pytest
 
 from minilm_core.results.layout import StudyPaths
 from search.commands.plan import make_plan
-from search.config.settings import Executor, load_config, resolved_yaml
+from search.config.loading import load_config, resolved_yaml
+from search.config.settings import Executor
 from search.study.resolved import resolve_study
 from tests.paths import ROOT
 

@@ -10,7 +10,7 @@ from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTabl
 from minilm_core.models.assistant import Assistant
 from minilm_core.results.layout import StudyPaths
 from search.commands.plan import PlannedFiles, PlannedShapes, make_plan
-from search.config.settings import load_config
+from search.config.loading import load_config
 from search.study.resolved import resolve_study
 from spaces.limits import Limits
 from tests.paths import QUICKSTART_YAML

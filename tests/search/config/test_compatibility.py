@@ -11,7 +11,7 @@ from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.student_family import StudentFamily
 from minilm_core.settings.schedules import LayerMapping, Method, Relation
 from search.config.compatibility import check_against_teacher
-from search.config.settings import load_config
+from search.config.loading import load_config
 from tests.paths import QUICKSTART_YAML
 from tests.search.teachers import TEACHER_JSON
 

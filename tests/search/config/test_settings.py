@@ -14,6 +14,7 @@ from minilm_core.corpus.packed import CorpusSource
 from minilm_core.errors import UserError
 from minilm_core.models.assistant import Assistant
 from minilm_core.settings.schedules import Method
+from search.config.loading import load_config, resolved_yaml
 from search.config.settings import (
     Budget,
     Executor,
@@ -21,8 +22,6 @@ from search.config.settings import (
     Sampler,
     SamplerName,
     Storage,
-    load_config,
-    resolved_yaml,
 )
 from spaces.presets import load_space
 from tests.paths import ROOT
@@ -335,7 +334,7 @@ def test_loading_a_search_imports_no_heavy_library():
     root = ROOT
     program = (
         "import sys; from pathlib import Path; import search.commands.plan;"
-        "from search.config.settings import load_config;"
+        "from search.config.loading import load_config;"
         f"load_config(Path({str(root / 'search/templates/quickstart.yaml')!r}));"
         "print([name for name in ('torch', 'ray', 'transformers', 'datasets', 'optuna') if name in sys.modules])"
     )

@@ -7,7 +7,8 @@ import pytest
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.assistant import Assistant
 from minilm_core.settings.schedules import LayerMapping
-from search.config.settings import SearchConfig, load_config
+from search.config.loading import load_config
+from search.config.settings import SearchConfig
 from search.config.teacher_assignment import DistillationKey, TeacherAssignment, TeacherRole
 from tests.paths import QUICKSTART_YAML
 

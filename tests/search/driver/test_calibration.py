@@ -11,7 +11,8 @@ from minilm_core.latency.measurements import Statistic
 from minilm_core.models.families import encoder_architecture
 from minilm_core.results.layout import StudyPaths
 from search.cli.preparing import calibrate
-from search.config.settings import SearchConfig, load_config
+from search.config.loading import load_config
+from search.config.settings import SearchConfig
 from search.driver.calibration import TimedEncoders, encoders_to_time
 from search.study.resolved import resolve_study
 from tests.minilm_core.encoder_families import write_teacher

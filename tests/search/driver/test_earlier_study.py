@@ -8,7 +8,7 @@ import pytest
 
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Role, Status, read_records
-from search.config.settings import load_config, resolved_yaml
+from search.config.loading import load_config, resolved_yaml
 from tests.paths import EARLIER_STUDY
 from tests.search.studies import run
 

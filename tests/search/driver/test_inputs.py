@@ -9,7 +9,8 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
-from search.config.settings import SearchConfig, load_config
+from search.config.loading import load_config
+from search.config.settings import SearchConfig
 from search.driver.inputs import check_inputs
 from search.driver.run import run_study
 from search.study.resolved import find_study

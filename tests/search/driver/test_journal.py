@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import TrialRecord
 from search.config.settings import SamplerName
-from search.driver.journal import mend_journal
+from search.driver.journal import repair_journal
 from search.driver.searcher import Quota, StudySearcher, reconcile
 from spaces.space import StudentChoice
 from tests.search.searching import OBJECTIVES, WIDE, Driver, drawn, make_searcher, make_study, trials
@@ -54,7 +54,7 @@ def resumed(
     study: StudyPaths, records: tuple[TrialRecord, ...], sampler: SamplerName = SamplerName.RANDOM
 ) -> tuple[optuna.Study, StudySearcher]:
     """Resumes a study as the driver does. The running student, number 3, has a folder already."""
-    mend_journal(study, on_trouble=lambda _: None)
+    repair_journal(study, on_trouble=lambda _: None)
     optuna_study = opened(study, sampler)
     begun = {record.number for record in records} | {3}
     interrupted = reconcile(optuna_study, WIDE, records, OBJECTIVES, begun)
@@ -116,7 +116,7 @@ def test_a_broken_journal_is_repaired_with_one_message_and_a_copy_is_kept(
 ) -> None:
     broken = break_off(whole[0])
     study.journal.write_bytes(broken)
-    mend_journal(study, lines.append)
+    repair_journal(study, lines.append)
     assert len(lines) == 1
     assert lines[0].startswith("study.journal is broken from line ")
     assert study.damaged_journal.read_bytes() == broken
@@ -129,14 +129,14 @@ def test_a_whole_journal_is_left_as_it_is(
     whole: tuple[bytes, tuple[TrialRecord, ...]], study: StudyPaths, lines: list[str]
 ) -> None:
     study.journal.write_bytes(whole[0])
-    mend_journal(study, lines.append)
+    repair_journal(study, lines.append)
     assert study.journal.read_bytes() == whole[0]
     assert not study.damaged_journal.exists()
     assert lines == []
 
 
 def test_a_study_that_has_no_journal_yet_is_left_alone(study: StudyPaths, lines: list[str]) -> None:
-    mend_journal(study, lines.append)
+    repair_journal(study, lines.append)
     assert list(study.root.iterdir()) == []
 
 
@@ -144,7 +144,7 @@ def test_a_lock_that_a_killed_driver_left_behind_is_removed(study: StudyPaths, l
     opened(study)
     lock = study.root / "study.journal.lock"
     lock.symlink_to(study.journal)
-    mend_journal(study, lines.append)
+    repair_journal(study, lines.append)
     assert not lock.is_symlink()
 
 

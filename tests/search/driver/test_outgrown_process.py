@@ -9,7 +9,7 @@ from ray import tune
 
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Status, read_records
-from search.config.settings import load_config
+from search.config.loading import load_config
 from search.driver import run as study
 from search.driver import trial
 from search.study.ledger import Ending

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from minilm_core.results.records import Status, TrialRecord
 from search.config.settings import Sampler, SamplerName
-from search.driver.searcher import make_sampler, open_study
+from search.driver.searcher import make_sampler, open_optuna_study
 from search.study.messages import WorkersLost, encode
 from search.study.progress import Progress
 from spaces.space import StudentChoice
@@ -52,7 +52,7 @@ def test_every_sampler_draws_students_of_several_objectives(name: SamplerName) -
 
 
 def test_tpe_draws_after_students_of_every_status() -> None:
-    study = open_study(InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(num_startup_trials=2), seed=0))
+    study = open_optuna_study(InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(num_startup_trials=2), seed=0))
     driver = Driver(max_layers=2)
     searcher = make_searcher(study, driver)
     statuses = [*Status, *Status, *Status]
@@ -81,7 +81,7 @@ class DistanceDriver(Driver):
 def mean_distance_after_startup(name: SamplerName, seed: int) -> float:
     num_startup_trials, num_trials = 10, 30
     sampler = make_sampler(Sampler(name=name, num_startup_trials=num_startup_trials), seed)
-    searcher = make_searcher(open_study(InMemoryStorage(), OBJECTIVES, sampler), DistanceDriver())
+    searcher = make_searcher(open_optuna_study(InMemoryStorage(), OBJECTIVES, sampler), DistanceDriver())
     distances = []
     for trial_id in map(str, range(num_trials)):
         distances.append(distance_to_best(drawn(searcher, trial_id)[1]))
@@ -100,7 +100,7 @@ def test_tpe_draws_nearer_to_the_best_student_than_random_draws_after_its_startu
 def test_a_sampler_is_a_function_of_the_seed() -> None:
     first, again = (drawn(make_searcher(make_study()))[1] for _ in range(2))
     assert first == again
-    other = open_study(InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(name=SamplerName.RANDOM), seed=1))
+    other = open_optuna_study(InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(name=SamplerName.RANDOM), seed=1))
     assert drawn(make_searcher(other))[1] != first
 
 

@@ -50,7 +50,7 @@ def test_a_killed_search_is_resumed_to_exactly_its_number_of_trials(
     assert optuna_states(study)[TrialState.RUNNING] == 0
     assert optuna_states(study)[TrialState.COMPLETE] == 4
     logs = [ProgressLog(TrialPaths(root=study.trial_folder(number)).progress).lines() for number in after]
-    assert max(len(line["students"]) for lines in logs for line in lines) == students_per_worker
+    assert max(len(line.progress.students) for lines in logs for line in lines) == students_per_worker
 
 
 def test_two_drivers_never_run_one_study(material: Path, tmp_path: Path) -> None:

@@ -40,4 +40,4 @@ def test_students_of_an_online_teacher_share_a_worker_without_a_setting(material
     assert [record.status for record in students(study) if record.counts_for_budget] == [Status.COMPLETE] * 8
     assert json.loads(study.students_per_worker.read_text(encoding="utf-8")) == 2
     steps = ProgressLog(TrialPaths(root=study.trial_folder(0)).progress).lines()
-    assert any(len(line["students"]) == 2 for line in steps)
+    assert any(len(line.progress.students) == 2 for line in steps)

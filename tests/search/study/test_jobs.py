@@ -11,7 +11,8 @@ from minilm_core.errors import FailureKind
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
-from search.config.settings import Resources, SearchConfig, load_config
+from search.config.loading import load_config
+from search.config.settings import Resources, SearchConfig
 from search.config.teacher_assignment import TeacherAssignment
 from search.study.jobs import Job
 from search.study.ledger import total_device_hours
@@ -123,9 +124,8 @@ def test_progress_is_read_back_unchanged(log: ProgressLog) -> None:
     progress = Progress(stage="distilling", step=3, num_steps=9, loss=0.5, held_out_loss=0.25, students=(7, 8))
     log.append(progress)
     (line,) = log.lines()
-    assert Progress(**{**{name: line[name] for name in Progress.__slots__}, "students": (7, 8)}) == progress
-    assert line["students"] == [7, 8]
-    assert line["run"] == log.run <= line["time"]
+    assert line.progress == progress
+    assert line.run == log.run <= line.time
 
 
 def test_a_trial_that_never_ran_has_no_progress(log: ProgressLog) -> None:
@@ -157,7 +157,7 @@ def test_a_line_has_the_time_spent_since_the_line_before(log: ProgressLog) -> No
     log.append(Progress(stage="distilling", step=2, num_steps=2))
     log.spend(2.0)
     log.append(Progress(stage="fine-tuning", step=1, num_steps=1))
-    assert [line["seconds"] for line in log.lines()] == [0.75, 0.0, 2.0]
+    assert [line.seconds for line in log.lines()] == [0.75, 0.0, 2.0]
     assert log.spent_seconds == 2.75
 
 
@@ -191,11 +191,17 @@ def test_a_line_cut_short_is_skipped(log: ProgressLog) -> None:
     assert log.seconds() == {"distilling": 2.0}
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "7", "null", '{"run": "now"}', "\x00\x00"])
+def test_a_line_that_is_no_progress_is_skipped(log: ProgressLog, text: str) -> None:
+    with_lines(log, text + "\n", line_of(2, "distilling"))
+    assert log.seconds() == {"distilling": 2.0}
+
+
 def test_lines_after_a_line_cut_short_are_read(log: ProgressLog) -> None:
     with_lines(log, line_of(2, "distilling"), line_of(5, "distilling")[:50])
     log.append(Progress(stage="distilling", step=5, num_steps=9))
     log.append(Progress(stage="distilling", step=9, num_steps=9, held_out_loss=0.5))
-    assert [line["step"] for line in log.lines()] == [1, 5, 9]
+    assert [line.progress.step for line in log.lines()] == [1, 5, 9]
     assert log.last_held_out_loss() == 0.5
 
 

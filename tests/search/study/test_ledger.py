@@ -10,7 +10,8 @@ from minilm_core.errors import FailureKind
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord, append_record, read_records
-from search.config.settings import Budget, SearchConfig, Storage, load_config
+from search.config.loading import load_config
+from search.config.settings import Budget, SearchConfig, Storage
 from search.study.ledger import Ending, Ledger, num_counted
 from tests.paths import QUICKSTART_YAML
 

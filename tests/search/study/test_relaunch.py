@@ -7,7 +7,8 @@ import pytest
 from minilm_core.errors import FailureKind, UserError
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Status, append_record
-from search.config.settings import SearchConfig, load_config, resolved_yaml
+from search.config.loading import load_config, resolved_yaml
+from search.config.settings import SearchConfig
 from search.study.relaunch import extended, validate_relaunch
 from tests.paths import QUICKSTART_YAML
 from tests.reports.example_studies import failed, student

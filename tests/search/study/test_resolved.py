@@ -1,6 +1,5 @@
 """Tests of a resolved study's limits, its jobs, and the record of a trial that failed."""
 
-import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,11 +7,12 @@ from datetime import datetime
 
 import pytest
 
+from minilm_core.atomic import append_line
 from minilm_core.errors import FailureKind, NonFiniteLossError, UserError
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.records import Role, Status, from_json, to_json
 from search.study.jobs import Job
-from search.study.progress import Progress, ProgressLog
+from search.study.progress import Progress, ProgressLine, ProgressLog, now
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 from tests.search.latency_tables import table_of
@@ -168,12 +168,10 @@ def test_a_failed_record_has_the_time_that_was_used_and_what_it_cost(
     job = Job.of_student(study, 4, choice)
     job.folder.mkdir(parents=True)
     lines = [(30, "distilling"), (60, "fine-tuning on mood")]
-    (job.folder / "progress.jsonl").write_text(
-        "".join(
-            json.dumps({"run": "2026-11-22T09:00:00+00:00", "seconds": seconds, "stage": stage}) + "\n"
-            for seconds, stage in lines
-        )
-    )
+    for seconds, stage in lines:
+        progress = Progress(stage=stage, step=1, num_steps=1)
+        line = ProgressLine(run="2026-11-22T09:00:00+00:00", time=now(), seconds=seconds, progress=progress)
+        append_line(job.paths.progress, line.to_json())
     record = job.failed_record(RuntimeError("late"))
     assert record.seconds == {"distilling": 30.0, "fine-tuning on mood": 60.0}
     assert record.device_hours == pytest.approx(90 / 3600)
@@ -199,4 +197,4 @@ def test_a_line_of_progress_that_a_crash_cut_short_does_not_hide_the_failure(
     # The next run of the trial appends another line.
     ProgressLog(log.path).append(Progress(stage="distilling", step=2, num_steps=2))
     assert job.failed_record(RuntimeError("gone")).seconds.keys() == {"distilling"}
-    assert [line["step"] for line in log.lines()] == [1, 2]
+    assert [line.progress.step for line in log.lines()] == [1, 2]
