@@ -4,7 +4,7 @@ from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
 from minilm_core.corpus.packing import pack
 from minilm_core.corpus.sources import CorpusSource
 from minilm_core.deployment.packaging import package
-from minilm_core.deployment.quantisation import LabelledTexts, quantise_int8
+from minilm_core.deployment.quantisation import quantise_int8
 from minilm_core.deployment.source import PackageSource
 from minilm_core.deployment.verification import verify
 from minilm_core.distillation.data import DistillationData, held_out_loss
@@ -30,8 +30,10 @@ from minilm_core.settings.schedules import (
     Relation,
 )
 from minilm_core.tasks.benchmarks import named_task
-from minilm_core.tasks.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
-from minilm_core.tasks.task import Task
+from minilm_core.tasks.evaluation import evaluate
+from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_data, save_task_model
+from minilm_core.tasks.splits import load_split
+from minilm_core.tasks.task import SpanSettings, SplitRole, Task
 
 __all__ = [
     "CachedTargets",
@@ -42,7 +44,6 @@ __all__ = [
     "DistillationSchedule",
     "FinetuningSchedule",
     "Initialisation",
-    "LabelledTexts",
     "LayerMapping",
     "Method",
     "OnlineTargets",
@@ -52,6 +53,8 @@ __all__ = [
     "Relation",
     "RelationEncoder",
     "Role",
+    "SpanSettings",
+    "SplitRole",
     "Status",
     "StudentArchitecture",
     "StudentFamily",
@@ -61,9 +64,9 @@ __all__ = [
     "TeacherSource",
     "TrialRecord",
     "base_config",
-    "build_classifier",
     "build_encoder",
     "build_student",
+    "build_task_model",
     "cache_targets",
     "config_sha256",
     "distil",
@@ -74,6 +77,7 @@ __all__ = [
     "held_out_loss",
     "initialise",
     "load_encoder",
+    "load_split",
     "load_task_data",
     "named_task",
     "pack",
@@ -81,8 +85,8 @@ __all__ = [
     "quantise_int8",
     "relation_losses",
     "resolve",
-    "save_classifier",
     "save_encoder",
+    "save_task_model",
     "verify",
     "weights_sha256",
 ]

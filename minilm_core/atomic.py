@@ -11,11 +11,16 @@ from pathlib import Path
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Replaces a file's content so that a reader sees either the old or the new content, never a part."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """`write_text_atomically` for content that is no text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _scratch_beside(path)
     try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with scratch.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)

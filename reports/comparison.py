@@ -18,7 +18,7 @@ class Comparison:
     split: Split | None
     """The test split where both were evaluated on it, else the validation split; None where no split has both."""
     difference: Interval | None
-    """accuracy(record) - accuracy(other); None where the labels or a model's predictions were not kept."""
+    """accuracy(record) - accuracy(other); None where a model's outcomes were not kept."""
 
     @property
     def is_told_apart(self) -> bool:

@@ -33,12 +33,21 @@ _IMPORTANCES = TypeAdapter(dict[str, dict[str, FiniteFloat]])
 
 
 def read_labels(path: Path) -> Mapping[str, Mapping[str, Any]]:
-    """Returns the labels of each task by split, in the order of the records' predictions; empty without the file.
+    """Returns the labels of each task by split, in the order of the records' predictions.
+
+    They are None where only their hash was kept, as studies with outcomes do; empty without the file.
 
     Raises:
         UserError: if the file has another shape.
     """
-    return _checked(_LABELS, path)
+    content = {
+        task: {key: None if isinstance(value, dict) else value for key, value in labels.items()}
+        if isinstance(labels, dict)
+        else labels
+        for task, labels in read_json(path).items()
+    }
+    _check(_LABELS, content, path)
+    return content
 
 
 def read_environment(path: Path) -> Mapping[str, Any]:
@@ -78,10 +87,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _checked(shape: TypeAdapter[Any], path: Path) -> dict[str, Any]:
     content = read_json(path)
+    _check(shape, content, path)
+    return content
+
+
+def _check(shape: TypeAdapter[Any], content: Mapping[str, Any], path: Path) -> None:
     try:
         shape.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(f"{path} must be as the search wrote it, {key}: {first['msg']}") from error
-    return content

@@ -7,9 +7,9 @@ from enum import StrEnum
 import numpy as np
 from jaxtyping import Bool, Float
 
-from minilm_core.errors import UserError
 from minilm_core.results.frontier import is_on_frontier
-from minilm_core.results.records import Evaluation, Role, TrialRecord
+from minilm_core.results.outcomes import Outcomes
+from minilm_core.results.records import Evaluation, TrialRecord
 from minilm_core.tasks.metrics import (
     NUM_RESAMPLES,
     Interval,
@@ -17,11 +17,9 @@ from minilm_core.tasks.metrics import (
     metric_named,
     percentile_interval,
     resampled_scores,
-    score,
 )
+from reports.outcomes import Key
 from reports.study import Study
-
-Key = tuple[Role, int]
 
 
 class Split(StrEnum):
@@ -66,28 +64,23 @@ class Resamples:
 
 
 def resample(study: Study, split: Split, records: Sequence[TrialRecord] | None = None) -> Resamples:
-    """Draws the resamples for each record whose predictions were kept for that split of every task, with the labels.
+    """Draws the resamples for each record whose outcomes were kept for that split of every task.
 
     `records` are those to score, by default all of the study. The resamples do not depend on them.
-
-    Raises:
-        UserError: if a task's labels and a record's predictions differ in number.
     """
     tasks = sorted({task for record in study.records for task in record.tasks})
-    labels = {task: _labels(study, task, split) for task in tasks}
     candidates = study.records if records is None else records
-    scored = [r for r in candidates if tasks and all(_has_predictions(r, task, split) for task in tasks)]
-    if not scored or any(of_task is None for of_task in labels.values()):
+    scored = [r for r in candidates if tasks and all(_outcomes(study, r, task, split) is not None for task in tasks)]
+    if not scored:
         return Resamples(split=split, values={}, resampled={})
     values: list[Float[np.ndarray, " records"]] = []
     resampled: list[Float[np.ndarray, "records resamples"]] = []
     # One seed a task: tasks are resampled independently, and another task does not change the resamples of the others.
     for seed, task in enumerate(tasks):
         metric = metric_named(scored[0].tasks[task].metric)
-        of_task = np.asarray(labels[task])
-        predictions = [_predictions(record, task, split, len(of_task)) for record in scored]
-        values.append(np.array([score(metric, of_task, of_record) for of_record in predictions]))
-        resampled.append(resampled_scores(metric, of_task, predictions, seed))
+        outcomes = [_outcomes(study, record, task, split) for record in scored]
+        values.append(np.array([_value(record, task, split) for record in scored]))
+        resampled.append(resampled_scores(metric, [found for found in outcomes if found is not None], seed))
     keys = [_key(record) for record in scored]
     return Resamples(
         split=split,
@@ -108,7 +101,7 @@ def accuracy_ratio(
 def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | None:
     """Returns the accuracy of a record with its interval; None where it was not measured.
 
-    Without kept labels there is still the interval in the record, if the study has a single task.
+    Without kept outcomes there is still the interval in the record, if the study has a single task.
     """
     if record in resamples:
         return resamples.interval(record)
@@ -167,28 +160,19 @@ def _key(record: TrialRecord) -> Key:
     return record.role, record.number
 
 
-def _labels(study: Study, task: str, split: Split) -> Sequence[float] | None:
-    labels: Sequence[float] | None = study.evaluation.get(task, {}).get(split.value)
-    return labels
-
-
 def _evaluation(record: TrialRecord, task: str, split: Split) -> Evaluation | None:
     if task not in record.tasks:
         return None
     return record.tasks[task].validation if split is Split.VALIDATION else record.tasks[task].test
 
 
-def _has_predictions(record: TrialRecord, task: str, split: Split) -> bool:
+def _value(record: TrialRecord, task: str, split: Split) -> float:
     evaluation = _evaluation(record, task, split)
-    return evaluation is not None and len(evaluation.predictions) > 0
+    assert evaluation is not None, "a record with outcomes of a split has its score"
+    return evaluation.value
 
 
-def _predictions(record: TrialRecord, task: str, split: Split, num_labels: int) -> Float[np.ndarray, " examples"]:
-    evaluation = _evaluation(record, task, split)
-    assert evaluation is not None, "only records evaluated on the split are resampled"
-    if len(evaluation.predictions) != num_labels:
-        raise UserError(
-            f"{task} must have as many {split} labels as {record.label} has predictions, "
-            f"got {num_labels} and {len(evaluation.predictions)}"
-        )
-    return np.asarray(evaluation.predictions, dtype=float)
+def _outcomes(study: Study, record: TrialRecord, task: str, split: Split) -> Outcomes | None:
+    if _evaluation(record, task, split) is None:
+        return None
+    return study.outcomes.get(_key(record), {}).get(task, {}).get(split.value)

@@ -17,8 +17,9 @@ from minilm_core.results.objectives import Objective, as_costs, objectives_named
 from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first, read_records
 from minilm_core.settings.schema_version import migrated
 from minilm_core.settings.yaml_source import read_yaml
-from reports.json_files import read_environment, read_importances, read_labels
+from reports.json_files import read_environment, read_importances
 from reports.latency import LatencyFacts, read_latency
+from reports.outcomes import StudyOutcomes, read_outcomes
 from reports.trial_rows import to_pandas
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class Study:
     records: tuple[TrialRecord, ...]
     """The records of students, teacher and twins, in the order in which their trials ended."""
     records_sha256: str
-    evaluation: Mapping[str, Any]
-    """The labels of each task by split, under the name of the task; empty where they were not kept."""
+    outcomes: StudyOutcomes
+    """The outcomes of every example of each model that has them."""
     environment: Mapping[str, Any]
     latency: LatencyFacts | None
     importances: Mapping[str, Mapping[str, float]]
@@ -189,7 +190,7 @@ def load_study(path: Path | str) -> Study:
         objectives=objectives,
         records=records,
         records_sha256=sha256,
-        evaluation=read_labels(paths.evaluation),
+        outcomes=read_outcomes(paths, records),
         environment=read_environment(paths.environment),
         latency=read_latency(paths.latency),
         importances=read_importances(paths.importances),

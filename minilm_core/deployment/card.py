@@ -6,17 +6,26 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from minilm_core.deployment.source import PackageSource, evaluations_by_split
 from minilm_core.results.records import Evaluation
-from minilm_core.runtimes.torch_model import is_classifier
+from minilm_core.runtimes.torch_model import head_of
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 """The card in jinja."""
-HUB_METRICS = {"matthews": "matthews_correlation", "spearman": "spearmanr", "pearson": "pearsonr"}
+HUB_METRICS = {
+    "matthews": "matthews_correlation",
+    "spearman": "spearmanr",
+    "pearson": "pearsonr",
+    "span_f1": "f1",
+    "entity_f1": "f1",
+    "subset_accuracy": "accuracy",
+    "multilabel_micro_f1": "f1",
+    "multilabel_macro_f1": "f1",
+}
 """The Hub's names of the metrics that it names differently."""
 
 
 def model_card(source: PackageSource, folder: Path) -> ModelCard:
     """Returns the card of a package whose model and exports lie in a folder."""
-    has_head = is_classifier(folder)
+    head = head_of(folder)
     evaluations = [
         (name, task.metric, split, evaluation)
         for name, task in source.record.tasks.items()
@@ -27,9 +36,9 @@ def model_card(source: PackageSource, folder: Path) -> ModelCard:
         base_model=source.base_model,
         license=source.licence,
         library_name="transformers",
-        pipeline_tag="text-classification" if has_head else "feature-extraction",
+        pipeline_tag=head.pipeline_tag,
         tags=["minilm", "distillation"],
-        eval_results=[_hub_result(*evaluation) for evaluation in evaluations],
+        eval_results=[_hub_result(head.pipeline_tag, *evaluation) for evaluation in evaluations],
     )
     card: ModelCard = ModelCard.from_template(
         metadata,
@@ -38,15 +47,17 @@ def model_card(source: PackageSource, folder: Path) -> ModelCard:
         source=source,
         record=source.record,
         evaluations=evaluations,
-        model_class="AutoModelForSequenceClassification" if has_head else "AutoModel",
+        model_class=head.model_class.__name__,
+        is_question_answering=head.pipeline_tag == "question-answering",
+        null_threshold=source.record.tasks[source.task].null_threshold,
         onnx_files=sorted(path.name for path in folder.glob("onnx/*.onnx")),
     )
     return card
 
 
-def _hub_result(task: str, metric: str, split: str, evaluation: Evaluation) -> EvalResult:
+def _hub_result(task_type: str, task: str, metric: str, split: str, evaluation: Evaluation) -> EvalResult:
     return EvalResult(
-        task_type="text-classification",
+        task_type=task_type,
         dataset_type=task,
         dataset_name=task,
         dataset_split=split,

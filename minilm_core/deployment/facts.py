@@ -57,7 +57,8 @@ def provenance(source: PackageSource) -> dict[str, Any]:
 
 
 def _scores(task: TaskResult) -> dict[str, Any]:
-    return {"metric": task.metric} | {
-        split: {"value": found.value, "low": found.low, "high": found.high, "num_examples": len(found.predictions)}
+    return {"metric": task.metric, "null_threshold": task.null_threshold} | {
+        split: {"value": found.value, "low": found.low, "high": found.high, "num_examples": found.num_examples}
+        | ({"further": found.further} if found.further else {})
         for split, found in evaluations_by_split(task).items()
     }

@@ -1,13 +1,10 @@
 """Quantises an exported student to int8, and measures how far its outputs are from those in fp32. Extra: onnx."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Num
-from torch import Tensor
 
 from minilm_core.deployment.packaging import REFERENCE_SENTENCES
 from minilm_core.errors import UserError
@@ -15,7 +12,11 @@ from minilm_core.latency.table import Device, fingerprint
 from minilm_core.runtimes.onnx_export import add_to_parity, logging_at_error
 from minilm_core.runtimes.onnx_model import ONNX_FILE, OnnxModel, require_onnx
 from minilm_core.runtimes.torch_model import PackagedModel, load_packaged
+from minilm_core.tasks.evaluation import predict_split
+from minilm_core.tasks.kinds.kind import EncodedSplit, Split
+from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.metrics import metric_named, score
+from minilm_core.tasks.task import Task
 
 INT8_FILE = "onnx/model_qint8.onnx"
 LARGEST_SAFE_WEIGHT = 64
@@ -35,27 +36,6 @@ another of the 256 steps.
 DEFAULT_TOLERANCE = 0.25
 """The accepted difference of int8 as a fraction of the largest value in fp32, if no difference was recorded."""
 EVALUATION_BATCH_SIZE = 32
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledTexts:
-    """The labelled texts that an int8 model is evaluated on, such as a task's validation split.
-
-    Raises:
-        UserError: if there is no text, or the number of labels differs.
-    """
-
-    texts: tuple[str, ...]
-    labels: Num[np.ndarray, " examples"]
-    metric: str
-    second_texts: tuple[str, ...] | None = None
-    """The second text of each pair, for a task on pairs."""
-    max_length: int = 128
-    """The number of tokens that an example is cut to."""
-
-    def __post_init__(self) -> None:
-        if not len(self.texts) == len(self.labels) > 0:
-            raise UserError(f"there must be a label for each text, got {len(self.texts)} and {len(self.labels)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +60,24 @@ class Deviation:
         return DEFAULT_TOLERANCE * self.max_abs_value
 
 
-def quantise_int8(folder: Path, evaluation: LabelledTexts, *, max_drop: float = 0.005) -> None:
+def quantise_int8(
+    folder: Path,
+    task: Task,
+    split: Split,
+    *,
+    max_length: int = 128,
+    null_threshold: float | None = None,
+    max_drop: float = 0.005,
+) -> None:
     """Writes FOLDER/onnx/model_qint8.onnx, and its loss of accuracy and difference from fp32 to FOLDER/parity.json.
+
+    Args:
+        folder: The package, which contains the fp32 export.
+        task: The task, whose metric judges the int8 model.
+        split: The labelled examples that both models are scored on, such as the task's validation split.
+        max_length: The number of tokens that an example is cut to, unless the task has its own.
+        null_threshold: The margin of "no answer" that the student was scored with; None if it has none.
+        max_drop: The largest loss of the metric.
 
     Raises:
         UserError: if `max_drop` is negative, the fp32 export is missing, or the metric falls by more than `max_drop`.
@@ -93,19 +89,20 @@ def quantise_int8(folder: Path, evaluation: LabelledTexts, *, max_drop: float = 
         raise UserError(f"int8 is made from {ONNX_FILE}, which {folder} lacks; run export_onnx first")
     _quantise(folder / ONNX_FILE, folder / INT8_FILE)
     packaged = load_packaged(folder)
-    before = _metric(packaged, OnnxModel(folder / ONNX_FILE), evaluation)
-    after = _metric(packaged, OnnxModel(folder / INT8_FILE), evaluation)
+    encoded = kind_of(task).encode(task, split, packaged.tokenizer, task.length(max_length))
+    before = _score(OnnxModel(folder / ONNX_FILE), packaged, task, encoded, null_threshold)
+    after = _score(OnnxModel(folder / INT8_FILE), packaged, task, encoded, null_threshold)
     if before - after > max_drop:
         (folder / INT8_FILE).unlink()
         raise UserError(
-            f"int8 may lose at most {max_drop} of {evaluation.metric}, got a loss of {before - after:.4f}: "
+            f"int8 may lose at most {max_drop} of {task.metric}, got a loss of {before - after:.4f}: "
             f"{after:.4f} after {before:.4f} in fp32"
         )
     deviation = int8_deviation(folder, packaged, REFERENCE_SENTENCES)
     report = {
         "file": INT8_FILE,
-        "metric": evaluation.metric,
-        "num_examples": len(evaluation.texts),
+        "metric": task.metric,
+        "num_examples": split.num_examples,
         "fp32": before,
         "int8": after,
         "max_drop": max_drop,
@@ -119,7 +116,7 @@ def int8_deviation(folder: Path, packaged: PackagedModel, texts: Sequence[str]) 
     """Compares a package's int8 model with its fp32 export on this machine."""
     inputs = packaged.tokens(texts)
     fp32, int8 = (OnnxModel(folder / name).outputs(inputs) for name in (ONNX_FILE, INT8_FILE))
-    has_classes = packaged.is_classifier and fp32.shape[1] > 1
+    has_classes = packaged.head.is_classifier and fp32.shape[1] > 1
     return Deviation(
         num_texts=len(texts),
         num_agreeing=int((fp32.argmax(dim=1) == int8.argmax(dim=1)).sum()) if has_classes else None,
@@ -148,21 +145,15 @@ def _quantise(model: Path, out: Path) -> None:
         quantize_dynamic(model, out, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
 
 
-def _metric(packaged: PackagedModel, model: OnnxModel, evaluation: LabelledTexts) -> float:
-    outputs = torch.cat([model.outputs(batch) for batch in _batches(packaged, evaluation)]).numpy()
-    predictions = outputs[:, 0] if outputs.shape[1] == 1 else outputs.argmax(axis=1)
-    return score(metric_named(evaluation.metric), evaluation.labels, predictions)
-
-
-def _batches(packaged: PackagedModel, evaluation: LabelledTexts) -> Iterator[Mapping[str, Tensor]]:
-    for start in range(0, len(evaluation.texts), EVALUATION_BATCH_SIZE):
-        rows = slice(start, start + EVALUATION_BATCH_SIZE)
-        second = None if evaluation.second_texts is None else list(evaluation.second_texts[rows])
-        yield packaged.tokenizer(
-            list(evaluation.texts[rows]),
-            second,
-            padding=True,
-            truncation=True,
-            max_length=evaluation.max_length,
-            return_tensors="pt",
-        )
+def _score(
+    model: OnnxModel, packaged: PackagedModel, task: Task, encoded: EncodedSplit, null_threshold: float | None
+) -> float:
+    predictions = predict_split(
+        model.run,
+        task,
+        encoded,
+        pad_token_id=packaged.tokenizer.pad_token_id,
+        batch_size=EVALUATION_BATCH_SIZE,
+        null_threshold=null_threshold,
+    )
+    return score(metric_named(task.metric), predictions.outcomes)

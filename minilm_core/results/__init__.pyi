@@ -7,6 +7,9 @@ from .objectives import Direction as Direction
 from .objectives import Objective as Objective
 from .objectives import as_costs as as_costs
 from .objectives import objectives_named as objectives_named
+from .outcomes import Outcomes as Outcomes
+from .outcomes import load_outcomes as load_outcomes
+from .outcomes import save_outcomes as save_outcomes
 from .records import Evaluation as Evaluation
 from .records import Failure as Failure
 from .records import Role as Role

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from minilm_core.results.records import Role
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyPaths:
@@ -37,8 +39,13 @@ class StudyPaths:
 
     @property
     def evaluation(self) -> Path:
-        """The labels of the tasks' splits, with which the records' predictions are compared."""
+        """The hashes of the labels of the tasks' splits, which must not change while a study runs."""
         return self.root / "evaluation.json"
+
+    @property
+    def outcomes(self) -> Path:
+        """The folder of the outcomes of every example."""
+        return self.root / "outcomes"
 
     @property
     def latency(self) -> Path:
@@ -131,6 +138,20 @@ class StudyPaths:
     def twin_folder(self, number: int) -> Path:
         """Returns the folder of a student's twin."""
         return self.trials / f"twin-{number:04d}"
+
+    def model_folder(self, role: Role, number: int) -> Path:
+        """Returns the folder of a student, a twin or the teacher."""
+        match role:
+            case Role.STUDENT:
+                return self.trial_folder(number)
+            case Role.TWIN:
+                return self.twin_folder(number)
+            case Role.TEACHER:
+                return self.teacher_folder
+
+    def outcomes_of(self, role: Role, number: int, task: str) -> Path:
+        """Returns the file of the outcomes of a model's examples on a task."""
+        return self.outcomes / self.model_folder(role, number).name / f"{task}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

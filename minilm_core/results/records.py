@@ -18,7 +18,7 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.objectives import Objective, as_costs
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The version of the lines that are written; older ones are read too."""
 
 
@@ -45,14 +45,18 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """A model's predictions on one labelled split, and the task's metric of them."""
+    """A model's score on one labelled split. The outcomes of its examples are in the study's `outcomes` folder."""
 
     value: float
+    """The task's metric."""
     low: float
     """Lower end of the 95 % bootstrap interval over examples."""
     high: float
-    predictions: tuple[float, ...]
-    """One for each example, in the order of the split: class numbers, or the values of a regression. The labels are in
+    num_examples: int
+    further: dict[str, float] = field(default_factory=dict)
+    """Scores beside the task's metric, by name."""
+    predictions: tuple[float, ...] = ()
+    """The prediction of each example, in records of versions before 3 only, which had no outcomes; the labels are in
     the study's evaluation.json."""
 
 
@@ -65,6 +69,9 @@ class TaskResult:
     """The split that the search optimises."""
     test: Evaluation | None = None
     """A split that the search never uses, for comparisons after it; None where the task has no labelled test split."""
+    null_threshold: float | None = None
+    """The margin of "no answer" above which a question is answered with nothing, chosen on the validation split; None
+    for tasks without unanswerable questions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,7 +201,27 @@ def _from_version_1(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-_MIGRATIONS = {1: _from_version_1}
+def _from_version_2(fields: dict[str, Any]) -> dict[str, Any]:
+    """Counts the examples of each evaluation, which were only there as predictions."""
+    tasks = fields.get("tasks")
+    if isinstance(tasks, dict):
+        fields["tasks"] = {name: _with_counts(result) for name, result in tasks.items()}
+    return fields
+
+
+def _with_counts(result: Any) -> Any:
+    """Returns a task's result with the number of examples of each split; what is no result stays as it is."""
+    if not isinstance(result, dict):
+        return result
+    counted = dict(result)
+    for split in ("validation", "test"):
+        evaluation = counted.get(split)
+        if isinstance(evaluation, dict) and isinstance(evaluation.get("predictions"), list):
+            counted[split] = {"num_examples": len(evaluation["predictions"]), **evaluation}
+    return counted
+
+
+_MIGRATIONS = {1: _from_version_1, 2: _from_version_2}
 """What turns the fields of one version of the schema into those of the next."""
 
 
@@ -247,11 +274,20 @@ def _whole_records(path: Path) -> Iterator[TrialRecord]:
 
 
 def task_result_from_dict(content: Mapping[str, Any]) -> TaskResult:
-    """Reads a task result from the dictionary that `dataclasses.asdict` made of it, after JSON."""
+    """Reads a task result from the dictionary that `dataclasses.asdict` made of it, after JSON.
+
+    It may be that of an earlier version, whose trial was interrupted after it.
+    """
 
     def evaluation(values: dict[str, Any] | None) -> Evaluation | None:
         return None if values is None else Evaluation(**{**values, "predictions": tuple(values["predictions"])})
 
+    content = _with_counts(content)
     validation = evaluation(content["validation"])
     assert validation is not None, "every task result has a validation part"
-    return TaskResult(metric=content["metric"], validation=validation, test=evaluation(content["test"]))
+    return TaskResult(
+        metric=content["metric"],
+        validation=validation,
+        test=evaluation(content["test"]),
+        null_threshold=content.get("null_threshold"),
+    )

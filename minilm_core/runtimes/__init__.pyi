@@ -6,5 +6,5 @@ from .onnx_model import PARITY_FILE as PARITY_FILE
 from .onnx_model import OnnxModel as OnnxModel
 from .onnx_model import require_onnx as require_onnx
 from .torch_model import PackagedModel as PackagedModel
-from .torch_model import is_classifier as is_classifier
+from .torch_model import head_of as head_of
 from .torch_model import load_packaged as load_packaged

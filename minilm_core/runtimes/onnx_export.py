@@ -46,7 +46,7 @@ def export_onnx(model_folder: Path, out: Path) -> None:
             verbose=False,
             opset_version=OPSET_VERSION,
             dynamic_shapes=_dynamic_shapes(packaged),
-            output_names=["logits"] if packaged.is_classifier else ["last_hidden_state"],
+            output_names=list(packaged.head.output_names),
         )
     assert program is not None, "the dynamo exporter returns its program"
     graph = program.model_proto
@@ -81,7 +81,7 @@ def _parity(packaged: PackagedModel, exported: OnnxModel) -> dict[str, Any]:
         "shapes": _grid(packaged),
         "tolerance": PARITY_TOLERANCE,
         "max_abs_difference": float(np.max(differences)),
-        "argmax_agreement": min(agreements) if expected.shape[1] > 1 and packaged.is_classifier else None,
+        "argmax_agreement": min(agreements) if expected.shape[1] > 1 and packaged.head.is_classifier else None,
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from minilm_core.errors import UserError
 from minilm_core.runtimes.torch_model import comparable_outputs
@@ -29,11 +30,14 @@ class OnnxModel:
         self.input_names = tuple(i.name for i in self._session.get_inputs())
         self.output_names = tuple(o.name for o in self._session.get_outputs())
 
+    def run(self, inputs: Mapping[str, Tensor]) -> ModelOutput:
+        """Returns the model's outputs, named as transformers names them."""
+        arrays = self._session.run(None, {name: inputs[name].numpy() for name in self.input_names})
+        return ModelOutput(zip(self.output_names, map(torch.from_numpy, arrays), strict=True))
+
     def outputs(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch values"]:
         """Returns the outputs that are compared: see `comparable_outputs`."""
-        arrays = self._session.run(None, {name: inputs[name].numpy() for name in self.input_names})
-        named = dict(zip(self.output_names, map(torch.from_numpy, arrays), strict=True))
-        return comparable_outputs(named, inputs["attention_mask"])
+        return comparable_outputs(self.run(inputs), inputs["attention_mask"])
 
 
 def require_onnx() -> None:

@@ -1,11 +1,11 @@
-"""Named tasks: GLUE, XNLI and PAWS-X on the Hub, with the metrics of the MiniLM paper. No torch."""
+"""Named tasks on the Hub, with the metrics of the MiniLM papers: GLUE, XNLI, SQuAD, MLQA and others. No torch."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from minilm_core.errors import UserError
-from minilm_core.tasks.task import Task
+from minilm_core.tasks.task import SpanSettings, Task
 
 
 def named_task(name: str, **overrides: Any) -> Task:
@@ -48,6 +48,15 @@ def _multilingual(name: str, dataset: str, language: str, *text_columns: str, nu
     )
 
 
+def _answers(name: str, dataset: str, span: SpanSettings) -> Task:
+    # The test splits of SQuAD are secret.
+    return Task(name=name, dataset=dataset, metric="span_f1", span=span, test_split=None)
+
+
+WIKIANN_TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
+"""The tags of WikiANN in order of their numbers."""
+
+
 # The metrics are those of the MiniLM paper: accuracy for MRPC and QQP, too. Source: Wang et al., 2020, table 2.
 NAMED_TASKS: Mapping[str, Task] = {
     task.name: task
@@ -74,6 +83,18 @@ NAMED_TASKS: Mapping[str, Task] = {
         *(
             _multilingual("pawsx", "google-research-datasets/paws-x", language, "sentence1", "sentence2", num_labels=2)
             for language in ["de", "en", "es", "fr", "ja", "ko", "zh"]
+        ),
+        _answers("squad", "rajpurkar/squad", SpanSettings()),
+        _answers("squad_v2", "rajpurkar/squad_v2", SpanSettings(has_unanswerable=True)),
+        *(
+            Task(
+                name=f"wikiann-{language}",
+                dataset="unimelb-nlp/wikiann",
+                subset=language,
+                metric="entity_f1",
+                label_names=WIKIANN_TAGS,
+            )
+            for language in ["ar", "de", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
         ),
     )
 }

@@ -7,14 +7,14 @@ split can be read as numbers, and names otherwise.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from minilm_core.errors import UserError
-from minilm_core.tasks.metrics import BINARY_METRICS
+from minilm_core.tasks.metrics import metric_named
 
 UNLABELLED = -1
 """The label of every example of a test split with secret labels, such as those of GLUE."""
@@ -113,17 +113,59 @@ def classes_of(train: Labels, *, num_labels: int | None, metric: str) -> Classes
     Raises:
         UserError: if a label is not a class, labels are both names and numbers, or the metric does not take as many.
     """
-    train.check_present()
-    if train.class_names is not None:
-        classes = Classes(count=len(train.class_names), names=train.class_names, are_named=False)
-    elif _are_names(train):
-        classes = _named_classes(train, num_labels)
-    else:
-        classes = _numbered_classes(train, num_labels)
+    classes = _found_classes(train, num_labels)
     if classes.count < 2:
         raise UserError(f"a train split must have at least 2 classes, got {classes.count} for task {train.task}")
     check_metric(metric, classes.count, train.task)
     return classes
+
+
+def classes_in_lists(train: Labels, *, num_labels: int | None) -> Classes:
+    """Returns the classes of a task whose labels are lists: those that are declared, or those in its train split.
+
+    Raises:
+        UserError: if a label is no list, or an element is not a class; it names the first such example.
+    """
+    elements = _elements(train)
+    if not elements.values:
+        raise UserError(f"a train split must have at least 1 label, got none for task {train.task}")
+    return _found_classes(elements, num_labels)
+
+
+def numbers_in_lists(labels: Labels, classes: Classes) -> list[Int[np.ndarray, " elements"]]:
+    """Returns the numbers of the classes in each example's list.
+
+    Raises:
+        UserError: if a label is no list, or an element is not a class; it names the first such example.
+    """
+    numbers = class_numbers(_elements(labels), classes)
+    ends = np.cumsum([len(value) for value in labels.values])
+    return np.split(numbers, ends[:-1])
+
+
+def _elements(labels: Labels) -> Labels:
+    """Returns the elements of labels that are lists, each as a label at the location of its example."""
+    for index, value in enumerate(labels.values):
+        if not isinstance(value, list):
+            raise UserError(
+                f"every example of task {labels.task} must have a list of labels, "
+                f"got {_shown(value)} in {labels.location(index)}"
+            )
+    example_of = [index for index, value in enumerate(labels.values) for _ in value]
+    return replace(
+        labels,
+        values=[element for value in labels.values for element in value],
+        location=lambda element: labels.location(example_of[element]),
+    )
+
+
+def _found_classes(train: Labels, num_labels: int | None) -> Classes:
+    train.check_present()
+    if train.class_names is not None:
+        # A data set of the Hub has numbers where the names of its classes are declared.
+        are_named = bool(train.values) and _are_names(train)
+        return Classes(count=len(train.class_names), names=train.class_names, are_named=are_named)
+    return _named_classes(train, num_labels) if _are_names(train) else _numbered_classes(train, num_labels)
 
 
 def class_numbers(labels: Labels, classes: Classes) -> Int[np.ndarray, " examples"]:
@@ -155,7 +197,7 @@ def check_metric(metric: str, num_classes: int, task: str) -> None:
     Raises:
         UserError: if it takes fewer; the message names the metric that takes any number.
     """
-    if metric in BINARY_METRICS and num_classes > 2:
+    if metric_named(metric).is_binary and num_classes > 2:
         raise UserError(
             f"metric {metric} must have 2 classes, because it scores class 1 alone, got {num_classes} for task {task}; "
             f"use macro_{metric}, the mean over all classes"

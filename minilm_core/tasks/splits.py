@@ -1,42 +1,26 @@
 """The splits of a task: read into memory, checked, with numbered classes, cut to the task's limits. No torch."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-from jaxtyping import Num
 
 from minilm_core.errors import UserError
 from minilm_core.paths import located
-from minilm_core.tasks.labels import Classes, Labels, class_numbers, classes_of, regression_values
+from minilm_core.tasks.kinds.kind import Split
+from minilm_core.tasks.kinds.registry import kind_of
+from minilm_core.tasks.kinds.texts import label_column
+from minilm_core.tasks.labels import Classes
+from minilm_core.tasks.spans.examples import Answers
 from minilm_core.tasks.tables import Repository, Table, read_dataset, read_files
 from minilm_core.tasks.task import SplitRole, Task
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 # Determines the examples that a limit keeps; the same in every study.
 SUBSAMPLE_SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Split:
-    """The examples of one split in memory."""
-
-    texts: tuple[list[str], ...]
-    """One list of texts for each text column. A text may be empty, as in GLUE."""
-    labels: Num[np.ndarray, " examples"]
-    """Class numbers as int64; values as float64 for regression."""
-    num_labels: int
-    """The number of classes of the task; 1 for a regression."""
-    label_names: tuple[str, ...] | None = None
-    """The names of the classes in order of their numbers; None where classes have no names."""
-
-    @property
-    def num_examples(self) -> int:
-        """The number of examples."""
-        return len(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +45,7 @@ def load_splits(task: Task, base: Path) -> Splits:
             names the file and its line, or its row for files without lines, both counted from 1.
     """
     train = _existing_table(task, base, SplitRole.TRAIN)
-    classes = _classes(task, train)
+    classes = kind_of(task).classes(task, train)
     validation = _existing_table(task, base, SplitRole.VALIDATION)
     return Splits(
         train=_to_split(task, SplitRole.TRAIN, train, classes),
@@ -81,21 +65,27 @@ def load_split(task: Task, base: Path, role: SplitRole) -> Split:
     Raises:
         UserError: as for `load_splits`.
     """
-    table = _existing_table(task, base, role)
-    if role is SplitRole.TRAIN or task.is_regression:
-        return _to_split(task, role, table, _classes(task, table))
-    return _to_split(task, role, table, _classes(task, _existing_table(task, base, SplitRole.TRAIN)))
+    table, kind = _existing_table(task, base, role), kind_of(task)
+    if role is SplitRole.TRAIN or not kind.has_classes:
+        return _to_split(task, role, table, kind.classes(task, table))
+    return _to_split(task, role, table, kind.classes(task, _existing_table(task, base, SplitRole.TRAIN)))
 
 
-def tokenise(split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[dict[str, list[int]]]:
-    """Returns the model's inputs for each example, cut to `max_length` tokens and without padding."""
-    encoded = tokenizer(*split.texts, truncation=True, max_length=max_length, padding=False)
-    return [{name: values[i] for name, values in encoded.items()} for i in range(split.num_examples)]
+def labels_digest(split: Split) -> dict[str, Any]:
+    """Returns the number of examples of a split and the SHA-256 of their labels."""
+    labels = [asdict(label) if isinstance(label, Answers) else np.asarray(label).tolist() for label in split.labels]
+    return digest_of(labels)
+
+
+def digest_of(labels: Sequence[Any]) -> dict[str, Any]:
+    """Returns the number of labels and the SHA-256 of their JSON."""
+    text = json.dumps(labels)
+    return {"num_examples": len(labels), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _test_split(task: Task, base: Path, classes: Classes | None) -> Split | None:
     table = _read(task, base, SplitRole.TEST)
-    if table is None or not table.has_column(task.label_column) or _labels(task, table).are_absent:
+    if table is None or not kind_of(task).has_labels(task, table):
         return None
     return _to_split(task, SplitRole.TEST, table, classes)
 
@@ -113,10 +103,10 @@ def _existing_table(task: Task, base: Path, role: SplitRole) -> Table:
 
 
 def _read(task: Task, base: Path, role: SplitRole) -> Table | None:
-    wanted = (*task.text_columns, task.label_column)
+    wanted = (*task.text_columns, label_column(task))
     if task.dataset is not None:
         repository = Repository(dataset=task.dataset, subset=task.subset, revision=task.revision)
-        table = read_dataset(repository, task.split_name(role), wanted, label_column=task.label_column)
+        table = read_dataset(repository, task.split_name(role), wanted, label_column=label_column(task))
     else:
         files = task.find_files(base, role)
         table = read_files(files, wanted) if files else None
@@ -125,48 +115,12 @@ def _read(task: Task, base: Path, role: SplitRole) -> Table | None:
     return table
 
 
-def _labels(task: Task, table: Table) -> Labels:
-    return Labels(
-        task=task.name,
-        values=table.column(task.label_column),
-        location=table.location,
-        has_types=table.has_types,
-        class_names=table.class_names,
-    )
-
-
-def _classes(task: Task, train: Table) -> Classes | None:
-    """Returns the classes of a task; None for a regression."""
-    if task.is_regression:
-        return None
-    return classes_of(_labels(task, train), num_labels=task.num_labels, metric=task.metric)
-
-
 def _to_split(task: Task, role: SplitRole, table: Table, classes: Classes | None) -> Split:
     limits = {SplitRole.TRAIN: task.max_train_examples, SplitRole.VALIDATION: task.max_validation_examples}
+    split = kind_of(task).read(task, table, classes)
     kept = _subsample(table.num_rows, limits.get(role))
-    texts = tuple([texts[i] for i in kept] for texts in _texts(task, table))
-    labels = _labels(task, table)
-    if classes is None:
-        return Split(texts=texts, labels=regression_values(labels)[kept], num_labels=1)
-    return Split(
-        texts=texts,
-        labels=class_numbers(labels, classes)[kept],
-        num_labels=classes.count,
-        label_names=classes.names,
-    )
-
-
-def _texts(task: Task, table: Table) -> tuple[list[str], ...]:
-    texts = tuple(table.column(column) for column in task.text_columns)
-    for column, values in zip(task.text_columns, texts, strict=True):
-        for index, text in enumerate(values):
-            if not isinstance(text, str):
-                raise UserError(
-                    f"every text of task {task.name} must be a string, "
-                    f"got {'none' if text is None else text} for {column} in {table.location(index)}"
-                )
-    return texts
+    labels = split.labels[kept] if isinstance(split.labels, np.ndarray) else [split.labels[i] for i in kept]
+    return replace(split, texts=tuple([texts[i] for i in kept] for texts in split.texts), labels=labels)
 
 
 def _subsample(num_examples: int, limit: int | None) -> list[int]:

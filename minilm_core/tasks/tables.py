@@ -1,4 +1,4 @@
-"""The rows of a task's split, from Parquet, JSON lines or CSV files, or from a data set of the Hub. No torch.
+"""The rows of a task's split, from Parquet, JSON lines, CSV or CoNLL files, or from a data set of the Hub. No torch.
 
 No type is guessed from the look of a value: "2024-01-01" is a string. A CSV file has no types: all of its values are
 strings here, and `minilm_core.tasks.labels` interprets its labels.
@@ -121,6 +121,8 @@ def read_dataset(
     if split is None or split not in dataset:
         return None
     label = dataset[split].features.get(label_column)
+    # Tags and several labels are lists of class labels.
+    label = getattr(label, "feature", label)
     rows = _arrow_rows(dataset[split].data.table, wanted, f"{repository.dataset} ({split})")
     return Table(parts=(rows,), class_names=tuple(label.names) if isinstance(label, ClassLabel) else None)
 
@@ -132,6 +134,7 @@ def _read_file(path: Path, wanted: Sequence[str]) -> Rows:
         ".parquet": _read_parquet,
         ".jsonl": _read_json_lines,
         ".csv": _read_csv,
+        ".conll": _read_conll,
     }
     try:
         return readers[path.suffix](path, wanted)
@@ -195,6 +198,35 @@ def _read_csv(path: Path, wanted: Sequence[str]) -> Rows:
     return Rows(source=str(path), unit="line", numbers=numbers, columns=columns, found=names, has_types=False)
 
 
+def _read_conll(path: Path, wanted: Sequence[str]) -> Rows:
+    """Reads sentences with one word a line: the first column is the word and the last its tag; a blank line ends one.
+
+    The columns have no names in the file: the words become the first wanted column, and the tags the last.
+    """
+    numbers: list[int] = []
+    sentences: list[tuple[list[str], list[str]]] = []
+    is_inside = False
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            columns = line.split()
+            if not columns or columns[0] == "-DOCSTART-":
+                is_inside = False
+                continue
+            if len(columns) < 2:
+                raise UserError(
+                    f"a line of a .conll file must have a word and a tag, "
+                    f"got {line.strip()!r} in line {number} of {path}"
+                )
+            if not is_inside:
+                is_inside = True
+                numbers.append(number)
+                sentences.append(([], []))
+            sentences[-1][0].append(columns[0])
+            sentences[-1][1].append(columns[-1])
+    columns_of = {wanted[0]: [words for words, _ in sentences], wanted[-1]: [tags for _, tags in sentences]}
+    return Rows(source=str(path), unit="line", numbers=numbers, columns=columns_of, found=(wanted[0], wanted[-1]))
+
+
 def _checked_names(names: Sequence[str], wanted: Sequence[str], source: str) -> tuple[str, ...]:
     for name in wanted:
         if names.count(name) > 1:
@@ -205,5 +237,7 @@ def _checked_names(names: Sequence[str], wanted: Sequence[str], source: str) -> 
 
 
 def _whole(value: Any) -> Any:
-    # JSON can contain half a surrogate pair, which tokenizers refuse.
-    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+    """Returns a value of JSON without half surrogate pairs, which JSON can contain and tokenizers refuse."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return [_whole(element) for element in value] if isinstance(value, list) else value

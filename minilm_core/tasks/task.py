@@ -1,9 +1,10 @@
 """Labelled tasks that students are evaluated on: the location of their data, its columns, the metric. No torch.
 
-The data is a data set on the Hub, or a local folder with one .parquet, .jsonl or .csv file for each of train,
+The data is a data set on the Hub, or a local folder with one .parquet, .jsonl, .csv or .conll file for each of train,
 validation and perhaps test. A split may have several files, as on the Hub: train-00000-of-00002.parquet and so on.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +14,23 @@ from pathlib import Path
 from minilm_core.errors import UserError
 from minilm_core.paths import located
 from minilm_core.tasks.labels import MAX_CLASSES, check_metric
-from minilm_core.tasks.metrics import metric_named
+from minilm_core.tasks.metrics import METRICS, metric_named
+from minilm_core.tasks.spans.rules import MLQA_LANGUAGES
+from minilm_core.tasks.task_kind import TaskKind
 
-SPLIT_ENDINGS = (".parquet", ".jsonl", ".csv")
-REGRESSION_METRICS = ("pearson", "spearman")
+SPLIT_ENDINGS = (".parquet", ".jsonl", ".csv", ".conll")
+_TEXT_COLUMNS = {TaskKind.SPAN: ("question", "context"), TaskKind.TAGGING: ("tokens",)}
+"""The columns of texts of the kinds that have usual ones on the Hub."""
+_LABEL_COLUMNS = {
+    TaskKind.CLASSIFICATION: "label",
+    TaskKind.REGRESSION: "label",
+    TaskKind.MULTI_LABEL: "labels",
+    TaskKind.SPAN: "answers",
+    TaskKind.TAGGING: "ner_tags",
+}
+_NUM_TEXT_COLUMNS = {TaskKind.SPAN: (2,), TaskKind.TAGGING: (1,)}
+SPAN_LENGTH = 384
+"""The tokens of a window of a question and its context, as in the papers."""
 
 
 class SplitRole(StrEnum):
@@ -30,14 +44,46 @@ class SplitRole(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SpanSettings:
+    """How questions and contexts are cut into windows, and answers chosen and scored.
+
+    Raises:
+        UserError: if a number is not positive or the language is unknown.
+    """
+
+    has_unanswerable: bool = False
+    """Whether some questions have no answer in their context, as in SQuAD 2.0."""
+    doc_stride: int = 128
+    """The tokens between the beginnings of two windows of a context, as in BERT; not their overlap."""
+    max_question_tokens: int = 64
+    """The tokens that a question is cut to, before windows are made."""
+    max_answer_tokens: int = 30
+    num_best: int = 20
+    """The starts and ends of answers that are combined in a window, and the answers that are kept of a context."""
+    mlqa_language: str | None = None
+    """The language whose rules MLQA's script would apply to compare answers; None: those of SQuAD, for any language."""
+
+    def __post_init__(self) -> None:
+        for name in ("doc_stride", "max_question_tokens", "max_answer_tokens", "num_best"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.mlqa_language is not None and self.mlqa_language not in MLQA_LANGUAGES:
+            raise UserError(f"mlqa_language must be one of {', '.join(MLQA_LANGUAGES)}, got {self.mlqa_language}")
+        if self.mlqa_language is not None and self.has_unanswerable:
+            raise UserError("has_unanswerable must be false with mlqa_language, because MLQA answers every question")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A labelled task over one text or a pair of texts.
+    """A labelled task: the location of its data, its kind, columns and metric.
 
     Raises:
         UserError: if a field breaks its rule.
     """
 
     name: str
+    kind: str | None = None
+    """The kind of task, one of TaskKind. None: the kind that the metric scores."""
     path: str | None = None
     """A local folder with a file for each split."""
     files: Mapping[SplitRole, str] | None = None
@@ -48,15 +94,29 @@ class Task:
     """The name of the data set's configuration."""
     revision: str | None = None
     """The data set's branch, tag or commit."""
-    text_columns: tuple[str, ...]
-    """One column, or two whose texts are a pair."""
-    label_column: str = "label"
-    """The column of labels: class numbers from 0, class names, truth values (true is 1), or values of a regression."""
+    text_columns: tuple[str, ...] = ()
+    """One column, or two whose texts are a pair. Span: the question and its context; tagging: the list of words. Empty:
+    the usual columns of the kind."""
+    label_column: str | None = None
+    """The column of labels. Classification: class numbers from 0, class names or truth values (true is 1); regression:
+    values; multi-label: lists of numbers or names; span: {text: [...], answer_start: [...]}; tagging: a list of tags.
+    None: label, labels, answers or ner_tags, by kind."""
+    label_names: tuple[str, ...] | None = None
+    """The names of classes, labels or tags that are numbers in the data, in order of their numbers."""
     metric: str
-    """The name of a metric in minilm_core.tasks.metrics; pearson and spearman make the task a regression."""
+    """The name of a metric in minilm_core.tasks.metrics."""
     num_labels: int | None = None
     """The number of classes; None: as many as the train split has. If it is given, class numbers may have gaps. For a
     regression it is 1."""
+    class_weights: Mapping[str, float] | None = None
+    """Factors of the loss by the name or number of a class or label; those that are left out have 1."""
+    balance_classes: bool = False
+    """Whether each class, or each label's presence, weighs in the loss in inverse proportion to its frequency."""
+    span: SpanSettings | None = None
+    """The settings of a span task; None: the defaults."""
+    max_length: int | None = None
+    """The tokens that an example, or a window of a span task, is cut to. None: finetuning.max_length, or 384 for a
+    span task."""
     train_split: str = "train"
     validation_split: str = "validation"
     test_split: str | None = "test"
@@ -70,7 +130,44 @@ class Task:
             raise UserError(
                 f"a task's name must be letters, digits, '.', '_' or '-' after a letter or digit, got {self.name!r}"
             )
-        metric_named(self.metric)
+        self._check_kind()
+        self._fill_in()
+        self._check_location()
+        self._check_columns()
+        self._check_num_labels()
+        self._check_weights()
+        for field in ("max_train_examples", "max_validation_examples"):
+            limit = getattr(self, field)
+            if limit is not None and limit < 1:
+                raise UserError(f"{field} must be at least 1, got {limit}")
+        if self.max_length is not None and self.max_length < 3:
+            raise UserError(f"max_length must be at least 3, got {self.max_length}")
+
+    def _check_kind(self) -> None:
+        metric = metric_named(self.metric)
+        if self.kind is None:
+            return
+        if self.kind == "generation":
+            raise UserError(
+                "kind must be one that an encoder can do, got generation: text is not generated here, because the "
+                "students have no decoder and UniLM's mask is not built"
+            )
+        if self.kind not in list(TaskKind):
+            raise UserError(f"kind must be one of {', '.join(TaskKind)}, got {self.kind}")
+        if self.kind not in metric.kinds:
+            metrics = ", ".join(name for name, other in METRICS.items() if self.kind in other.kinds)
+            raise UserError(f"metric must be one of {metrics} with kind {self.kind}, got {self.metric}")
+
+    def _fill_in(self) -> None:
+        # Defaults that depend on the kind. The class is frozen once it is built.
+        if not self.text_columns:
+            object.__setattr__(self, "text_columns", _TEXT_COLUMNS.get(self.task_kind, ()))
+        if self.label_column is None:
+            object.__setattr__(self, "label_column", _LABEL_COLUMNS[self.task_kind])
+        if self.span is None and self.task_kind is TaskKind.SPAN:
+            object.__setattr__(self, "span", SpanSettings())
+
+    def _check_location(self) -> None:
         if (self.path is None) == (self.dataset is None):
             raise UserError(f"task {self.name} must have one of path and dataset, got {self.path} and {self.dataset}")
         if self.files is not None and self.path is None:
@@ -80,33 +177,67 @@ class Task:
                 raise UserError(f"a task's file must end in one of {', '.join(SPLIT_ENDINGS)}, got {file}")
         if self.path is not None and (self.subset is not None or self.revision is not None):
             raise UserError(f"subset and revision must be left out with a path, got {self.subset} and {self.revision}")
-        if len(self.text_columns) not in (1, 2):
-            raise UserError(f"task {self.name} must have 1 or 2 text_columns, got {len(self.text_columns)}")
+
+    def _check_columns(self) -> None:
+        allowed = _NUM_TEXT_COLUMNS.get(self.task_kind, (1, 2))
+        if len(self.text_columns) not in allowed:
+            numbers = " or ".join(map(str, allowed))
+            raise UserError(f"task {self.name} must have {numbers} text_columns, got {len(self.text_columns)}")
         columns = (*self.text_columns, self.label_column)
         if len(set(columns)) < len(columns):
             raise UserError(
                 f"task {self.name} must have text_columns and a label_column that all differ, "
                 f"got {', '.join(self.text_columns)} and {self.label_column}"
             )
-        self._check_num_labels()
-        for field in ("max_train_examples", "max_validation_examples"):
-            limit = getattr(self, field)
-            if limit is not None and limit < 1:
-                raise UserError(f"{field} must be at least 1, got {limit}")
+        if self.span is not None and self.task_kind is not TaskKind.SPAN:
+            raise UserError(f"span must be left out with kind {self.task_kind}, got it for task {self.name}")
 
     def _check_num_labels(self) -> None:
+        names = self.label_names
+        if names is not None and self.task_kind in (TaskKind.REGRESSION, TaskKind.SPAN):
+            raise UserError(f"label_names must be left out with kind {self.task_kind}, got {', '.join(names)}")
+        if names is not None and (len(names) < 1 or len(set(names)) < len(names)):
+            raise UserError(f"label_names must be names that all differ, got {', '.join(names) or 'none'}")
         if self.num_labels is None:
             return
+        if names is not None and len(names) != self.num_labels:
+            raise UserError(f"num_labels must be the number of label_names, got {self.num_labels} and {len(names)}")
+        if self.task_kind is TaskKind.SPAN:
+            raise UserError(f"num_labels must be left out with kind span, got {self.num_labels}")
         least, most = (1, 1) if self.is_regression else (2, MAX_CLASSES)
         if not least <= self.num_labels <= most:
             allowed = "1" if self.is_regression else f"{least} to {most:,}"
             raise UserError(f"num_labels must be {allowed} with metric {self.metric}, got {self.num_labels}")
         check_metric(self.metric, self.num_labels, self.name)
 
+    def _check_weights(self) -> None:
+        is_weighted = self.balance_classes or self.class_weights is not None
+        if is_weighted and self.task_kind not in (TaskKind.CLASSIFICATION, TaskKind.MULTI_LABEL):
+            raise UserError(
+                f"class_weights and balance_classes must be left out with kind {self.task_kind}, "
+                f"got them for task {self.name}"
+            )
+        if self.balance_classes and self.class_weights is not None:
+            raise UserError(f"task {self.name} must have one of class_weights and balance_classes, got both")
+        for name, weight in (self.class_weights or {}).items():
+            if not 0 < weight < math.inf:
+                raise UserError(f"class_weights must be positive, got {weight} for {name}")
+
+    @property
+    def task_kind(self) -> TaskKind:
+        """The kind of task."""
+        return metric_named(self.metric).kinds[0] if self.kind is None else TaskKind(self.kind)
+
+    def length(self, default: int) -> int:
+        """Returns the number of tokens that an example is cut to; `default` is that of the fine-tuning schedule."""
+        if self.max_length is not None:
+            return self.max_length
+        return SPAN_LENGTH if self.task_kind is TaskKind.SPAN else default
+
     @property
     def is_regression(self) -> bool:
         """Whether the labels are values and not classes."""
-        return self.metric in REGRESSION_METRICS
+        return self.task_kind is TaskKind.REGRESSION
 
     def split_name(self, role: SplitRole) -> str | None:
         """Returns the name of the split in the data; None if the task declares that there is no such split."""

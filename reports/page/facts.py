@@ -139,8 +139,8 @@ def _warnings(study: Study) -> Iterator[str]:
         )
     if study.latency is not None and study.latency.is_noisy:
         yield "NOISY: the machine was busy while latency was calibrated; do not ship on these latencies."
-    if not study.evaluation:
-        yield "The labels were not kept (evaluation.json), so paired intervals are not measured."
+    if not study.outcomes:
+        yield "The outcomes of the examples were not kept (outcomes/), so paired intervals are not measured."
 
 
 def _caveats(study: Study) -> Iterator[str]:

@@ -95,7 +95,7 @@ def is_tied(student: TrialRecord, best: TrialRecord, validation: Resamples) -> b
 
 
 def is_comparable(student: TrialRecord, other: TrialRecord, validation: Resamples) -> bool:
-    """Returns whether the labels and the predictions of both were kept."""
+    """Returns whether the outcomes of both were kept."""
     return student in validation and other in validation
 
 

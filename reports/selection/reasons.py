@@ -106,7 +106,7 @@ def _evidence(winner: TrialRecord, standing: Standing, validation: Resamples) ->
     more = MORE[standing.cheap]
     if unmeasured:
         students = wording.counted(len(unmeasured), f"{more} student")
-        clauses.append(f"{students} could not be compared with it, since labels or predictions were not kept")
+        clauses.append(f"{students} could not be compared with it, since outcomes were not kept")
     elif cheaper and winner is best:
         clauses.append(f"every {more} student on the frontier can be told apart from it")
     return tuple(clauses)

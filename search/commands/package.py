@@ -96,22 +96,22 @@ def _source(deployment: Deployment, licence: str | None) -> PackageSource:
 
 
 def _add_onnx(model_folder: Path, deployment: Deployment, max_int8_drop: float | None, out: Path) -> None:
-    from minilm_core.deployment.quantisation import LabelledTexts, quantise_int8
+    from minilm_core.deployment.quantisation import quantise_int8
     from minilm_core.runtimes.onnx_export import export_onnx
 
     export_onnx(model_folder, out)
     if max_int8_drop is None:
         return
-    split = load_split(deployment.task, deployment.paths.root, SplitRole.VALIDATION)
-    first, *second = (tuple(texts) for texts in split.texts)
-    evaluation = LabelledTexts(
-        texts=first,
-        second_texts=second[0] if second else None,
-        labels=split.labels,
-        metric=deployment.task.metric,
+    task = deployment.task
+    split = load_split(task, deployment.paths.root, SplitRole.VALIDATION)
+    quantise_int8(
+        out,
+        task,
+        split,
         max_length=deployment.config.finetuning.max_length,
+        null_threshold=deployment.record.tasks[task.name].null_threshold,
+        max_drop=max_int8_drop,
     )
-    quantise_int8(out, evaluation, max_drop=max_int8_drop)
 
 
 def _chosen_task(config: SearchConfig, name: str | None) -> Task:

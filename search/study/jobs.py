@@ -71,13 +71,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where the job's files are written."""
-        match self.role:
-            case Role.STUDENT:
-                return self.study.paths.trial_folder(self.number)
-            case Role.TWIN:
-                return self.study.paths.twin_folder(self.number)
-            case Role.TEACHER:
-                return self.study.paths.teacher_folder
+        return self.study.paths.model_folder(self.role, self.number)
 
     @property
     def world_size(self) -> int:

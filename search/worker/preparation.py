@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ from minilm_core.models.encoders import RelationEncoder, load_encoder
 from minilm_core.models.teacher import config_sha256, resolve, weights_sha256
 from minilm_core.results.layout import StudyPaths
 from minilm_core.settings.schedules import Relation
-from minilm_core.tasks.splits import load_splits
+from minilm_core.tasks.splits import digest_of, labels_digest, load_splits
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import DistillationKey, TeacherRole
 from search.study.messages import CachingBegun
@@ -258,26 +259,37 @@ def read_preparation(paths: StudyPaths) -> Preparation:
 
 
 def write_evaluation(config: SearchConfig, paths: StudyPaths) -> None:
-    """Writes the labels that the records' predictions are compared with, once for each study.
+    """Writes the hashes of the tasks' labels, once for each study; outcomes of trials are compared example by example.
 
     Raises:
         UserError: if the study has begun with other labels.
     """
-    labels: dict[str, dict[str, object]] = {}
+    present: dict[str, dict[str, object]] = {}
     for task in config.tasks:
         splits = load_splits(task, paths.root)
-        labels[task.name] = {
-            "validation": splits.validation.labels.tolist(),
-            "test": None if splits.test is None else splits.test.labels.tolist(),
+        present[task.name] = {
+            "validation": labels_digest(splits.validation),
+            "test": None if splits.test is None else labels_digest(splits.test),
             "label_names": splits.validation.label_names,
         }
-    text = json.dumps(labels) + "\n"
-    if paths.evaluation.exists() and paths.evaluation.read_text(encoding="utf-8") != text:
+    present = json.loads(json.dumps(present))
+    if not paths.evaluation.exists():
+        write_text_atomically(paths.evaluation, json.dumps(present) + "\n")
+        return
+    begun_with = json.loads(paths.evaluation.read_text(encoding="utf-8"))
+    # Studies of earlier versions keep the labels, to which the predictions in their records belong.
+    begun_with = {name: _as_digests(of_task) for name, of_task in begun_with.items()}
+    if begun_with != present:
         raise UserError(
             f"a study's labels must not change once it has begun, but those of {paths.root} did; "
             f"restore the tasks' data, or launch under another name"
         )
-    write_text_atomically(paths.evaluation, text)
+
+
+def _as_digests(of_task: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is kept of a task's labels, with hashes in place of the labels themselves."""
+    splits = {name: digest_of(of_task[name]) for name in ("validation", "test") if isinstance(of_task[name], list)}
+    return {**of_task, **splits}
 
 
 def _check_same_corpus(paths: StudyPaths, folder: Path) -> None:

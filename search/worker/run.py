@@ -12,8 +12,10 @@ from dataclasses import asdict, replace
 from transformers.utils import logging as transformers_logging
 
 from minilm_core.atomic import atomic_folder, write_text_atomically
+from minilm_core.results.outcomes import save_outcomes
 from minilm_core.results.records import Role, Status, TaskResult, TrialRecord, task_result_from_dict
-from minilm_core.tasks.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
+from minilm_core.tasks.evaluation import evaluate
+from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_data, save_task_model
 from minilm_core.tasks.metrics import mean_accuracy
 from minilm_core.tasks.task import Task
 from minilm_core.training.devices import device_name, resolve_precision
@@ -60,15 +62,15 @@ def _initialise_twin(worker: Worker, run: JobRun) -> Iterator[Progress]:
 
 
 def _finetune(worker: Worker, run: JobRun, task: Task) -> Iterator[Progress]:
-    """Fine-tunes on a task, evaluates, and saves the classifier and its result."""
+    """Fine-tunes on a task, evaluates, and saves the model, the outcomes of its examples, and its result."""
     job, schedule, teacher_folder = run.job, worker.node.config.finetuning, worker.node.teacher_folder
     folder, result = job.paths.finetuned(task.name), job.paths.result(task.name)
     if worker.agree(result.exists):
         return
     data = load_task_data(task, worker.node.paths.root, teacher_folder, schedule.max_length)
-    classifier = worker.in_parallel(build_classifier(worker.student_folder(job), data, seed=job.config.seed))
+    model = worker.in_parallel(build_task_model(worker.student_folder(job), data, seed=job.config.seed))
     for step in finetune(
-        classifier,
+        model,
         data,
         schedule,
         learning_rate=job.choice.finetuning_learning_rate,
@@ -83,8 +85,10 @@ def _finetune(worker: Worker, run: JobRun, task: Task) -> Iterator[Progress]:
     if worker.is_first:
         if not folder.is_dir():
             with atomic_folder(folder) as scratch:
-                save_classifier(classifier, teacher_folder, scratch)
-        write_text_atomically(result, json.dumps(asdict(evaluate(classifier, data, schedule))))
+                save_task_model(model, teacher_folder, scratch)
+        evaluation = evaluate(model, data, schedule)
+        save_outcomes(job.study.paths.outcomes_of(job.role, job.number, task.name), evaluation.outcomes)
+        write_text_atomically(result, json.dumps(asdict(evaluation.result)))
     worker.wait_for_others()
     yield from _report(worker, run, Progress(stage=f"evaluating on {task.name}", step=1, num_steps=1))
 

@@ -43,7 +43,8 @@ from minilm_core.settings.schedules import (
     Relation,
 )
 from minilm_core.tasks.benchmarks import NAMED_TASKS, named_task
-from minilm_core.tasks.finetuning import build_classifier, evaluate, finetune, load_task_data, save_classifier
+from minilm_core.tasks.evaluation import evaluate
+from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_data, save_task_model
 from minilm_core.training.devices import keep_freed_memory, resolve_precision
 
 CPU = torch.device("cpu")
@@ -227,15 +228,15 @@ class _Evaluation:
     def _accuracies(self, encoder) -> list[float]:
         """Returns the accuracy after fine-tuning with each seed of the head, the order and the dropout."""
         folder = self._scratch / "student"
-        save_classifier(encoder, self._teacher_folder, folder)
+        save_task_model(encoder, self._teacher_folder, folder)
         return [self._finetuned_accuracy(folder, seed) for seed in self._seeds]
 
     def _finetuned_accuracy(self, folder: Path, seed: int) -> float:
-        classifier = build_classifier(folder, self._data, seed=seed)
+        classifier = build_task_model(folder, self._data, seed=seed)
         schedule = FinetuningSchedule(num_epochs=2, max_length=64)
         for _ in finetune(classifier, self._data, schedule, learning_rate=3e-4, seed=seed):
             pass
-        return evaluate(classifier, self._data, schedule).validation.value
+        return evaluate(classifier, self._data, schedule).result.validation.value
 
 
 def _line(row: dict[str, object]) -> str:

@@ -18,7 +18,8 @@ from transformers import (
 from minilm_core.corpus.packed import PackedCorpus
 from minilm_core.distillation.data import DistillationData
 from minilm_core.runtimes.onnx_export import export_onnx
-from minilm_core.tasks.finetuning import TaskData, load_task_data
+from minilm_core.tasks.evaluation import TaskData
+from minilm_core.tasks.finetuning import load_task_data
 from tests.minilm_core.distilling import (
     Run,
     distillation_data_of,

@@ -1,5 +1,6 @@
 """Helpers of the fine-tuning tests: three tasks that are learnt in seconds, and the training on them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pyarrow.parquet
 from torch import Tensor, nn
 
 from minilm_core.settings.schedules import FinetuningSchedule, Precision
-from minilm_core.tasks.finetuning import TaskData, finetune
+from minilm_core.tasks.evaluation import TaskData, TaskEvaluation
+from minilm_core.tasks.finetuning import finetune
+from minilm_core.tasks.kinds.kind import EncodedSplit
 from minilm_core.tasks.task import Task
 
 SCHEDULE = FinetuningSchedule(num_epochs=2, batch_size=8, max_length=32, precision=Precision.FP32)
@@ -53,6 +56,28 @@ def train(classifier: nn.Module, data: TaskData, schedule: FinetuningSchedule = 
     rate = more.pop("learning_rate", LEARNING_RATE)
     seed = more.pop("seed", 0)
     return [step.loss for step in finetune(classifier, data, schedule, learning_rate=rate, seed=seed, **more)]
+
+
+def predictions_of(evaluation: TaskEvaluation, split: str = "validation") -> list[float]:
+    """The predicted classes or values of a split's examples."""
+    return evaluation.outcomes[split][:, 1].tolist()
+
+
+def labels_of(split: EncodedSplit) -> np.ndarray:
+    return np.asarray(split.split.labels)
+
+
+def cut(split: EncodedSplit, rows: slice) -> EncodedSplit:
+    """Some examples of a classification or regression."""
+    labels = labels_of(split)[rows]
+    texts = tuple(texts[rows] for texts in split.split.texts)
+    return replace(
+        split,
+        split=replace(split.split, texts=texts, labels=labels),
+        features=split.features[rows],
+        targets=labels,
+        example_of=np.arange(len(labels)),
+    )
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from minilm_core.results.records import Evaluation, Role, Status, TaskResult, Tr
 
 
 def source_of(student: Path) -> PackageSource:
-    evaluation = Evaluation(value=0.6, low=0.5, high=0.7, predictions=(0.0, 1.0))
+    evaluation = Evaluation(value=0.6, low=0.5, high=0.7, num_examples=2)
     record = TrialRecord(
         number=1,
         role=Role.STUDENT,

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from minilm_core.models.adapters.bert import BertAdapter
 from minilm_core.models.encoders import load_encoder
 from minilm_core.settings.schedules import Method, Relation
-from minilm_core.tasks.metrics import score
+from minilm_core.tasks.metrics import label_outcomes, score
 from tests.paths import ROOT
 
 PACKAGE = ROOT / "minilm_core"
@@ -103,10 +103,10 @@ def test_the_adapter_shown_is_that_of_bert(teacher_folder: Path) -> None:
 
 def test_the_metric_shown_is_the_balanced_accuracy() -> None:
     namespace: dict[str, Any] = {}
-    exec(block_with("def balanced_accuracy"), namespace)
+    exec(block_with("balanced_accuracy ="), namespace)
     random = np.random.default_rng(0)
     labels, predictions = random.integers(0, 3, size=(2, 50))
-    found = score(namespace["balanced_accuracy"], labels, predictions)
+    found = score(namespace["balanced_accuracy"], label_outcomes(labels, predictions))
     assert found == pytest.approx(sklearn.metrics.balanced_accuracy_score(labels, predictions))
 
 

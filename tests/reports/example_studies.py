@@ -1,6 +1,7 @@
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTabl
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import objectives_named
+from minilm_core.results.outcomes import save_outcomes
 from minilm_core.results.records import (
     Evaluation,
     Failure,
@@ -22,9 +24,9 @@ from minilm_core.results.records import (
     TrialRecord,
     append_record,
 )
-from minilm_core.tasks.metrics import accuracy as accuracy_metric
-from minilm_core.tasks.metrics import bootstrap_interval
+from minilm_core.tasks.metrics import METRICS, bootstrap_interval, label_outcomes
 from reports import Study, load_study
+from reports.outcomes import StudyOutcomes
 
 NUM_EXAMPLES = 200
 EMBEDDINGS = FamilyShape(vocabulary_size=1000, num_positions=128, num_token_types=2)
@@ -52,9 +54,13 @@ def predictions_of(split: str, accuracy: float, seed: int, num_examples: int = N
 def evaluation(split: str, accuracy: float, seed: int, num_examples: int = NUM_EXAMPLES) -> Evaluation:
     """The evaluation of `predictions_of` with the same arguments, with its interval."""
     predictions = predictions_of(split, accuracy, seed, num_examples)
-    interval = bootstrap_interval(accuracy_metric, labels(split, num_examples), predictions)
+    interval = bootstrap_interval(METRICS["accuracy"], label_outcomes(labels(split, num_examples), predictions))
     return Evaluation(
-        value=interval.value, low=interval.low, high=interval.high, predictions=tuple(map(float, predictions))
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        num_examples=num_examples,
+        predictions=tuple(map(float, predictions)),
     )
 
 
@@ -145,7 +151,7 @@ def study_of(
         objectives=objectives_named(objectives),
         records=records,
         records_sha256="",
-        evaluation=evaluation or {},
+        outcomes=outcomes_of(records, evaluation or {}),
         environment={},
         latency=None,
         importances={},
@@ -164,12 +170,14 @@ def write_study(
 ) -> Study:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "records.jsonl").touch()
+    outcomes = outcomes_of(records, evaluation or {})
     for record in records:
-        append_record(folder / "records.jsonl", record)
+        append_record(folder / "records.jsonl", without_predictions(record))
+        for task, of_task in outcomes.get((record.role, record.number), {}).items():
+            save_outcomes(StudyPaths(root=folder).outcomes_of(record.role, record.number, task), of_task)
     config = {"name": "example", "objectives": list(objectives), "seed": 0, "tasks": [{"name": TASK}]}
     (folder / "search.yaml").write_text(yaml.safe_dump(config))
     extras = {
-        "evaluation": evaluation,
         "environment": environment,
         "importances": importances,
     }
@@ -179,6 +187,32 @@ def write_study(
     if latency is not None:
         latency.save(folder / "latency.json")
     return load_study(folder)
+
+
+def outcomes_of(records: Sequence[TrialRecord], kept: Mapping[str, Any]) -> StudyOutcomes:
+    """The outcomes of records whose evaluations have predictions, given the labels of each task."""
+    found: dict[Any, dict[str, dict[str, np.ndarray]]] = {}
+    for record in records:
+        for task, result in record.tasks.items():
+            for split, evaluation in (("validation", result.validation), ("test", result.test)):
+                of_split = kept.get(task, {}).get(split)
+                if evaluation is not None and evaluation.predictions and of_split is not None:
+                    of_record = found.setdefault((record.role, record.number), {}).setdefault(task, {})
+                    of_record[split] = label_outcomes(np.array(of_split), np.array(evaluation.predictions))
+    return found
+
+
+def without_predictions(record: TrialRecord) -> TrialRecord:
+    """The record as it is written: its outcomes have their own files."""
+    tasks = {
+        name: replace(
+            result,
+            validation=replace(result.validation, predictions=()),
+            test=None if result.test is None else replace(result.test, predictions=()),
+        )
+        for name, result in record.tasks.items()
+    }
+    return replace(record, tasks=tasks)
 
 
 def kept_labels(*tasks: str, has_test: bool = True) -> dict[str, Any]:
@@ -254,7 +288,7 @@ def write_full_study(folder: Path) -> Study:
 def without_interval(accuracy: float, seed: int) -> dict[str, TaskResult]:
     """One task with a validation split only. Its interval is empty, since the bootstrap takes time."""
     predictions = tuple(map(float, predictions_of("validation", accuracy, seed)))
-    value = Evaluation(value=accuracy, low=accuracy, high=accuracy, predictions=predictions)
+    value = Evaluation(value=accuracy, low=accuracy, high=accuracy, num_examples=NUM_EXAMPLES, predictions=predictions)
     return {TASK: TaskResult(metric="accuracy", validation=value)}
 
 

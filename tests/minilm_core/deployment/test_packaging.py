@@ -31,8 +31,8 @@ from tests.minilm_core.encoder_families import CONFIGS, write_teacher
 ARCHITECTURE = StudentArchitecture(num_layers=3, hidden_size=24, num_heads=4)
 RESULT = TaskResult(
     metric="matthews",
-    validation=Evaluation(value=0.61, low=0.55, high=0.67, predictions=(0.0, 1.0, 2.0)),
-    test=Evaluation(value=0.58, low=0.5, high=0.66, predictions=(1.0, 1.0)),
+    validation=Evaluation(value=0.61, low=0.55, high=0.67, num_examples=3),
+    test=Evaluation(value=0.58, low=0.5, high=0.66, num_examples=2),
 )
 
 

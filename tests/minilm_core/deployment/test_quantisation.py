@@ -11,33 +11,34 @@ from jaxtyping import Int, Int8, UInt8
 from minilm_core.deployment.packaging import REFERENCE_SENTENCES
 from minilm_core.deployment.quantisation import (
     LARGEST_SAFE_WEIGHT,
-    LabelledTexts,
     can_saturate,
     int8_deviation,
     quantise_int8,
 )
 from minilm_core.errors import UserError
 from minilm_core.runtimes.torch_model import load_packaged
+from minilm_core.tasks.kinds.kind import Split
+from minilm_core.tasks.task import Task
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 TEXTS = tuple(f"the {a} finds {b}" for a in ("student", "teacher", "search") for b in ("a text", "what", "one to ship"))
+MOOD = Task(name="mood", path="mood", text_columns=("text",), metric="accuracy")
 FP32_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_qint8.onnx"
 
 
 @pytest.fixture(scope="module")
-def evaluation(exported_folder: Path) -> LabelledTexts:
+def split(exported_folder: Path) -> Split:
+    """Texts with the classes that the student gives them in fp32."""
     labels = load_packaged(exported_folder).outputs(TEXTS).argmax(dim=1).numpy()
-    return LabelledTexts(texts=TEXTS, labels=labels, metric="accuracy")
+    return Split(texts=(TEXTS,), labels=labels, num_labels=3)
 
 
 @pytest.fixture(scope="module")
-def quantised_folder(
-    tmp_path_factory: pytest.TempPathFactory, exported_folder: Path, evaluation: LabelledTexts
-) -> Path:
+def quantised_folder(tmp_path_factory: pytest.TempPathFactory, exported_folder: Path, split: Split) -> Path:
     folder = Path(shutil.copytree(exported_folder, tmp_path_factory.mktemp("quantised") / "student"))
-    quantise_int8(folder, evaluation, max_drop=1.0)
+    quantise_int8(folder, MOOD, split, max_drop=1.0)
     return folder
 
 
@@ -122,17 +123,17 @@ def test_int8_is_written_with_its_distance_from_fp32_on_the_reference_sentences(
     assert 0.0 < found.max_abs_difference < report["tolerance"]
 
 
-def test_an_int8_model_that_loses_too_much_is_refused(exported_folder: Path, tmp_path: Path, evaluation: LabelledTexts):
+def test_an_int8_model_that_loses_too_much_is_refused(exported_folder: Path, tmp_path: Path, split: Split):
     folder = Path(shutil.copytree(exported_folder, tmp_path / "student"))
     drown_the_embeddings(folder / FP32_FILE)
     # Without its words a text is reduced to its length, and texts of equal length have several classes.
-    labels_of_five_words = [n for text, n in zip(TEXTS, evaluation.labels, strict=True) if len(text.split()) == 5]
+    labels_of_five_words = [n for text, n in zip(TEXTS, split.labels, strict=True) if len(text.split()) == 5]
     assert len(set(labels_of_five_words)) > 1
     with pytest.raises(
         UserError,
         match=r"int8 may lose at most 0\.005 of accuracy, got a loss of \d\.\d{4}: \d\.\d{4} after 1\.0000 in fp32",
     ):
-        quantise_int8(folder, evaluation)
+        quantise_int8(folder, MOOD, split)
     assert not (folder / INT8_FILE).exists()
 
 
@@ -146,17 +147,11 @@ def drown_the_embeddings(path: Path) -> None:
     onnx.save(model, path)
 
 
-def test_a_negative_drop_is_refused(exported_folder: Path, evaluation: LabelledTexts):
+def test_a_negative_drop_is_refused(exported_folder: Path, split: Split):
     with pytest.raises(UserError, match=r"max_drop must be at least 0, got -0\.1"):
-        quantise_int8(exported_folder, evaluation, max_drop=-0.1)
+        quantise_int8(exported_folder, MOOD, split, max_drop=-0.1)
 
 
-@pytest.mark.parametrize("num_labels", [0, 1])
-def test_another_number_of_labels_than_texts_is_refused(num_labels: int):
-    with pytest.raises(UserError, match=f"there must be a label for each text, got {len(TEXTS)} and {num_labels}"):
-        LabelledTexts(texts=TEXTS, labels=np.zeros(num_labels), metric="accuracy")
-
-
-def test_int8_without_an_export_is_refused(tmp_path: Path, evaluation: LabelledTexts):
+def test_int8_without_an_export_is_refused(tmp_path: Path, split: Split):
     with pytest.raises(UserError, match=r"int8 is made from onnx/model\.onnx, which .* lacks; run export_onnx first$"):
-        quantise_int8(tmp_path, evaluation)
+        quantise_int8(tmp_path, MOOD, split)

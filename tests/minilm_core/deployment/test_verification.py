@@ -12,11 +12,13 @@ from transformers import AutoTokenizer, BertForSequenceClassification, Pretraine
 
 from minilm_core.deployment.layout import checksums
 from minilm_core.deployment.packaging import package
-from minilm_core.deployment.quantisation import LabelledTexts, quantise_int8
+from minilm_core.deployment.quantisation import quantise_int8
 from minilm_core.deployment.verification import Check, run_checks, verify
 from minilm_core.errors import UserError
 from minilm_core.latency.table import Device, fingerprint
 from minilm_core.runtimes.torch_model import load_packaged
+from minilm_core.tasks.kinds.kind import Split
+from minilm_core.tasks.task import Task
 from tests.minilm_core.packages import source_of
 
 TEXTS = ("the student finds a text", "a teacher learns")
@@ -40,7 +42,8 @@ def packaged_with_int8(tmp_path_factory: pytest.TempPathFactory, exported_folder
         shutil.copytree(exported_folder / "onnx", folder / "onnx")
         shutil.copyfile(exported_folder / "parity.json", folder / "parity.json")
         labels = load_packaged(folder).outputs(TEXTS).argmax(dim=1).numpy()
-        quantise_int8(folder, LabelledTexts(texts=TEXTS, labels=labels, metric="accuracy"), max_drop=1.0)
+        mood = Task(name="mood", path="mood", text_columns=("text",), metric="accuracy")
+        quantise_int8(folder, mood, Split(texts=(TEXTS,), labels=labels, num_labels=3), max_drop=1.0)
 
     out = tmp_path_factory.mktemp("packages") / "student"
     return package(source_of(exported_folder), out, additions=[add_onnx])

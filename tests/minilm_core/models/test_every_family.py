@@ -27,7 +27,9 @@ from minilm_core.models.student_family import StudentFamily
 from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.runtimes.onnx_export import export_onnx
 from minilm_core.settings.schedules import METHOD_RELATIONS, DistillationSchedule, FinetuningSchedule, Method, Precision
-from minilm_core.tasks.finetuning import EncodedSplit, TaskData, build_classifier, evaluate, finetune, save_classifier
+from minilm_core.tasks.evaluation import TaskData, evaluate
+from minilm_core.tasks.finetuning import build_task_model, finetune, save_task_model
+from minilm_core.tasks.kinds.kind import EncodedSplit, Split
 from minilm_core.tasks.task import Task
 from tests.minilm_core.distilling import CPU, key_of, make_corpus
 from tests.minilm_core.encoder_families import CONFIGS, write_teacher
@@ -92,20 +94,20 @@ def data() -> TaskData:
         {"input_ids": [0, *random.integers(4, 20, size=length).tolist(), 2], "attention_mask": [1] * (length + 2)}
         for length in random.integers(2, 9, size=16)
     )
-    split = EncodedSplit(examples=examples, labels=np.arange(16) % 2)
-    return TaskData(
-        task=TASK, num_labels=2, label_names=("a", "b"), train=split, validation=split, test=None, pad_token_id=1
-    )
+    labels = np.arange(16) % 2
+    split = Split(texts=([""] * 16,), labels=labels, num_labels=2, label_names=("a", "b"))
+    encoded = EncodedSplit(split=split, features=examples, targets=labels, example_of=np.arange(16))
+    return TaskData(task=TASK, train=encoded, validation=encoded, test=None, pad_token_id=1)
 
 
 @pytest.fixture(scope="module")
 def classifier_folder(taught: Taught, data: TaskData) -> Path:
     """Returns the student, fine-tuned for two steps and saved."""
-    classifier = build_classifier(taught.student, data, seed=0)
+    classifier = build_task_model(taught.student, data, seed=0)
     for _ in finetune(classifier, data, FINETUNING, learning_rate=1e-3, seed=0):
         pass
     folder = taught.student.parent / "classifier"
-    save_classifier(classifier, taught.teacher, folder)
+    save_task_model(classifier, taught.teacher, folder)
     return folder
 
 
@@ -119,16 +121,15 @@ def test_cached_targets_equal_the_teachers(taught: Taught) -> None:
 
 
 def test_every_parameter_of_a_classifier_gets_a_gradient(taught: Taught, data: TaskData) -> None:
-    classifier = build_classifier(taught.student, data, seed=0)
-    input_ids = torch.tensor([data.train.examples[0]["input_ids"]])
+    classifier = build_task_model(taught.student, data, seed=0)
+    input_ids = torch.tensor([data.train.features[0]["input_ids"]])
     classifier(input_ids=input_ids, labels=torch.tensor([0])).loss.backward()
     assert [name for name, parameter in classifier.named_parameters() if parameter.grad is None] == []
 
 
 def test_a_saved_classifier_predicts_as_before(taught: Taught, classifier_folder: Path, data: TaskData) -> None:
     again = AutoModelForSequenceClassification.from_pretrained(classifier_folder)
-    predictions = evaluate(again, data, FINETUNING).validation.predictions
-    assert len(predictions) == 16
+    assert evaluate(again, data, FINETUNING).result.validation.num_examples == 16
     encoder, info = AutoModel.from_pretrained(classifier_folder, output_loading_info=True)
     assert encoder.config.model_type == taught.base.model_type
     # If the family's classifier has its own head, it does not use the encoder's pooler.
@@ -140,7 +141,7 @@ def test_a_student_is_timed(taught: Taught) -> None:
 
 
 def source_of(folder: Path) -> PackageSource:
-    evaluation = Evaluation(value=0.6, low=0.5, high=0.7, predictions=(0.0, 1.0))
+    evaluation = Evaluation(value=0.6, low=0.5, high=0.7, num_examples=2)
     record = TrialRecord(
         number=1,
         role=Role.STUDENT,

@@ -41,9 +41,17 @@ evaluations = st.builds(
     value=finite,
     low=finite,
     high=finite,
+    num_examples=counts,
+    further=st.dictionaries(st.text(), finite, max_size=2),
     predictions=st.lists(st.integers(0, 9) | finite, max_size=4).map(tuple),
 )
-task_results = st.builds(TaskResult, metric=st.text(), validation=evaluations, test=st.none() | evaluations)
+task_results = st.builds(
+    TaskResult,
+    metric=st.text(),
+    validation=evaluations,
+    test=st.none() | evaluations,
+    null_threshold=st.none() | finite,
+)
 failures = st.builds(Failure, kind=st.sampled_from(FailureKind), message=st.text(), traceback=st.text())
 any_record = st.builds(
     TrialRecord,
@@ -128,8 +136,19 @@ def test_a_record_of_an_unknown_schema_is_refused(path: Path, version: Any, reme
 def test_a_record_without_a_version_is_refused() -> None:
     content = json.loads(to_json(make_record()))
     del content["schema_version"]
-    with pytest.raises(UserError, match="schema_version must be between 1 and 2, got None"):
+    with pytest.raises(UserError, match="schema_version must be between 1 and 3, got None"):
         from_json(json.dumps(content))
+
+
+def test_the_examples_of_a_record_of_version_2_are_counted_by_their_predictions() -> None:
+    validation = Evaluation(value=0.5, low=0.4, high=0.6, num_examples=3, predictions=(1.0, 0.0, 1.0))
+    record = make_record(tasks={"sst2": TaskResult(metric="accuracy", validation=validation)})
+    content = json.loads(to_json(record))
+    content["schema_version"] = 2
+    for removed in ("num_examples", "further"):
+        del content["tasks"]["sst2"]["validation"][removed]
+    del content["tasks"]["sst2"]["null_threshold"]
+    assert from_json(json.dumps(content)) == record
 
 
 def test_records_are_read_in_the_order_written(path: Path) -> None:
@@ -220,8 +239,8 @@ def test_a_record_is_labelled_by_its_role() -> None:
 def append_many(path: Path, start: int, number: int) -> None:
     for offset in range(number):
         # Longer than a page, so that a line written in parts would be torn by another's.
-        predictions = (1.0,) * 3000
-        evaluation = Evaluation(value=0.5, low=0.4, high=0.6, predictions=predictions)
+        further = {f"score {number}": 1.0 for number in range(3000)}
+        evaluation = Evaluation(value=0.5, low=0.4, high=0.6, num_examples=9, further=further)
         append_record(
             path, make_record(start + offset, tasks={"sst2": TaskResult(metric="accuracy", validation=evaluation)})
         )

@@ -10,23 +10,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from minilm_core.errors import NonFiniteLossError, UserError
+from minilm_core.tasks.evaluation import TaskData, evaluate
 from minilm_core.tasks.finetuning import (
     BATCHES_PER_BUCKET,
-    EncodedSplit,
-    TaskData,
     batches_of_epoch,
-    build_classifier,
-    evaluate,
+    build_task_model,
     finetune,
 )
-from tests.minilm_core.finetuning_tasks import SCHEDULE, train, weights_of
+from minilm_core.tasks.kinds.kind import EncodedSplit, Split
+from tests.minilm_core.finetuning_tasks import SCHEDULE, cut, labels_of, predictions_of, train, weights_of
 
 # The order of the examples
 
 
 def split_of(lengths: list[int]) -> EncodedSplit:
     examples = tuple({"input_ids": [5] * length} for length in lengths)
-    return EncodedSplit(examples=examples, labels=np.zeros(len(lengths), dtype=np.int64))
+    labels = np.zeros(len(lengths), dtype=np.int64)
+    split = Split(texts=([""] * len(lengths),), labels=labels, num_labels=2)
+    return EncodedSplit(split=split, features=examples, targets=labels, example_of=np.arange(len(lengths)))
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 8 * BATCHES_PER_BUCKET + 3, 1000])
@@ -72,20 +73,20 @@ def logits_of(classifier: nn.Module, example: dict[str, list[int]]) -> Tensor:
 
 
 def test_the_loss_is_the_plain_cross_entropy(who: TaskData, sober_folder: Path) -> None:
-    classifier = build_classifier(sober_folder, who, seed=0)
+    classifier = build_task_model(sober_folder, who, seed=0)
     batch = batches_of_epoch(who.train, SCHEDULE.batch_size, seed=0, epoch=0)[0]
     with torch.no_grad():
-        logits = torch.cat([logits_of(classifier, who.train.examples[example]) for example in batch])
-    expected = functional.cross_entropy(logits, torch.from_numpy(who.train.labels[batch]))
+        logits = torch.cat([logits_of(classifier, who.train.features[example]) for example in batch])
+    expected = functional.cross_entropy(logits, torch.from_numpy(labels_of(who.train)[batch]))
     assert train(classifier, who)[0] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_loss_of_a_regression_is_the_mean_squared_error(often: TaskData, sober_folder: Path) -> None:
-    classifier = build_classifier(sober_folder, often, seed=0)
+    classifier = build_task_model(sober_folder, often, seed=0)
     batch = batches_of_epoch(often.train, SCHEDULE.batch_size, seed=0, epoch=0)[0]
     with torch.no_grad():
-        values = torch.cat([logits_of(classifier, often.train.examples[example])[:, 0] for example in batch])
-    expected = (values - torch.from_numpy(often.train.labels[batch])).square().mean()
+        values = torch.cat([logits_of(classifier, often.train.features[example])[:, 0] for example in batch])
+    expected = (values - torch.from_numpy(labels_of(often.train)[batch])).square().mean()
     assert train(classifier, often)[0] == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -93,7 +94,7 @@ def test_the_loss_of_a_regression_is_the_mean_squared_error(often: TaskData, sob
 def test_micro_batches_learn_what_the_whole_batch_learns(
     who: TaskData, sober_folder: Path, micro_batch_size: int
 ) -> None:
-    whole, in_parts = (build_classifier(sober_folder, who, seed=0) for _ in range(2))
+    whole, in_parts = (build_task_model(sober_folder, who, seed=0) for _ in range(2))
     losses = train(whole, who)
     schedule = replace(SCHEDULE, micro_batch_size=micro_batch_size)
     assert train(in_parts, who, schedule) == pytest.approx(losses, rel=1e-4)
@@ -102,13 +103,13 @@ def test_micro_batches_learn_what_the_whole_batch_learns(
 
 
 def test_there_is_a_step_for_every_batch_of_every_epoch(who: TaskData, teacher_folder: Path) -> None:
-    steps = list(finetune(build_classifier(teacher_folder, who, seed=0), who, SCHEDULE, learning_rate=1e-3, seed=0))
+    steps = list(finetune(build_task_model(teacher_folder, who, seed=0), who, SCHEDULE, learning_rate=1e-3, seed=0))
     assert [step.step for step in steps] == list(range(1, 17))
     assert {step.num_steps for step in steps} == {16}
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(who: TaskData, teacher_folder: Path) -> None:
-    classifier = build_classifier(teacher_folder, who, seed=0)
+    classifier = build_task_model(teacher_folder, who, seed=0)
     with torch.no_grad():
         classifier.bert.pooler.dense.weight[0, 0] = torch.nan
     with pytest.raises(NonFiniteLossError, match=r"the gradient must be finite, got loss nan in step 1"):
@@ -116,8 +117,8 @@ def test_a_loss_that_is_not_finite_stops_the_training(who: TaskData, teacher_fol
 
 
 def test_fewer_examples_than_workers_are_refused(who: TaskData, teacher_folder: Path) -> None:
-    one = EncodedSplit(examples=who.train.examples[:1], labels=who.train.labels[:1])
-    classifier = build_classifier(teacher_folder, who, seed=0)
+    one = cut(who.train, slice(1))
+    classifier = build_task_model(teacher_folder, who, seed=0)
     with pytest.raises(UserError, match=r"at least one example for each worker, got 1 examples and 2 workers$"):
         train(classifier, replace(who, train=one), rank=0, world_size=2)
 
@@ -129,8 +130,9 @@ def test_the_same_seed_gives_the_same_bits(who: TaskData, teacher_folder: Path) 
     runs = []
     for noise in range(2):
         torch.manual_seed(noise)
-        classifier = build_classifier(teacher_folder, who, seed=3)
-        runs.append((train(classifier, who, seed=3), weights_of(classifier), evaluate(classifier, who, SCHEDULE)))
+        classifier = build_task_model(teacher_folder, who, seed=3)
+        losses = train(classifier, who, seed=3)
+        runs.append((losses, weights_of(classifier), predictions_of(evaluate(classifier, who, SCHEDULE))))
     (losses, weights, result), (other_losses, other_weights, other_result) = runs
     assert losses == other_losses
     assert result == other_result
@@ -138,15 +140,15 @@ def test_the_same_seed_gives_the_same_bits(who: TaskData, teacher_folder: Path) 
 
 
 def test_another_seed_gives_another_head_another_order_and_other_dropout(who: TaskData, teacher_folder: Path) -> None:
-    first, other = (build_classifier(teacher_folder, who, seed=seed) for seed in (0, 1))
+    first, other = (build_task_model(teacher_folder, who, seed=seed) for seed in (0, 1))
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
     assert torch.equal(first.bert.pooler.dense.weight, other.bert.pooler.dense.weight)
-    assert train(first, who, seed=0) != train(build_classifier(teacher_folder, who, seed=0), who, seed=1)
+    assert train(first, who, seed=0) != train(build_task_model(teacher_folder, who, seed=0), who, seed=1)
 
 
 def test_building_a_classifier_leaves_the_random_state_alone(who: TaskData, teacher_folder: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    build_classifier(teacher_folder, who, seed=9)
+    build_task_model(teacher_folder, who, seed=9)
     assert torch.equal(torch.rand(4), expected)

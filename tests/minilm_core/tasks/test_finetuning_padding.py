@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from minilm_core.tasks.finetuning import build_classifier, evaluate, load_task_data, save_classifier
+from minilm_core.tasks.evaluation import evaluate
+from minilm_core.tasks.finetuning import build_task_model, load_task_data, save_task_model
 from tests.minilm_core.encoder_families import write_teacher
-from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, train
+from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, predictions_of, train
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
@@ -27,12 +28,12 @@ def test_a_tokenizer_without_a_padding_token_is_fine_tuned_and_serves(
     (teacher / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": None}), encoding="utf-8")
 
     data = load_task_data(CLASSES, tasks_folder, teacher, SCHEDULE.max_length)
-    classifier = build_classifier(teacher, data, seed=0)
+    classifier = build_task_model(teacher, data, seed=0)
     losses = train(classifier, data, replace(SCHEDULE, num_epochs=1))
     alone, together = (
-        evaluate(classifier, data, replace(SCHEDULE, batch_size=size)).validation.predictions for size in (1, 40)
+        predictions_of(evaluate(classifier, data, replace(SCHEDULE, batch_size=size))) for size in (1, 40)
     )
-    save_classifier(classifier, teacher, tmp_path / "saved")
+    save_task_model(classifier, teacher, tmp_path / "saved")
     serve = pipeline("text-classification", str(tmp_path / "saved"), device="cpu")
     answers = serve(["the student learns", "the " * 800, "a"], padding=True, truncation=True, batch_size=3)
 

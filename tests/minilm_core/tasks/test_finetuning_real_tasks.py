@@ -7,8 +7,9 @@ import pytest
 
 from minilm_core.settings.schedules import FinetuningSchedule
 from minilm_core.tasks.benchmarks import named_task
-from minilm_core.tasks.finetuning import build_classifier, evaluate, load_task_data
-from tests.minilm_core.finetuning_tasks import train
+from minilm_core.tasks.evaluation import evaluate
+from minilm_core.tasks.finetuning import build_task_model, load_task_data
+from tests.minilm_core.finetuning_tasks import labels_of, train
 from tests.paths import SHARED_DATA
 
 
@@ -22,10 +23,10 @@ def test_a_real_teacher_is_fine_tuned_on_a_real_task(name: str, max_length: int,
     task = named_task(name, path=name, max_train_examples=160, max_validation_examples=150)
     data = load_task_data(task, SHARED_DATA, folder, max_length)
     schedule = FinetuningSchedule(num_epochs=2, batch_size=16, max_length=max_length)
-    classifier = build_classifier(folder, data, seed=0)
+    classifier = build_task_model(folder, data, seed=0)
     train(classifier, data, schedule, learning_rate=2e-4)
-    result = evaluate(classifier, data, schedule).validation
-    assert len(result.predictions) == 150
+    result = evaluate(classifier, data, schedule).result.validation
+    assert result.num_examples == 150
     # Paraphrases need more examples than a test has time for: no worse than predicting a single class.
-    larger_class = np.bincount(data.validation.labels).max() / 150
+    larger_class = np.bincount(labels_of(data.validation)).max() / 150
     assert result.value >= larger_class + least_lead

@@ -11,7 +11,9 @@ from transformers import AutoTokenizer
 
 from minilm_core.errors import UserError
 from minilm_core.tasks.benchmarks import named_task
-from minilm_core.tasks.splits import Split, load_split, load_splits, tokenise
+from minilm_core.tasks.kinds.kind import Split
+from minilm_core.tasks.kinds.registry import kind_of
+from minilm_core.tasks.splits import load_split, load_splits
 from minilm_core.tasks.task import SplitRole, Task
 from tests.paths import SHARED_DATA
 
@@ -206,14 +208,14 @@ def pair_split() -> Split:
 
 def test_pairs_are_tokenised_as_pairs_without_padding(teacher_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
-    long, short = tokenise(pair_split(), tokenizer, max_length=64)
+    long, short = kind_of(task_of()).encode(task_of(), pair_split(), tokenizer, 64).features
     assert (len(long["input_ids"]), len(short["input_ids"])) == (12, 5)
     assert short["token_type_ids"] == [0, 0, 0, 1, 1]
 
 
 def test_examples_are_cut_to_max_length(teacher_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
-    examples = tokenise(pair_split(), tokenizer, max_length=8)
+    examples = kind_of(task_of()).encode(task_of(), pair_split(), tokenizer, 8).features
     assert [len(values) for example in examples for values in example.values()] == [8, 8, 8, 5, 5, 5]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.tasks.benchmarks import NAMED_TASKS, named_task
-from minilm_core.tasks.task import SplitRole, Task
+from minilm_core.tasks.task import SpanSettings, SplitRole, Task
 
 
 def task_of(**settings: Any) -> Task:
@@ -20,7 +20,7 @@ def task_of(**settings: Any) -> Task:
         ({"path": None}, "task mine must have one of path and dataset, got None and None"),
         ({"dataset": "owner/name"}, r"task mine must have one of path and dataset, got \. and owner/name"),
         ({"path": None, "dataset": "a/b", "files": {SplitRole.TRAIN: "x.csv"}}, "must have a path for its files"),
-        ({"files": {SplitRole.TRAIN: "train.tsv"}}, r"must end in one of \.parquet, \.jsonl, \.csv, got train.tsv"),
+        ({"files": {SplitRole.TRAIN: "train.tsv"}}, r"must end in one of \.parquet, \.jsonl, \.csv, \.conll, got"),
         ({"subset": "de"}, "subset and revision must be left out with a path, got de and None"),
         ({"text_columns": ()}, "must have 1 or 2 text_columns, got 0"),
         ({"text_columns": ("a", "b", "c")}, "must have 1 or 2 text_columns, got 3"),
@@ -36,11 +36,71 @@ def task_of(**settings: Any) -> Task:
         ({"name": "../elsewhere"}, "a task's name must be letters, digits, .* got '../elsewhere'"),
         ({"max_train_examples": 0}, "max_train_examples must be at least 1, got 0"),
         ({"max_validation_examples": 0}, "max_validation_examples must be at least 1, got 0"),
+        ({"max_length": 2}, "max_length must be at least 3, got 2"),
+        ({"kind": "generation"}, "kind must be one that an encoder can do, got generation: text is not generated here"),
+        ({"kind": "qa"}, "kind must be one of classification, regression, multi_label, span, tagging, got qa"),
+        ({"kind": "regression"}, "metric must be one of pearson, spearman with kind regression, got accuracy"),
+        ({"metric": "span_f1"}, "task mine must have 2 text_columns, got 1"),
+        ({"metric": "entity_f1", "text_columns": ("a", "b")}, "task mine must have 1 text_columns, got 2"),
+        (
+            {"metric": "span_f1", "text_columns": (), "num_labels": 2},
+            "num_labels must be left out with kind span, got 2",
+        ),
+        ({"span": SpanSettings()}, "span must be left out with kind classification, got it for task mine"),
+        ({"label_names": ("a", "a")}, "label_names must be names that all differ, got a, a"),
+        ({"label_names": ("a", "b"), "num_labels": 3}, "num_labels must be the number of label_names, got 3 and 2"),
+        ({"metric": "spearman", "label_names": ("a",)}, "label_names must be left out with kind regression, got a"),
+        ({"class_weights": {"a": 0.0}}, "class_weights must be positive, got 0.0 for a"),
+        ({"class_weights": {"a": 2.0}, "balance_classes": True}, "must have one of class_weights and balance_classes"),
+        (
+            {"metric": "pearson", "balance_classes": True},
+            "class_weights and balance_classes must be left out with kind regression, got them for task mine",
+        ),
     ],
 )
 def test_impossible_tasks_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         task_of(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"doc_stride": 0}, "doc_stride must be at least 1, got 0"),
+        ({"max_answer_tokens": 0}, "max_answer_tokens must be at least 1, got 0"),
+        ({"mlqa_language": "fr"}, "mlqa_language must be one of en, es, de, vi, ar, hi, zh, got fr"),
+        ({"mlqa_language": "de", "has_unanswerable": True}, "has_unanswerable must be false with mlqa_language"),
+    ],
+)
+def test_impossible_settings_of_spans_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SpanSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "text_columns", "label_column"),
+    [
+        ("span_f1", "span", ("question", "context"), "answers"),
+        ("entity_f1", "tagging", ("tokens",), "ner_tags"),
+        ("accuracy", "classification", ("text",), "label"),
+        ("pearson", "regression", ("text",), "label"),
+        ("subset_accuracy", "multi_label", ("text",), "labels"),
+    ],
+)
+def test_the_kind_follows_from_the_metric_and_the_columns_from_the_kind(
+    metric: str, kind: str, text_columns: tuple[str, ...], label_column: str
+) -> None:
+    given = ("text",) if text_columns == ("text",) else ()
+    task = task_of(metric=metric, text_columns=given)
+    assert (task.task_kind, task.text_columns, task.label_column) == (kind, text_columns, label_column)
+    assert task_of(metric=metric, text_columns=given, kind=kind).task_kind == kind
+
+
+def test_the_windows_of_a_span_task_are_longer_than_other_examples() -> None:
+    span = task_of(metric="span_f1", text_columns=())
+    assert (span.length(128), task_of().length(128)) == (384, 128)
+    assert task_of(max_length=64).length(128) == 64
+    assert dataclasses.replace(span, max_length=512).length(128) == 512
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
@@ -49,7 +109,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 
 
 def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"a task's setting must be one of name, path, .*, got folder"):
+    with pytest.raises(UserError, match=r"a task's setting must be one of name, kind, path, .*, got folder"):
         named_task("sst2", folder="x")
 
 

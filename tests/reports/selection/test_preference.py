@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_core.results.records import Evaluation, TaskResult, TrialRecord
-from minilm_core.tasks.metrics import accuracy as accuracy_metric
-from minilm_core.tasks.metrics import paired_difference, pearson, score
+from minilm_core.tasks.metrics import METRICS, label_outcomes, paired_difference, score
 from reports import Prefer, Requirements, Study, pick
 from reports.selection.preference import unbeaten
 from tests.reports.example_studies import TASK, kept_labels, student, study_of, task_result, without_interval
@@ -86,9 +85,9 @@ def test_no_faster_student_on_the_frontier_is_tied_with_the_most_accurate(drawn:
 
 def lead_of(best: TrialRecord, other: TrialRecord) -> float:
     """The lower end of the paired interval, from the metrics alone."""
-    predictions = (np.array(record.tasks[TASK].validation.predictions) for record in (best, other))
     truth = np.array(kept_labels(TASK)[TASK]["validation"])
-    return paired_difference(accuracy_metric, truth, *predictions).low
+    outcomes = (label_outcomes(truth, np.array(record.tasks[TASK].validation.predictions)) for record in (best, other))
+    return paired_difference(METRICS["accuracy"], *outcomes).low
 
 
 @pytest.mark.parametrize(
@@ -143,18 +142,17 @@ def test_of_students_of_the_same_accuracy_the_cheapest_is_chosen() -> None:
     assert pick(study_of(slow, twice, fast)).winner is fast
 
 
-@pytest.mark.parametrize("labels", [{}, kept_labels(TASK)], ids=["no labels", "no predictions"])
+@pytest.mark.parametrize("labels", [{}, kept_labels(TASK)], ids=["of neither", "of one"])
 def test_where_no_tie_was_measured_the_most_accurate_is_chosen_with_that_reason(labels: dict) -> None:
     without = TaskResult(
-        metric="accuracy", validation=Evaluation(value=0.8, low=0.7, high=0.9, predictions=() if labels else (1.0,))
+        metric="accuracy",
+        validation=Evaluation(value=0.8, low=0.7, high=0.9, num_examples=1, predictions=() if labels else (1.0,)),
     )
     fast = student(0, 0.8, latency_ms=1.0, tasks={TASK: without})
     best = student(1, 0.81, latency_ms=2.0, tasks=without_interval(0.81, 1))
     decision = pick(study_of(fast, best, evaluation=labels))
     assert decision.winner is best
-    assert decision.reason.endswith(
-        "; 1 faster student could not be compared with it, since labels or predictions were not kept"
-    )
+    assert decision.reason.endswith("; 1 faster student could not be compared with it, since outcomes were not kept")
 
 
 def test_several_tasks_are_tied_by_the_paired_interval_of_their_mean(make_study: Callable[..., Study]) -> None:
@@ -181,7 +179,7 @@ def test_a_regression_is_tied_by_the_paired_interval_of_its_correlation() -> Non
 
 def correlated(number: int, truth: np.ndarray, noise: float, latency_ms: float) -> TrialRecord:
     predictions = truth + noise * np.random.default_rng(1 + number).normal(size=len(truth))
-    value = score(pearson, truth, predictions)
-    evaluation = Evaluation(value=value, low=value, high=value, predictions=tuple(predictions))
+    value = score(METRICS["pearson"], label_outcomes(truth, predictions))
+    evaluation = Evaluation(value=value, low=value, high=value, num_examples=len(truth), predictions=tuple(predictions))
     tasks = {TASK: TaskResult(metric="pearson", validation=evaluation)}
     return student(number, value, latency_ms=latency_ms, tasks=tasks)

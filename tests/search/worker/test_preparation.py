@@ -1,5 +1,6 @@
 """Tests of the preparation of a study: its corpus, targets, assistant, labels and account of seconds."""
 
+import hashlib
 import json
 import shutil
 import time
@@ -334,19 +335,22 @@ def test_a_node_with_another_precision_makes_and_reads_targets_of_its_own(open_s
     assert relations[Relation.VALUE].left.shape == (1, 16, 24)
 
 
-def test_the_labels_of_every_split_are_written_once_a_study(open_study: OpenStudy, material: Path) -> None:
+def test_the_hashes_of_the_labels_of_every_split_are_written_once_a_study(
+    open_study: OpenStudy, material: Path
+) -> None:
     study = open_study()
     written = json.loads(study.paths.evaluation.read_text())["mood"]
     for split in ("validation", "test"):
         table = pyarrow.parquet.read_table(material / "mood" / f"{split}.parquet")
-        assert written[split] == table["label"].to_pylist()
+        labels = json.dumps(table["label"].to_pylist())
+        assert written[split] == {"num_examples": 40, "sha256": hashlib.sha256(labels.encode()).hexdigest()}
     assert written["label_names"] is None
 
 
 def test_a_limit_on_the_validation_split_cuts_the_labels_too(open_study: OpenStudy) -> None:
     task = "[{name: mood, path: mood, text_columns: [text], metric: accuracy, max_validation_examples: 7}]"
     study = open_study(f"tasks={task}")
-    assert len(json.loads(study.paths.evaluation.read_text())["mood"]["validation"]) == 7
+    assert json.loads(study.paths.evaluation.read_text())["mood"]["validation"]["num_examples"] == 7
 
 
 def test_a_teacher_of_other_weights_than_declared_is_refused(open_study: OpenStudy) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from minilm_core.errors import FailureKind
 from minilm_core.results.layout import TrialPaths
+from minilm_core.results.outcomes import load_outcomes
 from minilm_core.results.records import Role, Status, TrialRecord, from_json, to_json
 from search.study.jobs import Job
 from search.study.progress import Progress
@@ -83,13 +84,19 @@ def test_a_record_reads_back_from_its_line(record: TrialRecord) -> None:
     assert from_json(to_json(record)) == record
 
 
-def test_predictions_belong_to_the_labels_of_the_study(record: TrialRecord, study: ResolvedStudy) -> None:
-    labels = json.loads(study.paths.evaluation.read_text())["mood"]
+def test_the_outcomes_of_every_example_are_kept_beside_the_records(
+    record: TrialRecord, study: ResolvedStudy, material: Path
+) -> None:
     result = record.tasks["mood"]
     assert result.test is not None
+    outcomes = load_outcomes(study.paths.outcomes_of(record.role, record.number, "mood"))
     for split, evaluation in (("validation", result.validation), ("test", result.test)):
-        assert len(evaluation.predictions) == 40
-        assert np.mean(np.equal(evaluation.predictions, labels[split])) == evaluation.value
+        labels, predictions = outcomes[split].T
+        table = pyarrow.parquet.read_table(material / "mood" / f"{split}.parquet")
+        assert labels.tolist() == table["label"].to_pylist()
+        assert np.mean(labels == predictions) == evaluation.value
+        assert len(labels) == evaluation.num_examples
+        assert evaluation.predictions == ()
 
 
 def test_accuracy_over_several_tasks_is_their_mean(open_study: OpenStudy, choice: StudentChoice) -> None:
@@ -144,7 +151,7 @@ def test_a_student_opens_in_transformers(job: Job, record: TrialRecord, material
 
 
 def test_a_fine_tuned_student_opens_in_transformers_and_gives_the_recorded_predictions(
-    job: Job, record: TrialRecord, material: Path
+    job: Job, study: ResolvedStudy, material: Path
 ) -> None:
     folder = TrialPaths(root=job.folder).finetuned("mood")
     classifier, tokenizer = (
@@ -154,7 +161,8 @@ def test_a_fine_tuned_student_opens_in_transformers_and_gives_the_recorded_predi
     texts = pyarrow.parquet.read_table(material / "mood" / "validation.parquet")["text"].to_pylist()
     with torch.no_grad():
         logits = classifier.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits
-    assert tuple(logits.argmax(dim=-1).tolist()) == record.tasks["mood"].validation.predictions
+    outcomes = load_outcomes(study.paths.outcomes_of(job.role, job.number, "mood"))
+    assert logits.argmax(dim=-1).tolist() == outcomes["validation"][:, 1].tolist()
 
 
 # Failures

@@ -1,0 +1,157 @@
+"""Scores a model on every example of a task, whatever runs the model: PyTorch in training, or an export."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from minilm_core.errors import NonFiniteLossError
+from minilm_core.results.outcomes import Outcomes
+from minilm_core.results.records import Evaluation, TaskResult
+from minilm_core.settings.schedules import FinetuningSchedule
+from minilm_core.tasks.kinds.kind import EncodedSplit, Kind, Predictions
+from minilm_core.tasks.kinds.registry import kind_of
+from minilm_core.tasks.metrics import bootstrap_interval, metric_named
+from minilm_core.tasks.task import Task
+from minilm_core.training.devices import autocast, resolve_precision
+from minilm_core.training.optimisation import unwrapped
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskData:
+    """A task's splits, tokenised without padding."""
+
+    task: Task
+    train: EncodedSplit
+    validation: EncodedSplit
+    test: EncodedSplit | None
+    pad_token_id: int
+
+    @property
+    def kind(self) -> Kind:
+        """What the task's kind does with its data."""
+        return kind_of(self.task)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskEvaluation:
+    """A model's scores on a task, and the outcome of every example that they are computed from."""
+
+    result: TaskResult
+    outcomes: Mapping[str, Outcomes]
+    """By the name of the split: validation, test."""
+
+
+def evaluate(model: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> TaskEvaluation:
+    """Returns the model's scores and outcomes on the validation split and, if there is one, the test split.
+
+    The threshold of "no answer" is chosen on the validation split and applied to the test split.
+
+    Raises:
+        NonFiniteLossError: if the model's output for an example is infinite or NaN.
+    """
+    plain_model = unwrapped(model)
+    device = next(plain_model.parameters()).device
+    precision = resolve_precision(schedule.precision, device)
+    plain_model.eval()
+
+    def run(inputs: Mapping[str, Tensor]) -> Any:
+        with autocast(precision, device):
+            return plain_model(**inputs)
+
+    def predictions(split: EncodedSplit, null_threshold: float | None = None) -> Predictions:
+        return predict_split(
+            run,
+            data.task,
+            split,
+            pad_token_id=data.pad_token_id,
+            batch_size=schedule.batch_size,
+            device=device,
+            null_threshold=null_threshold,
+        )
+
+    validation = predictions(data.validation)
+    outcomes = {"validation": validation.outcomes}
+    test = None
+    if data.test is not None:
+        test = predictions(data.test, validation.null_threshold)
+        outcomes["test"] = test.outcomes
+    result = TaskResult(
+        metric=data.task.metric,
+        validation=_evaluation(data.task, validation),
+        test=None if test is None else _evaluation(data.task, test),
+        null_threshold=validation.null_threshold,
+    )
+    return TaskEvaluation(result=result, outcomes=outcomes)
+
+
+@torch.no_grad()
+def predict_split(
+    run: Callable[[Mapping[str, Tensor]], Any],
+    task: Task,
+    split: EncodedSplit,
+    *,
+    pad_token_id: int,
+    batch_size: int,
+    device: torch.device = CPU,
+    null_threshold: float | None = None,
+) -> Predictions:
+    """Returns the outcome of every example.
+
+    Args:
+        run: Returns the outputs of the model for a padded batch, named as transformers names them.
+        task: The task.
+        split: The tokenised examples.
+        pad_token_id: The token that fills up shorter features of a batch.
+        batch_size: Features per forward pass.
+        device: The device that the batches are put on.
+        null_threshold: The threshold of "no answer" to apply; None: the best one for these examples is chosen.
+
+    Raises:
+        NonFiniteLossError: if the output for an example is infinite or NaN.
+    """
+    kind = kind_of(task)
+    by_length = np.argsort(split.lengths, kind="stable")
+    scores: list[np.ndarray] = [np.empty(0)] * len(by_length)
+    for start in range(0, len(by_length), batch_size):
+        rows = by_length[start : start + batch_size]
+        outputs = run(padded_batch(split, rows, pad_token_id, device))
+        for row, of_feature in zip(rows, kind.scores(outputs), strict=True):
+            # NaN has an argmax and a rank, which would be scored like predictions.
+            if not np.isfinite(of_feature).all():
+                found = of_feature[~np.isfinite(of_feature)][0]
+                raise NonFiniteLossError(f"predictions on task {task.name} must be finite, got {found}")
+            scores[row] = of_feature
+    return kind.predict(task, split, scores, null_threshold)
+
+
+def padded_batch(
+    split: EncodedSplit, rows: Int[np.ndarray, " batch"], pad_token_id: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Returns features as one batch of the model's inputs, [batch, seq] each."""
+    longest = max(len(split.features[row]["input_ids"]) for row in rows)
+    # Padding is masked, so that only input_ids need a padding value; every other input is padded with 0.
+    batch = {
+        name: torch.full((len(rows), longest), pad_token_id if name == "input_ids" else 0) for name in split.features[0]
+    }
+    for index, row in enumerate(rows):
+        for name, values in split.features[row].items():
+            batch[name][index, : len(values)] = torch.tensor(values)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _evaluation(task: Task, predictions: Predictions) -> Evaluation:
+    interval = bootstrap_interval(metric_named(task.metric), predictions.outcomes)
+    return Evaluation(
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        num_examples=len(predictions.outcomes),
+        further=dict(predictions.further),
+    )

@@ -1,0 +1,131 @@
+"""The interface of a kind of task. No torch at import: reading and checking data must open at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from minilm_core.results.outcomes import Outcomes
+from minilm_core.tasks.labels import Classes
+from minilm_core.tasks.tables import Table
+from minilm_core.tasks.task import Task
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
+
+IGNORED = -100
+"""The target of a token that has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Split:
+    """The examples of one split in memory."""
+
+    texts: tuple[Sequence[Any], ...]
+    """One sequence for each text column: strings, or lists of words for tagging. A text may be empty, as in GLUE."""
+    labels: Sequence[Any] | np.ndarray
+    """The label of each example. Classification: class numbers, int64; regression: values, float64; multi-label: rows
+    of 0 and 1; span: `Answers`; tagging: arrays of tag numbers."""
+    num_labels: int
+    """The number of classes, labels or tags of the task; 1 for a regression, 2 for spans (start and end)."""
+    label_names: tuple[str, ...] | None = None
+    """Their names in order of their numbers; None where they have no names."""
+
+    @property
+    def num_examples(self) -> int:
+        """The number of examples."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EncodedSplit:
+    """The model's inputs for a split, without padding. An example has one feature, or several windows."""
+
+    split: Split
+    features: tuple[dict[str, list[int]], ...]
+    """The model's inputs of each feature."""
+    targets: Sequence[Any] | np.ndarray
+    """What each feature is trained to answer: a label, the first and last token of the answer, or a tag a token."""
+    example_of: Int[np.ndarray, " features"]
+    """The index of each feature's example."""
+    loss_weights: Float[np.ndarray, " classes"] | None = None
+    """The factor of each class or label in the loss; None if all have 1."""
+    alignments: Sequence[Any] = ()
+    """What leads from the tokens of a feature back to its text; empty for kinds that need nothing."""
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " features"]:
+        """The number of tokens of each feature."""
+        return np.array([len(feature["input_ids"]) for feature in self.features])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predictions:
+    """The outcome of every example of a split."""
+
+    outcomes: Outcomes
+    further: Mapping[str, float] = field(default_factory=dict)
+    """Scores beside the main metric, by name."""
+    null_threshold: float | None = None
+    """The threshold of "no answer" that was chosen on these examples, or applied to them."""
+
+
+class Kind(Protocol):
+    """What differs between kinds of task."""
+
+    has_classes: bool
+    """Whether the train split determines the classes of the other splits."""
+
+    def classes(self, task: Task, train: Table) -> Classes | None:
+        """Returns the classes, labels or tags of a task, which the train split determines; None if it has none.
+
+        Raises:
+            UserError: if a label of the train split breaks a rule; it names the first such example.
+        """
+
+    def read(self, task: Task, table: Table, classes: Classes | None) -> Split:
+        """Returns the examples of a split.
+
+        Raises:
+            UserError: if a text or label breaks a rule; it names the first such example.
+        """
+
+    def has_labels(self, task: Task, table: Table) -> bool:
+        """Returns whether a test split has labels, which are secret in some benchmarks."""
+
+    def encode(self, task: Task, split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> EncodedSplit:
+        """Returns the model's inputs of each example, of at most `max_length` tokens each."""
+
+    def model_class(self) -> Any:
+        """Returns the class of transformers that loads a model with the head of this kind."""
+
+    def head_settings(self, split: Split) -> dict[str, Any]:
+        """Returns the settings of the head in a model's configuration."""
+
+    def loss(
+        self, task: Task, outputs: "ModelOutput", train: EncodedSplit, rows: Int[np.ndarray, " batch"]
+    ) -> "torch.Tensor":
+        """Returns the mean loss of features, the same whatever micro-batches a batch is split into."""
+
+    def scores(self, outputs: "ModelOutput") -> list[Float[np.ndarray, "..."]]:
+        """Returns what is kept of a forward pass for each of its features, padding included."""
+
+    def predict(
+        self,
+        task: Task,
+        encoded: EncodedSplit,
+        scores: Sequence[Float[np.ndarray, "..."]],
+        null_threshold: float | None,
+    ) -> Predictions:
+        """Returns the outcome of each example from the scores of all features.
+
+        Args:
+            task: The task.
+            encoded: The split, whose features' scores are given in their order.
+            scores: What `scores` kept of each feature.
+            null_threshold: The threshold of "no answer" to apply; None: the best one for these examples is chosen.
+        """

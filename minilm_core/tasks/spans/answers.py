@@ -1,0 +1,90 @@
+"""The choice of answers from the scores of their first and last tokens. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from minilm_core.tasks.spans.windows import Window
+from minilm_core.tasks.task import SpanSettings
+
+WindowScores = Float[np.ndarray, "seq 2"]
+"""The logits of each token of a window as the first and as the last of the answer; padding may follow."""
+MARGIN_WITHOUT_CANDIDATES = 1e6
+"""The margin of "no answer" where no answer is valid: a finite number, because margins are written as such."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A possible answer."""
+
+    text: str
+    score: float
+    """The sum of the logits of its first and last token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answering:
+    """What a model says to one question."""
+
+    candidates: tuple[Candidate, ...]
+    """The answers, best first, each text once; empty if no window has a valid one."""
+    null_score: float
+    """The score of "no answer": the smallest over the windows, because each of them must say so."""
+
+    @property
+    def best(self) -> str:
+        """The best answer's text; empty if there is none."""
+        return self.candidates[0].text if self.candidates else ""
+
+    @property
+    def margin(self) -> float:
+        """How much the score of "no answer" exceeds that of the best answer."""
+        return self.null_score - self.candidates[0].score if self.candidates else MARGIN_WITHOUT_CANDIDATES
+
+
+def choose_answers(
+    contexts: Sequence[str], windows: Sequence[Window], scores: Sequence[WindowScores], span: SpanSettings
+) -> list[Answering]:
+    """Returns the answers to each question, given all of its windows and their scores."""
+    of_example: list[list[Candidate]] = [[] for _ in contexts]
+    null_scores = np.full(len(contexts), np.inf)
+    for window, of_window in zip(windows, scores, strict=True):
+        null_scores[window.example] = min(null_scores[window.example], float(of_window[0].sum()))
+        of_example[window.example] += _candidates(contexts[window.example], window, of_window, span)
+    return [
+        Answering(candidates=_best(candidates, span.num_best), null_score=float(null_score))
+        for candidates, null_score in zip(of_example, null_scores, strict=True)
+    ]
+
+
+def _candidates(context: str, window: Window, scores: WindowScores, span: SpanSettings) -> list[Candidate]:
+    """Returns the best answers within one window."""
+    in_context = scores[window.first : window.first + len(window.offsets)].astype(np.float64)
+    is_blank = np.array([start == end for start, end in window.offsets])
+    as_first = np.where(np.array(window.is_widest) & ~is_blank, in_context[:, 0], -np.inf)
+    as_last = np.where(is_blank, -np.inf, in_context[:, 1])
+    firsts, lasts = (_largest(logits, span.num_best) for logits in (as_first, as_last))
+    lengths = lasts[np.newaxis, :] - firsts[:, np.newaxis] + 1
+    sums = as_first[firsts][:, np.newaxis] + as_last[lasts][np.newaxis, :]
+    sums = np.where((lengths >= 1) & (lengths <= span.max_answer_tokens), sums, -np.inf)
+    found = []
+    for cell in _largest(sums.ravel(), span.num_best):
+        if np.isfinite(sums.ravel()[cell]):
+            first, last = firsts[cell // len(lasts)], lasts[cell % len(lasts)]
+            text = context[window.offsets[first][0] : window.offsets[last][1]]
+            found.append(Candidate(text=text, score=float(sums.ravel()[cell])))
+    return found
+
+
+def _best(candidates: Sequence[Candidate], num_best: int) -> tuple[Candidate, ...]:
+    by_text: dict[str, Candidate] = {}
+    for candidate in sorted(candidates, key=lambda candidate: candidate.score, reverse=True):
+        by_text.setdefault(candidate.text, candidate)
+    return tuple(by_text.values())[:num_best]
+
+
+def _largest(values: Float[np.ndarray, " values"], count: int) -> np.ndarray:
+    """Returns the indices of the largest values, the largest first; of equal values, the first ones."""
+    return np.argsort(-values, kind="stable")[:count]
