@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from minilm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from minilm_core.kernels.gpu_passes import Shape
 
 MAX_HEAD_SIZE = 64
 """The widest relation head. Wider ones leave no registers for blocks that keep the matrix units busy; plain matrix
@@ -200,22 +203,31 @@ class _Launch:
     def num_programs(self) -> int:
         return self.num_heads * self.num_blocks * (len(self.layout.cu_seqlens) - 1)
 
-    def run(self, kernel: Any, operands: Sequence[TokenVectors], *arguments: Tensor, **constants: bool) -> None:
+    @property
+    def shape(self) -> "Shape":
+        from minilm_core.kernels.gpu_passes import Shape
+
+        return Shape(
+            num_heads=self.num_heads,
+            teacher_head_size=self.teacher_head_size,
+            student_head_size=self.student_head_size,
+            teacher_width=pad_head_size(self.teacher_head_size),
+            student_width=pad_head_size(self.student_head_size),
+            block_rows=self.blocks.rows,
+            block_columns=self.blocks.columns,
+        )
+
+    def run(self, kernel: Any, operands: Sequence[TokenVectors], *arguments: Any, **constants: bool) -> None:
+        from minilm_core.kernels.gpu_passes import Operands, Sequences
+
+        sequences = Sequences(self.layout.cu_seqlens, len(operands[0]), self.num_blocks)
         # Triton launches on the current device, not on that of the operands. The index -1 of a CPU changes nothing.
         with torch.cuda.device(operands[0].get_device()):
             kernel[(self.num_programs,)](
-                *operands,
-                self.layout.cu_seqlens,
+                Operands(*operands),
+                sequences,
                 *arguments,
-                len(operands[0]),
-                self.num_blocks,
-                num_heads=self.num_heads,
-                teacher_head_size=self.teacher_head_size,
-                student_head_size=self.student_head_size,
-                teacher_width=pad_head_size(self.teacher_head_size),
-                student_width=pad_head_size(self.student_head_size),
-                block_rows=self.blocks.rows,
-                block_columns=self.blocks.columns,
+                shape=self.shape,
                 num_warps=self.blocks.num_warps,
                 num_stages=self.blocks.num_stages,
                 **constants,
@@ -235,7 +247,7 @@ class _FusedRelationKL(torch.autograd.Function):
         num_heads: int,
         layout: RaggedLayout,
     ) -> Float[Tensor, ""]:
-        from minilm_core.kernels.gpu_passes import divergence_kernel
+        from minilm_core.kernels.gpu_passes import Divergence, divergence_kernel
 
         operands = (teacher_left, teacher_right, student_left, student_right)
         launch = _Launch.over(teacher_left, student_left, num_heads, layout)
@@ -244,7 +256,9 @@ class _FusedRelationKL(torch.autograd.Function):
         num_kept = len(student_left) if has_gradient else 0
         partitions = student_left.new_empty((2, num_heads, num_kept), dtype=torch.float32)
         left_gradient = torch.empty_like(student_left[:num_kept])
-        launch.run(divergence_kernel, operands, divergences, *partitions, left_gradient, has_gradient=has_gradient)
+        teacher_partitions, student_partitions = partitions
+        out = Divergence(divergences, teacher_partitions, student_partitions, left_gradient)
+        launch.run(divergence_kernel, operands, out, has_gradient=has_gradient)
         ctx.save_for_backward(*operands, partitions, left_gradient)
         ctx.launch, ctx.is_symmetric = launch, student_right is student_left
         return divergences.sum() / (num_heads * len(student_left))
@@ -252,14 +266,16 @@ class _FusedRelationKL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        from minilm_core.kernels.gpu_passes import gradient_kernel
+        from minilm_core.kernels.gpu_passes import Divergence, gradient_kernel
 
         *operands, partitions, left_gradient = ctx.saved_tensors
         launch: _Launch = ctx.launch
         factor = gradient / (launch.num_heads * len(left_gradient) * math.sqrt(launch.student_head_size))
         right_gradient = torch.empty_like(left_gradient)
-        buffers = (*partitions, left_gradient, factor, right_gradient)
-        launch.run(gradient_kernel, operands, *buffers, is_symmetric=ctx.is_symmetric)
+        teacher_partitions, student_partitions = partitions
+        # The sums of the divergence, which come first, are not read.
+        divergence = Divergence(teacher_partitions, teacher_partitions, student_partitions, left_gradient)
+        launch.run(gradient_kernel, operands, divergence, factor, right_gradient, is_symmetric=ctx.is_symmetric)
         if ctx.is_symmetric:
             return None, None, right_gradient, None, None, None
         return None, None, left_gradient * factor, right_gradient, None, None

@@ -8,19 +8,10 @@ costs about 200 FLOPs on units that do 4,096 per clock, and four exponentials on
 therefore save exponentials: the pass that computes the divergence also sums the gradient of the left operand, and a
 second pass computes that of the right operand. That takes four exponentials per pair, where three passes take six.
 
-A kernel's arguments are flat because Triton launches it with tensors and numbers. The host computes the padded widths,
-which the kernels need as compile-time constants. The arguments of both kernels:
-
-- teacher_left, teacher_right, student_left, student_right: operands, [tokens, heads * head size], all sequences joined.
-- sequence_starts: the first token of each sequence and, last, the number of tokens, [sequences + 1].
-- num_tokens: tokens of all sequences.
-- num_blocks: blocks of rows in the longest sequence.
-- num_heads, teacher_head_size, student_head_size: relation heads and their sizes.
-- teacher_width, student_width: the head sizes, padded to a power of two of at least 16.
-- block_rows, block_columns: tokens of one side that a program holds, and tokens of the other that it loads at a time.
-
 Source: MiniLM (Wang et al., 2020), equations 6 to 9; FlashAttention-2 (Dao, 2023), algorithms 1 and 2.
 """
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -32,6 +23,53 @@ HUGE = tl.constexpr(1.0e30)
 # For fp32 operands only: three products of tf32 parts on the matrix units keep 22 of 24 bits. Plain tf32 keeps 11.
 # "ieee" keeps all, but runs on units that need as long for one product of width 16 as a pass needs for exponentials.
 PRECISION = tl.constexpr("tf32x3")
+
+
+class Operands(NamedTuple):
+    """The operands of a relation, [tokens, heads * head size] each; all sequences are joined."""
+
+    teacher_left: tl.tensor
+    teacher_right: tl.tensor
+    student_left: tl.tensor
+    student_right: tl.tensor
+
+
+class Sequences(NamedTuple):
+    """The sequences of a batch."""
+
+    starts: tl.tensor
+    """The first token of each sequence and, last, the number of tokens, [sequences + 1]."""
+    num_tokens: tl.tensor
+    """The tokens of all sequences."""
+    num_blocks: tl.tensor
+    """The blocks of rows in the longest sequence."""
+
+
+class Divergence(NamedTuple):
+    """What the pass that computes the divergence writes; the gradient pass reads all but the first."""
+
+    sums: tl.tensor
+    """The divergence of each program, [programs]."""
+    teacher_partitions: tl.tensor
+    """The log2 partition of each row, [heads, tokens]."""
+    student_partitions: tl.tensor
+    left_gradient: tl.tensor
+    """The gradient by the student's left vectors without its factor 1 / √head_size, [tokens, heads * head size]."""
+
+
+class Shape(NamedTuple):
+    """Sizes that a kernel is compiled for. The host computes the padded widths."""
+
+    num_heads: int
+    teacher_head_size: int
+    student_head_size: int
+    teacher_width: int
+    """The teacher's head size, padded to a power of two of at least 16."""
+    student_width: int
+    block_rows: int
+    """The tokens of one side that a program holds."""
+    block_columns: int
+    """The tokens of the other side that it loads at a time."""
 
 
 @triton.jit
@@ -85,42 +123,41 @@ def _online_softmax(
 
 @triton.jit
 def divergence_kernel(
-    teacher_left: tl.tensor,
-    teacher_right: tl.tensor,
-    student_left: tl.tensor,
-    student_right: tl.tensor,
-    sequence_starts: tl.tensor,
-    divergences: tl.tensor,
-    teacher_partitions: tl.tensor,
-    student_partitions: tl.tensor,
-    left_gradient: tl.tensor,
-    num_tokens: tl.tensor,
-    num_blocks: tl.tensor,
-    num_heads: tl.constexpr,
-    teacher_head_size: tl.constexpr,
-    student_head_size: tl.constexpr,
-    teacher_width: tl.constexpr,
-    student_width: tl.constexpr,
-    block_rows: tl.constexpr,
-    block_columns: tl.constexpr,
-    has_gradient: tl.constexpr,
+    operands: Operands, sequences: Sequences, out: Divergence, shape: tl.constexpr, has_gradient: tl.constexpr
 ) -> None:
     """Sums KL(teacher ‖ student), in nats, over a block of queries of one head.
 
-    The sum of each program goes to `divergences`, [programs]. With `has_gradient` the kernel also writes the log2
-    partition of each row of both relations, [heads, tokens], and the gradient of the sum by the student's left vectors
-    without its factor 1 / √head_size, [tokens, heads * head size].
+    The sum of each program goes to `out.sums`; the rest of `out` is written with `has_gradient`. `shape` is a `Shape`.
     """
-    head, start, length, first_row = _program_block(sequence_starts, num_blocks, num_heads, block_rows)
+    num_heads: tl.constexpr = shape.num_heads
+    teacher_head_size: tl.constexpr = shape.teacher_head_size
+    student_head_size: tl.constexpr = shape.student_head_size
+    teacher_width: tl.constexpr = shape.teacher_width
+    student_width: tl.constexpr = shape.student_width
+    block_rows: tl.constexpr = shape.block_rows
+    block_columns: tl.constexpr = shape.block_columns
+    head, start, length, first_row = _program_block(sequences.starts, sequences.num_blocks, num_heads, block_rows)
     if first_row >= length:
         return
     of_teacher = start.to(tl.int64) * (num_heads * teacher_head_size) + head * teacher_head_size
     of_student = start.to(tl.int64) * (num_heads * student_head_size) + head * student_head_size
     teacher_rows = _rows(
-        teacher_left + of_teacher, first_row, length, num_heads, teacher_head_size, block_rows, teacher_width
+        operands.teacher_left + of_teacher,
+        first_row,
+        length,
+        num_heads,
+        teacher_head_size,
+        block_rows,
+        teacher_width,
     )
     student_rows = _rows(
-        student_left + of_student, first_row, length, num_heads, student_head_size, block_rows, student_width
+        operands.student_left + of_student,
+        first_row,
+        length,
+        num_heads,
+        student_head_size,
+        block_rows,
+        student_width,
     )
 
     teacher_maxima = tl.full((block_rows,), -HUGE, tl.float32)
@@ -134,10 +171,22 @@ def divergence_kernel(
     towards_student = tl.zeros((block_rows, student_width), tl.float32)
     for first in range(0, length, block_columns):
         teacher_columns = _rows(
-            teacher_right + of_teacher, first, length, num_heads, teacher_head_size, block_columns, teacher_width
+            operands.teacher_right + of_teacher,
+            first,
+            length,
+            num_heads,
+            teacher_head_size,
+            block_columns,
+            teacher_width,
         )
         student_columns = _rows(
-            student_right + of_student, first, length, num_heads, student_head_size, block_columns, student_width
+            operands.student_right + of_student,
+            first,
+            length,
+            num_heads,
+            student_head_size,
+            block_columns,
+            student_width,
         )
         teacher_logits = tl.dot(teacher_rows, tl.trans(teacher_columns), input_precision=PRECISION)
         student_logits = tl.dot(student_rows, tl.trans(student_columns), input_precision=PRECISION)
@@ -174,74 +223,96 @@ def divergence_kernel(
     divergence = LN_2 * (cross / teacher_sums - tl.log2(teacher_sums) + tl.log2(student_sums))
     # A sequence of one token attends to itself: its divergence is exactly 0, where a fused multiply-add would round.
     divergence = tl.where(is_query & (length > 1), divergence, 0.0)
-    tl.store(divergences + tl.program_id(0), tl.sum(divergence, 0))
+    tl.store(out.sums + tl.program_id(0), tl.sum(divergence, 0))
     if has_gradient:
-        offsets = head.to(tl.int64) * num_tokens + start + rows
-        tl.store(teacher_partitions + offsets, teacher_maxima + tl.log2(teacher_sums), mask=is_query)
-        tl.store(student_partitions + offsets, student_maxima + tl.log2(student_sums), mask=is_query)
+        offsets = head.to(tl.int64) * sequences.num_tokens + start + rows
+        tl.store(out.teacher_partitions + offsets, teacher_maxima + tl.log2(teacher_sums), mask=is_query)
+        tl.store(out.student_partitions + offsets, student_maxima + tl.log2(student_sums), mask=is_query)
         gradient = towards_student / student_sums[:, None] - towards_teacher / teacher_sums[:, None]
         gradient = tl.where(length > 1, gradient, 0.0)
         columns = tl.arange(0, student_width)[None, :]
         offsets = of_student + rows[:, None] * (num_heads * student_head_size) + columns
         is_inside = is_query[:, None] & (columns < student_head_size)
-        tl.store(left_gradient + offsets, gradient.to(left_gradient.dtype.element_ty), mask=is_inside)
+        tl.store(out.left_gradient + offsets, gradient.to(out.left_gradient.dtype.element_ty), mask=is_inside)
 
 
 @triton.jit
 def gradient_kernel(
-    teacher_left: tl.tensor,
-    teacher_right: tl.tensor,
-    student_left: tl.tensor,
-    student_right: tl.tensor,
-    sequence_starts: tl.tensor,
-    teacher_partitions: tl.tensor,
-    student_partitions: tl.tensor,
-    left_gradient: tl.tensor,
+    operands: Operands,
+    sequences: Sequences,
+    divergence: Divergence,
     factor: tl.tensor,
     gradient: tl.tensor,
-    num_tokens: tl.tensor,
-    num_blocks: tl.tensor,
-    num_heads: tl.constexpr,
-    teacher_head_size: tl.constexpr,
-    student_head_size: tl.constexpr,
-    teacher_width: tl.constexpr,
-    student_width: tl.constexpr,
-    block_rows: tl.constexpr,
-    block_columns: tl.constexpr,
+    shape: tl.constexpr,
     is_symmetric: tl.constexpr,
 ) -> None:
     """Writes `factor` times the gradient by a block of the student's right vectors of one head to `gradient`.
 
-    Rows are keys here and columns are queries. `factor` is a tensor of one number. The partitions and `left_gradient`
-    come from `divergence_kernel`. With `is_symmetric`, left and right are the same and `left_gradient` is added.
+    Rows are keys here and columns are queries. `factor` is a tensor of one number. `divergence` is what
+    `divergence_kernel` wrote. With `is_symmetric`, left and right are the same, and their gradients are added.
     """
-    head, start, length, first_row = _program_block(sequence_starts, num_blocks, num_heads, block_rows)
+    num_heads: tl.constexpr = shape.num_heads
+    teacher_head_size: tl.constexpr = shape.teacher_head_size
+    student_head_size: tl.constexpr = shape.student_head_size
+    teacher_width: tl.constexpr = shape.teacher_width
+    student_width: tl.constexpr = shape.student_width
+    block_rows: tl.constexpr = shape.block_rows
+    block_columns: tl.constexpr = shape.block_columns
+    head, start, length, first_row = _program_block(sequences.starts, sequences.num_blocks, num_heads, block_rows)
     if first_row >= length:
         return
     of_teacher = start.to(tl.int64) * (num_heads * teacher_head_size) + head * teacher_head_size
     of_student = start.to(tl.int64) * (num_heads * student_head_size) + head * student_head_size
-    of_partitions = head.to(tl.int64) * num_tokens + start
+    of_partitions = head.to(tl.int64) * sequences.num_tokens + start
     teacher_scale = LOG2_E / teacher_head_size**0.5
     student_scale = LOG2_E / student_head_size**0.5
     teacher_rows = _rows(
-        teacher_right + of_teacher, first_row, length, num_heads, teacher_head_size, block_rows, teacher_width
+        operands.teacher_right + of_teacher,
+        first_row,
+        length,
+        num_heads,
+        teacher_head_size,
+        block_rows,
+        teacher_width,
     )
     student_rows = _rows(
-        student_right + of_student, first_row, length, num_heads, student_head_size, block_rows, student_width
+        operands.student_right + of_student,
+        first_row,
+        length,
+        num_heads,
+        student_head_size,
+        block_rows,
+        student_width,
     )
 
     total = tl.zeros((block_rows, student_width), tl.float32)
     for first in range(0, length, block_columns):
         teacher_columns = _rows(
-            teacher_left + of_teacher, first, length, num_heads, teacher_head_size, block_columns, teacher_width
+            operands.teacher_left + of_teacher,
+            first,
+            length,
+            num_heads,
+            teacher_head_size,
+            block_columns,
+            teacher_width,
         )
         student_columns = _rows(
-            student_left + of_student, first, length, num_heads, student_head_size, block_columns, student_width
+            operands.student_left + of_student,
+            first,
+            length,
+            num_heads,
+            student_head_size,
+            block_columns,
+            student_width,
         )
         queries = first + tl.arange(0, block_columns)
         # With this partition the probabilities of a query beyond the end of the sequence are 0.
-        teacher_partition = tl.load(teacher_partitions + of_partitions + queries, mask=queries < length, other=HUGE)
-        student_partition = tl.load(student_partitions + of_partitions + queries, mask=queries < length, other=HUGE)
+        teacher_partition = tl.load(
+            divergence.teacher_partitions + of_partitions + queries, mask=queries < length, other=HUGE
+        )
+        student_partition = tl.load(
+            divergence.student_partitions + of_partitions + queries, mask=queries < length, other=HUGE
+        )
         teacher_logits = tl.dot(teacher_rows, tl.trans(teacher_columns), input_precision=PRECISION)
         student_logits = tl.dot(student_rows, tl.trans(student_columns), input_precision=PRECISION)
         teacher_probabilities = tl.exp2(teacher_logits * teacher_scale - teacher_partition[None, :])
@@ -255,6 +326,6 @@ def gradient_kernel(
     offsets = of_student + rows * (num_heads * student_head_size) + columns
     is_inside = (rows < length) & (columns < student_head_size)
     if is_symmetric:
-        total += tl.load(left_gradient + offsets, mask=is_inside, other=0.0).to(tl.float32)
+        total += tl.load(divergence.left_gradient + offsets, mask=is_inside, other=0.0).to(tl.float32)
     total *= tl.load(factor)
     tl.store(gradient + offsets, total.to(gradient.dtype.element_ty), mask=is_inside)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,15 +19,6 @@ HOPPER = 90
 SMALLEST_SHARED_BYTES = 99 * 1024
 """Shared memory of a program on the smallest GPU of compute capability 8.0 or later."""
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-POINTERS = {
-    "sequence_starts": "*i32",
-    "divergences": "*fp32",
-    "teacher_partitions": "*fp32",
-    "student_partitions": "*fp32",
-    "factor": "*fp32",
-    "num_tokens": "i32",
-    "num_blocks": "i32",
-}
 
 
 def cache_in(folder: Path) -> None:
@@ -44,18 +36,44 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
         yield executor
 
 
-def constants_of(teacher_head_size: int, student_head_size: int, blocks: Blocks) -> dict[str, int]:
+def constants_of(teacher_head_size: int, student_head_size: int, blocks: Blocks) -> dict[str, Any]:
+    from minilm_core.kernels.gpu_passes import Shape
+
+    shape = Shape(
+        num_heads=48,
+        teacher_head_size=teacher_head_size,
+        student_head_size=student_head_size,
+        teacher_width=pad_head_size(teacher_head_size),
+        student_width=pad_head_size(student_head_size),
+        block_rows=blocks.rows,
+        block_columns=blocks.columns,
+    )
+    return {"shape": shape, "has_gradient": True, "is_symmetric": True}
+
+
+def types_of(dtype: str) -> dict[str, Any]:
+    """Returns the types of a kernel's arguments, as Triton names them."""
+    from minilm_core.kernels.gpu_passes import Divergence, Operands, Sequences
+
+    vectors, floats = f"*{dtype}", "*fp32"
+    divergence = Divergence(floats, floats, floats, vectors)
     return {
-        "num_heads": 48,
-        "teacher_head_size": teacher_head_size,
-        "student_head_size": student_head_size,
-        "teacher_width": pad_head_size(teacher_head_size),
-        "student_width": pad_head_size(student_head_size),
-        "block_rows": blocks.rows,
-        "block_columns": blocks.columns,
-        "has_gradient": True,
-        "is_symmetric": True,
+        "operands": Operands(*[vectors] * 4),
+        "sequences": Sequences("*i32", "i32", "i32"),
+        "out": divergence,
+        "divergence": divergence,
+        "factor": floats,
+        "gradient": vectors,
     }
+
+
+def pointers(types: dict[str, Any]) -> Iterator[tuple[int, ...]]:
+    """Yields the place of each argument that is a pointer: its index, and its index in the tuple that contains it."""
+    for index, kind in enumerate(types.values()):
+        if isinstance(kind, tuple):
+            yield from ((index, inner) for inner, member in enumerate(kind) if member.startswith("*"))
+        elif kind.startswith("*"):
+            yield (index,)
 
 
 def resources(dtype: str, teacher_head_size: int, student_head_size: int, folder: Path) -> list[tuple[int, int]]:
@@ -71,12 +89,12 @@ def resources(dtype: str, teacher_head_size: int, student_head_size: int, folder
     found = []
     for kernel in (divergence_kernel, gradient_kernel):
         names = kernel.arg_names
-        types = {name: "constexpr" if name in constants else POINTERS.get(name, f"*{dtype}") for name in names}
+        types = {name: "constexpr" if name in constants else types_of(dtype)[name] for name in names}
         source = ASTSource(
             fn=kernel,
             signature=types,
             constexprs={(names.index(name),): value for name, value in constants.items() if name in names},
-            attrs={(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if types[name][0] == "*"},
+            attrs={path: [["tt.divisibility", 16]] for path in pointers(types)},
         )
         options = {"num_warps": blocks.num_warps, "num_stages": blocks.num_stages}
         compiled = triton.compile(source, target=GPUTarget("cuda", HOPPER, 32), options=options)
