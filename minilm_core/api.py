@@ -33,7 +33,7 @@ from minilm_core.tasks.benchmarks import named_task
 from minilm_core.tasks.evaluation import evaluate
 from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_data, save_task_model
 from minilm_core.tasks.splits import load_split
-from minilm_core.tasks.task import SpanSettings, SplitRole, Task
+from minilm_core.tasks.task import EvaluationSet, SpanSettings, SplitRole, Task
 
 __all__ = [
     "CachedTargets",
@@ -42,6 +42,7 @@ __all__ = [
     "DistillationData",
     "DistillationProgress",
     "DistillationSchedule",
+    "EvaluationSet",
     "FinetuningSchedule",
     "Initialisation",
     "LayerMapping",

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minilm_core.errors import UserError, first_line
 from minilm_core.results.layout import StudyPaths, TrialPaths
-from minilm_core.results.records import Evaluation, Role, TrialRecord
+from minilm_core.results.records import Evaluation, Role, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import mean_accuracy
 
 if TYPE_CHECKING:
@@ -59,6 +61,11 @@ def accuracy_of(record: TrialRecord) -> float | None:
     return float(mean_accuracy(values)) if values else None
 
 
+def mean_of_sets(result: TaskResult) -> float:
+    """Returns the unweighted mean of a task's metric over its evaluation sets, as papers report several languages."""
+    return float(np.mean([evaluation.value for evaluation in result.evaluation_sets.values()]))
+
+
 def student_path(record: TrialRecord) -> str:
     """Returns the folder of the trained student, relative to the folder of the study."""
     return TrialPaths(root=StudyPaths(root=Path()).trial_folder(record.number)).student.as_posix()
@@ -67,9 +74,9 @@ def student_path(record: TrialRecord) -> str:
 def trial_row(record: TrialRecord) -> Row:
     """Returns the figures of a record by name, each in its own unit; None where a figure was not reached.
 
-    `task_NAME` is the main metric on the validation split and `task_NAME/test` that on the test split; both have an
-    interval under `/low` and `/high`. `seconds/STAGE` is the wall-clock time of a stage. No task has a slash in its
-    name, so that no two columns coincide.
+    `task_NAME` is the main metric on the validation split, `task_NAME/test` that on the test split, and `task_NAME/SET`
+    that on an evaluation set; all have an interval under `/low` and `/high`. `task_NAME/mean` is the mean of the sets.
+    `seconds/STAGE` is the wall-clock time of a stage. No task has a slash in its name, so that no two columns coincide.
     """
     row: Row = {
         "trial": record.number if record.role is Role.STUDENT else None,
@@ -92,6 +99,10 @@ def trial_row(record: TrialRecord) -> Row:
     for name, result in record.tasks.items():
         row |= _metric(f"task_{name}", result.validation)
         row |= {} if result.test is None else _metric(f"task_{name}/test", result.test)
+        for other, evaluation in result.evaluation_sets.items():
+            row |= _metric(f"task_{name}/{other}", evaluation)
+        if result.evaluation_sets:
+            row[f"task_{name}/mean"] = mean_of_sets(result)
         row[f"task_{name}/metric"] = result.metric
     return row | {f"seconds/{stage}": seconds for stage, seconds in record.seconds.items()}
 

@@ -39,6 +39,6 @@ class PackageSource:
 
 
 def evaluations_by_split(result: TaskResult) -> dict[str, Evaluation]:
-    """Returns a task's evaluations by the name of the split; a split that was not evaluated is left out."""
-    splits = {"validation": result.validation, "test": result.test}
+    """Returns a task's evaluations by the name of the split or set; a split that was not evaluated is left out."""
+    splits = {"validation": result.validation, "test": result.test, **result.evaluation_sets}
     return {split: evaluation for split, evaluation in splits.items() if evaluation is not None}

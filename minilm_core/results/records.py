@@ -69,6 +69,8 @@ class TaskResult:
     """The split that the search optimises."""
     test: Evaluation | None = None
     """A split that the search never uses, for comparisons after it; None where the task has no labelled test split."""
+    evaluation_sets: dict[str, Evaluation] = field(default_factory=dict)
+    """Further sets that the search never uses, such as other languages, by name."""
     null_threshold: float | None = None
     """The margin of "no answer" above which a question is answered with nothing, chosen on the validation split; None
     for tasks without unanswerable questions."""
@@ -279,15 +281,14 @@ def task_result_from_dict(content: Mapping[str, Any]) -> TaskResult:
     It may be that of an earlier version, whose trial was interrupted after it.
     """
 
-    def evaluation(values: dict[str, Any] | None) -> Evaluation | None:
-        return None if values is None else Evaluation(**{**values, "predictions": tuple(values["predictions"])})
+    def evaluation(values: Mapping[str, Any]) -> Evaluation:
+        return Evaluation(**{**values, "predictions": tuple(values["predictions"])})
 
     content = _with_counts(content)
-    validation = evaluation(content["validation"])
-    assert validation is not None, "every task result has a validation part"
     return TaskResult(
         metric=content["metric"],
-        validation=validation,
-        test=evaluation(content["test"]),
+        validation=evaluation(content["validation"]),
+        test=None if content["test"] is None else evaluation(content["test"]),
+        evaluation_sets={name: evaluation(of_set) for name, of_set in content.get("evaluation_sets", {}).items()},
         null_threshold=content.get("null_threshold"),
     )

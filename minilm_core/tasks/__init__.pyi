@@ -1,4 +1,6 @@
+from .benchmarks import NAMED_EVALUATION_SETS as NAMED_EVALUATION_SETS
 from .benchmarks import NAMED_TASKS as NAMED_TASKS
+from .benchmarks import named_evaluation_set as named_evaluation_set
 from .benchmarks import named_task as named_task
 from .evaluation import TaskData as TaskData
 from .evaluation import TaskEvaluation as TaskEvaluation
@@ -24,6 +26,7 @@ from .splits import digest_of as digest_of
 from .splits import labels_digest as labels_digest
 from .splits import load_split as load_split
 from .splits import load_splits as load_splits
+from .task import EvaluationSet as EvaluationSet
 from .task import SpanSettings as SpanSettings
 from .task import SplitRole as SplitRole
 from .task import Task as Task

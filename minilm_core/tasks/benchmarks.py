@@ -1,11 +1,12 @@
 """Named tasks on the Hub, with the metrics of the MiniLM papers: GLUE, XNLI, SQuAD, MLQA and others. No torch."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from minilm_core.errors import UserError
-from minilm_core.tasks.task import SpanSettings, Task
+from minilm_core.tasks.spans.rules import MLQA_LANGUAGES
+from minilm_core.tasks.task import EvaluationSet, SpanSettings, Task
 
 
 def named_task(name: str, **overrides: Any) -> Task:
@@ -23,6 +24,23 @@ def named_task(name: str, **overrides: Any) -> Task:
     if overrides.get("path") is not None:
         overrides = {"dataset": None, "subset": None, "revision": None, **overrides}
     return dataclasses.replace(NAMED_TASKS[name], **overrides)
+
+
+def named_evaluation_set(name: str, **overrides: Any) -> EvaluationSet:
+    """Returns a named evaluation set with overrides of its settings; a `path` replaces its data set on the Hub.
+
+    Raises:
+        UserError: if the name or an override is unknown.
+    """
+    if name not in NAMED_EVALUATION_SETS:
+        raise UserError(f"a named evaluation set must be one of {', '.join(NAMED_EVALUATION_SETS)}, got {name}")
+    known = [field.name for field in dataclasses.fields(EvaluationSet)]
+    for override in overrides:
+        if override not in known:
+            raise UserError(f"an evaluation set's setting must be one of {', '.join(known)}, got {override}")
+    if overrides.get("path") is not None:
+        overrides = {"dataset": None, "subset": None, "revision": None, **overrides}
+    return dataclasses.replace(NAMED_EVALUATION_SETS[name], **overrides)
 
 
 def _glue(name: str, *text_columns: str, metric: str = "accuracy", num_labels: int = 2, **overrides: Any) -> Task:
@@ -48,9 +66,44 @@ def _multilingual(name: str, dataset: str, language: str, *text_columns: str, nu
     )
 
 
-def _answers(name: str, dataset: str, span: SpanSettings) -> Task:
+def _answers(name: str, span: SpanSettings, *, dataset: str = "rajpurkar/squad", **sets: Any) -> Task:
     # The test splits of SQuAD are secret.
-    return Task(name=name, dataset=dataset, metric="span_f1", span=span, test_split=None)
+    return Task(name=name, dataset=dataset, metric="span_f1", span=span, test_split=None, **sets)
+
+
+def _sets(
+    name: str, dataset: str, subset: str, languages: Sequence[str], **settings: Any
+) -> Iterator[tuple[str, EvaluationSet]]:
+    """Yields the evaluation set of each language, whose subset is `subset` with the language in it."""
+    for language in languages:
+        of_language = EvaluationSet(
+            name=f"{name}-{language}", dataset=dataset, subset=subset.format(language=language), **settings
+        )
+        yield of_language.name, of_language
+
+
+XNLI = ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
+PAWSX = ("de", "en", "es", "fr", "ja", "ko", "zh")
+XQUAD = ("ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
+WIKIANN = ("ar", "de", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "th", "tr", "ur", "vi", "zh")
+
+# The languages that a model is scored on without having been trained on them, each by its own rules. XQuAD has one
+# split, and is scored by SQuAD's rules in every language.
+NAMED_EVALUATION_SETS: Mapping[str, EvaluationSet] = {
+    **dict(_sets("xnli", "facebook/xnli", "{language}", XNLI)),
+    **dict(_sets("pawsx", "google-research-datasets/paws-x", "{language}", PAWSX)),
+    **dict(_sets("wikiann", "unimelb-nlp/wikiann", "{language}", WIKIANN)),
+    **dict(_sets("xquad", "google/xquad", "xquad.{language}", XQUAD, split="validation")),
+    **{
+        f"mlqa-{language}": EvaluationSet(
+            name=f"mlqa-{language}",
+            dataset="facebook/mlqa",
+            subset=f"mlqa.{language}.{language}",
+            mlqa_language=language,
+        )
+        for language in MLQA_LANGUAGES
+    },
+}
 
 
 WIKIANN_TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
@@ -76,16 +129,19 @@ NAMED_TASKS: Mapping[str, Task] = {
             test_split="test_matched",
         ),
         _glue("qqp", "question1", "question2"),
-        *(
-            _multilingual("xnli", "facebook/xnli", language, "premise", "hypothesis", num_labels=3)
-            for language in ["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
-        ),
+        *(_multilingual("xnli", "facebook/xnli", language, "premise", "hypothesis", num_labels=3) for language in XNLI),
         *(
             _multilingual("pawsx", "google-research-datasets/paws-x", language, "sentence1", "sentence2", num_labels=2)
-            for language in ["de", "en", "es", "fr", "ja", "ko", "zh"]
+            for language in PAWSX
         ),
-        _answers("squad", "rajpurkar/squad", SpanSettings()),
-        _answers("squad_v2", "rajpurkar/squad_v2", SpanSettings(has_unanswerable=True)),
+        _answers("squad", SpanSettings()),
+        _answers("squad_v2", SpanSettings(has_unanswerable=True), dataset="rajpurkar/squad_v2"),
+        # MLQA and XQuAD have no train split: models learn from SQuAD and are scored on another language.
+        *(
+            _answers(name, SpanSettings(), evaluation_sets=(evaluation_set,))
+            for name, evaluation_set in NAMED_EVALUATION_SETS.items()
+            if name.startswith(("mlqa-", "xquad-"))
+        ),
         *(
             Task(
                 name=f"wikiann-{language}",
@@ -94,7 +150,7 @@ NAMED_TASKS: Mapping[str, Task] = {
                 metric="entity_f1",
                 label_names=WIKIANN_TAGS,
             )
-            for language in ["ar", "de", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "th", "tr", "ur", "vi", "zh"]
+            for language in WIKIANN
         ),
     )
 }

@@ -1,7 +1,7 @@
 """Scores a model on every example of a task, whatever runs the model: PyTorch in training, or an export."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ class TaskData:
     train: EncodedSplit
     validation: EncodedSplit
     test: EncodedSplit | None
+    evaluation_sets: Mapping[str, EncodedSplit] = field(default_factory=dict)
+    """The task's further sets, by name."""
     pad_token_id: int
 
     @property
@@ -45,13 +47,13 @@ class TaskEvaluation:
 
     result: TaskResult
     outcomes: Mapping[str, Outcomes]
-    """By the name of the split: validation, test."""
+    """By the name of the split, validation or test, or of the evaluation set."""
 
 
 def evaluate(model: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> TaskEvaluation:
-    """Returns the model's scores and outcomes on the validation split and, if there is one, the test split.
+    """Returns the model's scores and outcomes on the validation split, the test split and the evaluation sets.
 
-    The threshold of "no answer" is chosen on the validation split and applied to the test split.
+    The threshold of "no answer" is chosen on the validation split and applied to the others.
 
     Raises:
         NonFiniteLossError: if the model's output for an example is infinite or NaN.
@@ -65,10 +67,10 @@ def evaluate(model: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> 
         with autocast(precision, device):
             return plain_model(**inputs)
 
-    def predictions(split: EncodedSplit, null_threshold: float | None = None) -> Predictions:
+    def predictions(task: Task, split: EncodedSplit, null_threshold: float | None = None) -> Predictions:
         return predict_split(
             run,
-            data.task,
+            task,
             split,
             pad_token_id=data.pad_token_id,
             batch_size=schedule.batch_size,
@@ -76,19 +78,22 @@ def evaluate(model: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> 
             null_threshold=null_threshold,
         )
 
-    validation = predictions(data.validation)
-    outcomes = {"validation": validation.outcomes}
-    test = None
+    validation = predictions(data.task, data.validation)
+    found = {"validation": validation}
     if data.test is not None:
-        test = predictions(data.test, validation.null_threshold)
-        outcomes["test"] = test.outcomes
+        found["test"] = predictions(data.task, data.test, validation.null_threshold)
+    for other in data.task.evaluation_sets:
+        scored = data.task.scored_on(other)
+        found[other.name] = predictions(scored, data.evaluation_sets[other.name], validation.null_threshold)
+    evaluations = {name: _evaluation(data.task, of_split) for name, of_split in found.items()}
     result = TaskResult(
         metric=data.task.metric,
-        validation=_evaluation(data.task, validation),
-        test=None if test is None else _evaluation(data.task, test),
+        validation=evaluations["validation"],
+        test=evaluations.get("test"),
+        evaluation_sets={other.name: evaluations[other.name] for other in data.task.evaluation_sets},
         null_threshold=validation.null_threshold,
     )
-    return TaskEvaluation(result=result, outcomes=outcomes)
+    return TaskEvaluation(result=result, outcomes={name: of_split.outcomes for name, of_split in found.items()})
 
 
 @torch.no_grad()

@@ -60,6 +60,7 @@ def load_task_data(task: Task, base: Path, tokenizer_folder: Path, max_length: i
         train=encoded(splits.train),
         validation=encoded(splits.validation),
         test=encoded(splits.test) if splits.test is not None else None,
+        evaluation_sets={name: encoded(split) for name, split in splits.evaluation_sets.items()},
         pad_token_id=tokenizer.pad_token_id,
     )
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from minilm_core.tasks.kinds.texts import label_column
 from minilm_core.tasks.labels import Classes
 from minilm_core.tasks.spans.examples import Answers
 from minilm_core.tasks.tables import Repository, Table, read_dataset, read_files
-from minilm_core.tasks.task import SplitRole, Task
+from minilm_core.tasks.task import EvaluationSet, SplitRole, Task, existing_folder, files_of_split
 
 # Determines the examples that a limit keeps; the same in every study.
 SUBSAMPLE_SEED = 0
@@ -31,6 +31,8 @@ class Splits:
     validation: Split
     test: Split | None
     """None if the task has no test split, or one without labels, as in GLUE."""
+    evaluation_sets: Mapping[str, Split] = field(default_factory=dict)
+    """The task's further sets, by name."""
 
 
 def load_splits(task: Task, base: Path) -> Splits:
@@ -51,6 +53,7 @@ def load_splits(task: Task, base: Path) -> Splits:
         train=_to_split(task, SplitRole.TRAIN, train, classes),
         validation=_to_split(task, SplitRole.VALIDATION, validation, classes),
         test=_test_split(task, base, classes),
+        evaluation_sets={other.name: _evaluation_set(task, other, base, classes) for other in task.evaluation_sets},
     )
 
 
@@ -90,6 +93,33 @@ def _test_split(task: Task, base: Path, classes: Classes | None) -> Split | None
     return _to_split(task, SplitRole.TEST, table, classes)
 
 
+def _evaluation_set(task: Task, evaluation_set: EvaluationSet, base: Path, classes: Classes | None) -> Split:
+    table = _read_evaluation_set(task, evaluation_set, base)
+    scored = task.scored_on(evaluation_set)
+    if not kind_of(task).has_labels(scored, table):
+        raise UserError(f"evaluation set {evaluation_set.name} must have labels, got none in {table.parts[0].source}")
+    return kind_of(task).read(scored, table, classes)
+
+
+def _read_evaluation_set(task: Task, evaluation_set: EvaluationSet, base: Path) -> Table:
+    columns = (*task.text_columns, label_column(task))
+    owner, split = f"evaluation set {evaluation_set.name}", evaluation_set.split
+    if evaluation_set.path is None:
+        assert evaluation_set.dataset is not None, "a set has a path or a data set"
+        repository = Repository(
+            dataset=evaluation_set.dataset, subset=evaluation_set.subset, revision=evaluation_set.revision
+        )
+        table = read_dataset(repository, split, columns, label_column=label_column(task))
+        if table is None:
+            raise UserError(f"{owner} must have a split named {split}, got none in {evaluation_set.dataset}")
+        return _not_empty(task, table)
+    folder = existing_folder(owner, evaluation_set.path, base)
+    files = files_of_split(folder, split) if evaluation_set.file is None else (folder / evaluation_set.file,)
+    if not files or not files[0].is_file():
+        raise UserError(f"the file of {owner} must exist, got {folder / (evaluation_set.file or f'{split}.parquet')}")
+    return _not_empty(task, read_files(files, columns))
+
+
 def _existing_table(task: Task, base: Path, role: SplitRole) -> Table:
     table = _read(task, base, role)
     if table is not None:
@@ -110,7 +140,11 @@ def _read(task: Task, base: Path, role: SplitRole) -> Table | None:
     else:
         files = task.find_files(base, role)
         table = read_files(files, wanted) if files else None
-    if table is not None and not table.num_rows:
+    return None if table is None else _not_empty(task, table)
+
+
+def _not_empty(task: Task, table: Table) -> Table:
+    if not table.num_rows:
         raise UserError(f"a split of task {task.name} must have at least 1 example, got 0 in {table.parts[0].source}")
     return table
 

@@ -7,7 +7,7 @@ validation and perhaps test. A split may have several files, as on the Hub: trai
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -29,6 +29,8 @@ _LABEL_COLUMNS = {
     TaskKind.TAGGING: "ner_tags",
 }
 _NUM_TEXT_COLUMNS = {TaskKind.SPAN: (2,), TaskKind.TAGGING: (1,)}
+RESERVED_NAMES = ("train", "validation", "test", "low", "high", "mean", "metric")
+"""What no evaluation set may be called, because the splits of a task and the columns of its figures are."""
 SPAN_LENGTH = 384
 """The tokens of a window of a question and its context, as in the papers."""
 
@@ -71,6 +73,45 @@ class SpanSettings:
             raise UserError(f"mlqa_language must be one of {', '.join(MLQA_LANGUAGES)}, got {self.mlqa_language}")
         if self.mlqa_language is not None and self.has_unanswerable:
             raise UserError("has_unanswerable must be false with mlqa_language, because MLQA answers every question")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSet:
+    """More labelled examples that a fine-tuned model is scored on, such as those of another language.
+
+    Their columns and classes are those of the task; nothing is trained on them, and the search never uses them.
+
+    Raises:
+        UserError: if a field breaks its rule.
+    """
+
+    name: str
+    """The set's name, such as mlqa-de."""
+    path: str | None = None
+    """A local folder."""
+    file: str | None = None
+    """The file in `path`. None: that of the split."""
+    dataset: str | None = None
+    """The id of a data set on the Hub."""
+    subset: str | None = None
+    revision: str | None = None
+    split: str = "test"
+    """The name of the split in the data."""
+    has_unanswerable: bool = False
+    """For a span task: whether some questions have no answer; the threshold is then that of the validation split."""
+    mlqa_language: str | None = None
+    """For a span task: the language whose rules MLQA's script would apply; None: the rules of SQuAD."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if self.name in RESERVED_NAMES:
+            raise UserError(f"an evaluation set's name must not be one of {', '.join(RESERVED_NAMES)}, got {self.name}")
+        _check_location(f"evaluation set {self.name}", self.path, self.dataset, self.subset, self.revision)
+        if self.file is not None and self.path is None:
+            raise UserError(f"evaluation set {self.name} must have a path for its file, got {self.file}")
+        if self.file is not None and not self.file.endswith(SPLIT_ENDINGS):
+            raise UserError(f"a task's file must end in one of {', '.join(SPLIT_ENDINGS)}, got {self.file}")
+        SpanSettings(has_unanswerable=self.has_unanswerable, mlqa_language=self.mlqa_language)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,19 +161,19 @@ class Task:
     train_split: str = "train"
     validation_split: str = "validation"
     test_split: str | None = "test"
+    evaluation_sets: tuple[EvaluationSet, ...] = ()
+    """Further sets that the fine-tuned model is scored on, for the report alone."""
     max_train_examples: int | None = None
     """The largest number of examples to train on; the same ones are drawn every time."""
     max_validation_examples: int | None = None
 
     def __post_init__(self) -> None:
-        # The name is used for files and folders of a study.
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise UserError(
-                f"a task's name must be letters, digits, '.', '_' or '-' after a letter or digit, got {self.name!r}"
-            )
+        _check_name(self.name)
         self._check_kind()
         self._fill_in()
-        self._check_location()
+        _check_location(f"task {self.name}", self.path, self.dataset, self.subset, self.revision)
+        self._check_files()
+        self._check_evaluation_sets()
         self._check_columns()
         self._check_num_labels()
         self._check_weights()
@@ -167,16 +208,23 @@ class Task:
         if self.span is None and self.task_kind is TaskKind.SPAN:
             object.__setattr__(self, "span", SpanSettings())
 
-    def _check_location(self) -> None:
-        if (self.path is None) == (self.dataset is None):
-            raise UserError(f"task {self.name} must have one of path and dataset, got {self.path} and {self.dataset}")
+    def _check_files(self) -> None:
         if self.files is not None and self.path is None:
             raise UserError(f"task {self.name} must have a path for its files, got {dict(self.files)}")
         for file in (self.files or {}).values():
             if not file.endswith(SPLIT_ENDINGS):
                 raise UserError(f"a task's file must end in one of {', '.join(SPLIT_ENDINGS)}, got {file}")
-        if self.path is not None and (self.subset is not None or self.revision is not None):
-            raise UserError(f"subset and revision must be left out with a path, got {self.subset} and {self.revision}")
+
+    def _check_evaluation_sets(self) -> None:
+        names = [other.name for other in self.evaluation_sets]
+        if len(set(names)) < len(names):
+            raise UserError(f"evaluation_sets must have different names, got {', '.join(names)}")
+        for other in self.evaluation_sets:
+            if self.task_kind is not TaskKind.SPAN and (other.has_unanswerable or other.mlqa_language is not None):
+                raise UserError(
+                    f"has_unanswerable and mlqa_language must be left out with kind {self.task_kind}, "
+                    f"got them for evaluation set {other.name}"
+                )
 
     def _check_columns(self) -> None:
         allowed = _NUM_TEXT_COLUMNS.get(self.task_kind, (1, 2))
@@ -257,17 +305,58 @@ class Task:
         """
         if self.path is None:
             return ()
-        folder = located(self.path, base)
-        if not folder.is_dir():
-            raise UserError(f"the folder of task {self.name} must exist, got {folder}")
+        folder = existing_folder(f"task {self.name}", self.path, base)
         if self.files is not None and role in self.files:
             if not (folder / self.files[role]).is_file():
                 raise UserError(f"the {role} file of task {self.name} must exist, got {folder / self.files[role]}")
             return (folder / self.files[role],)
         name = self.split_name(role)
-        for ending in SPLIT_ENDINGS if name is not None else ():
-            if (folder / f"{name}{ending}").is_file():
-                return (folder / f"{name}{ending}",)
-            if shards := sorted(folder.glob(f"{name}-*-of-*{ending}")):
-                return tuple(shards)
-        return ()
+        return () if name is None else files_of_split(folder, name)
+
+    def scored_on(self, evaluation_set: EvaluationSet) -> "Task":
+        """Returns the task as a set is scored: a span task answers by the rules of the set."""
+        if self.span is None:
+            return self
+        span = replace(
+            self.span,
+            has_unanswerable=evaluation_set.has_unanswerable,
+            mlqa_language=evaluation_set.mlqa_language,
+        )
+        return replace(self, span=span)
+
+
+def existing_folder(owner: str, path: str, base: Path) -> Path:
+    """Returns the folder of a task or set.
+
+    Raises:
+        UserError: if it is missing.
+    """
+    folder = located(path, base)
+    if not folder.is_dir():
+        raise UserError(f"the folder of {owner} must exist, got {folder}")
+    return folder
+
+
+def files_of_split(folder: Path, split: str) -> tuple[Path, ...]:
+    """Returns the files of a split in a folder of the Hub's layout; empty if it has none."""
+    for ending in SPLIT_ENDINGS:
+        if (folder / f"{split}{ending}").is_file():
+            return (folder / f"{split}{ending}",)
+        if shards := sorted(folder.glob(f"{split}-*-of-*{ending}")):
+            return tuple(shards)
+    return ()
+
+
+def _check_name(name: str) -> None:
+    # The name is used for files and folders of a study.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"a task's name must be letters, digits, '.', '_' or '-' after a letter or digit, got {name!r}")
+
+
+def _check_location(
+    owner: str, path: str | None, dataset: str | None, subset: str | None, revision: str | None
+) -> None:
+    if (path is None) == (dataset is None):
+        raise UserError(f"{owner} must have one of path and dataset, got {path} and {dataset}")
+    if path is not None and (subset is not None or revision is not None):
+        raise UserError(f"subset and revision must be left out with a path, got {subset} and {revision}")

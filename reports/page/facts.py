@@ -1,6 +1,6 @@
 """All statements of a report, computed before anything is drawn or written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from minilm_core.results.records import TrialRecord
 from reports import wording
 from reports.comparison import Comparison, comparisons, name_of, verdict
 from reports.page import tables
+from reports.page.tables import SetTable
 from reports.selection.answer import Answer, answer, command_line
 from reports.statistics import Resamples, Split, accuracy_interval, resample
 from reports.study import Study
@@ -28,6 +29,8 @@ class Facts:
     comparisons: tuple[Comparison, ...]
     models: tuple[Row, ...]
     """The models compared, with their accuracy on both splits."""
+    set_tables: tuple[SetTable, ...]
+    """The scores of the compared models and the frontier on evaluation sets, a table for each task that has some."""
     tasks: tuple[str, ...]
     frontier: tuple[Row, ...]
     trials: tuple[Row, ...]
@@ -101,6 +104,7 @@ def gather(study: Study) -> Facts:
         warnings=tuple(_warnings(study)),
         comparisons=found,
         models=tuple(_model_row(record, validation, test) for record in _compared(study, found)),
+        set_tables=tables.set_tables(_distinct([*_compared(study, found), *study.frontier])),
         tasks=tables.task_names(study),
         frontier=tuple(by_trial[student.number] for student in study.frontier),
         trials=tuple(rows),
@@ -157,7 +161,11 @@ def _caveats(study: Study) -> Iterator[str]:
 
 def _compared(study: Study, found: tuple[Comparison, ...]) -> list[TrialRecord]:
     records = [study.best, *(record for c in found for record in (c.record, c.other)), study.teacher]
-    return list({(r.role, r.number): r for r in records if r is not None}.values())
+    return _distinct([record for record in records if record is not None])
+
+
+def _distinct(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return list({(record.role, record.number): record for record in records}.values())
 
 
 def _model_row(record: TrialRecord, validation: Resamples, test: Resamples) -> Row:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from minilm_core.results.records import Role, Status, TrialRecord
+from minilm_core.results.records import Evaluation, Role, Status, TrialRecord
+from minilm_core.tasks.metrics import Interval
 from reports import wording
 from reports.statistics import Resamples, accuracy_interval, frontier_probabilities, tied_with_frontier
 from reports.study import Study
-from reports.trial_rows import Row, accuracy_of, trial_row
+from reports.trial_rows import Row, accuracy_of, mean_of_sets, trial_row
 
 if TYPE_CHECKING:
     import pandas
@@ -88,6 +89,46 @@ def task_columns(tasks: Sequence[str]) -> tuple[Column, ...]:
 def task_names(study: Study) -> tuple[str, ...]:
     """Returns the tasks on which any model was evaluated."""
     return tuple(sorted({task for record in study.records for task in record.tasks}))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetTable:
+    """The scores of models on the evaluation sets of one task."""
+
+    task: str
+    metric: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+def set_tables(models: Sequence[TrialRecord]) -> tuple[SetTable, ...]:
+    """Returns a table for each task with evaluation sets: the models' scores with their intervals, and the mean."""
+    tasks = dict.fromkeys(task for model in models for task, result in model.tasks.items() if result.evaluation_sets)
+    return tuple(_set_table(task, [model for model in models if task in model.tasks]) for task in tasks)
+
+
+def _set_table(task: str, models: Sequence[TrialRecord]) -> SetTable:
+    results = [model.tasks[task] for model in models]
+    names = dict.fromkeys(name for result in results for name in result.evaluation_sets)
+    columns = [Column(key=f"set_{name}", title=name, write=str, is_number=False) for name in names]
+    return SetTable(
+        task=task,
+        metric=results[0].metric,
+        columns=(MODEL, SHAPE, *columns, Column(key="mean", title="Mean", write=_fixed(4))),
+        rows=tuple(
+            {
+                "name": model.label,
+                "shape": model.architecture.label,
+                **{f"set_{name}": _shown(evaluation) for name, evaluation in result.evaluation_sets.items()},
+                "mean": mean_of_sets(result) if result.evaluation_sets else None,
+            }
+            for model, result in zip(models, results, strict=True)
+        ),
+    )
+
+
+def _shown(evaluation: Evaluation) -> str:
+    return wording.interval(Interval(value=evaluation.value, low=evaluation.low, high=evaluation.high))
 
 
 def rows(study: Study, validation: Resamples) -> list[Row]:

@@ -130,7 +130,8 @@ def _task(loaded: LoadedConfig, task: Task) -> str:
     splits = load_splits(task, loaded.base)
     test = "no labelled test split" if splits.test is None else f"{splits.test.num_examples} test"
     numbers = f"{splits.train.num_examples} train, {splits.validation.num_examples} validation"
-    return f"{numbers}, {test} examples; {task.metric}"
+    sets = "".join(f", {split.num_examples} {name}" for name, split in splits.evaluation_sets.items())
+    return f"{numbers}, {test}{sets} examples; {task.task_kind}, {task.metric}"
 
 
 def _writable(folder: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from minilm_core.errors import UserError
 from minilm_core.paths import located
 from minilm_core.settings.yaml_source import YamlSource
+from minilm_core.tasks.task import Task
 from search.config.settings import SearchConfig
 
 
@@ -41,10 +42,17 @@ def rooted(config: SearchConfig, base: Path, source: YamlSource) -> SearchConfig
         text if text.path is None else replace(text, path=absolute(text.path, "corpus", "sources", number, "path"))
         for number, text in enumerate(config.corpus.sources)
     )
-    tasks = tuple(
-        task if task.path is None else replace(task, path=absolute(task.path, "tasks", number, "path"))
-        for number, task in enumerate(config.tasks)
-    )
+
+    def absolute_task(task: Task, number: int) -> Task:
+        sets = tuple(
+            other
+            if other.path is None
+            else replace(other, path=absolute(other.path, "tasks", number, "evaluation_sets", index, "path"))
+            for index, other in enumerate(task.evaluation_sets)
+        )
+        path = None if task.path is None else absolute(task.path, "tasks", number, "path")
+        return replace(task, path=path, evaluation_sets=sets)
+
     storage = replace(
         storage,
         path=absolute(storage.path, "storage", "path"),
@@ -52,5 +60,9 @@ def rooted(config: SearchConfig, base: Path, source: YamlSource) -> SearchConfig
         mirror=None if storage.mirror is None else absolute(storage.mirror, "storage", "mirror"),
     )
     return replace(
-        config, teacher=teacher, corpus=replace(config.corpus, sources=sources), tasks=tasks, storage=storage
+        config,
+        teacher=teacher,
+        corpus=replace(config.corpus, sources=sources),
+        tasks=tuple(absolute_task(task, number) for number, task in enumerate(config.tasks)),
+        storage=storage,
     )

@@ -10,7 +10,7 @@ from minilm_core.errors import UserError
 from minilm_core.settings.quantities import parse_count, parse_milliseconds, parse_size_bytes
 from minilm_core.settings.schema import plain
 from minilm_core.settings.yaml_source import KeyPath, YamlSource
-from minilm_core.tasks.benchmarks import NAMED_TASKS, named_task
+from minilm_core.tasks.benchmarks import NAMED_EVALUATION_SETS, NAMED_TASKS, named_evaluation_set, named_task
 from spaces.presets import load_space
 
 _QUANTITIES: Mapping[KeyPath, Callable[[str], float]] = {
@@ -35,9 +35,13 @@ def expanded(source: YamlSource, base: Path) -> YamlSource:
     _rewrite(source, ("assistant",), _assistant)
     _rewrite(source, ("space",), lambda name: plain(load_space(name, base)))
     _rewrite(source, ("tasks", _EACH), lambda name: plain(named_task(name)))
-    tasks = source.content.get("tasks")
-    if isinstance(tasks, list):
-        source.content["tasks"] = [_named(task) if isinstance(task, dict) else task for task in tasks]
+    _rewrite(source, ("tasks", _EACH, "evaluation_sets", _EACH), lambda name: plain(named_evaluation_set(name)))
+    for _, tasks, index in list(_matches(source.content, ("tasks", _EACH), ())):
+        if isinstance(tasks[index], dict):
+            tasks[index] = _named(tasks[index], NAMED_TASKS, named_task)
+    for _, sets, index in list(_matches(source.content, ("tasks", _EACH, "evaluation_sets", _EACH), ())):
+        if isinstance(sets[index], dict):
+            sets[index] = _named(sets[index], NAMED_EVALUATION_SETS, named_evaluation_set)
     return source
 
 
@@ -71,11 +75,11 @@ def _matches(content: Any, pattern: KeyPath, above: KeyPath) -> Iterator[tuple[K
             yield (*above, key), content, key
 
 
-def _named(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes a task that has a known name; the entry's own settings take precedence."""
+def _named(entry: Mapping[str, Any], known: Mapping[str, Any], find: Callable[..., Any]) -> dict[str, Any]:
+    """Completes a task or evaluation set that has a known name; the entry's own settings take precedence."""
     name = entry.get("name")
-    if not isinstance(name, str) or name not in NAMED_TASKS:
+    if not isinstance(name, str) or name not in known:
         return dict(entry)
-    # A path replaces the known task's data set, so it is passed before the other settings.
+    # A path replaces the known data set, so it is passed before the other settings.
     path = entry.get("path")
-    return {**plain(named_task(name, path=path) if isinstance(path, str) else named_task(name)), **entry}
+    return {**plain(find(name, path=path) if isinstance(path, str) else find(name)), **entry}

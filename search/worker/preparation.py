@@ -270,6 +270,7 @@ def write_evaluation(config: SearchConfig, paths: StudyPaths) -> None:
         present[task.name] = {
             "validation": labels_digest(splits.validation),
             "test": None if splits.test is None else labels_digest(splits.test),
+            "evaluation_sets": {name: labels_digest(split) for name, split in splits.evaluation_sets.items()},
             "label_names": splits.validation.label_names,
         }
     present = json.loads(json.dumps(present))
@@ -289,7 +290,7 @@ def write_evaluation(config: SearchConfig, paths: StudyPaths) -> None:
 def _as_digests(of_task: dict[str, Any]) -> dict[str, Any]:
     """Returns what is kept of a task's labels, with hashes in place of the labels themselves."""
     splits = {name: digest_of(of_task[name]) for name in ("validation", "test") if isinstance(of_task[name], list)}
-    return {**of_task, **splits}
+    return {"evaluation_sets": {}, **of_task, **splits}
 
 
 def _check_same_corpus(paths: StudyPaths, folder: Path) -> None:

@@ -50,6 +50,7 @@ task_results = st.builds(
     metric=st.text(),
     validation=evaluations,
     test=st.none() | evaluations,
+    evaluation_sets=st.dictionaries(st.text(), evaluations, max_size=2),
     null_threshold=st.none() | finite,
 )
 failures = st.builds(Failure, kind=st.sampled_from(FailureKind), message=st.text(), traceback=st.text())
@@ -147,7 +148,8 @@ def test_the_examples_of_a_record_of_version_2_are_counted_by_their_predictions(
     content["schema_version"] = 2
     for removed in ("num_examples", "further"):
         del content["tasks"]["sst2"]["validation"][removed]
-    del content["tasks"]["sst2"]["null_threshold"]
+    for removed in ("null_threshold", "evaluation_sets"):
+        del content["tasks"]["sst2"][removed]
     assert from_json(json.dumps(content)) == record
 
 

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from minilm_core.errors import UserError
-from minilm_core.tasks.benchmarks import NAMED_TASKS, named_task
-from minilm_core.tasks.task import SpanSettings, SplitRole, Task
+from minilm_core.tasks.benchmarks import NAMED_EVALUATION_SETS, NAMED_TASKS, named_evaluation_set, named_task
+from minilm_core.tasks.task import EvaluationSet, SpanSettings, SplitRole, Task
 
 
 def task_of(**settings: Any) -> Task:
@@ -101,6 +101,69 @@ def test_the_windows_of_a_span_task_are_longer_than_other_examples() -> None:
     assert (span.length(128), task_of().length(128)) == (384, 128)
     assert task_of(max_length=64).length(128) == 64
     assert dataclasses.replace(span, max_length=512).length(128) == 512
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "de"}, "evaluation set de must have one of path and dataset, got None and None"),
+        (
+            {"name": "test", "path": "."},
+            "an evaluation set's name must not be one of train, validation, test, .* got test",
+        ),
+        ({"name": "a/b", "path": "."}, "a task's name must be letters"),
+        (
+            {"name": "de", "dataset": "a/b", "file": "x.csv"},
+            r"evaluation set de must have a path for its file, got x\.csv",
+        ),
+        ({"name": "de", "path": ".", "file": "x.tsv"}, r"a task's file must end in one of .*, got x\.tsv"),
+        ({"name": "de", "path": ".", "subset": "x"}, "subset and revision must be left out with a path"),
+        ({"name": "de", "path": ".", "mlqa_language": "fr"}, "mlqa_language must be one of en, es, .* got fr"),
+    ],
+)
+def test_impossible_evaluation_sets_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        EvaluationSet(**settings)
+
+
+def test_evaluation_sets_have_different_names_and_rules_of_spans_for_spans_alone() -> None:
+    one = EvaluationSet(name="de", path=".")
+    with pytest.raises(UserError, match="evaluation_sets must have different names, got de, de"):
+        task_of(evaluation_sets=(one, one))
+    with pytest.raises(UserError, match="must be left out with kind classification, got them for evaluation set de"):
+        task_of(evaluation_sets=(dataclasses.replace(one, mlqa_language="de"),))
+
+
+def test_a_span_task_answers_by_the_rules_of_the_set() -> None:
+    task = task_of(metric="span_f1", text_columns=(), span=SpanSettings(has_unanswerable=True, doc_stride=9))
+    scored = task.scored_on(EvaluationSet(name="de", path=".", mlqa_language="de"))
+    assert scored.span == SpanSettings(doc_stride=9, mlqa_language="de")
+    assert task_of().scored_on(EvaluationSet(name="de", path=".")) == task_of()
+
+
+@pytest.mark.parametrize("name", NAMED_EVALUATION_SETS)
+def test_every_named_evaluation_set_is_on_the_hub_under_its_own_name(name: str) -> None:
+    found = named_evaluation_set(name)
+    assert found.name == name
+    assert found.dataset is not None
+    local = named_evaluation_set(name, path="here", file="de.parquet")
+    assert (local.dataset, local.subset, local.path) == (None, None, "here")
+    assert local.mlqa_language == found.mlqa_language
+
+
+def test_mlqa_is_learnt_from_squad_and_scored_by_the_rules_of_its_language() -> None:
+    task = named_task("mlqa-zh")
+    assert (task.dataset, task.test_split) == ("rajpurkar/squad", None)
+    (of_chinese,) = task.evaluation_sets
+    assert (of_chinese.dataset, of_chinese.subset, of_chinese.mlqa_language) == ("facebook/mlqa", "mlqa.zh.zh", "zh")
+    assert named_task("xquad-zh").evaluation_sets[0].mlqa_language is None
+
+
+def test_an_unknown_evaluation_set_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"a named evaluation set must be one of xnli-ar, .*, got mlqa-fr"):
+        named_evaluation_set("mlqa-fr")
+    with pytest.raises(UserError, match=r"an evaluation set's setting must be one of name, path, .*, got folder"):
+        named_evaluation_set("mlqa-de", folder="x")
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

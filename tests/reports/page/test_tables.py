@@ -9,6 +9,7 @@ from reports.page.tables import (
     frontier_columns,
     frontier_frame,
     rows,
+    set_tables,
     trial_frame,
     wall_clock_hours,
 )
@@ -28,6 +29,21 @@ def test_every_record_has_a_row_with_its_place(full_study: Study) -> None:
         "teacher",
         "twin",
     ]
+
+
+def test_each_task_with_evaluation_sets_has_a_table_with_their_mean(full_study: Study) -> None:
+    best = full_study.best
+    assert best is not None
+    (table,) = set_tables([best, *full_study.records])
+    assert (table.task, table.metric) == ("topics", "accuracy")
+    assert [column.title for column in table.columns[2:]] == ["de", "es", "Mean"]
+    row = table.rows[0]
+    assert row["mean"] == pytest.approx(best.tasks["topics"].validation.value - 0.15, abs=0.01)
+    assert str(row["set_de"]).startswith("0.8000 [")
+
+
+def test_a_study_without_evaluation_sets_has_no_such_table(make_study: Callable[..., Study]) -> None:
+    assert set_tables(make_study(student(0, 0.8)).records) == ()
 
 
 def test_a_figure_that_was_not_measured_is_a_dash(make_study: Callable[..., Study]) -> None:

@@ -14,6 +14,7 @@ from minilm_core.corpus.packed import CorpusSource
 from minilm_core.errors import UserError
 from minilm_core.models.assistant import Assistant
 from minilm_core.settings.schedules import Method
+from minilm_core.tasks.benchmarks import named_evaluation_set
 from search.config.loading import load_config, resolved_yaml
 from search.config.settings import (
     Budget,
@@ -70,6 +71,15 @@ def config(write):
     return load_config(write()).config
 
 
+def test_evaluation_sets_are_names_or_copies_of_named_sets(write, tmp_path):
+    sets = "[mlqa-de, {name: mlqa-es, path: data/mlqa, file: es.parquet}]"
+    text = SEARCH.replace("  - name: mrpc\n    path: data/mrpc\n", f"  - {{name: squad, evaluation_sets: {sets}}}\n")
+    german, spanish = load_config(write(text)).config.tasks[1].evaluation_sets
+    assert german == named_evaluation_set("mlqa-de")
+    assert (spanish.path, spanish.file, spanish.dataset) == (str(tmp_path / "data/mlqa"), "es.parquet", None)
+    assert spanish.mlqa_language == "es"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
@@ -82,6 +92,16 @@ def config(write):
         ("space: tiny", "space: huge", "11: space: a space must be one of cpu_serving, minilm, multilingual, tiny or"),
         ("  - sst2", "  - sst3", "8: tasks.0: a named task must be one of sst2,"),
         ("  - sst2", "  - mrpc", "7: tasks must have different names, got mrpc, mrpc"),
+        (
+            "    path: data/mrpc",
+            "    path: data/mrpc\n    evaluation_sets: [mlqa-fr]",
+            "11: tasks.1.evaluation_sets.0: a named evaluation set must be one of xnli-ar,",
+        ),
+        (
+            "    path: data/mrpc",
+            "    path: data/mrpc\n    kind: generation",
+            "11: tasks.1.kind must be one that an encoder can do, got generation",
+        ),
         ("    path: data/mrpc", "    pth: data/mrpc", "10: unknown key 'tasks.1.pth'; did you mean 'path'?"),
         (
             "relation_heads: 24",

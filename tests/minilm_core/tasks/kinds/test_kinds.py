@@ -12,11 +12,11 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from minilm_core.errors import NonFiniteLossError
+from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.tasks.evaluation import evaluate
 from minilm_core.tasks.finetuning import build_task_model, load_task_data, save_task_model
 from minilm_core.tasks.metrics import metric_named, score
-from minilm_core.tasks.task import Task
+from minilm_core.tasks.task import EvaluationSet, Task
 from minilm_core.tasks.task_kind import TaskKind
 from tests.minilm_core.finetuning_tasks import SCHEDULE, train
 from tests.minilm_core.tasks.kinds.conftest import Learnt
@@ -85,6 +85,34 @@ def test_a_prediction_that_is_not_finite_fails_and_is_not_scored(learnt: Learnt,
     torch.nn.init.constant_(head.bias, float("nan"))
     with pytest.raises(NonFiniteLossError, match=f"predictions on task {learnt.task.name} must be finite, got nan$"):
         evaluate(model, learnt.data, SCHEDULE)
+
+
+# Evaluation sets
+
+
+def test_one_training_is_scored_on_every_evaluation_set(
+    perhaps: Learnt, kinds_folder: Path, teacher_folder: Path
+) -> None:
+    sets = (
+        EvaluationSet(name="again", path="perhaps", split="validation", has_unanswerable=True),
+        EvaluationSet(name="answered", path="whom"),
+    )
+    task = replace(MAYBE, evaluation_sets=sets)
+    data = load_task_data(task, kinds_folder, teacher_folder, SCHEDULE.max_length)
+    evaluation = evaluate(perhaps.model, data, SCHEDULE)
+    again, answered = (evaluation.result.evaluation_sets[name] for name in ("again", "answered"))
+    # The threshold of the validation split is applied, which is that of the same examples here.
+    assert (again.value, again.num_examples) == (evaluation.result.validation.value, 50)
+    np.testing.assert_array_equal(evaluation.outcomes["again"], evaluation.outcomes["validation"])
+    # A set without unanswerable questions is answered always, whatever the threshold.
+    assert set(answered.further) == {"exact_match", "span_f1"}
+    assert answered.num_examples == 30
+
+
+def test_an_evaluation_set_whose_file_is_missing_is_refused(kinds_folder: Path, teacher_folder: Path) -> None:
+    task = replace(MAYBE, evaluation_sets=(EvaluationSet(name="de", path="whom", file="de.parquet"),))
+    with pytest.raises(UserError, match=r"the file of evaluation set de must exist, got .*whom/de\.parquet"):
+        load_task_data(task, kinds_folder, teacher_folder, SCHEDULE.max_length)
 
 
 # Questions without an answer
