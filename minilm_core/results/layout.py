@@ -184,6 +184,10 @@ class TrialPaths:
         """Returns the folder of the student fine-tuned on a task."""
         return self.root / "finetuned" / task
 
+    def finetuning_checkpoint(self, task: str) -> Path:
+        """Returns the folder of the checkpoints that an interrupted fine-tuning on a task goes on from."""
+        return self.root / "finetuned" / f"{task}.checkpoint"
+
     def result(self, task: str) -> Path:
         """Returns the file of the fine-tuned student's results on a task."""
         return self.root / "finetuned" / f"{task}.json"

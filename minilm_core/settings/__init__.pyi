@@ -1,3 +1,4 @@
+from .finetuning_presets import FINETUNING_PRESETS as FINETUNING_PRESETS
 from .quantities import parse_count as parse_count
 from .quantities import parse_milliseconds as parse_milliseconds
 from .quantities import parse_size_bytes as parse_size_bytes

@@ -201,6 +201,11 @@ class FinetuningSchedule:
     adam_betas: tuple[float, float] = (0.9, 0.999)
     max_gradient_norm: float = 1.0
     precision: Precision = Precision.AUTO
+    selection_fraction: float = 0.0
+    """Fraction of the train split that is cut off to choose the best epoch on. 0: the last epoch is kept."""
+    patience: int | None = None
+    """Epochs without a better score on that part after which fine-tuning stops. None: all epochs are run."""
+    checkpoint_every_seconds: float = 60.0
     teacher_learning_rate: float = 2e-5
     """Peak learning rate of the fine-tuned teacher that students are compared with."""
 
@@ -209,7 +214,12 @@ class FinetuningSchedule:
         _at_least_one(num_epochs=self.num_epochs, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
         if self.max_length < 3:
             raise UserError(f"max_length must be at least 3, got {self.max_length}")
-        _fraction(warmup_fraction=self.warmup_fraction)
+        _fraction(warmup_fraction=self.warmup_fraction, selection_fraction=self.selection_fraction)
+        _at_least_one(patience=self.patience)
+        if self.patience is not None and not self.selection_fraction:
+            raise UserError(f"patience must be left out where selection_fraction is 0, got {self.patience}")
+        if not self.checkpoint_every_seconds >= 0:
+            raise UserError(f"checkpoint_every_seconds must not be negative, got {self.checkpoint_every_seconds}")
         if not self.max_gradient_norm > 0:
             raise UserError(f"max_gradient_norm must be positive, got {self.max_gradient_norm}")
         if not self.weight_decay >= 0:

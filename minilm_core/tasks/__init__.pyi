@@ -13,6 +13,7 @@ from .finetuning import save_task_model as save_task_model
 from .kinds.kind import EncodedSplit as EncodedSplit
 from .kinds.kind import Split as Split
 from .kinds.registry import kind_of as kind_of
+from .kinds.span import reachable_answers as reachable_answers
 from .metrics import NUM_RESAMPLES as NUM_RESAMPLES
 from .metrics import Interval as Interval
 from .metrics import Metric as Metric
@@ -22,6 +23,7 @@ from .metrics import metric_named as metric_named
 from .metrics import percentile_interval as percentile_interval
 from .metrics import resampled_scores as resampled_scores
 from .metrics import score as score
+from .splits import Splits as Splits
 from .splits import digest_of as digest_of
 from .splits import labels_digest as labels_digest
 from .splits import load_split as load_split

@@ -58,25 +58,9 @@ def evaluate(model: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> 
     Raises:
         NonFiniteLossError: if the model's output for an example is infinite or NaN.
     """
-    plain_model = unwrapped(model)
-    device = next(plain_model.parameters()).device
-    precision = resolve_precision(schedule.precision, device)
-    plain_model.eval()
-
-    def run(inputs: Mapping[str, Tensor]) -> Any:
-        with autocast(precision, device):
-            return plain_model(**inputs)
 
     def predictions(task: Task, split: EncodedSplit, null_threshold: float | None = None) -> Predictions:
-        return predict_split(
-            run,
-            task,
-            split,
-            pad_token_id=data.pad_token_id,
-            batch_size=schedule.batch_size,
-            device=device,
-            null_threshold=null_threshold,
-        )
+        return predict_with(model, task, split, schedule, pad_token_id=data.pad_token_id, null_threshold=null_threshold)
 
     validation = predictions(data.task, data.validation)
     found = {"validation": validation}
@@ -94,6 +78,36 @@ def evaluate(model: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> 
         null_threshold=validation.null_threshold,
     )
     return TaskEvaluation(result=result, outcomes={name: of_split.outcomes for name, of_split in found.items()})
+
+
+def predict_with(
+    model: nn.Module,
+    task: Task,
+    split: EncodedSplit,
+    schedule: FinetuningSchedule,
+    *,
+    pad_token_id: int,
+    null_threshold: float | None = None,
+) -> Predictions:
+    """`predict_split` with a model in training, on its device and in the precision of its schedule."""
+    plain_model = unwrapped(model)
+    device = next(plain_model.parameters()).device
+    precision = resolve_precision(schedule.precision, device)
+    plain_model.eval()
+
+    def run(inputs: Mapping[str, Tensor]) -> Any:
+        with autocast(precision, device):
+            return plain_model(**inputs)
+
+    return predict_split(
+        run,
+        task,
+        split,
+        pad_token_id=pad_token_id,
+        batch_size=schedule.batch_size,
+        device=device,
+        null_threshold=null_threshold,
+    )
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
 """Fine-tunes an encoder on a labelled task of any kind."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,14 +15,17 @@ from transformers import PreTrainedModel
 from minilm_core.errors import UserError
 from minilm_core.models.tokenizers import load_padding_tokenizer, save_tokenizer
 from minilm_core.settings.schedules import FinetuningSchedule, Precision
-from minilm_core.tasks.evaluation import TaskData, padded_batch
+from minilm_core.tasks.best_epoch import BestEpoch, cut_off
+from minilm_core.tasks.evaluation import TaskData, padded_batch, predict_with
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split
 from minilm_core.tasks.kinds.registry import kind_of
+from minilm_core.tasks.metrics import metric_named, score
 from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import Task
+from minilm_core.training.checkpoints import load_checkpoint, save_checkpoint
 from minilm_core.training.cpu_layers import train_fast_on_cpu
 from minilm_core.training.devices import autocast, resolve_precision
-from minilm_core.training.optimisation import begin_training, micro_batches, seed_step, unwrapped
+from minilm_core.training.optimisation import TrainingState, begin_training, micro_batches, seed_step, unwrapped
 
 BATCHES_PER_BUCKET = 32
 """The number of batches within which examples are sorted by length, so that batches have little padding."""
@@ -34,7 +37,19 @@ class FinetuningProgress:
 
     step: int
     num_steps: int
+    """The steps of all epochs; fine-tuning may end before."""
     loss: float
+    is_last: bool
+    """Whether no step follows; the model then has the weights of the best epoch, if one is chosen."""
+    state: TrainingState
+    best: BestEpoch | None
+    """The best epoch so far; None where the last one is kept."""
+
+    def save_checkpoint(self, root: Path) -> None:
+        """Writes a checkpoint from which `finetune` continues as if it had never stopped."""
+        best_tensors = {} if self.best is None else self.best.tensors()
+        plain = self.state.plain() | {"best": None if self.best is None else self.best.plain()}
+        save_checkpoint(root, self.step, self.state.tensors() | best_tensors, plain)
 
 
 def load_task_data(task: Task, base: Path, tokenizer_folder: Path, max_length: int) -> TaskData:
@@ -88,8 +103,12 @@ def finetune(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
+    resume_from: Path | None = None,
 ) -> Iterator[FinetuningProgress]:
     """Trains a model on the task's training split and yields after every optimiser step.
+
+    With a selection fraction, a part of the training split is cut off, on which the best epoch is chosen; the model has
+    its weights at the end.
 
     Args:
         model: The model on its device, or wrapped for data parallelism.
@@ -99,38 +118,112 @@ def finetune(
         seed: Determines the order of the examples and dropout.
         rank: This worker's number, from 0.
         world_size: The number of workers that share a batch.
+        resume_from: A folder of checkpoints. Training starts at the first step if it holds none.
 
     Raises:
         NonFiniteLossError: if the loss becomes infinite or NaN.
-        UserError: if there are fewer examples than workers.
+        UserError: if there are fewer examples than workers, or the checkpoint is damaged or of another training.
     """
-    device = next(model.parameters()).device
-    precision = resolve_precision(schedule.precision, device)
+    selection = None
+    if schedule.selection_fraction:
+        train, selection = cut_off(data.train, schedule.selection_fraction)
+        data = replace(data, train=train)
+    batches = _batches(data.train, schedule, seed=seed, world_size=world_size)
+    train_fast_on_cpu(unwrapped(model))
+    state = begin_training(model, schedule, learning_rate=learning_rate, num_steps=len(batches), seed=seed)
+    best = None if selection is None else BestEpoch(patience=schedule.patience)
+    best = _resume(state, best, resume_from)
+    for step in range(state.step, len(batches)):
+        epoch, rows = batches[step]
+        _add_gradients(state, rows, data, schedule, seed=seed, rank=rank, world_size=world_size)
+        loss = state.take_step()
+        is_last = step == len(batches) - 1
+        ends_epoch = is_last or batches[step + 1].epoch > epoch
+        if best is not None and selection is not None and ends_epoch:
+            best.update(_selection_score(model, data, selection, schedule, world_size), epoch, unwrapped(model))
+            is_last = is_last or best.is_out_of_patience
+        if best is not None and is_last:
+            best.give_to(unwrapped(model))
+        yield FinetuningProgress(
+            step=state.step, num_steps=len(batches), loss=loss, is_last=is_last, state=state, best=best
+        )
+        if is_last:
+            return
+
+
+class _Batch(NamedTuple):
+    """The features of one optimiser step."""
+
+    epoch: int
+    rows: Int[np.ndarray, " batch"]
+
+
+def _batches(train: EncodedSplit, schedule: FinetuningSchedule, *, seed: int, world_size: int) -> list[_Batch]:
     batches = [
-        batch
+        _Batch(epoch, rows)
         for epoch in range(schedule.num_epochs)
-        for batch in batches_of_epoch(data.train, schedule.batch_size, seed=seed, epoch=epoch)
+        for rows in batches_of_epoch(train, schedule.batch_size, seed=seed, epoch=epoch)
         # With fewer examples than workers, one worker would have none.
-        if len(batch) >= world_size
+        if len(rows) >= world_size
     ]
     if not batches:
         raise UserError(
             f"a training split must have at least one example for each worker, "
-            f"got {len(data.train.features)} examples and {world_size} workers"
+            f"got {len(train.features)} examples and {world_size} workers"
         )
-    train_fast_on_cpu(unwrapped(model))
-    state = begin_training(model, schedule, learning_rate=learning_rate, num_steps=len(batches), seed=seed)
-    model.train()
-    for batch in batches:
-        of_rank = batch[rank::world_size]
-        # Data parallelism averages gradients over workers, whose parts of a batch may differ by one example.
-        weight = len(of_rank) * world_size / len(batch)
-        for part in micro_batches(of_rank, schedule.micro_batch_size):
-            seed_step(seed, state.step, rank, part.number)
-            loss_of = partial(_task_loss, data=data, rows=part.rows, precision=precision, device=device)
-            state.add_gradient(loss_of, weight=weight * part.weight, is_last=part.is_last)
-        loss = state.take_step()
-        yield FinetuningProgress(step=state.step, num_steps=len(batches), loss=loss)
+    return batches
+
+
+def _add_gradients(
+    state: TrainingState,
+    rows: Int[np.ndarray, " batch"],
+    data: TaskData,
+    schedule: FinetuningSchedule,
+    *,
+    seed: int,
+    rank: int,
+    world_size: int,
+) -> None:
+    """Adds the gradients of this worker's part of a batch."""
+    state.wrapped.train()
+    device = next(state.wrapped.parameters()).device
+    precision = resolve_precision(schedule.precision, device)
+    of_rank = rows[rank::world_size]
+    # Data parallelism averages gradients over workers, whose parts of a batch may differ by one example.
+    weight = len(of_rank) * world_size / len(rows)
+    for part in micro_batches(of_rank, schedule.micro_batch_size):
+        seed_step(seed, state.step, rank, part.number)
+        loss_of = partial(_task_loss, data=data, rows=part.rows, precision=precision, device=device)
+        state.add_gradient(loss_of, weight=weight * part.weight, is_last=part.is_last)
+
+
+def _selection_score(
+    model: nn.Module, data: TaskData, selection: EncodedSplit, schedule: FinetuningSchedule, world_size: int
+) -> float:
+    """Returns the task's metric on the examples that choose the epoch; the first worker's for all workers."""
+    predictions = predict_with(model, data.task, selection, schedule, pad_token_id=data.pad_token_id)
+    found = score(metric_named(data.task.metric), predictions.outcomes)
+    if world_size > 1:
+        # Rounding may differ between workers, which must all stop after the same step.
+        shared = torch.tensor(found, dtype=torch.float64, device=next(model.parameters()).device)
+        torch.distributed.broadcast(shared, src=0)
+        found = float(shared)
+    return found
+
+
+def _resume(state: TrainingState, best: BestEpoch | None, root: Path | None) -> BestEpoch | None:
+    """Restores the latest checkpoint, if there is one, and returns the best epoch so far."""
+    checkpoint = None if root is None else load_checkpoint(root)
+    if checkpoint is None:
+        return best
+    tensors, plain = checkpoint
+    try:
+        state.restore(tensors, plain)
+    except UserError as error:
+        raise UserError(f"{error}; remove {root} to start again") from error
+    if best is None:
+        return None
+    return BestEpoch.restored(tensors, plain.get("best") or {}, patience=best.patience)
 
 
 def batches_of_epoch(split: EncodedSplit, batch_size: int, *, seed: int, epoch: int) -> list[Int[np.ndarray, " batch"]]:

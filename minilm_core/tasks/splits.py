@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,7 @@ def _to_split(task: Task, role: SplitRole, table: Table, classes: Classes | None
     limits = {SplitRole.TRAIN: task.max_train_examples, SplitRole.VALIDATION: task.max_validation_examples}
     split = kind_of(task).read(task, table, classes)
     kept = _subsample(table.num_rows, limits.get(role))
-    labels = split.labels[kept] if isinstance(split.labels, np.ndarray) else [split.labels[i] for i in kept]
-    return replace(split, texts=tuple([texts[i] for i in kept] for texts in split.texts), labels=labels)
+    return split.subset(np.array(kept))
 
 
 def _subsample(num_examples: int, limit: int | None) -> list[int]:

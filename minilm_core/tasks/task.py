@@ -156,8 +156,8 @@ class Task:
     span: SpanSettings | None = None
     """The settings of a span task; None: the defaults."""
     max_length: int | None = None
-    """The tokens that an example, or a window of a span task, is cut to. None: finetuning.max_length, or 384 for a
-    span task."""
+    """The tokens that an example, or a window of a span task, is cut to. None: finetuning.max_length; at least 384 for
+    a span task."""
     train_split: str = "train"
     validation_split: str = "validation"
     test_split: str | None = "test"
@@ -280,7 +280,7 @@ class Task:
         """Returns the number of tokens that an example is cut to; `default` is that of the fine-tuning schedule."""
         if self.max_length is not None:
             return self.max_length
-        return SPAN_LENGTH if self.task_kind is TaskKind.SPAN else default
+        return max(SPAN_LENGTH, default) if self.task_kind is TaskKind.SPAN else default
 
     @property
     def is_regression(self) -> bool:

@@ -17,8 +17,10 @@ from minilm_core.errors import UserError
 from minilm_core.models.families import encoder_architecture
 from minilm_core.models.teacher import resolve
 from minilm_core.provenance import versions_of
-from minilm_core.tasks.splits import load_splits
+from minilm_core.tasks.kinds.span import reachable_answers
+from minilm_core.tasks.splits import Splits, load_splits
 from minilm_core.tasks.task import Task
+from minilm_core.tasks.task_kind import TaskKind
 from search.config.compatibility import check_against_teacher, find_teacher_config
 from search.config.loading import LoadedConfig, load_config
 from search.config.settings import Resources
@@ -131,7 +133,22 @@ def _task(loaded: LoadedConfig, task: Task) -> str:
     test = "no labelled test split" if splits.test is None else f"{splits.test.num_examples} test"
     numbers = f"{splits.train.num_examples} train, {splits.validation.num_examples} validation"
     sets = "".join(f", {split.num_examples} {name}" for name, split in splits.evaluation_sets.items())
-    return f"{numbers}, {test}{sets} examples; {task.task_kind}, {task.metric}"
+    detail = f"{numbers}, {test}{sets} examples; {task.task_kind}, {task.metric}"
+    return detail + _reachable(loaded, task, splits) if task.task_kind is TaskKind.SPAN else detail
+
+
+def _reachable(loaded: LoadedConfig, task: Task, splits: Splits) -> str:
+    """Returns what token boundaries allow at best on each split with answers, which no student can exceed."""
+    from minilm_core.models.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(resolve(loaded.config.teacher, loaded.base))
+    length = task.length(loaded.config.finetuning.max_length)
+    shares = {"validation": reachable_answers(task, splits.validation, tokenizer, length)}
+    for other in task.evaluation_sets:
+        scored = task.scored_on(other)
+        shares[other.name] = reachable_answers(scored, splits.evaluation_sets[other.name], tokenizer, length)
+    shown = ", ".join(f"{100 * share:.1f}% of {name}" for name, share in shares.items())
+    return f"; tokens can give {shown} exactly"
 
 
 def _writable(folder: Path) -> str:

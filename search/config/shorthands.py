@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
+from minilm_core.settings.finetuning_presets import FINETUNING_PRESETS
 from minilm_core.settings.quantities import parse_count, parse_milliseconds, parse_size_bytes
 from minilm_core.settings.schema import plain
-from minilm_core.settings.yaml_source import KeyPath, YamlSource
+from minilm_core.settings.yaml_source import KeyPath, YamlSource, shown
 from minilm_core.tasks.benchmarks import NAMED_EVALUATION_SETS, NAMED_TASKS, named_evaluation_set, named_task
 from spaces.presets import load_space
 
@@ -34,6 +35,7 @@ def expanded(source: YamlSource, base: Path) -> YamlSource:
         _rewrite(source, pattern, parse)
     _rewrite(source, ("assistant",), _assistant)
     _rewrite(source, ("space",), lambda name: plain(load_space(name, base)))
+    _apply_finetuning_preset(source)
     _rewrite(source, ("tasks", _EACH), lambda name: plain(named_task(name)))
     _rewrite(source, ("tasks", _EACH, "evaluation_sets", _EACH), lambda name: plain(named_evaluation_set(name)))
     for _, tasks, index in list(_matches(source.content, ("tasks", _EACH), ())):
@@ -43,6 +45,21 @@ def expanded(source: YamlSource, base: Path) -> YamlSource:
         if isinstance(sets[index], dict):
             sets[index] = _named(sets[index], NAMED_EVALUATION_SETS, named_evaluation_set)
     return source
+
+
+def _apply_finetuning_preset(source: YamlSource) -> None:
+    """Writes out `finetuning.preset`; its learning rates become those of a space that names none."""
+    finetuning, space = source.content.get("finetuning"), source.content.get("space")
+    if not isinstance(finetuning, dict) or "preset" not in finetuning:
+        return
+    name = finetuning.pop("preset")
+    if not isinstance(name, str) or name not in FINETUNING_PRESETS:
+        rule = f"finetuning.preset must be one of {', '.join(FINETUNING_PRESETS)}"
+        raise source.error(("finetuning", "preset"), f"{rule}, got {shown(name)}")
+    preset = FINETUNING_PRESETS[name]
+    source.content["finetuning"] = {**preset.settings, **finetuning}
+    if isinstance(space, dict):
+        space.setdefault("finetuning_learning_rate", list(preset.learning_rates))
 
 
 def _assistant(name: str) -> dict[str, Any]:

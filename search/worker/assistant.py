@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from search.config.settings import SearchConfig
 from search.config.teacher_assignment import TeacherRole
 from search.study.progress import Progress
 from search.worker.node import NodeContext
-from search.worker.worker import is_due, stage_progress
+from search.worker.worker import CheckpointClock, is_due, stage_progress
 from spaces.space import LogRange
 
 STAGE = "teaching the assistant"
@@ -42,14 +41,13 @@ def teach_assistant(node: NodeContext, data: DistillationData) -> Iterator[Progr
     ).to(node.device)
     schedule = assistant_schedule(config, config.assistant)
     learning_rate = config.assistant.learning_rate or middle_learning_rate(config)
-    last_saved = time.monotonic()
+    checkpoints = CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
     try:
         for progress in distil(
             student, data, schedule, learning_rate=learning_rate, seed=config.seed, resume_from=paths.checkpoint
         ):
-            if time.monotonic() - last_saved >= schedule.checkpoint_every_seconds and not progress.is_finished:
+            if not progress.is_finished and checkpoints.is_due():
                 progress.save_checkpoint(paths.checkpoint)
-                last_saved = time.monotonic()
             if is_due(progress):
                 yield stage_progress(STAGE, progress)
     except NonFiniteLossError as error:

@@ -1,10 +1,8 @@
 """The distillation of a trial's students: those with the same targets are trained together on the same batches."""
 
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from transformers import PreTrainedModel
@@ -13,12 +11,19 @@ from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import DistillationFailure, DistillationProgress, StudentRun, distil_together
 from minilm_core.models.encoders import RelationEncoder
 from minilm_core.results.records import TrialRecord
-from minilm_core.training.checkpoints import latest_checkpoint
 from search.config.teacher_assignment import DistillationKey
-from search.study.jobs import Job
 from search.study.progress import Progress
 from search.worker.preparation import open_distillation_data
-from search.worker.worker import JobRun, Worker, attribute_failure, is_due, log_progress, stage_progress
+from search.worker.worker import (
+    CheckpointClock,
+    JobRun,
+    Worker,
+    agreed_checkpoint,
+    attribute_failure,
+    is_due,
+    log_progress,
+    stage_progress,
+)
 
 STAGE = "distilling"
 
@@ -44,7 +49,7 @@ class _Learner:
         student_run = StudentRun(
             student=worker.in_parallel(student),
             learning_rate=job.choice.distillation_learning_rate,
-            resume_from=_checkpoint(worker, job),
+            resume_from=agreed_checkpoint(worker, job.paths.checkpoint),
         )
         return cls(run=run, encoder=encoder, student_run=student_run)
 
@@ -72,39 +77,21 @@ def _distil_group(worker: Worker, key: DistillationKey, runs: Sequence[JobRun]) 
     for run in runs:
         with attribute_failure([run]):
             learners.append(_Learner.begin(worker, run, key, data))
-    checkpoints = _CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
+    checkpoints = CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
     student_runs = [learner.student_run for learner in learners]
     for outcomes in distil_together(student_runs, data, schedule, seed=worker.node.config.seed):
         worker.share_time([runs[index] for index in outcomes])
         yield from _failed_records(worker, runs, outcomes)
         progress = [(runs[i], outcome) for i, outcome in outcomes.items() if isinstance(outcome, DistillationProgress)]
-        if worker.is_first:
-            checkpoints.save_if_due(progress)
+        if worker.is_first and not all(of_run.is_finished for _, of_run in progress) and checkpoints.is_due():
+            # None is saved after the last step: the students are saved next, and a crash before that repeats that step.
+            for run, of_run in progress:
+                of_run.save_checkpoint(run.job.paths.checkpoint)
         if any(is_due(of_run) for _, of_run in progress):
             event = log_progress(worker, [(run, stage_progress(STAGE, of_run)) for run, of_run in progress])
             yield event
             worker.check_time([run for run in runs if not run.has_failed], event)
     yield from _save_students(worker, learners)
-
-
-class _CheckpointClock:
-    """Saves checkpoints at intervals of time."""
-
-    def __init__(self, *, every_seconds: float) -> None:
-        self._every_seconds = every_seconds
-        self._last_saved = time.monotonic()
-
-    def save_if_due(self, progress: Sequence[tuple[JobRun, DistillationProgress]]) -> None:
-        """Saves a checkpoint of every run if it is time to.
-
-        None is saved after the last step: the students themselves are saved next, and a crash before that repeats the
-        last steps and with them the last held-out losses.
-        """
-        is_time = time.monotonic() - self._last_saved >= self._every_seconds
-        if is_time and not all(of_run.is_finished for _, of_run in progress):
-            for run, of_run in progress:
-                of_run.save_checkpoint(run.job.paths.checkpoint)
-            self._last_saved = time.monotonic()
 
 
 def _open_data(worker: Worker, key: DistillationKey) -> DistillationData:
@@ -115,22 +102,6 @@ def _open_data(worker: Worker, key: DistillationKey) -> DistillationData:
     if not worker.is_first:
         data = open_distillation_data(worker.node, key, rank=worker.rank, world_size=worker.world_size)
     return data
-
-
-def _checkpoint(worker: Worker, job: Job) -> Path | None:
-    """Returns the folder of the checkpoints that a distillation goes on from, or None where it starts anew.
-
-    Raises:
-        OSError: if this worker does not see the checkpoint that the first worker sees.
-    """
-    root = job.paths.checkpoint
-    agreed = worker.agree(lambda: latest_checkpoint(root))
-    if agreed is not None and latest_checkpoint(root) != agreed:
-        raise OSError(
-            f"every worker must see the checkpoint of the first, {agreed}, got {latest_checkpoint(root)} in {root}; "
-            f"the study's folder must be on a disk that all nodes share"
-        )
-    return None if agreed is None else root
 
 
 def _failed_records(

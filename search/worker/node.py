@@ -10,10 +10,16 @@ from minilm_core.kernels.compiled_loops import keep_compiled_loops_in
 from minilm_core.models.teacher import resolve
 from minilm_core.results.layout import StudyPaths
 from minilm_core.settings.schedules import Precision
+from minilm_core.tasks.evaluation import TaskData
+from minilm_core.tasks.finetuning import load_task_data
+from minilm_core.tasks.task import Task
 from minilm_core.training.devices import resolve_precision, training_device
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import TeacherRole
 from search.study.resolved import ResolvedStudy
+
+_TASK_DATA: dict[tuple[str, Path, Path, int], TaskData] = {}
+"""The tokenised tasks of this process, by task, study, tokenizer and length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +36,16 @@ class NodeContext:
         # The preparation of the study has checked the hash of the weights; no trial reads them all again.
         teacher = replace(study.config.teacher, sha256=None)
         return cls(study=study, teacher_folder=resolve(teacher, study.paths.root))
+
+    def task_data(self, task: Task) -> TaskData:
+        """Returns a task's splits, tokenised; the trials of a process read and tokenise them once."""
+        key = (repr(task), self.paths.root, self.teacher_folder, self.config.finetuning.max_length)
+        if key not in _TASK_DATA:
+            # A process may run the trials of one study after those of another.
+            for other in [other for other in _TASK_DATA if other[1] != self.paths.root]:
+                del _TASK_DATA[other]
+            _TASK_DATA[key] = load_task_data(task, self.paths.root, self.teacher_folder, key[3])
+        return _TASK_DATA[key]
 
     @property
     def config(self) -> SearchConfig:

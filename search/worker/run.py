@@ -6,6 +6,7 @@ and in a test.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
@@ -15,14 +16,21 @@ from minilm_core.atomic import atomic_folder, write_text_atomically
 from minilm_core.results.outcomes import save_outcomes
 from minilm_core.results.records import Role, Status, TaskResult, TrialRecord, task_result_from_dict
 from minilm_core.tasks.evaluation import evaluate
-from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_data, save_task_model
+from minilm_core.tasks.finetuning import build_task_model, finetune, save_task_model
 from minilm_core.tasks.metrics import mean_accuracy
 from minilm_core.tasks.task import Task
 from minilm_core.training.devices import device_name, resolve_precision
 from search.study.jobs import Job
 from search.study.progress import Progress, is_reported, now
 from search.worker.distillation import distil_students
-from search.worker.worker import JobRun, Worker, attribute_failure, log_progress
+from search.worker.worker import (
+    CheckpointClock,
+    JobRun,
+    Worker,
+    agreed_checkpoint,
+    attribute_failure,
+    log_progress,
+)
 
 
 def run_group(jobs: Sequence[Job]) -> Iterator[Progress | TrialRecord]:
@@ -65,10 +73,12 @@ def _finetune(worker: Worker, run: JobRun, task: Task) -> Iterator[Progress]:
     """Fine-tunes on a task, evaluates, and saves the model, the outcomes of its examples, and its result."""
     job, schedule, teacher_folder = run.job, worker.node.config.finetuning, worker.node.teacher_folder
     folder, result = job.paths.finetuned(task.name), job.paths.result(task.name)
+    checkpoint = job.paths.finetuning_checkpoint(task.name)
     if worker.agree(result.exists):
         return
-    data = load_task_data(task, worker.node.paths.root, teacher_folder, schedule.max_length)
+    data = worker.node.task_data(task)
     model = worker.in_parallel(build_task_model(worker.student_folder(job), data, seed=job.config.seed))
+    checkpoints = CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
     for step in finetune(
         model,
         data,
@@ -77,7 +87,10 @@ def _finetune(worker: Worker, run: JobRun, task: Task) -> Iterator[Progress]:
         seed=job.config.seed,
         rank=worker.rank,
         world_size=worker.world_size,
+        resume_from=agreed_checkpoint(worker, checkpoint),
     ):
+        if worker.is_first and not step.is_last and checkpoints.is_due():
+            step.save_checkpoint(checkpoint)
         if is_reported(step.step, step.num_steps):
             stage = f"fine-tuning on {task.name}"
             progress = Progress(stage=stage, step=step.step, num_steps=step.num_steps, loss=step.loss)
@@ -89,6 +102,7 @@ def _finetune(worker: Worker, run: JobRun, task: Task) -> Iterator[Progress]:
         evaluation = evaluate(model, data, schedule)
         save_outcomes(job.study.paths.outcomes_of(job.role, job.number, task.name), evaluation.outcomes)
         write_text_atomically(result, json.dumps(asdict(evaluation.result)))
+        shutil.rmtree(checkpoint, ignore_errors=True)
     worker.wait_for_others()
     yield from _report(worker, run, Progress(stage=f"evaluating on {task.name}", step=1, num_steps=1))
 

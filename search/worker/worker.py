@@ -16,6 +16,7 @@ from minilm_core.distillation.loop import DistillationProgress
 from minilm_core.models.encoders import save_encoder
 from minilm_core.models.weight_transfer import build_student
 from minilm_core.results.records import Role
+from minilm_core.training.checkpoints import latest_checkpoint
 from minilm_core.training.devices import keep_freed_memory
 from search.study.jobs import Job
 from search.study.progress import Progress, ProgressLog, is_reported
@@ -47,6 +48,22 @@ class JobRun:
     def begin(cls, job: Job) -> Self:
         """Begins a run that has taken no time yet."""
         return cls(job=job, log=ProgressLog(job.paths.progress))
+
+
+class CheckpointClock:
+    """Says when the next checkpoint is due."""
+
+    def __init__(self, *, every_seconds: float) -> None:
+        self._every_seconds = every_seconds
+        self._last_saved = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Returns whether it is time to save; the time to the next checkpoint then begins."""
+        now = time.monotonic()
+        if now - self._last_saved < self._every_seconds:
+            return False
+        self._last_saved = now
+        return True
 
 
 class Stopwatch:
@@ -150,6 +167,21 @@ class Worker:
     def student_folder(self, job: Job) -> Path:
         """Returns the folder of the encoder that is fine-tuned."""
         return self.node.teacher_folder if job.role is Role.TEACHER else job.paths.student
+
+
+def agreed_checkpoint(worker: Worker, root: Path) -> Path | None:
+    """Returns the folder of the checkpoints that a training goes on from, or None where it starts anew.
+
+    Raises:
+        OSError: if this worker does not see the checkpoint that the first worker sees.
+    """
+    agreed = worker.agree(lambda: latest_checkpoint(root))
+    if agreed is not None and latest_checkpoint(root) != agreed:
+        raise OSError(
+            f"every worker must see the checkpoint of the first, {agreed}, got {latest_checkpoint(root)} in {root}; "
+            f"the study's folder must be on a disk that all nodes share"
+        )
+    return None if agreed is None else root
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The interface of a kind of task. No torch at import: reading and checking data must open at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -40,6 +40,18 @@ class Split:
         """The number of examples."""
         return len(self.labels)
 
+    def subset(self, examples: Int[np.ndarray, " some"]) -> Self:
+        """Returns some examples, given by their indices."""
+        return replace(
+            self,
+            texts=tuple([texts[i] for i in examples] for texts in self.texts),
+            labels=_chosen(self.labels, examples),
+        )
+
+
+def _chosen(values: Sequence[Any] | np.ndarray, rows: Int[np.ndarray, " some"]) -> Sequence[Any] | np.ndarray:
+    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EncodedSplit:
@@ -54,13 +66,25 @@ class EncodedSplit:
     """The index of each feature's example."""
     loss_weights: Float[np.ndarray, " classes"] | None = None
     """The factor of each class or label in the loss; None if all have 1."""
-    alignments: Sequence[Any] = ()
+    alignments: Sequence[Any] | np.ndarray = ()
     """What leads from the tokens of a feature back to its text; empty for kinds that need nothing."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " features"]:
         """The number of tokens of each feature."""
         return np.array([len(feature["input_ids"]) for feature in self.features])
+
+    def subset(self, examples: Int[np.ndarray, " some"]) -> Self:
+        """Returns some examples, given by their indices in rising order, with all of their features."""
+        rows = np.flatnonzero(np.isin(self.example_of, examples))
+        return replace(
+            self,
+            split=self.split.subset(examples),
+            features=tuple(self.features[row] for row in rows),
+            targets=_chosen(self.targets, rows),
+            example_of=np.searchsorted(examples, self.example_of[rows]),
+            alignments=_chosen(self.alignments, rows) if len(self.alignments) else (),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

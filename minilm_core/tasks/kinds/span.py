@@ -14,7 +14,7 @@ from minilm_core.tasks.spans.answers import choose_answers
 from minilm_core.tasks.spans.examples import read_answers
 from minilm_core.tasks.spans.rules import AnswerRules
 from minilm_core.tasks.spans.thresholds import best_threshold
-from minilm_core.tasks.spans.windows import windows
+from minilm_core.tasks.spans.windows import reachable_share, windows
 from minilm_core.tasks.tables import Table
 from minilm_core.tasks.task import SpanSettings, Task
 
@@ -110,8 +110,8 @@ class SpanKind:
         In a task with unanswerable questions those whose margin exceeds the threshold are answered with nothing.
         """
         span, (_, contexts), answers = span_settings(task), encoded.split.texts, encoded.split.labels
-        rules = AnswerRules(mlqa_language=span.mlqa_language, has_unanswerable=span.has_unanswerable)
-        answerings = choose_answers(contexts, encoded.alignments, scores, span)
+        rules = answer_rules(task)
+        answerings = choose_answers(contexts, list(encoded.alignments), encoded.example_of, scores, span)
         given = [answering.best for answering in answerings]
         answered = _scored(rules, given, [answer.texts for answer in answers])
         margins = np.array([answering.margin for answering in answerings])
@@ -137,6 +137,20 @@ class SpanKind:
             },
             null_threshold=threshold,
         )
+
+
+def answer_rules(task: Task) -> AnswerRules:
+    """Returns the rules by which the answers of a span task are compared."""
+    span = span_settings(task)
+    return AnswerRules(mlqa_language=span.mlqa_language, has_unanswerable=span.has_unanswerable)
+
+
+def reachable_answers(task: Task, split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> float:
+    """Returns the share of a split's answers, in [0, 1], that token boundaries can give exactly."""
+    questions, contexts = split.texts
+    answers = list(split.labels)
+    found = list(windows(questions, contexts, answers, tokenizer, span_settings(task), max_length))
+    return reachable_share(contexts, answers, found, answer_rules(task))
 
 
 def span_settings(task: Task) -> SpanSettings:

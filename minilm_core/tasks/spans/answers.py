@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from minilm_core.tasks.spans.windows import Window
 from minilm_core.tasks.task import SpanSettings
@@ -45,14 +45,26 @@ class Answering:
 
 
 def choose_answers(
-    contexts: Sequence[str], windows: Sequence[Window], scores: Sequence[WindowScores], span: SpanSettings
+    contexts: Sequence[str],
+    windows: Sequence[Window],
+    question_of: Int[np.ndarray, " windows"],
+    scores: Sequence[WindowScores],
+    span: SpanSettings,
 ) -> list[Answering]:
-    """Returns the answers to each question, given all of its windows and their scores."""
+    """Returns the answers to each question.
+
+    Args:
+        contexts: The context of each question.
+        windows: All windows, in any order.
+        question_of: The index of each window's question.
+        scores: The scores of each window.
+        span: The limits of answers.
+    """
     of_example: list[list[Candidate]] = [[] for _ in contexts]
     null_scores = np.full(len(contexts), np.inf)
-    for window, of_window in zip(windows, scores, strict=True):
-        null_scores[window.example] = min(null_scores[window.example], float(of_window[0].sum()))
-        of_example[window.example] += _candidates(contexts[window.example], window, of_window, span)
+    for question, window, of_window in zip(question_of, windows, scores, strict=True):
+        null_scores[question] = min(null_scores[question], float(of_window[0].sum()))
+        of_example[question] += _candidates(contexts[question], window, of_window, span)
     return [
         Answering(candidates=_best(candidates, span.num_best), null_score=float(null_score))
         for candidates, null_score in zip(of_example, null_scores, strict=True)

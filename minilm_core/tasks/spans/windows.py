@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from minilm_core.errors import UserError
 from minilm_core.tasks.spans.examples import Answers
+from minilm_core.tasks.spans.rules import AnswerRules
 from minilm_core.tasks.task import SpanSettings
 
 if TYPE_CHECKING:
@@ -61,6 +62,31 @@ def windows(
         pairs = tokenizer(cut, list(contexts[part]), return_offsets_mapping=True, truncation=False, verbose=False)
         for index in range(len(cut)):
             yield from _windows_of(start + index, pairs, index, contexts, answers, span, max_length)
+
+
+def reachable_share(
+    contexts: Sequence[str], answers: Sequence[Answers], found: Sequence[Window], rules: AnswerRules
+) -> float:
+    """Returns the share of answers, in [0, 1], that tokens give exactly; no model with this tokenizer can do better.
+
+    A piece may cross the edge of an answer, as in Korean, whose particles end words. Only the first answer of each
+    question counts, and only answers that lie within a window.
+
+    Args:
+        contexts: The context of each question.
+        answers: The answers of each question.
+        found: The windows of all questions.
+        rules: The rules by which answers are compared.
+    """
+    taught = {window.example: window for window in found if window.answer != (0, 0)}
+    answerable = [index for index, of_question in enumerate(answers) if of_question.texts]
+    num_reached = 0
+    for index in answerable:
+        if index in taught:
+            window = taught[index]
+            first, last = (window.offsets[token - window.first] for token in window.answer)
+            num_reached += int(rules.exact_match(contexts[index][first[0] : last[1]], answers[index].texts[:1]))
+    return num_reached / len(answerable) if answerable else 1.0
 
 
 def cut_questions(questions: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> list[str]:

@@ -98,7 +98,7 @@ def test_the_kind_follows_from_the_metric_and_the_columns_from_the_kind(
 
 def test_the_windows_of_a_span_task_are_longer_than_other_examples() -> None:
     span = task_of(metric="span_f1", text_columns=())
-    assert (span.length(128), task_of().length(128)) == (384, 128)
+    assert (span.length(128), span.length(512), task_of().length(128)) == (384, 512, 128)
     assert task_of(max_length=64).length(128) == 64
     assert dataclasses.replace(span, max_length=512).length(128) == 512
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from minilm_core.corpus.packed import CorpusSource
 from minilm_core.errors import UserError
 from minilm_core.models.assistant import Assistant
+from minilm_core.settings.finetuning_presets import FINETUNING_PRESETS
 from minilm_core.settings.schedules import Method
 from minilm_core.tasks.benchmarks import named_evaluation_set
 from search.config.loading import load_config, resolved_yaml
@@ -71,6 +72,23 @@ def config(write):
     return load_config(write()).config
 
 
+def test_a_preset_of_fine_tuning_gives_its_settings_and_the_learning_rates_that_a_space_lacks(write):
+    space = "space: {num_layers: [2], hidden_sizes: [96], head_sizes: [16], distillation_learning_rate: [1e-3]}"
+    text = SEARCH.replace("space: tiny", f"{space}\nfinetuning: {{preset: squad2, batch_size: 16}}")
+    config = load_config(write(text)).config
+    assert (config.finetuning.num_epochs, config.finetuning.max_length, config.finetuning.batch_size) == (3, 384, 16)
+    assert config.space.finetuning_learning_rate == (6e-5,)
+    assert load_config(write(SEARCH + "finetuning: {preset: xnli}\n")).config.space == load_space("tiny", Path())
+
+
+@pytest.mark.parametrize("name", FINETUNING_PRESETS)
+def test_every_preset_of_fine_tuning_is_valid_and_documented(write, name):
+    config = load_config(write(SEARCH + f"finetuning: {{preset: {name}}}\n")).config
+    for key, value in FINETUNING_PRESETS[name].settings.items():
+        assert getattr(config.finetuning, key) == value
+    assert f"`{name}`" in (ROOT / "search" / "README.md").read_text(encoding="utf-8")
+
+
 def test_evaluation_sets_are_names_or_copies_of_named_sets(write, tmp_path):
     sets = "[mlqa-de, {name: mlqa-es, path: data/mlqa, file: es.parquet}]"
     text = SEARCH.replace("  - name: mrpc\n    path: data/mrpc\n", f"  - {{name: squad, evaluation_sets: {sets}}}\n")
@@ -101,6 +119,11 @@ def test_evaluation_sets_are_names_or_copies_of_named_sets(write, tmp_path):
             "    path: data/mrpc",
             "    path: data/mrpc\n    kind: generation",
             "11: tasks.1.kind must be one that an encoder can do, got generation",
+        ),
+        (
+            "space: tiny",
+            "space: tiny\nfinetuning: {preset: glu}",
+            "12: finetuning.preset must be one of glue, glue-small, squad2, xnli, mlqa, search, got 'glu'",
         ),
         ("    path: data/mrpc", "    pth: data/mrpc", "10: unknown key 'tasks.1.pth'; did you mean 'path'?"),
         (

@@ -42,6 +42,23 @@ def test_an_interrupted_distillation_goes_on_from_its_checkpoint(open_study: Ope
     assert steps == [5, 6]
 
 
+@pytest.mark.parametrize("num_events", [8, 11])
+def test_an_interrupted_fine_tuning_goes_on_from_its_checkpoint(
+    open_study: OpenStudy, choice: StudentChoice, record: TrialRecord, job: Job, num_events: int
+) -> None:
+    again = Job.of_student(open_study("finetuning.checkpoint_every_seconds=0"), 7, choice)
+    interrupt([again], after=num_events)
+    checkpoint = TrialPaths(root=again.folder).finetuning_checkpoint("mood")
+    assert checkpoint.is_dir()
+    *events, last = run_job(again)
+    steps = [event.step for event in events if isinstance(event, Progress) and event.stage == "fine-tuning on mood"]
+    assert steps[0] > 1
+    assert isinstance(last, TrialRecord)
+    assert figures_of(last) == figures_of(record)
+    assert_same_bits(again.folder / "finetuned" / "mood", job.folder / "finetuned" / "mood")
+    assert not checkpoint.exists()
+
+
 def test_a_finished_trial_yields_its_record_again_and_trains_nothing(record: TrialRecord, job: Job) -> None:
     (again,) = run_job(job)
     assert isinstance(again, TrialRecord)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm_core.tasks.spans.answers import MARGIN_WITHOUT_CANDIDATES, choose_answers
+from minilm_core.tasks.spans.answers import MARGIN_WITHOUT_CANDIDATES, Answering, choose_answers
 from minilm_core.tasks.spans.windows import Window
 from minilm_core.tasks.task import SpanSettings
 
@@ -38,9 +38,15 @@ def logits(window: Window, firsts: dict[int, float], lasts: dict[int, float], nu
     return scores
 
 
+def answers_of(
+    contexts: list[str], parts: list[Window], scores: list[np.ndarray], span: SpanSettings
+) -> list[Answering]:
+    return choose_answers(contexts, parts, np.array([part.example for part in parts]), scores, span)
+
+
 def test_the_span_with_the_highest_sum_is_the_answer() -> None:
     window = window_of()
-    (answering,) = choose_answers([CONTEXT], [window], [logits(window, {2: 5, 4: 4}, {3: 3, 1: 9})], SpanSettings())
+    (answering,) = answers_of([CONTEXT], [window], [logits(window, {2: 5, 4: 4}, {3: 3, 1: 9})], SpanSettings())
     assert answering.best == "two three"
     assert answering.candidates[0].score == 8.0
 
@@ -48,9 +54,9 @@ def test_the_span_with_the_highest_sum_is_the_answer() -> None:
 def test_an_answer_does_not_end_before_it_begins_nor_last_too_long() -> None:
     window = window_of()
     scores = logits(window, {0: 9, 6: 5}, {9: 9, 3: 8})
-    (answering,) = choose_answers([CONTEXT], [window], [scores], SpanSettings(max_answer_tokens=4))
+    (answering,) = answers_of([CONTEXT], [window], [scores], SpanSettings(max_answer_tokens=4))
     assert answering.best == "zero one two three"
-    (short,) = choose_answers([CONTEXT], [window], [scores], SpanSettings(max_answer_tokens=2))
+    (short,) = answers_of([CONTEXT], [window], [scores], SpanSettings(max_answer_tokens=2))
     assert short.best != "zero one two three"
 
 
@@ -59,14 +65,14 @@ def test_neither_question_nor_padding_is_an_answer() -> None:
     scores = np.zeros((len(window.inputs["input_ids"]) + 4, 2))
     scores[1:FIRST] = scores[FIRST + 3 :] = 50.0
     scores[FIRST + 1] = 1.0
-    (answering,) = choose_answers([CONTEXT], [window], [scores], SpanSettings())
+    (answering,) = answers_of([CONTEXT], [window], [scores], SpanSettings())
     assert answering.best == "one"
 
 
 def test_no_answer_must_be_said_by_every_window() -> None:
     parts = [window_of(0, 5), window_of(5, 10)]
     scores = [logits(parts[0], {1: 2}, {1: 2}, null=10.0), logits(parts[1], {1: 1}, {1: 1}, null=-3.0)]
-    (answering,) = choose_answers([CONTEXT], parts, scores, SpanSettings())
+    (answering,) = answers_of([CONTEXT], parts, scores, SpanSettings())
     assert answering.null_score == -3.0
     assert (answering.best, answering.margin) == ("one", -3.0 - 4.0)
 
@@ -74,7 +80,7 @@ def test_no_answer_must_be_said_by_every_window() -> None:
 def test_an_answer_begins_only_where_its_window_shows_most_context() -> None:
     parts = [window_of(0, 6, widest=range(4)), window_of(2, 10, widest=range(4, 10))]
     scores = [logits(parts[0], {5: 9}, {5: 9}), logits(parts[1], {3: 1}, {3: 1})]
-    (answering,) = choose_answers([CONTEXT], parts, scores, SpanSettings())
+    (answering,) = answers_of([CONTEXT], parts, scores, SpanSettings())
     assert answering.best == "five"
     assert answering.candidates[0].score == 2.0
 
@@ -82,14 +88,14 @@ def test_an_answer_begins_only_where_its_window_shows_most_context() -> None:
 def test_windows_belong_to_their_question_in_any_order() -> None:
     parts = [window_of(5, 10, example=1), window_of(example=0), window_of(0, 5, example=1)]
     scores = [logits(parts[0], {0: 3}, {0: 3}), logits(parts[1], {7: 1}, {7: 1}), logits(parts[2], {0: 2}, {0: 2})]
-    found = choose_answers([CONTEXT, CONTEXT], parts, scores, SpanSettings())
+    found = answers_of([CONTEXT, CONTEXT], parts, scores, SpanSettings())
     assert [answering.best for answering in found] == ["seven", "five"]
 
 
 def test_equal_texts_are_listed_once() -> None:
     parts = [window_of(), window_of()]
     scores = [logits(part, {3: 1 + number}, {3: 1}) for number, part in enumerate(parts)]
-    (answering,) = choose_answers([CONTEXT], parts, scores, SpanSettings())
+    (answering,) = answers_of([CONTEXT], parts, scores, SpanSettings())
     texts = [candidate.text for candidate in answering.candidates]
     assert len(texts) == len(set(texts))
     assert answering.candidates[0].score == 3.0
@@ -99,7 +105,7 @@ def test_a_question_without_a_valid_answer_is_answered_with_nothing() -> None:
     blank = Window(
         example=0, inputs={"input_ids": [0, 1, 2, 3]}, first=2, offsets=((3, 3),), is_widest=(True,), answer=(0, 0)
     )
-    (answering,) = choose_answers([CONTEXT], [blank], [np.zeros((4, 2))], SpanSettings())
+    (answering,) = answers_of([CONTEXT], [blank], [np.zeros((4, 2))], SpanSettings())
     assert (answering.best, answering.margin) == ("", MARGIN_WITHOUT_CANDIDATES)
 
 
@@ -108,7 +114,7 @@ def test_a_question_without_a_valid_answer_is_answered_with_nothing() -> None:
 def test_the_list_has_the_best_of_all_spans(seed: int, max_answer_tokens: int) -> None:
     window = window_of()
     scores = np.random.default_rng(seed).normal(size=(len(window.inputs["input_ids"]), 2))
-    (answering,) = choose_answers(
+    (answering,) = answers_of(
         [CONTEXT], [window], [scores], SpanSettings(max_answer_tokens=max_answer_tokens, num_best=10)
     )
     spans = {

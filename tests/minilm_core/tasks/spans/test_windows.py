@@ -1,13 +1,15 @@
 """Tests of windows: where they begin, what they contain, and that their tokens lead back to the context."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from minilm_core.errors import UserError
 from minilm_core.tasks.spans.examples import Answers
-from minilm_core.tasks.spans.windows import Window, cut_questions, tokens_of_answer, windows
+from minilm_core.tasks.spans.rules import AnswerRules
+from minilm_core.tasks.spans.windows import Window, cut_questions, reachable_share, tokens_of_answer, windows
 from minilm_core.tasks.task import SpanSettings
 from tests.minilm_core.tasks.tokenizers import TOKENIZERS, word_piece
 
@@ -191,6 +193,23 @@ def test_the_first_of_several_answers_is_taught() -> None:
     answers = Answers(("student", "the student"), (4, 0))
     offsets = [(0, 3), (4, 11), (12, 16)]
     assert tokens_of_answer(offsets, "the student wins", answers) == (1, 1)
+
+
+def test_the_share_of_answers_that_tokens_give_exactly() -> None:
+    window = Window(
+        example=0,
+        inputs={"input_ids": [0, 1, 2, 3]},
+        first=1,
+        offsets=((0, 3), (4, 12)),
+        is_widest=(True, True),
+        answer=(2, 2),
+    )
+    contexts = ["The students win"] * 3
+    exact, inside, beyond = Answers(("students",), (4,)), Answers(("student",), (4,)), Answers(("win",), (13,))
+    of_two = [window, replace(window, example=1)]
+    assert reachable_share(contexts[:2], [exact, inside], of_two, AnswerRules()) == 0.5
+    # An answer in no window cannot be given, and an unanswerable question does not count.
+    assert reachable_share(contexts, [exact, beyond, Answers((), ())], [window], AnswerRules()) == 0.5
 
 
 def test_blanks_around_an_answer_belong_to_no_token() -> None:
