@@ -1,24 +1,25 @@
-"""How certain the figures are: intervals, paired differences and frontier membership by bootstrap over the examples."""
+"""How certain the figures are: intervals, paired differences and frontier membership, from resampled examples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.outcomes import Outcomes
-from minilm_core.results.records import Evaluation, TrialRecord
+from minilm_core.results.records import Evaluation, Role, TrialRecord
 from minilm_core.tasks.metrics import (
-    NUM_RESAMPLES,
     Interval,
     mean_accuracy,
     metric_named,
-    percentile_interval,
     resampled_scores,
 )
+from reports import simultaneous
 from reports.outcomes import Key
+from reports.posterior import NUM_DRAWS, Measured, draw_accuracies
 from reports.study import Study
 
 
@@ -31,48 +32,85 @@ class Split(StrEnum):
     """The split that the search never used."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Resamples:
     """Accuracy, in [0, 1], of records over common bootstrap resamples of one split's examples.
 
     Accuracy is the unweighted mean of the tasks' main metrics, where a negative correlation counts as 0. All records
     are scored on the same resamples, so that differences and ratios are paired.
+
+    Students are chosen by the validation split. On it, intervals hold for all students at once, so that they also hold
+    for the chosen one; on the test split, which chooses nothing, each interval holds by itself.
     """
 
     split: Split
     values: Mapping[Key, float]
     resampled: Mapping[Key, Float[np.ndarray, " resamples"]]
+    num_chosen_from: int
+    """The number of students that were candidates: one alone was not chosen."""
 
     def __contains__(self, record: TrialRecord) -> bool:
         return _key(record) in self.values
 
     def interval(self, record: TrialRecord) -> Interval:
         """Returns the record's accuracy with its interval."""
-        return percentile_interval(self.values[_key(record)], self.resampled[_key(record)])
+        key = _key(record)
+        critical = self._critical_of_students if self._is_chosen(key) else None
+        found = simultaneous.interval(self.values[key], self.resampled[key], critical)
+        return Interval(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high))
 
     def difference(self, record: TrialRecord, other: TrialRecord) -> Interval:
         """Returns accuracy(record) - accuracy(other) with its paired interval: positive where the first is better."""
         key, other_key = _key(record), _key(other)
         difference = self.resampled[key] - self.resampled[other_key]
-        return percentile_interval(self.values[key] - self.values[other_key], difference)
+        return simultaneous.interval(
+            self.values[key] - self.values[other_key], difference, self._critical_of_difference(key, other_key)
+        )
 
     def ratio(self, record: TrialRecord, other: TrialRecord) -> Interval:
         """Returns accuracy(record) / accuracy(other) with its paired interval; 1 where the other scores 0."""
         key, other_key = _key(record), _key(other)
         value = accuracy_ratio(self.values[key], self.values[other_key])
-        return percentile_interval(float(value), accuracy_ratio(self.resampled[key], self.resampled[other_key]))
+        resampled = accuracy_ratio(self.resampled[key], self.resampled[other_key])
+        critical = None
+        if self._is_chosen(key):
+            ratios = [accuracy_ratio(self.resampled[k], self.resampled[other_key]) for k in self._students]
+            critical = simultaneous.critical_value(np.stack(ratios))
+        return simultaneous.interval(float(value), resampled, critical)
+
+    @cached_property
+    def _students(self) -> tuple[Key, ...]:
+        return tuple(key for key in self.values if key[0] is Role.STUDENT)
+
+    def _is_chosen(self, key: Key) -> bool:
+        """Returns whether a record may be the best of several on this split."""
+        return self.split is Split.VALIDATION and key[0] is Role.STUDENT and self.num_chosen_from > 1
+
+    @cached_property
+    def _critical_of_students(self) -> float:
+        return simultaneous.critical_value(np.stack([self.resampled[key] for key in self._students]))
+
+    @cached_property
+    def _critical_of_pairs(self) -> float:
+        return simultaneous.critical_value_of_pairs(np.stack([self.resampled[key] for key in self._students]))
+
+    def _critical_of_difference(self, key: Key, other_key: Key) -> float | None:
+        chosen = [k for k in (key, other_key) if self._is_chosen(k)]
+        if len(chosen) == 2:
+            return self._critical_of_pairs
+        if not chosen:
+            return None
+        (fixed,) = {key, other_key} - set(chosen)
+        differences = np.stack([self.resampled[k] - self.resampled[fixed] for k in self._students])
+        return simultaneous.critical_value(differences)
 
 
-def resample(study: Study, split: Split, records: Sequence[TrialRecord] | None = None) -> Resamples:
-    """Draws the resamples for each record whose outcomes were kept for that split of every task.
-
-    `records` are those to score, by default all of the study. The resamples do not depend on them.
-    """
+def resample(study: Study, split: Split) -> Resamples:
+    """Draws the resamples for each record whose outcomes were kept for that split of every task."""
     tasks = sorted({task for record in study.records for task in record.tasks})
-    candidates = study.records if records is None else records
-    scored = [r for r in candidates if tasks and all(_outcomes(study, r, task, split) is not None for task in tasks)]
+    scored = [r for r in study.records if tasks and all(_outcomes(study, r, task, split) is not None for task in tasks)]
     if not scored:
-        return Resamples(split=split, values={}, resampled={})
+        return Resamples(split=split, values={}, resampled={}, num_chosen_from=0)
     values: list[Float[np.ndarray, " records"]] = []
     resampled: list[Float[np.ndarray, "records resamples"]] = []
     # One seed a task: tasks are resampled independently, and another task does not change the resamples of the others.
@@ -86,6 +124,7 @@ def resample(study: Study, split: Split, records: Sequence[TrialRecord] | None =
         split=split,
         values=dict(zip(keys, mean_accuracy(values).tolist(), strict=True)),
         resampled=dict(zip(keys, mean_accuracy(resampled), strict=True)),
+        num_chosen_from=len(study.students),
     )
 
 
@@ -115,21 +154,26 @@ def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | N
 
 
 def frontier_probabilities(study: Study, resamples: Resamples) -> dict[int, float]:
-    """Returns for each trial the fraction of resamples in which no other student beats its student.
+    """Returns for each trial the posterior probability that no other student beats its student.
 
-    Only accuracy is resampled; the other objectives are taken as exact. The result is empty where a student was not
+    Only accuracies are uncertain; the other objectives are taken as exact. The result is empty where a student was not
     resampled.
     """
     students = [student for student in study.students if student in resamples]
     columns = [i for i, objective in enumerate(study.objectives) if objective.name == "accuracy"]
     if not students or len(students) < len(study.students) or not columns:
         return {}
+    measured = Measured(
+        values=np.array([resamples.values[_key(student)] for student in students]),
+        resampled=np.stack([resamples.resampled[_key(student)] for student in students]),
+        log_sizes=np.log([max(1.0, student.num_layer_parameters or 1.0) for student in students]),
+    )
     costs = study.costs(students)
     counts = np.zeros(len(students))
-    for accuracies in np.stack([resamples.resampled[_key(student)] for student in students], axis=1):
+    for accuracies in draw_accuracies(measured):
         costs[:, columns[0]] = -accuracies
         counts += is_on_frontier(costs)
-    return {s.number: float(count) / NUM_RESAMPLES for s, count in zip(students, counts, strict=True)}
+    return {s.number: float(count) / NUM_DRAWS for s, count in zip(students, counts, strict=True)}
 
 
 def tied_with_frontier(study: Study, resamples: Resamples) -> tuple[TrialRecord, ...]:

@@ -281,7 +281,7 @@ def resampled_scores(
         _check_finite(of_model)
     chunks = [
         np.stack([metric.resampled(of_model, weights) for of_model in outcomes])
-        for weights in _resample_weights(len(outcomes[0]), seed)
+        for weights in resample_weights(len(outcomes[0]), seed)
     ]
     return np.concatenate(chunks, axis=1)
 
@@ -294,7 +294,7 @@ def _check_finite(outcomes: Outcomes) -> None:
         raise UserError(f"a prediction to score must be finite, got {outcomes[row, column]} for example {row + 1}")
 
 
-def _resample_weights(num_examples: int, seed: int) -> Iterator[Weights]:
+def resample_weights(num_examples: int, seed: int) -> Iterator[Weights]:
     """Yields the weights of some resamples at a time: those of all would take gigabytes for a large split."""
     random = np.random.default_rng(seed)
     probabilities = np.full(num_examples, 1 / num_examples)

@@ -151,7 +151,14 @@ def _caveats(study: Study) -> Iterator[str]:
     metrics = sorted({result.metric for record in study.records for result in record.tasks.values()})
     yield f"Accuracy is the unweighted mean of the tasks' main metrics ({', '.join(metrics) or 'none measured'})."
     yield "Intervals are 95% bootstrap intervals over examples; another training seed may change a figure by more."
-    yield "P(on frontier) resamples the examples only, and takes size and latency as exact."
+    yield (
+        "On the validation split, which chose the students, intervals hold for all students and all their differences "
+        "at once, so that they also hold for the best one. On the test split each holds by itself."
+    )
+    yield (
+        "P(on frontier) is the probability that no other student is better in every objective, from a posterior that "
+        "shrinks accuracies towards their trend over size; size and latency count as exact."
+    )
     yield "A student is tied with the frontier if it cannot be told apart, in accuracy, from the student that beats it."
     yield "GFLOP counts one forward pass over one sequence; held-out loss is the relation loss in nats."
     yield "Size counts the encoder's weights in fp32, without tokenizer and task head."

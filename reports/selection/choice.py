@@ -106,7 +106,7 @@ def pick(
     preference = prefer or preference_for(study, requirements)
     cheap = cheapest_by(study, preference)
     candidates = unbeaten(study, qualifying, cheap)
-    resamples = validation or check.resamples or resample(study, Split.VALIDATION, candidates if candidates[1:] else ())
+    resamples = validation or check.resamples or resample(study, Split.VALIDATION)
     winner = preferred(study, candidates, preference, resamples)
     standing = Standing(prefer=preference, cheap=cheap, num_qualifying=len(qualifying), candidates=tuple(candidates))
     return Decision(
@@ -169,7 +169,8 @@ def _is_better(study: Study, student: TrialRecord, winner: TrialRecord, prefer: 
 
 def _notes(study: Study) -> tuple[str, ...]:
     notes = [
-        "accuracy is that of the validation split, which the search optimised: the best of many looks better than it is"
+        "accuracy is that of the validation split, which the search optimised: the best of many looks better than it "
+        "is; intervals hold for all students at once, so that they allow for it"
     ]
     if any(student.latency_ms is not None for student in study.students):
         facts = study.latency

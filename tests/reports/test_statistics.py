@@ -85,13 +85,6 @@ def test_a_record_without_outcomes_is_not_resampled(make_study: Callable[..., St
     assert forgotten not in resamples
 
 
-def test_the_resamples_of_some_records_are_those_of_all(full_study: Study) -> None:
-    first, second, *_ = full_study.students
-    some, every = (resample(full_study, Split.VALIDATION, wanted) for wanted in ([second, first], None))
-    assert some.difference(first, second) == every.difference(first, second)
-    assert full_study.students[2] not in some
-
-
 def test_the_records_own_interval_stands_in_for_a_single_task_without_outcomes(
     make_study: Callable[..., Study],
 ) -> None:

@@ -43,7 +43,7 @@ def test_without_limits_the_reason_gives_the_interval_of_the_tie(large_study: St
     decision = pick(large_study)
     assert "is the fastest student on the frontier that cannot be told apart from the most accurate" in decision.reason
     assert re.search(
-        r"; trial 44, the most accurate, is ahead by 5.0 points \(95% paired interval [-\d.]+ to [\d.]+\)$",
+        r"; trial 44, the most accurate, is ahead by 6.0 points \(95% paired interval [-\d.]+ to [\d.]+\)$",
         decision.reason,
     )
     assert decision.rule.startswith("nothing is limited, so a more accurate student is preferred to a cheaper one only")

@@ -1,0 +1,47 @@
+"""Intervals that hold for all students of a search at once, so that they also hold for the one that was chosen.
+
+The best of many students on a split looks better than it is: an interval for one student alone misses the truth of the
+winner far more often than in 5 % of studies. A simultaneous interval is as wide as the most extreme of all students
+requires, whichever that is. Source: Westfall & Young, 1993, resampling-based max-t intervals.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from minilm_core.tasks.metrics import CONFIDENCE, Interval, percentile_interval
+
+Resampled = Float[np.ndarray, "students resamples"]
+
+
+def critical_value(resampled: Resampled) -> float:
+    """Returns the number of standard errors that covers all statistics at once with 95 % confidence.
+
+    Args:
+        resampled: Each statistic over the same resamples.
+    """
+    return float(np.quantile(np.abs(_studentised(resampled)).max(axis=0), CONFIDENCE))
+
+
+def critical_value_of_pairs(resampled: Resampled) -> float:
+    """Returns the number of standard errors that covers the differences of all pairs of statistics at once."""
+    largest = np.zeros(resampled.shape[1])
+    # A student at a time: all pairs of many students together would take gigabytes.
+    for index in range(1, len(resampled)):
+        differences = resampled[:index] - resampled[index]
+        largest = np.maximum(largest, np.abs(_studentised(differences)).max(axis=0))
+    return float(np.quantile(largest, CONFIDENCE))
+
+
+def interval(value: float, resampled: Float[np.ndarray, " resamples"], critical: float | None) -> Interval:
+    """Returns a value with its interval; None as critical value: that of the value alone, by percentiles."""
+    if critical is None:
+        return percentile_interval(value, resampled)
+    margin = critical * float(resampled.std())
+    return Interval(value=value, low=value - margin, high=value + margin)
+
+
+def _studentised(resampled: Resampled) -> Resampled:
+    """Returns statistics as numbers of their standard errors from their means; 0 for those that never vary."""
+    spread = resampled.std(axis=1, keepdims=True)
+    centred = resampled - resampled.mean(axis=1, keepdims=True)
+    return np.asarray(np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0))
