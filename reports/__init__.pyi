@@ -1,3 +1,5 @@
+from .confirmation import ConfirmationResult as ConfirmationResult
+from .confirmation import load_confirmation as load_confirmation
 from .page.writer import Report as Report
 from .page.writer import write_report as write_report
 from .selection.choice import Decision as Decision

@@ -103,6 +103,25 @@ class StudyPaths:
         return self.root / "decision.json"
 
     @property
+    def confirmation(self) -> Path:
+        """The candidates and seeds of the study's confirmation, fixed before its first run."""
+        return self.root / "confirmation.json"
+
+    @property
+    def confirmations(self) -> Path:
+        """The folder of the confirmation's runs, and of their records."""
+        return self.root / "confirmations"
+
+    @property
+    def confirmation_records(self) -> Path:
+        """One line of JSON for each run of the confirmation."""
+        return self.confirmations / "records.jsonl"
+
+    def confirmation_folder(self, seed: int, role: Role, number: int) -> Path:
+        """Returns the folder of a candidate, or of the teacher, as one seed trains it."""
+        return self.confirmations / f"seed-{seed}" / self.model_folder(role, number).name
+
+    @property
     def scratch(self) -> Path:
         """The files of Ray, which are not needed once the search is over."""
         return self.root / "scratch"
@@ -187,6 +206,10 @@ class TrialPaths:
     def finetuning_checkpoint(self, task: str) -> Path:
         """Returns the folder of the checkpoints that an interrupted fine-tuning on a task goes on from."""
         return self.root / "finetuned" / f"{task}.checkpoint"
+
+    def outcomes(self, task: str) -> Path:
+        """Returns the file of the outcomes of a confirmation's run on a task."""
+        return self.root / "outcomes" / f"{task}.safetensors"
 
     def result(self, task: str) -> Path:
         """Returns the file of the fine-tuned student's results on a task."""

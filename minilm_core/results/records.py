@@ -253,6 +253,16 @@ def read_records(path: Path) -> tuple[TrialRecord, ...]:
     return tuple(latest.values())
 
 
+def read_confirmations(path: Path) -> tuple[TrialRecord, ...]:
+    """Reads the records of a study's confirmation; of several with the same role, number and seed, the last counts.
+
+    Raises:
+        UserError: naming the line, if a line is JSON but no record.
+    """
+    latest = {(record.role, record.number, record.seed): record for record in _whole_records(path)}
+    return tuple(latest.values())
+
+
 def most_accurate_first(records: Iterable[TrialRecord], objectives: Sequence[Objective]) -> tuple[TrialRecord, ...]:
     """Sorts complete students by accuracy; of equally accurate ones, the better in the other objectives comes first."""
 

@@ -7,6 +7,7 @@ from typing import Any
 from minilm_core.results.records import TrialRecord
 from reports import wording
 from reports.comparison import Comparison, comparisons, name_of, verdict
+from reports.confirmation import load_confirmation
 from reports.page import tables
 from reports.page.tables import SetTable
 from reports.selection.answer import Answer, answer, command_line
@@ -29,6 +30,8 @@ class Facts:
     comparisons: tuple[Comparison, ...]
     models: tuple[Row, ...]
     """The models compared, with their accuracy on both splits."""
+    confirmation: tuple[str, ...]
+    """What the study's confirmation says, in sentences; empty without one."""
     set_tables: tuple[SetTable, ...]
     """The scores of the compared models and the frontier on evaluation sets, a table for each task that has some."""
     tasks: tuple[str, ...]
@@ -104,6 +107,7 @@ def gather(study: Study) -> Facts:
         warnings=tuple(_warnings(study)),
         comparisons=found,
         models=tuple(_model_row(record, validation, test) for record in _compared(study, found)),
+        confirmation=() if (confirmed := load_confirmation(study)) is None else confirmed.lines(),
         set_tables=tables.set_tables(_distinct([*_compared(study, found), *study.frontier])),
         tasks=tables.task_names(study),
         frontier=tuple(by_trial[student.number] for student in study.frontier),

@@ -35,6 +35,7 @@ for verb in (
     running.resume,
     results.report,
     results.pick,
+    results.confirm,
     results.package,
     results.verify,
 ):

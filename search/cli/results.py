@@ -1,4 +1,4 @@
-"""The verbs after a search: report, pick, package and verify."""
+"""The verbs after a search: report, pick, confirm, package and verify."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,7 +7,19 @@ from typing import Annotated, TypeVar
 import typer
 
 from minilm_core.errors import UserError
-from search.cli.terminal import AsJson, ExitCode, StudyFolder, emit_json, existing_study, say_next, shown_path
+from search.cli.terminal import (
+    Address,
+    AsJson,
+    ExitCode,
+    StudyFolder,
+    complain,
+    emit_json,
+    existing_study,
+    note_study,
+    say_next,
+    shown_path,
+)
+from search.study.lock import only_driver
 
 PREFER_HELP = (
     "fastest, smallest, best, knee, or tied: the cheapest that cannot be told apart from the best. "
@@ -75,6 +87,59 @@ def pick(
     if decision.winner is None:
         raise typer.Exit(ExitCode.NONE_QUALIFIES)
     say_next("package", study_folder, "--picked", "-o", "student")
+
+
+def confirm(
+    context: typer.Context,
+    study_folder: StudyFolder,
+    front: Annotated[bool, typer.Option("--front", help="All students on the frontier.")] = False,
+    picked: Annotated[bool, typer.Option("--picked", help="The student that pick chose.")] = False,
+    trial: Annotated[list[int] | None, typer.Option(help="The student of this trial; may be given again.")] = None,
+    seeds: Annotated[int, typer.Option(help="Fresh seeds of each candidate and of the teacher.")] = 3,
+    redistil: Annotated[
+        bool, typer.Option("--redistil", help="Distil each seed anew, and not only fine-tune it.")
+    ] = False,
+    max_device_hours: Annotated[float | None, typer.Option(help="Start no further run after these.")] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train fixed candidates with fresh seeds and score them on the split that the search never saw."""
+    from reports import load_confirmation, load_study, picked_trial
+    from search.config.loading import load_config
+    from search.driver.confirmation import run_confirmation
+    from search.study.confirmation import ConfirmationPlan, fix_plan
+    from search.study.resolved import find_study
+
+    if [front, picked, bool(trial)].count(True) != 1:
+        raise UserError("confirm needs one of --front, --picked and --trial")
+    if max_device_hours is not None and not max_device_hours > 0:
+        raise UserError(f"--max-device-hours must be positive, got {max_device_hours:g}")
+    paths = existing_study(study_folder)
+    note_study(context, paths.root)
+    read = load_study(study_folder)
+    numbers = [picked_trial(read)] if picked else trial or [student.number for student in read.frontier]
+    for number in numbers:
+        if read.student(number) is None:
+            raise UserError(f"--trial must be that of a complete student, got {number}")
+    plan = ConfirmationPlan(candidates=tuple(sorted(set(numbers))), num_seeds=seeds, redistils=redistil)
+    with only_driver(paths):
+        study = find_study(load_config(paths.search_yaml).config, paths)
+        fix_plan(paths, plan)
+        run_confirmation(study, plan, read.records, max_device_hours=max_device_hours, address=address)
+    found = load_confirmation(read)
+    # What is left is due to the budget, if there is one, and to failures otherwise.
+    unfinished = ExitCode.FAILED if max_device_hours is None else ExitCode.BUDGET
+    if found is None:
+        complain("no candidate has two complete runs yet; confirmations/ has the failures")
+        raise typer.Exit(unfinished)
+    if as_json:
+        emit_json(found.as_json())
+    else:
+        for line in found.lines():
+            typer.echo(line)
+    say_next("report", study_folder)
+    if found.num_complete < found.num_runs:
+        raise typer.Exit(unfinished)
 
 
 def package(

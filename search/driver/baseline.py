@@ -1,30 +1,47 @@
 """The models that students are compared with: each is trained on the cluster while the search runs, or after it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from ray.exceptions import RayError
 
 from minilm_core.errors import first_line
-from minilm_core.results.records import Status
+from minilm_core.results.records import Status, TrialRecord
 from search.driver.cluster import RemoteGenerator
 from search.driver.display import Display
 from search.driver.losses import NUM_ATTEMPTS, log_loss, loss_kind
 from search.driver.trial import log_failure, train_baseline
 from search.study.jobs import Job
-from search.study.ledger import Ledger
 from search.study.memory import NodeOutOfMemoryError
 from search.study.messages import JobsEnded, Message, WorkersLost
 from search.study.progress import Progress
 
 
-class Baseline:
-    """A model that students are compared with, trained on the cluster."""
+def seed_label(record: TrialRecord) -> str:
+    """Returns the label of a run of a confirmation, which has others of the same model beside it."""
+    return f"{record.label}, seed {record.seed}"
 
-    def __init__(self, job: Job, ledger: Ledger, display: Display) -> None:
+
+class RecordKeeper(Protocol):
+    """Writes the records of models that ended."""
+
+    def add(self, record: TrialRecord) -> TrialRecord:
+        """Writes a record durably, and returns it."""
+
+    def add_together(self, records: Sequence[TrialRecord]) -> None:
+        """Writes the records of models that ended together durably."""
+
+
+class Baseline:
+    """A model that is trained on the cluster by one process: a baseline, or a run of a confirmation."""
+
+    def __init__(self, job: Job, ledger: RecordKeeper, display: Display) -> None:
         self._job = job
         self._ledger = ledger
         self._display = display
-        self._label = job.blank_record(Status.COMPLETE).label
+        blank = job.blank_record(Status.COMPLETE)
+        self._label = blank.label if job.confirmation is None else seed_label(blank)
+        self.is_finished = False
         self._num_attempts = 0
         self._messages = self._start()
 
@@ -48,12 +65,14 @@ class Baseline:
             try:
                 for message in messages_of(self._messages):
                     self._handle(message)
+                self.is_finished = self._messages.has_ended
                 return
             except (NodeOutOfMemoryError, RayError) as loss:
                 if self._num_attempts == NUM_ATTEMPTS:
                     # The comparison is lost with its process; the search goes on.
                     record = self._job.failed_record(loss, loss_kind(loss))
                     log_failure(self._job, self._ledger.add(record))
+                    self.is_finished = True
                     return
                 log_loss([self._job], loss)
                 self._display.lost(self._label, first_line(loss))

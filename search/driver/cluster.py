@@ -107,6 +107,11 @@ class RemoteGenerator:
         remote = ray.remote(_run).options(**reserved, name=function.__name__, num_returns="streaming", max_retries=0)
         self._generator: Any = remote.remote(function, *arguments)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether all items have been yielded."""
+        return self._generator is None
+
     def ready(self) -> Iterator[Any]:
         """Yields the items that have come since the last call, without waiting."""
         while self._generator is not None and ray.wait([self._generator], timeout=0)[0]:

@@ -1,6 +1,10 @@
+from .confirmation import ConfirmationPlan as ConfirmationPlan
+from .confirmation import Confirmations as Confirmations
+from .confirmation import fix_plan as fix_plan
 from .environment import PACKAGES as PACKAGES
 from .environment import set_seconds as set_seconds
 from .environment import write_environment as write_environment
+from .jobs import Confirmation as Confirmation
 from .jobs import Job as Job
 from .ledger import Ending as Ending
 from .ledger import Ledger as Ledger

@@ -17,6 +17,15 @@ from spaces.space import StudentChoice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmation:
+    """One run of a confirmation: a candidate, or the teacher, trained with a fresh seed."""
+
+    seed: int
+    redistils: bool
+    """Whether a student is distilled anew, too, and not only fine-tuned."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """A model that a worker trains: a student, a twin or the teacher."""
 
@@ -26,6 +35,8 @@ class Job:
     choice: StudentChoice
     """The choices of the student; for the teacher, its own sizes."""
     study: ResolvedStudy
+    confirmation: Confirmation | None = None
+    """The run of a confirmation that this is; None for the search's own trials and baselines."""
 
     @classmethod
     def of_student(cls, study: ResolvedStudy, number: int, choice: StudentChoice) -> Self:
@@ -45,6 +56,33 @@ class Job:
             architecture=study.teacher, distillation_learning_rate=rate, finetuning_learning_rate=rate
         )
         return cls(role=Role.TEACHER, number=0, choice=choice, study=study)
+
+    def confirmed(self, confirmation: Confirmation) -> Self:
+        """Returns the same job as a run of a confirmation."""
+        return replace(self, confirmation=confirmation)
+
+    @property
+    def seed(self) -> int:
+        """The seed of training: the study's, or that of a run of a confirmation."""
+        return self.config.seed if self.confirmation is None else self.confirmation.seed
+
+    @property
+    def distils(self) -> bool:
+        """Whether the model is distilled: a confirmation may only fine-tune the student of a trial again."""
+        return self.role is Role.STUDENT and (self.confirmation is None or self.confirmation.redistils)
+
+    @property
+    def encoder_folder(self) -> Path:
+        """The folder of the encoder that is fine-tuned, except for the teacher."""
+        if self.role is Role.STUDENT and not self.distils:
+            return TrialPaths(root=self.study.paths.model_folder(self.role, self.number)).student
+        return self.paths.student
+
+    def outcomes_file(self, task: str) -> Path:
+        """Returns the file of the outcomes of the model's examples on a task."""
+        if self.confirmation is not None:
+            return self.paths.outcomes(task)
+        return self.study.paths.outcomes_of(self.role, self.number, task)
 
     @property
     def config(self) -> SearchConfig:
@@ -71,12 +109,15 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where the job's files are written."""
+        if self.confirmation is not None:
+            return self.study.paths.confirmation_folder(self.confirmation.seed, self.role, self.number)
         return self.study.paths.model_folder(self.role, self.number)
 
     @property
     def world_size(self) -> int:
-        """The number of processes that train the model: baselines are trained by one, whatever a trial has."""
-        return self.config.resources.workers_per_trial if self.role is Role.STUDENT else 1
+        """The number of processes that train the model: baselines and confirmations are trained by one."""
+        is_trial = self.role is Role.STUDENT and self.confirmation is None
+        return self.config.resources.workers_per_trial if is_trial else 1
 
     @property
     def num_devices(self) -> float:
@@ -97,13 +138,12 @@ class Job:
     def blank_record(self, status: Status, failure: Failure | None = None) -> TrialRecord:
         """Returns a record with all that is known before training."""
         architecture = self.choice.architecture
-        distils = self.role is Role.STUDENT
         return TrialRecord(
             number=self.number,
             role=self.role,
             status=status,
             architecture=architecture,
-            distillation_learning_rate=self.choice.distillation_learning_rate if distils else None,
+            distillation_learning_rate=self.choice.distillation_learning_rate if self.distils else None,
             finetuning_learning_rate=self.choice.finetuning_learning_rate,
             initialisation=None if self.role is Role.TEACHER else self.choice.initialisation,
             num_parameters=architecture.num_parameters(self.family),
@@ -112,7 +152,7 @@ class Job:
             flops=architecture.flops(self.config.latency.sequence_length, self.family),
             latency_ms=self.latency_ms,
             num_workers=self.world_size,
-            seed=self.config.seed,
+            seed=self.seed,
             failure=failure,
         )
 

@@ -79,7 +79,7 @@ def _distil_group(worker: Worker, key: DistillationKey, runs: Sequence[JobRun]) 
             learners.append(_Learner.begin(worker, run, key, data))
     checkpoints = CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
     student_runs = [learner.student_run for learner in learners]
-    for outcomes in distil_together(student_runs, data, schedule, seed=worker.node.config.seed):
+    for outcomes in distil_together(student_runs, data, schedule, seed=runs[0].job.seed):
         worker.share_time([runs[index] for index in outcomes])
         yield from _failed_records(worker, runs, outcomes)
         progress = [(runs[i], outcome) for i, outcome in outcomes.items() if isinstance(outcome, DistillationProgress)]

@@ -43,7 +43,7 @@ def run_group(jobs: Sequence[Job]) -> Iterator[Progress | TrialRecord]:
     transformers_logging.disable_progress_bar()
     worker = Worker.join(jobs[0])
     runs = [JobRun.begin(job) for job in jobs]
-    yield from distil_students(worker, [run for run in runs if run.job.role is Role.STUDENT])
+    yield from distil_students(worker, [run for run in runs if run.job.distils])
     for run in runs:
         if not run.has_failed:
             with attribute_failure([run]):
@@ -77,14 +77,14 @@ def _finetune(worker: Worker, run: JobRun, task: Task) -> Iterator[Progress]:
     if worker.agree(result.exists):
         return
     data = worker.node.task_data(task)
-    model = worker.in_parallel(build_task_model(worker.student_folder(job), data, seed=job.config.seed))
+    model = worker.in_parallel(build_task_model(worker.student_folder(job), data, seed=job.seed))
     checkpoints = CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
     for step in finetune(
         model,
         data,
         schedule,
         learning_rate=job.choice.finetuning_learning_rate,
-        seed=job.config.seed,
+        seed=job.seed,
         rank=worker.rank,
         world_size=worker.world_size,
         resume_from=agreed_checkpoint(worker, checkpoint),
@@ -100,7 +100,7 @@ def _finetune(worker: Worker, run: JobRun, task: Task) -> Iterator[Progress]:
             with atomic_folder(folder) as scratch:
                 save_task_model(model, teacher_folder, scratch)
         evaluation = evaluate(model, data, schedule)
-        save_outcomes(job.study.paths.outcomes_of(job.role, job.number, task.name), evaluation.outcomes)
+        save_outcomes(job.outcomes_file(task.name), evaluation.outcomes)
         write_text_atomically(result, json.dumps(asdict(evaluation.result)))
         shutil.rmtree(checkpoint, ignore_errors=True)
     worker.wait_for_others()
@@ -122,7 +122,7 @@ def _record(worker: Worker, run: JobRun) -> TrialRecord:
     accuracy = mean_accuracy([task.validation.value for task in tasks.values()])
     figures = {"accuracy": float(accuracy), **job.known_figures()}
     seconds = log.seconds()
-    distils = job.role is Role.STUDENT
+    distils = job.distils
     tokens_per_step = schedule.batch_size * job.config.corpus.sequence_length
     return replace(
         job.blank_record(Status.COMPLETE),

@@ -150,14 +150,14 @@ class Worker:
             )
 
     def initialised(self, job: Job) -> PreTrainedModel:
-        """Returns a student before training. The seed is the study's, so that a twin begins with the same weights."""
+        """Returns a student before training. A twin has the seed of its student and begins with the same weights."""
         return build_student(
             job.choice.architecture,
             self.node.teacher_folder,
             job.choice.initialisation,
             family=self.node.config.student_family,
             distilled_layer=self.node.study.teachers.distilled_layer,
-            seed=job.config.seed,
+            seed=job.seed,
         )
 
     def save_encoder(self, encoder: PreTrainedModel, job: Job) -> None:
@@ -166,7 +166,7 @@ class Worker:
 
     def student_folder(self, job: Job) -> Path:
         """Returns the folder of the encoder that is fine-tuned."""
-        return self.node.teacher_folder if job.role is Role.TEACHER else job.paths.student
+        return self.node.teacher_folder if job.role is Role.TEACHER else job.encoder_folder
 
 
 def agreed_checkpoint(worker: Worker, root: Path) -> Path | None:

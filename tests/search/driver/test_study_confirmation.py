@@ -1,0 +1,126 @@
+"""Tests of the confirmation of a study: interrupted by its budget, continued, and bound to its candidates."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minilm_core.results.layout import StudyPaths, TrialPaths
+from minilm_core.results.records import Role, Status, read_confirmations, read_records
+from search.study.lock import only_driver
+from tests.search.running import weights_in
+from tests.search.studies import NO_BASELINES, launch, run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
+    folder = tmp_path_factory.mktemp("confirmed")
+    done = launch(material, folder, "budget.num_trials=2", *NO_BASELINES)
+    assert done.returncode == 0, done.stderr
+    return StudyPaths(root=folder / "tiny")
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A study whose confirmation was stopped by its budget and then continued."""
+
+    paths: StudyPaths
+    records_before: bytes
+    num_runs_at_first: int
+    figures: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def confirmed(study: StudyPaths) -> Confirmed:
+    before = study.records.read_bytes()
+    command = ("confirm", study.root, "--trial", "0", "--trial", "1", "--seeds", "2")
+    first = run(*command, "--max-device-hours", "1e-6")
+    assert first.returncode == 3, first.stderr
+    num_begun = len(read_confirmations(study.confirmation_records))
+    done = run(*command, "--json")
+    assert done.returncode == 0, done.stderr
+    return Confirmed(paths=study, records_before=before, num_runs_at_first=num_begun, figures=json.loads(done.stdout))
+
+
+def test_a_confirmation_stops_at_its_budget_and_goes_on(confirmed: Confirmed) -> None:
+    assert 0 < confirmed.num_runs_at_first < 6
+    runs = read_confirmations(confirmed.paths.confirmation_records)
+    assert sorted((r.role, r.number, r.seed) for r in runs) == sorted(
+        (role, number, seed)
+        for seed in (4, 5)
+        for role, number in ((Role.TEACHER, 0), (Role.STUDENT, 0), (Role.STUDENT, 1))
+    )
+    assert {record.status for record in runs} == {Status.COMPLETE}
+    # What was complete is not run again.
+    assert len(confirmed.paths.confirmation_records.read_text().splitlines()) == 6
+
+
+def test_the_figures_are_those_of_the_test_split(confirmed: Confirmed) -> None:
+    found = confirmed.figures
+    assert (found["split"], found["num_complete"], found["num_runs"]) == ("test", 6, 6)
+    assert [candidate["trial"] for candidate in found["candidates"]] == [0, 1]
+    runs = read_confirmations(confirmed.paths.confirmation_records)
+    of_first = [r.tasks["mood"].test.value for r in runs if (r.role, r.number) == (Role.STUDENT, 0)]
+    assert found["candidates"][0]["accuracy"]["value"] == pytest.approx(sum(of_first) / 2)
+
+
+def test_the_records_of_the_search_are_as_before(confirmed: Confirmed) -> None:
+    assert confirmed.paths.records.read_bytes() == confirmed.records_before
+
+
+def test_seeds_train_the_same_student_differently(confirmed: Confirmed) -> None:
+    study = confirmed.paths
+    folders = [study.confirmation_folder(seed, Role.STUDENT, 0) for seed in (4, 5)]
+    one, other = (weights_in(TrialPaths(root=folder).finetuned("mood")) for folder in folders)
+    assert any((one[name] != other[name]).any() for name in one)
+    assert all(not TrialPaths(root=folder).student.exists() for folder in folders), "nothing was distilled again"
+    assert all(record.num_steps == 0 for record in read_confirmations(study.confirmation_records))
+
+
+def test_the_report_has_what_was_confirmed(confirmed: Confirmed) -> None:
+    study = confirmed.paths
+    assert run("report", study.root).returncode == 0
+    assert "## Confirmed" in (study.report / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--trial", "0", "--seeds", "2"), "a study's confirmation must keep its candidates, seeds and --redistil"),
+        (("--trial", "0", "--trial", "1", "--seeds", "3"), "choosing again is a new selection: remove"),
+        (("--trial", "9"), "--trial must be that of a complete student, got 9"),
+        (("--front", "--picked"), "confirm needs one of --front, --picked and --trial"),
+        ((), "confirm needs one of --front, --picked and --trial"),
+        (("--front", "--seeds", "1"), "--seeds must be between 2 and 100, got 1"),
+        (("--front", "--max-device-hours", "0"), "--max-device-hours must be positive, got 0"),
+        (("--picked",), "--picked needs the decision that pick writes"),
+    ],
+)
+def test_a_mistake_is_one_line(confirmed: Confirmed, options: tuple[str, ...], message: str) -> None:
+    refused = run("confirm", confirmed.paths.root, *options)
+    assert refused.returncode == 2, refused.stderr
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_study_that_is_driven_is_not_confirmed(study: StudyPaths) -> None:
+    with only_driver(study):
+        refused = run("confirm", study.root, "--trial", "0", "--trial", "1", "--seeds", "2")
+    assert refused.returncode == 2
+    assert "a study must have one driver at a time" in refused.stderr
+
+
+def test_a_redistilled_candidate_has_a_student_of_its_own(material: Path, tmp_path: Path) -> None:
+    done = launch(material, tmp_path, "budget.num_trials=1", *NO_BASELINES)
+    assert done.returncode == 0, done.stderr
+    study = StudyPaths(root=tmp_path / "tiny")
+    (trial,) = (record for record in read_records(study.records) if record.is_complete_student)
+    confirmed = run("confirm", study.root, "--trial", str(trial.number), "--seeds", "2", "--redistil")
+    assert confirmed.returncode == 0, confirmed.stderr
+    students = [record for record in read_confirmations(study.confirmation_records) if record.role is Role.STUDENT]
+    assert [record.num_steps for record in students] == [trial.num_steps] * 2
+    assert len({record.held_out_loss for record in students} | {trial.held_out_loss}) == 3
