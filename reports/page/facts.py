@@ -10,6 +10,7 @@ from reports.comparison import Comparison, comparisons, name_of, verdict
 from reports.confirmation import load_confirmation
 from reports.page import tables
 from reports.page.tables import SetTable
+from reports.proxy import proxy_quality
 from reports.selection.answer import Answer, answer, command_line
 from reports.statistics import Resamples, Split, accuracy_interval, resample
 from reports.study import Study
@@ -30,6 +31,8 @@ class Facts:
     comparisons: tuple[Comparison, ...]
     models: tuple[Row, ...]
     """The models compared, with their accuracy on both splits."""
+    proxy: str
+    """How well the held-out loss ranks students, as a sentence; empty where there are too few of them."""
     confirmation: tuple[str, ...]
     """What the study's confirmation says, in sentences; empty without one."""
     set_tables: tuple[SetTable, ...]
@@ -107,6 +110,7 @@ def gather(study: Study) -> Facts:
         warnings=tuple(_warnings(study)),
         comparisons=found,
         models=tuple(_model_row(record, validation, test) for record in _compared(study, found)),
+        proxy="" if (quality := proxy_quality(study.students)) is None else quality.sentence,
         confirmation=() if (confirmed := load_confirmation(study)) is None else confirmed.lines(),
         set_tables=tables.set_tables(_distinct([*_compared(study, found), *study.frontier])),
         tasks=tables.task_names(study),
