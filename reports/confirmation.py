@@ -90,9 +90,8 @@ class Confirmed:
             parts.append(f"{wording.percentage(self.share.value)} [{low}, {high}] of the teacher's")
         if within is not None and self.is_accepted is not None:
             verdict = "accepted" if self.is_accepted else "not accepted"
-            parts.append(
-                f"{verdict} as keeping at least {wording.percentage(1 - within)} (p = {self.p_value:.3f}, Holm)"
-            )
+            p_value = "p < 0.001" if (self.p_value or 0.0) < 0.001 else f"p = {self.p_value:.3f}"
+            parts.append(f"{verdict} as keeping at least {wording.percentage(1 - within)} ({p_value}, Holm)")
         return "; ".join(parts)
 
 

@@ -32,8 +32,8 @@ class ProxyQuality:
         """The result in words."""
         found = self.partial_tau
         return (
-            f"Among {self.num_students} students that were trained to the end, and at equal size, a lower held-out loss "
-            f"goes with a higher accuracy with Kendall's tau {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] "
+            f"Among {self.num_students} students that were trained to the end, a lower held-out loss goes with a "
+            f"higher accuracy at equal size: Kendall's tau {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] "
             f"(1: both rank alike, 0: the loss says nothing; 95% interval over students)."
         )
 

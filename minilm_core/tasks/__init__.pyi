@@ -14,6 +14,7 @@ from .kinds.kind import EncodedSplit as EncodedSplit
 from .kinds.kind import Split as Split
 from .kinds.registry import kind_of as kind_of
 from .kinds.span import reachable_answers as reachable_answers
+from .metrics import CONFIDENCE as CONFIDENCE
 from .metrics import NUM_RESAMPLES as NUM_RESAMPLES
 from .metrics import Interval as Interval
 from .metrics import Metric as Metric
