@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from minilm_core.errors import UserError
 from minilm_core.tasks.spans.rules import MLQA_LANGUAGES
 from minilm_core.tasks.task import EvaluationSet, SpanSettings, Task
+
+_Named = TypeVar("_Named", Task, EvaluationSet)
 
 
 def named_task(name: str, **overrides: Any) -> Task:
@@ -15,15 +17,7 @@ def named_task(name: str, **overrides: Any) -> Task:
     Raises:
         UserError: if the name or an override is unknown.
     """
-    if name not in NAMED_TASKS:
-        raise UserError(f"a named task must be one of {', '.join(NAMED_TASKS)}, got {name}")
-    known = [field.name for field in dataclasses.fields(Task)]
-    for override in overrides:
-        if override not in known:
-            raise UserError(f"a task's setting must be one of {', '.join(known)}, got {override}")
-    if overrides.get("path") is not None:
-        overrides = {"dataset": None, "subset": None, "revision": None, **overrides}
-    return dataclasses.replace(NAMED_TASKS[name], **overrides)
+    return _overridden("task", NAMED_TASKS, name, overrides)
 
 
 def named_evaluation_set(name: str, **overrides: Any) -> EvaluationSet:
@@ -32,15 +26,18 @@ def named_evaluation_set(name: str, **overrides: Any) -> EvaluationSet:
     Raises:
         UserError: if the name or an override is unknown.
     """
-    if name not in NAMED_EVALUATION_SETS:
-        raise UserError(f"a named evaluation set must be one of {', '.join(NAMED_EVALUATION_SETS)}, got {name}")
-    known = [field.name for field in dataclasses.fields(EvaluationSet)]
+    return _overridden("evaluation set", NAMED_EVALUATION_SETS, name, overrides)
+
+
+def _overridden(what: str, known: Mapping[str, _Named], name: str, overrides: Mapping[str, Any]) -> _Named:
+    if name not in known:
+        raise UserError(f"a named {what} must be one of {', '.join(known)}, got {name}")
+    settings = [field.name for field in dataclasses.fields(known[name])]
     for override in overrides:
-        if override not in known:
-            raise UserError(f"an evaluation set's setting must be one of {', '.join(known)}, got {override}")
-    if overrides.get("path") is not None:
-        overrides = {"dataset": None, "subset": None, "revision": None, **overrides}
-    return dataclasses.replace(NAMED_EVALUATION_SETS[name], **overrides)
+        if override not in settings:
+            raise UserError(f"a named {what}'s setting must be one of {', '.join(settings)}, got {override}")
+    without_hub = {"dataset": None, "subset": None, "revision": None} if overrides.get("path") is not None else {}
+    return dataclasses.replace(known[name], **{**without_hub, **overrides})
 
 
 def _glue(name: str, *text_columns: str, metric: str = "accuracy", num_labels: int = 2, **overrides: Any) -> Task:

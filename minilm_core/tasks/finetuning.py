@@ -24,11 +24,15 @@ from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import Task
 from minilm_core.training.checkpoints import load_checkpoint, save_checkpoint
 from minilm_core.training.cpu_layers import train_fast_on_cpu
-from minilm_core.training.devices import autocast, resolve_precision
+from minilm_core.training.devices import autocast, resolve_precision, trim_freed_memory
 from minilm_core.training.optimisation import TrainingState, begin_training, micro_batches, seed_step, unwrapped
 
 BATCHES_PER_BUCKET = 32
 """The number of batches within which examples are sorted by length, so that batches have little padding."""
+
+
+STEPS_BETWEEN_TRIMS = 16
+"""The optimiser steps after which freed memory goes back to the system, which batches of all lengths fragment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +141,8 @@ def finetune(
         epoch, rows = batches[step]
         _add_gradients(state, rows, data, schedule, seed=seed, rank=rank, world_size=world_size)
         loss = state.take_step()
+        if state.step % STEPS_BETWEEN_TRIMS == 0:
+            trim_freed_memory()
         is_last = step == len(batches) - 1
         ends_epoch = is_last or batches[step + 1].epoch > epoch
         if best is not None and selection is not None and ends_epoch:

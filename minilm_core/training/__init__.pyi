@@ -12,6 +12,7 @@ from .devices import keep_freed_memory as keep_freed_memory
 from .devices import resolve_precision as resolve_precision
 from .devices import return_freed_memory as return_freed_memory
 from .devices import training_device as training_device
+from .devices import trim_freed_memory as trim_freed_memory
 from .optimisation import MicroBatch as MicroBatch
 from .optimisation import TrainingState as TrainingState
 from .optimisation import begin_training as begin_training

@@ -221,6 +221,11 @@ class SearchConfig:
         return Path(self.storage.path) / self.name
 
     @property
+    def mirror_url(self) -> str | None:
+        """The folder of the study in the mirror; None without one."""
+        return None if self.storage.mirror is None else f"{self.storage.mirror}/{self.name}"
+
+    @property
     def declared_objectives(self) -> tuple[Objective, ...]:
         """The objectives with their directions and units."""
         return objectives_named(self.objectives)

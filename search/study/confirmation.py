@@ -15,7 +15,7 @@ from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Role, Status, TrialRecord, append_record, read_confirmations
 from search.config.settings import SearchConfig
 from search.study.jobs import Confirmation, Job
-from search.study.mirror import mirror_file
+from search.study.mirror import mirror_records
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 
@@ -138,17 +138,9 @@ class Confirmations:
             self._paths.confirmations.mkdir(parents=True, exist_ok=True)
             append_record(self._paths.confirmation_records, record)
             self._records[_key(record)] = record
-            self._mirror()
+            mirror_url = None if self._config.mirror_url is None else f"{self._config.mirror_url}/confirmations"
+            mirror_records(self._paths.confirmation_records, mirror_url, self._on_trouble)
             self._on_record(record)
-
-    def _mirror(self) -> None:
-        if self._config.storage.mirror is None:
-            return
-        url = f"{self._config.storage.mirror}/{self._config.name}/confirmations"
-        try:
-            mirror_file(self._paths.confirmation_records, url)
-        except OSError as error:
-            self._on_trouble(f"the confirmation's records could not be mirrored to {url}: {error}")
 
 
 def _key(record: TrialRecord) -> tuple[Role, int, int]:

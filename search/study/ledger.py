@@ -8,7 +8,7 @@ from minilm_core.errors import FailureKind
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord, append_record, read_records
 from search.config.settings import Budget, SearchConfig
-from search.study.mirror import mirror_file
+from search.study.mirror import mirror_records
 
 
 class Ending(StrEnum):
@@ -113,13 +113,7 @@ class Ledger:
         self._failures_in_a_row = [*self._failures_in_a_row, record] if is_same else [record]
 
     def _mirror(self) -> None:
-        if self._config.storage.mirror is None:
-            return
-        try:
-            mirror_file(self._paths.records, f"{self._config.storage.mirror}/{self._config.name}")
-        except OSError as error:
-            # The record is safe on the local disk, and is mirrored with the next one.
-            self._on_trouble(f"the records could not be mirrored to {self._config.storage.mirror}: {error}")
+        mirror_records(self._paths.records, self._config.mirror_url, self._on_trouble)
 
 
 def _sort_of(failure: Failure) -> tuple[FailureKind, str]:

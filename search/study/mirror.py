@@ -1,5 +1,6 @@
 """The copy of a study's records in another folder or a remote store, made after each trial. No torch, no Ray."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,17 @@ def check_mirror(mirror: str) -> None:
         UserError: if its protocol is unknown or the protocol's package is not installed.
     """
     _open_mirror(mirror)
+
+
+def mirror_records(path: Path, url: str | None, on_trouble: Callable[[str], None]) -> None:
+    """Copies records to the mirror, if there is one; a copy that fails is reported, and made with the next record."""
+    if url is None:
+        return
+    try:
+        mirror_file(path, url)
+    except OSError as error:
+        # The records are safe on the local disk.
+        on_trouble(f"the records could not be mirrored to {url}: {error}")
 
 
 def mirror_file(path: Path, mirror: str) -> None:

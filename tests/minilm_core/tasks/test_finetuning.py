@@ -13,6 +13,7 @@ from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.tasks.evaluation import TaskData, evaluate
 from minilm_core.tasks.finetuning import (
     BATCHES_PER_BUCKET,
+    STEPS_BETWEEN_TRIMS,
     batches_of_epoch,
     build_task_model,
     finetune,
@@ -114,6 +115,16 @@ def test_a_loss_that_is_not_finite_stops_the_training(who: TaskData, teacher_fol
         classifier.bert.pooler.dense.weight[0, 0] = torch.nan
     with pytest.raises(NonFiniteLossError, match=r"the gradient must be finite, got loss nan in step 1"):
         train(classifier, who)
+
+
+def test_freed_memory_goes_back_to_the_system_now_and_then(
+    who: TaskData, teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[int] = []
+    monkeypatch.setattr("minilm_core.tasks.finetuning.trim_freed_memory", lambda: trims.append(1))
+    model = build_task_model(teacher_folder, who, seed=0)
+    losses = train(model, who, replace(SCHEDULE, num_epochs=5))
+    assert len(trims) == len(losses) // STEPS_BETWEEN_TRIMS > 1
 
 
 def test_fewer_examples_than_workers_are_refused(who: TaskData, teacher_folder: Path) -> None:

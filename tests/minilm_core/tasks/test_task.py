@@ -162,7 +162,7 @@ def test_mlqa_is_learnt_from_squad_and_scored_by_the_rules_of_its_language() -> 
 def test_an_unknown_evaluation_set_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"a named evaluation set must be one of xnli-ar, .*, got mlqa-fr"):
         named_evaluation_set("mlqa-fr")
-    with pytest.raises(UserError, match=r"an evaluation set's setting must be one of name, path, .*, got folder"):
+    with pytest.raises(UserError, match=r"a named evaluation set's setting must be one of name, path, .*, got folder"):
         named_evaluation_set("mlqa-de", folder="x")
 
 
@@ -172,7 +172,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 
 
 def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"a task's setting must be one of name, kind, path, .*, got folder"):
+    with pytest.raises(UserError, match=r"a named task's setting must be one of name, kind, path, .*, got folder"):
         named_task("sst2", folder="x")
 
 

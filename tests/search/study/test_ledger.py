@@ -259,7 +259,7 @@ def test_a_mirror_that_fails_is_reported_and_does_not_stop_the_search(tmp_path: 
     assert read_records(output.study.records) == (record,)
     assert output.announced == [record]
     (trouble,) = output.troubles
-    assert trouble.startswith(f"the records could not be mirrored to {far}: ")
+    assert trouble.startswith(f"the records could not be mirrored to {far}/quickstart: ")
 
 
 def test_the_next_record_completes_a_mirror_that_failed(tmp_path: Path) -> None:
