@@ -129,6 +129,9 @@ def _check_lengths(config: SearchConfig, encoders: Mapping[str, Mapping[str, Any
         "finetuning.max_length": config.finetuning.max_length,
         "latency.sequence_length": config.latency.sequence_length,
     }
+    for number, task in enumerate(config.tasks):
+        # The windows of a span task are longer than other examples.
+        lengths[f"tasks.{number}.max_length"] = task.length(config.finetuning.max_length)
     for (whose, config_json), (name, length) in itertools.product(encoders.items(), lengths.items()):
         most = max_sequence_length(config_json)
         if length > most:

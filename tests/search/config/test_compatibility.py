@@ -10,6 +10,7 @@ from minilm_core.models.families import MODEL_TYPES
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.student_family import StudentFamily
 from minilm_core.settings.schedules import LayerMapping, Method, Relation
+from minilm_core.tasks.benchmarks import named_task
 from search.config.compatibility import check_against_teacher
 from search.config.loading import load_config
 from tests.paths import QUICKSTART_YAML
@@ -46,6 +47,12 @@ def test_a_teacher_that_does_not_fit_is_refused(config, changes, message):
     with pytest.raises(UserError) as refusal:
         check_against_teacher(config, {**TEACHER_JSON, **changes})
     assert str(refusal.value) == message
+
+
+def test_windows_longer_than_the_teachers_positions_are_refused(config):
+    config = replace(config, tasks=(named_task("squad"),))
+    with pytest.raises(UserError, match=r"^tasks\.0\.max_length must be at most the teacher's 256 positions, got 384$"):
+        check_against_teacher(config, {**TEACHER_JSON, "max_position_embeddings": 256})
 
 
 def test_students_larger_than_what_they_would_take_over_are_refused(config):
