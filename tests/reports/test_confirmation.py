@@ -53,16 +53,16 @@ def test_the_variance_of_seeds_leaves_out_what_the_examples_cause() -> None:
     """Seeds of one accuracy differ on each example by chance; their own variance is zero on average."""
     random = np.random.default_rng(1)
     found = []
-    for _ in range(200):
+    for _ in range(100):
         runs = runs_of(0.8, 0.0, random.normal(size=500), 3, random)
         found.append(repeated(runs, random).seed_variance)
-    assert np.mean(found) == pytest.approx(0.0, abs=3 * np.std(found) / np.sqrt(200))
+    assert np.mean(found) == pytest.approx(0.0, abs=3 * np.std(found) / np.sqrt(100))
 
 
 def test_the_variance_of_seeds_is_found() -> None:
     random = np.random.default_rng(2)
     found = []
-    for _ in range(200):
+    for _ in range(100):
         runs = runs_of(0.8, 0.02, random.normal(size=500), 3, random)
         found.append(repeated(runs, random).seed_variance)
     assert np.mean(found) == pytest.approx(0.02**2, rel=0.25)
