@@ -1,7 +1,7 @@
 """How certain the figures are: intervals, paired differences and frontier membership, from resampled examples."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
@@ -48,6 +48,9 @@ class Resamples:
     resampled: Mapping[Key, Float[np.ndarray, " resamples"]]
     num_chosen_from: int
     """The number of students that were candidates: one alone was not chosen."""
+    # A record that students are compared with has one critical value, which takes all students: it is computed once.
+    _differences: dict[Key, float] = field(default_factory=dict, init=False, repr=False)
+    _ratios: dict[Key, float] = field(default_factory=dict, init=False, repr=False)
 
     def __contains__(self, record: TrialRecord) -> bool:
         return _key(record) in self.values
@@ -72,10 +75,7 @@ class Resamples:
         key, other_key = _key(record), _key(other)
         value = accuracy_ratio(self.values[key], self.values[other_key])
         resampled = accuracy_ratio(self.resampled[key], self.resampled[other_key])
-        critical = None
-        if self._is_chosen(key):
-            ratios = [accuracy_ratio(self.resampled[k], self.resampled[other_key]) for k in self._students]
-            critical = simultaneous.critical_value(np.stack(ratios))
+        critical = self._critical_of_ratios(other_key) if self._is_chosen(key) else None
         return simultaneous.interval(float(value), resampled, critical)
 
     @cached_property
@@ -101,8 +101,19 @@ class Resamples:
         if not chosen:
             return None
         (fixed,) = {key, other_key} - set(chosen)
-        differences = np.stack([self.resampled[k] - self.resampled[fixed] for k in self._students])
-        return simultaneous.critical_value(differences)
+        return self._critical_of_differences(fixed)
+
+    def _critical_of_differences(self, fixed: Key) -> float:
+        if fixed not in self._differences:
+            differences = [self.resampled[key] - self.resampled[fixed] for key in self._students]
+            self._differences[fixed] = simultaneous.critical_value(np.stack(differences))
+        return self._differences[fixed]
+
+    def _critical_of_ratios(self, fixed: Key) -> float:
+        if fixed not in self._ratios:
+            ratios = [accuracy_ratio(self.resampled[key], self.resampled[fixed]) for key in self._students]
+            self._ratios[fixed] = simultaneous.critical_value(np.stack(ratios))
+        return self._ratios[fixed]
 
 
 def resample(study: Study, split: Split) -> Resamples:

@@ -43,7 +43,7 @@ FINETUNING_PRESETS: Mapping[str, FinetuningPreset] = {
         settings={"num_epochs": 3, "batch_size": 32, "max_length": 512},
         learning_rates=(3e-5, 4e-5, 5e-5, 6e-5),
     ),
-    # Enough to rank students of minutes of distillation, whose weights are far from trained.
+    # Cheap, and with high learning rates: after minutes of distillation weights are far from trained.
     "search": FinetuningPreset(
         settings={"num_epochs": 2, "batch_size": 32, "max_length": 128},
         learning_rates=(1e-4, 2e-4, 4e-4),

@@ -225,6 +225,13 @@ class Task:
                     f"has_unanswerable and mlqa_language must be left out with kind {self.task_kind}, "
                     f"got them for evaluation set {other.name}"
                 )
+            # The margin above which a question is unanswered is chosen on the task's validation split. Without it, the
+            # threshold would be the best one for the set itself.
+            if other.has_unanswerable and not (self.span and self.span.has_unanswerable):
+                raise UserError(
+                    f"has_unanswerable of evaluation set {other.name} must be false where span.has_unanswerable of "
+                    f"task {self.name} is, got true: the task has no questions to choose a threshold on"
+                )
 
     def _check_columns(self) -> None:
         allowed = _NUM_TEXT_COLUMNS.get(self.task_kind, (1, 2))
@@ -322,7 +329,8 @@ class Task:
             has_unanswerable=evaluation_set.has_unanswerable,
             mlqa_language=evaluation_set.mlqa_language,
         )
-        return replace(self, span=span)
+        # The rules of the set hold for it alone, so the task has no other sets.
+        return replace(self, span=span, evaluation_sets=())
 
 
 def existing_folder(owner: str, path: str, base: Path) -> Path:

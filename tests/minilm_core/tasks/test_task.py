@@ -134,6 +134,14 @@ def test_evaluation_sets_have_different_names_and_rules_of_spans_for_spans_alone
         task_of(evaluation_sets=(dataclasses.replace(one, mlqa_language="de"),))
 
 
+def test_a_set_has_unanswerable_questions_only_where_the_task_has_some_to_choose_a_threshold_on() -> None:
+    one = EvaluationSet(name="de", path=".", has_unanswerable=True)
+    with pytest.raises(UserError, match=r"has_unanswerable of evaluation set de must be false where .* got true"):
+        task_of(metric="span_f1", text_columns=(), evaluation_sets=(one,))
+    span = SpanSettings(has_unanswerable=True)
+    assert task_of(metric="span_f1", text_columns=(), span=span, evaluation_sets=(one,)).evaluation_sets == (one,)
+
+
 def test_a_span_task_answers_by_the_rules_of_the_set() -> None:
     task = task_of(metric="span_f1", text_columns=(), span=SpanSettings(has_unanswerable=True, doc_stride=9))
     scored = task.scored_on(EvaluationSet(name="de", path=".", mlqa_language="de"))

@@ -46,7 +46,7 @@ def test_the_value_is_the_metric_of_the_outcomes_of_every_example(learnt: Learnt
         assert result.value == score(metric_named(learnt.task.metric), outcomes)
 
 
-def test_neither_padding_nor_the_order_of_features_changes_outcomes(learnt: Learnt) -> None:
+def test_padding_to_the_longest_of_a_batch_does_not_change_outcomes(learnt: Learnt) -> None:
     alone, together = (
         evaluate(learnt.model, learnt.data, replace(SCHEDULE, batch_size=size)).outcomes["validation"]
         for size in (1, 64)
