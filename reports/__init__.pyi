@@ -4,6 +4,7 @@ from .page.writer import Report as Report
 from .page.writer import write_report as write_report
 from .selection.choice import Decision as Decision
 from .selection.choice import pick as pick
+from .selection.decisions import decided_pick as decided_pick
 from .selection.decisions import picked_trial as picked_trial
 from .selection.decisions import write_decision as write_decision
 from .selection.preference import Prefer as Prefer

@@ -1,18 +1,15 @@
 """The confirmed accuracy of candidates: fresh seeds on the split that the search never saw, with all their uncertainty.
 
-Several seeds of one model answer the same examples, so its mean accuracy has errors of both: from the examples, by
-joint resampling of all runs, and from the seeds, by their spread. The spread over seeds is pooled over the models,
-because a few seeds of one model say little, and intervals have t-quantiles for the same reason. Source: Searle,
-Casella & McCulloch, Variance Components, 1992 (crossed random effects); Satterthwaite, 1946 (degrees of freedom).
+Intervals and tests count the errors of the examples and those of the seeds, whose sum has the degrees of freedom of
+Satterthwaite, 1946.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float
 
 from minilm_core.errors import UserError
 from minilm_core.results.layout import TrialPaths
@@ -21,42 +18,36 @@ from minilm_core.results.records import Role, Status, TrialRecord, read_confirma
 from minilm_core.tasks.metrics import CONFIDENCE, Interval, mean_accuracy, metric_named, resampled_scores
 from reports import wording
 from reports.json_files import read_json
+from reports.seeds import Repeated, ResampledRuns, SeedVariance
 from reports.statistics import Split, accuracy_ratio
 from reports.study import Study
 from reports.trial_rows import accuracy_of
 
-Runs = Float[np.ndarray, " seeds"]
-ResampledRuns = Float[np.ndarray, "seeds resamples"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Repeated:
-    """The accuracy of one model as several seeds train it, over joint resamples of the examples."""
+class AccuracyRequirement:
+    """The accuracy that a candidate must be shown to have; None sets no limit."""
 
-    values: Runs
-    resampled: ResampledRuns
+    within: float | None = None
+    """The fraction of the teacher's accuracy that may be lost."""
+    min_accuracy: float | None = None
+    """The least accuracy, in [0, 1]."""
 
-    @property
-    def num_seeds(self) -> int:
-        """The number of seeds."""
-        return len(self.values)
-
-    @property
-    def mean(self) -> float:
-        """The mean over seeds."""
-        return float(self.values.mean())
+    @classmethod
+    def of_decision(cls, decision: Mapping[str, Any]) -> Self:
+        """Returns the requirement of the limits in a decision.json; without one, nothing is required."""
+        limits = decision.get("limits") or {}
+        return cls(within=limits.get("within"), min_accuracy=limits.get("min_accuracy"))
 
     @property
-    def example_variance(self) -> float:
-        """The variance of the mean over seeds that the examples cause."""
-        return float(self.resampled.mean(axis=0).var())
-
-    @property
-    def seed_variance(self) -> float:
-        """The variance of one seed around the mean, without what the examples cause by chance; it may be negative."""
-        spread = self.resampled - self.resampled.mean(axis=0)
-        by_chance = float(spread.var(axis=1).mean()) * self.num_seeds / (self.num_seeds - 1)
-        return float(self.values.var(ddof=1)) - by_chance
+    def words(self) -> str:
+        """The requirement as the end of a sentence."""
+        parts = []
+        if self.within is not None:
+            parts.append(f"at least {wording.percentage(1 - self.within)} of the teacher's accuracy")
+        if self.min_accuracy is not None:
+            parts.append(f"an accuracy of at least {wording.accuracy(self.min_accuracy)}")
+        return " and ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,26 +64,49 @@ class Confirmed:
     share: Interval | None
     """The ratio of the mean to the teacher's mean, paired; None without a teacher."""
     p_value: float | None
-    """That of the hypothesis that the share of the teacher's accuracy is below the requirement; None without one."""
+    """That of the hypothesis that the accuracy is below the requirement; None without one, or if it needs a teacher
+    that has no two complete runs."""
     is_accepted: bool | None
-    """Whether it is rejected with Holm's correction over the candidates; None without a requirement."""
+    """Whether it is rejected with Holm's correction over the candidates; None without a p-value."""
 
-    def line(self, within: float | None) -> str:
+    def line(self, requirement: AccuracyRequirement) -> str:
         """Returns the result in one line."""
         provisional = wording.accuracy(accuracy_of(self.record))
         parts = [
-            f"{self.record.label} ({self.record.architecture.label}): {wording.interval(self.accuracy)} over "
-            f"{self.num_seeds} seeds, provisional {provisional} on the validation split",
+            f"{self.record.label} ({self.record.architecture.label}): {self.figures} over {self.num_seeds} seeds",
+            f"provisional {provisional} on the validation split",
             f"one seed deviates by {wording.unsigned_points(self.seed_deviation)}",
         ]
-        if self.share is not None:
-            low, high = wording.percentage(self.share.low), wording.percentage(self.share.high)
-            parts.append(f"{wording.percentage(self.share.value)} [{low}, {high}] of the teacher's")
-        if within is not None and self.is_accepted is not None:
+        if self.is_accepted is not None:
             verdict = "accepted" if self.is_accepted else "not accepted"
-            p_value = "p < 0.001" if (self.p_value or 0.0) < 0.001 else f"p = {self.p_value:.3f}"
-            parts.append(f"{verdict} as keeping at least {wording.percentage(1 - within)} ({p_value}, Holm)")
+            parts.append(f"{verdict} as having {requirement.words} ({self.evidence})")
         return "; ".join(parts)
+
+    @property
+    def figures(self) -> str:
+        """The accuracy and the share of the teacher's, with their intervals."""
+        if self.share is None:
+            return wording.interval(self.accuracy)
+        value, low, high = map(wording.percentage, (self.share.value, self.share.low, self.share.high))
+        return f"{wording.interval(self.accuracy)}, {value} [{low}, {high}] of the teacher's"
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the figures as plain values."""
+        return {
+            "trial": self.record.number,
+            "provisional_accuracy": accuracy_of(self.record),
+            "num_seeds": self.num_seeds,
+            "accuracy": dataclasses.asdict(self.accuracy),
+            "seed_deviation": self.seed_deviation,
+            "share_of_teacher": None if self.share is None else dataclasses.asdict(self.share),
+            "p_value": self.p_value,
+            "is_accepted": self.is_accepted,
+        }
+
+    @property
+    def evidence(self) -> str:
+        """The p-value in words."""
+        return f"{'p < 0.001' if (self.p_value or 0.0) < 0.001 else f'p = {self.p_value:.3f}'}, Holm"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,11 +118,15 @@ class ConfirmationResult:
     num_runs: int
     """The runs that are planned."""
     num_complete: int
-    within: float | None
-    """The requirement of the decision that candidates are tested against: the accuracy that may be lost."""
+    requirement: AccuracyRequirement
+    """What candidates are tested against."""
     teacher: Interval | None
     """The teacher's mean accuracy over seeds."""
     candidates: tuple[Confirmed, ...]
+
+    def of_student(self, number: int) -> Confirmed | None:
+        """Returns what is said of one student; None if it was no candidate, or has no two complete runs."""
+        return next((candidate for candidate in self.candidates if candidate.record.number == number), None)
 
     def lines(self) -> tuple[str, ...]:
         """Returns the lines for a terminal: the teacher, each candidate, and what the figures leave out."""
@@ -116,7 +134,7 @@ class ConfirmationResult:
         return (
             f"confirmed on the {self.split} split, means over seeds with 95% intervals over seeds and examples",
             *of_teacher,
-            *(candidate.line(self.within) for candidate in self.candidates),
+            *(candidate.line(self.requirement) for candidate in self.candidates),
             *(f"note: {note}" for note in self.notes),
         )
 
@@ -127,21 +145,9 @@ class ConfirmationResult:
             "redistils": self.redistils,
             "num_runs": self.num_runs,
             "num_complete": self.num_complete,
-            "within": self.within,
+            **dataclasses.asdict(self.requirement),
             "teacher": None if self.teacher is None else dataclasses.asdict(self.teacher),
-            "candidates": [
-                {
-                    "trial": candidate.record.number,
-                    "provisional_accuracy": accuracy_of(candidate.record),
-                    "num_seeds": candidate.num_seeds,
-                    "accuracy": dataclasses.asdict(candidate.accuracy),
-                    "seed_deviation": candidate.seed_deviation,
-                    "share_of_teacher": None if candidate.share is None else dataclasses.asdict(candidate.share),
-                    "p_value": candidate.p_value,
-                    "is_accepted": candidate.is_accepted,
-                }
-                for candidate in self.candidates
-            ],
+            "candidates": [candidate.as_json() for candidate in self.candidates],
             "notes": list(self.notes),
         }
 
@@ -158,8 +164,12 @@ class ConfirmationResult:
         return tuple(notes)
 
 
-def load_confirmation(study: Study) -> ConfirmationResult | None:
+def load_confirmation(study: Study, requirement: AccuracyRequirement | None = None) -> ConfirmationResult | None:
     """Returns a study's confirmation; None if none was begun, or no candidate has two complete seeds yet.
+
+    Args:
+        study: The study.
+        requirement: What the candidates are tested against; None: the limits of the study's decision.
 
     Raises:
         UserError: if one of its files is damaged.
@@ -172,9 +182,8 @@ def load_confirmation(study: Study) -> ConfirmationResult | None:
     runs = [r for r in read_confirmations(study.paths.confirmation_records) if r.status is Status.COMPLETE]
     split = Split.TEST if runs and all(t.test is not None for r in runs for t in r.tasks.values()) else Split.VALIDATION
     repeated = _repeated(study, runs, split)
-    decision = read_json(study.paths.decision).get("limits") or {}
-    within = decision.get("within")
-    candidates = tuple(_confirmed(study, repeated, plan["candidates"], within))
+    requirement = requirement or AccuracyRequirement.of_decision(read_json(study.paths.decision))
+    candidates = tuple(_confirmed(study, repeated, plan["candidates"], requirement))
     if not candidates:
         return None
     teacher = repeated.get((Role.TEACHER, 0))
@@ -183,30 +192,23 @@ def load_confirmation(study: Study) -> ConfirmationResult | None:
         redistils=bool(plan.get("redistils")),
         num_runs=(len(plan["candidates"]) + 1) * plan["num_seeds"],
         num_complete=len(runs),
-        within=within,
-        teacher=None if teacher is None else mean_interval(teacher, pooled_seed_variance(list(repeated.values()))),
+        requirement=requirement,
+        teacher=None if teacher is None else mean_interval(teacher, SeedVariance.pooled(list(repeated.values()))),
         candidates=candidates,
     )
 
 
-def pooled_seed_variance(models: Sequence[Repeated]) -> tuple[float, int]:
-    """Returns the variance over seeds of one model, pooled over models, and its degrees of freedom."""
-    freedom = [model.num_seeds - 1 for model in models]
-    pooled = sum(model.seed_variance * df for model, df in zip(models, freedom, strict=True)) / sum(freedom)
-    return max(0.0, pooled), sum(freedom)
-
-
-def mean_interval(model: Repeated, seed_variance: tuple[float, int]) -> Interval:
+def mean_interval(model: Repeated, seeds: SeedVariance) -> Interval:
     """Returns a model's mean accuracy over seeds with its 95 % interval over seeds and examples."""
-    margin = _margin(model.example_variance, seed_variance[0] / model.num_seeds, seed_variance[1])
+    margin = _mean(model, seeds).margin()
     return Interval(value=model.mean, low=max(0.0, model.mean - margin), high=min(1.0, model.mean + margin))
 
 
-def share_interval(model: Repeated, teacher: Repeated, seed_variance: tuple[float, int]) -> Interval:
+def share_interval(model: Repeated, teacher: Repeated, seeds: SeedVariance) -> Interval:
     """Returns the ratio of two models' mean accuracies, paired over the examples, with its 95 % interval."""
-    ratio, of_examples, of_seeds = _share(model, teacher, seed_variance[0])
-    margin = _margin(of_examples, of_seeds, seed_variance[1])
-    return Interval(value=ratio, low=ratio - margin, high=ratio + margin)
+    share = _share(model, teacher, seeds)
+    margin = share.margin()
+    return Interval(value=share.value, low=share.value - margin, high=share.value + margin)
 
 
 def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
@@ -226,29 +228,27 @@ def _confirmed(
     study: Study,
     repeated: Mapping[tuple[Role, int], Repeated],
     candidates: Sequence[int],
-    within: float | None,
+    requirement: AccuracyRequirement,
 ) -> list[Confirmed]:
     found = [(record, repeated.get((Role.STUDENT, n))) for n in candidates if (record := study.student(n)) is not None]
     models = [(record, model) for record, model in found if model is not None]
-    if not models:
-        return []
-    seed_variance = pooled_seed_variance(list(repeated.values()))
+    seeds = SeedVariance.pooled(list(repeated.values()))
     teacher = repeated.get((Role.TEACHER, 0))
-    tests = None
-    if teacher is not None and within is not None:
-        tests = [_p_value(model, teacher, 1 - within, seed_variance) for _, model in models]
-    accepted = None if tests is None else holm(tests)
+    p_values = [_p_value(model, teacher, requirement, seeds) for _, model in models]
+    # All candidates have a p-value, or none has.
+    tested = holm([p_value for p_value in p_values if p_value is not None])
+    accepted: Sequence[bool | None] = tested or [None] * len(models)
     return [
         Confirmed(
             record=record,
             num_seeds=model.num_seeds,
-            accuracy=mean_interval(model, seed_variance),
-            seed_deviation=float(np.sqrt(seed_variance[0])),
-            share=None if teacher is None else share_interval(model, teacher, seed_variance),
-            p_value=None if tests is None else tests[index],
-            is_accepted=None if accepted is None else accepted[index],
+            accuracy=mean_interval(model, seeds),
+            seed_deviation=seeds.deviation,
+            share=None if teacher is None else share_interval(model, teacher, seeds),
+            p_value=p_value,
+            is_accepted=is_accepted,
         )
-        for index, (record, model) in enumerate(models)
+        for (record, model), p_value, is_accepted in zip(models, p_values, accepted, strict=True)
     ]
 
 
@@ -291,34 +291,70 @@ def _outcomes(study: Study, run: TrialRecord, task: str, split: Split) -> Outcom
     return outcomes
 
 
-def _share(model: Repeated, teacher: Repeated, seed_variance: float) -> tuple[float, float, float]:
-    """Returns the ratio of two means, its variance from the examples, and its variance from the seeds."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Estimate:
+    """A figure with the variances of its errors."""
+
+    value: float
+    of_examples: float
+    of_seeds: float
+    seed_freedom: int
+    """The degrees of freedom of the variance of the seeds; that of the examples is taken as known."""
+
+    @property
+    def num_freedom(self) -> float:
+        """Satterthwaite's degrees of freedom of the sum of the variances."""
+        total = self.of_examples + self.of_seeds
+        return 1e6 if self.of_seeds == 0 else min(1e6, self.seed_freedom * (total / self.of_seeds) ** 2)
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return float(np.sqrt(self.of_examples + self.of_seeds))
+
+    def margin(self) -> float:
+        """Returns half the width of the 95 % interval."""
+        from scipy.stats import t
+
+        return float(t.ppf((1 + CONFIDENCE) / 2, self.num_freedom)) * self.error
+
+    def p_value(self, needed: float) -> float:
+        """Returns the one-sided p-value of the hypothesis that the true figure is below `needed`."""
+        from scipy.stats import t
+
+        if self.error == 0:
+            return float(self.value < needed)
+        return float(t.sf((self.value - needed) / self.error, self.num_freedom))
+
+
+def _mean(model: Repeated, seeds: SeedVariance) -> _Estimate:
+    return _Estimate(
+        value=model.mean,
+        of_examples=model.example_variance,
+        of_seeds=seeds.variance / model.num_seeds,
+        seed_freedom=seeds.num_freedom,
+    )
+
+
+def _share(model: Repeated, teacher: Repeated, seeds: SeedVariance) -> _Estimate:
+    """Returns the ratio of two means."""
     ratio = float(accuracy_ratio(model.mean, teacher.mean))
     resampled = accuracy_ratio(model.resampled.mean(axis=0), teacher.resampled.mean(axis=0))
     # To first order, each mean's own error from its seeds is divided by the teacher's mean.
-    relative = seed_variance * (1 / model.num_seeds + ratio**2 / teacher.num_seeds) / max(teacher.mean, 1e-9) ** 2
-    return ratio, float(resampled.var()), relative
+    relative = seeds.variance * (1 / model.num_seeds + ratio**2 / teacher.num_seeds) / max(teacher.mean, 1e-9) ** 2
+    return _Estimate(value=ratio, of_examples=float(resampled.var()), of_seeds=relative, seed_freedom=seeds.num_freedom)
 
 
-def _p_value(model: Repeated, teacher: Repeated, needed: float, seed_variance: tuple[float, int]) -> float:
-    """Returns the one-sided p-value of the hypothesis that the share of the teacher's accuracy is below `needed`."""
-    from scipy.stats import t
-
-    ratio, of_examples, of_seeds = _share(model, teacher, seed_variance[0])
-    error = float(np.sqrt(of_examples + of_seeds))
-    if error == 0:
-        return float(ratio < needed)
-    return float(t.sf((ratio - needed) / error, _freedom(of_examples, of_seeds, seed_variance[1])))
-
-
-def _margin(of_examples: float, of_seeds: float, seed_freedom: int) -> float:
-    from scipy.stats import t
-
-    quantile = t.ppf((1 + CONFIDENCE) / 2, _freedom(of_examples, of_seeds, seed_freedom))
-    return float(quantile * np.sqrt(of_examples + of_seeds))
-
-
-def _freedom(of_examples: float, of_seeds: float, seed_freedom: int) -> float:
-    """Returns Satterthwaite's degrees of freedom of a sum of variances; that of the examples is taken as known."""
-    total = of_examples + of_seeds
-    return 1e6 if of_seeds == 0 else min(1e6, seed_freedom * (total / of_seeds) ** 2)
+def _p_value(
+    model: Repeated, teacher: Repeated | None, requirement: AccuracyRequirement, seeds: SeedVariance
+) -> float | None:
+    """Returns the p-value of the hypothesis that a requirement is not met; None without one that can be tested."""
+    p_values: list[float] = []
+    if requirement.within is not None:
+        if teacher is None:
+            return None
+        p_values.append(_share(model, teacher, seeds).p_value(1 - requirement.within))
+    if requirement.min_accuracy is not None:
+        p_values.append(_mean(model, seeds).p_value(requirement.min_accuracy))
+    # Both limits must be met: the requirement fails if either does (Berger, 1982, intersection-union tests).
+    return max(p_values, default=None)

@@ -13,8 +13,8 @@ from reports.json_files import read_labels
 
 Key = tuple[Role, int]
 """The role and number of a record."""
-StudyOutcomes = Mapping[Key, Mapping[str, Mapping[str, Outcomes]]]
-"""The outcomes of each record, by task and split."""
+StudyOutcomes = Mapping[Key, Mapping[str, Mapping[str, tuple[Outcomes, ...]]]]
+"""The outcomes of each record, by task and split: those of every seed that fine-tuned it."""
 
 
 def read_outcomes(paths: StudyPaths, records: Sequence[TrialRecord]) -> StudyOutcomes:
@@ -25,22 +25,36 @@ def read_outcomes(paths: StudyPaths, records: Sequence[TrialRecord]) -> StudyOut
     """
     has_predictions = any(result.validation.predictions for record in records for result in record.tasks.values())
     labels = read_labels(paths.evaluation) if has_predictions else {}
-    found: dict[Key, dict[str, Mapping[str, Outcomes]]] = {}
+    found: dict[Key, dict[str, Mapping[str, tuple[Outcomes, ...]]]] = {}
     num_examples: dict[tuple[str, str], int] = {}
     for record in records:
         for task in record.tasks:
-            kept = load_outcomes(paths.outcomes_of(record.role, record.number, task))
-            kept = kept or _of_predictions(record, task, labels.get(task, {}))
-            for split, outcomes in kept.items():
-                expected = num_examples.setdefault((task, split), len(outcomes))
-                if len(outcomes) != expected:
-                    raise UserError(
-                        f"the models of a study must have outcomes of the same {split} examples of {task}, "
-                        f"got {expected} examples and {len(outcomes)} for {record.label}"
-                    )
+            kept = _of_seeds(paths, record, task, labels.get(task, {}))
+            for split, of_seeds in kept.items():
+                expected = num_examples.setdefault((task, split), len(of_seeds[0]))
+                for outcomes in of_seeds:
+                    if len(outcomes) != expected:
+                        raise UserError(
+                            f"the models of a study must have outcomes of the same {split} examples of {task}, "
+                            f"got {expected} examples and {len(outcomes)} for {record.label}"
+                        )
             if kept:
                 found.setdefault((record.role, record.number), {})[task] = kept
     return found
+
+
+def _of_seeds(
+    paths: StudyPaths, record: TrialRecord, task: str, labels: Mapping[str, Sequence[float] | None]
+) -> dict[str, tuple[Outcomes, ...]]:
+    """Returns the outcomes of a record by split; a split that was not kept for every seed is left out."""
+    further = record.finetuning_seeds(task)[1:]
+    kept = load_outcomes(paths.outcomes_of(record.role, record.number, task)) or _of_predictions(record, task, labels)
+    others = [load_outcomes(paths.outcomes_of(record.role, record.number, task, seed)) for seed in further]
+    return {
+        split: (outcomes, *(other[split] for other in others))
+        for split, outcomes in kept.items()
+        if all(split in other for other in others)
+    }
 
 
 def _of_predictions(

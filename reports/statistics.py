@@ -1,6 +1,6 @@
 """How certain the figures are: intervals, paired differences and frontier membership, from resampled examples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.outcomes import Outcomes
-from minilm_core.results.records import Evaluation, Role, TrialRecord
+from minilm_core.results.records import Evaluation, Role, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import (
     Interval,
     mean_accuracy,
@@ -20,6 +20,7 @@ from minilm_core.tasks.metrics import (
 from reports import simultaneous
 from reports.outcomes import Key
 from reports.posterior import NUM_DRAWS, Measured, draw_accuracies
+from reports.seeds import UNKNOWN, Repeated, SeedVariance
 from reports.study import Study
 
 
@@ -39,6 +40,9 @@ class Resamples:
     Accuracy is the unweighted mean of the tasks' main metrics, where a negative correlation counts as 0. All records
     are scored on the same resamples, so that differences and ratios are paired.
 
+    Where several seeds fine-tuned a model, its accuracy is the mean over them, and the resamples have the errors of the
+    seeds, too.
+
     Students are chosen by the validation split. On it, intervals hold for all students at once, so that they also hold
     for the chosen one; on the test split, which chooses nothing, each interval holds by itself.
     """
@@ -48,6 +52,8 @@ class Resamples:
     resampled: Mapping[Key, Float[np.ndarray, " resamples"]]
     num_chosen_from: int
     """The number of students that were candidates: one alone was not chosen."""
+    seeds: SeedVariance = UNKNOWN
+    """How much one seed of a model varies; its errors are in the resamples."""
     # A record that students are compared with has one critical value, which takes all students: it is computed once.
     _differences: dict[Key, float] = field(default_factory=dict, init=False, repr=False)
     _ratios: dict[Key, float] = field(default_factory=dict, init=False, repr=False)
@@ -122,21 +128,35 @@ def resample(study: Study, split: Split) -> Resamples:
     scored = [r for r in study.records if tasks and all(_outcomes(study, r, task, split) is not None for task in tasks)]
     if not scored:
         return Resamples(split=split, values={}, resampled={}, num_chosen_from=0)
-    values: list[Float[np.ndarray, " records"]] = []
-    resampled: list[Float[np.ndarray, "records resamples"]] = []
-    # One seed a task: tasks are resampled independently, and another task does not change the resamples of the others.
-    for seed, task in enumerate(tasks):
-        metric = metric_named(scored[0].tasks[task].metric)
-        outcomes = [_outcomes(study, record, task, split) for record in scored]
-        values.append(np.array([_value(record, task, split) for record in scored]))
-        resampled.append(resampled_scores(metric, [found for found in outcomes if found is not None], seed))
-    keys = [_key(record) for record in scored]
+    repeated = _repeated(study, scored, tasks, split)
+    seeds = SeedVariance.pooled(list(repeated.values()))
     return Resamples(
         split=split,
-        values=dict(zip(keys, mean_accuracy(values).tolist(), strict=True)),
-        resampled=dict(zip(keys, mean_accuracy(resampled), strict=True)),
+        values={key: model.mean for key, model in repeated.items()},
+        resampled={
+            key: model.resampled.mean(axis=0) + seeds.errors(model, own=(list(Role).index(key[0]), key[1]))
+            for key, model in repeated.items()
+        },
         num_chosen_from=len(study.students),
+        seeds=seeds,
     )
+
+
+def _repeated(study: Study, scored: Sequence[TrialRecord], tasks: Sequence[str], split: Split) -> dict[Key, Repeated]:
+    """Returns the accuracy of each record as each of its seeds gives it."""
+    runs = [(record, seed) for record in scored for seed in range(min(record.tasks[task].num_seeds for task in tasks))]
+    values: list[Float[np.ndarray, " runs"]] = []
+    resampled: list[Float[np.ndarray, "runs resamples"]] = []
+    # One random seed a task: tasks are resampled independently, and another task does not change the resamples of the
+    # others.
+    for random_seed, task in enumerate(tasks):
+        metric = metric_named(scored[0].tasks[task].metric)
+        outcomes = [(_outcomes(study, record, task, split) or ())[seed] for record, seed in runs]
+        values.append(np.array([_value(record, task, split, seed) for record, seed in runs]))
+        resampled.append(resampled_scores(metric, outcomes, random_seed))
+    of_runs, resampled_of_runs = mean_accuracy(values), mean_accuracy(resampled)
+    rows = {_key(record): [i for i, run in enumerate(runs) if run[0] is record] for record in scored}
+    return {key: Repeated(values=of_runs[of_key], resampled=resampled_of_runs[of_key]) for key, of_key in rows.items()}
 
 
 def accuracy_ratio(
@@ -218,16 +238,21 @@ def _key(record: TrialRecord) -> Key:
 def _evaluation(record: TrialRecord, task: str, split: Split) -> Evaluation | None:
     if task not in record.tasks:
         return None
-    return record.tasks[task].validation if split is Split.VALIDATION else record.tasks[task].test
+    return _of_split(record.tasks[task], split)
 
 
-def _value(record: TrialRecord, task: str, split: Split) -> float:
-    evaluation = _evaluation(record, task, split)
+def _of_split(result: TaskResult, split: Split) -> Evaluation | None:
+    return result.validation if split is Split.VALIDATION else result.test
+
+
+def _value(record: TrialRecord, task: str, split: Split, seed: int) -> float:
+    result = record.tasks[task]
+    evaluation = _of_split(result.seeds[seed] if result.seeds else result, split)
     assert evaluation is not None, "a record with outcomes of a split has its score"
     return evaluation.value
 
 
-def _outcomes(study: Study, record: TrialRecord, task: str, split: Split) -> Outcomes | None:
+def _outcomes(study: Study, record: TrialRecord, task: str, split: Split) -> tuple[Outcomes, ...] | None:
     if _evaluation(record, task, split) is None:
         return None
     return study.outcomes.get(_key(record), {}).get(task, {}).get(split.value)

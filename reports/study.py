@@ -75,6 +75,11 @@ class Study:
         return tuple(record for record in self.records if record.is_complete_student)
 
     @cached_property
+    def num_seeds(self) -> int:
+        """The seeds that fine-tuned each model on each task."""
+        return max((result.num_seeds for record in self.records for result in record.tasks.values()), default=1)
+
+    @cached_property
     def teacher(self) -> TrialRecord | None:
         """The teacher, fine-tuned as the students are; None where its fine-tuning is missing or failed."""
         teachers = self._complete(Role.TEACHER)

@@ -46,6 +46,7 @@ _DTYPES = {
     "precision": "string",
     "num_workers": "Int64",
     "seed": "Int64",
+    "num_seeds": "Int64",
     "started_at": "datetime64[us, UTC]",
     "finished_at": "datetime64[us, UTC]",
     "student": "string",
@@ -153,6 +154,7 @@ def _run(record: TrialRecord) -> Row:
         "precision": record.precision or None,
         "num_workers": record.num_workers,
         "seed": record.seed,
+        "num_seeds": max((result.num_seeds for result in record.tasks.values()), default=1),
         "started_at": record.started_at or None,
         "finished_at": record.finished_at or None,
     }

@@ -26,10 +26,11 @@ HUB_METRICS = {
 def model_card(source: PackageSource, folder: Path) -> ModelCard:
     """Returns the card of a package whose model and exports lie in a folder."""
     head = head_of(folder)
+    result = source.record.tasks[source.task]
     evaluations = [
         (name, task.metric, split, evaluation)
         for name, task in source.record.tasks.items()
-        for split, evaluation in evaluations_by_split(task).items()
+        for split, evaluation in evaluations_by_split(task.of_kept_model).items()
     ]
     metadata = ModelCardData(
         model_name=source.title,
@@ -49,7 +50,8 @@ def model_card(source: PackageSource, folder: Path) -> ModelCard:
         evaluations=evaluations,
         model_class=head.model_class.__name__,
         is_question_answering=head.pipeline_tag == "question-answering",
-        null_threshold=source.record.tasks[source.task].null_threshold,
+        result=result,
+        null_threshold=result.of_kept_model.null_threshold,
         onnx_files=sorted(path.name for path in folder.glob("onnx/*.onnx")),
     )
     return card

@@ -57,8 +57,12 @@ def provenance(source: PackageSource) -> dict[str, Any]:
 
 
 def _scores(task: TaskResult) -> dict[str, Any]:
-    return {"metric": task.metric, "null_threshold": task.null_threshold} | {
+    """Returns the scores of the packaged model and, if several seeds fine-tuned it, the means over them."""
+    kept = task.of_kept_model
+    means = {split: found.value for split, found in evaluations_by_split(task).items()}
+    over_seeds = {"mean_over_seeds": {"num_seeds": task.num_seeds, **means}} if task.seeds else {}
+    return {"metric": task.metric, "null_threshold": kept.null_threshold, **over_seeds} | {
         split: {"value": found.value, "low": found.low, "high": found.high, "num_examples": found.num_examples}
         | ({"further": found.further} if found.further else {})
-        for split, found in evaluations_by_split(task).items()
+        for split, found in evaluations_by_split(kept).items()
     }

@@ -168,9 +168,19 @@ class StudyPaths:
             case Role.TEACHER:
                 return self.teacher_folder
 
-    def outcomes_of(self, role: Role, number: int, task: str) -> Path:
-        """Returns the file of the outcomes of a model's examples on a task."""
-        return self.outcomes / self.model_folder(role, number).name / f"{task}.safetensors"
+    def outcomes_of(self, role: Role, number: int, task: str, further_seed: int | None = None) -> Path:
+        """Returns the file of the outcomes of a model's examples on a task.
+
+        Args:
+            role: The part that the model plays.
+            number: Its number.
+            task: The name of the task.
+            further_seed: The seed of fine-tuning, unless it is the first one.
+        """
+        folder = self.outcomes / self.model_folder(role, number).name
+        if further_seed is not None:
+            folder /= f"seed-{further_seed}"
+        return folder / f"{task}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +208,10 @@ class TrialPaths:
     def progress(self) -> Path:
         """One line of JSON for each report of progress."""
         return self.root / "progress.jsonl"
+
+    def further_seed(self, seed: int) -> "TrialPaths":
+        """Returns the layout of what a seed after the first one fine-tunes."""
+        return TrialPaths(root=self.root / f"seed-{seed}")
 
     def finetuned(self, task: str) -> Path:
         """Returns the folder of the student fine-tuned on a task."""

@@ -73,7 +73,19 @@ class TaskResult:
     """Further sets that the search never uses, such as other languages, by name."""
     null_threshold: float | None = None
     """The margin of "no answer" above which a question is answered with nothing, chosen on the validation split; None
-    for tasks without unanswerable questions."""
+    for tasks without unanswerable questions, and for a mean over seeds, each of which has its own."""
+    seeds: "tuple[TaskResult, ...]" = ()
+    """The results of the seeds whose means the other fields are; empty if one seed fine-tuned the model."""
+
+    @property
+    def num_seeds(self) -> int:
+        """The number of seeds that fine-tuned the model."""
+        return max(1, len(self.seeds))
+
+    @property
+    def of_kept_model(self) -> "TaskResult":
+        """The results of the model that is kept and packaged: that of the first seed."""
+        return self.seeds[0] if self.seeds else self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +138,7 @@ class TrialRecord:
     precision: str = ""
     num_workers: int = 1
     seed: int = 0
+    """The seed of training; where several seeds fine-tune a model, the first of them."""
     started_at: str = ""
     """ISO 8601, UTC."""
     finished_at: str = ""
@@ -141,6 +154,10 @@ class TrialRecord:
                 return f"twin of trial {self.number}"
             case Role.STUDENT:
                 return f"trial {self.number}"
+
+    def finetuning_seeds(self, task: str) -> range:
+        """Returns the seeds that fine-tuned the model on a task."""
+        return range(self.seed, self.seed + self.tasks[task].num_seeds)
 
     @property
     def is_complete_student(self) -> bool:
@@ -301,4 +318,5 @@ def task_result_from_dict(content: Mapping[str, Any]) -> TaskResult:
         test=None if content["test"] is None else evaluation(content["test"]),
         evaluation_sets={name: evaluation(of_set) for name, of_set in content.get("evaluation_sets", {}).items()},
         null_threshold=content.get("null_threshold"),
+        seeds=tuple(map(task_result_from_dict, content.get("seeds", ()))),
     )

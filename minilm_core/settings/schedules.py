@@ -181,6 +181,10 @@ class DistillationSchedule:
                 raise UserError(f"relations must each have a positive weight, got {weight} for {relation}")
 
 
+MAX_SEEDS = 100
+"""The largest number of seeds that fine-tune one model."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuningSchedule:
     """The settings of fine-tuning on a task, except the learning rate, which the search chooses.
@@ -206,12 +210,16 @@ class FinetuningSchedule:
     patience: int | None = None
     """Epochs without a better score on that part after which fine-tuning stops. None: all epochs are run."""
     checkpoint_every_seconds: float = 60.0
+    num_seeds: int = 1
+    """The seeds that fine-tune each model on each task; its accuracy is the mean over them."""
     teacher_learning_rate: float = 2e-5
     """Peak learning rate of the fine-tuned teacher that students are compared with."""
 
     def __post_init__(self) -> None:
         _make_members(self, precision=Precision)
         _at_least_one(num_epochs=self.num_epochs, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
+        if not 1 <= self.num_seeds <= MAX_SEEDS:
+            raise UserError(f"num_seeds must be between 1 and {MAX_SEEDS}, got {self.num_seeds}")
         if self.max_length < 3:
             raise UserError(f"max_length must be at least 3, got {self.max_length}")
         _fraction(warmup_fraction=self.warmup_fraction, selection_fraction=self.selection_fraction)

@@ -5,7 +5,9 @@ from .benchmarks import named_task as named_task
 from .evaluation import TaskData as TaskData
 from .evaluation import TaskEvaluation as TaskEvaluation
 from .evaluation import evaluate as evaluate
+from .evaluation import mean_over_seeds as mean_over_seeds
 from .evaluation import predict_split as predict_split
+from .finetuning import FinetuningProgress as FinetuningProgress
 from .finetuning import build_task_model as build_task_model
 from .finetuning import finetune as finetune
 from .finetuning import load_task_data as load_task_data

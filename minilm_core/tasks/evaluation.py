@@ -1,7 +1,7 @@
 """Scores a model on every example of a task, whatever runs the model: PyTorch in training, or an export."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from minilm_core.results.records import Evaluation, TaskResult
 from minilm_core.settings.schedules import FinetuningSchedule
 from minilm_core.tasks.kinds.kind import EncodedSplit, Kind, Predictions
 from minilm_core.tasks.kinds.registry import kind_of
-from minilm_core.tasks.metrics import bootstrap_interval, metric_named
+from minilm_core.tasks.metrics import bootstrap_interval, metric_named, percentile_interval, resampled_scores
 from minilm_core.tasks.task import Task
 from minilm_core.training.devices import autocast, resolve_precision
 from minilm_core.training.optimisation import unwrapped
@@ -78,6 +78,36 @@ def evaluate(model: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> 
         null_threshold=validation.null_threshold,
     )
     return TaskEvaluation(result=result, outcomes={name: of_split.outcomes for name, of_split in found.items()})
+
+
+def mean_over_seeds(evaluations: Sequence[TaskEvaluation]) -> TaskResult:
+    """Returns the mean result of a model that several seeds fine-tuned on a task, with the result of each.
+
+    Its intervals are those of the means over examples, which all seeds answer. What differs between seeds is left out
+    of them.
+    """
+    results = tuple(evaluation.result for evaluation in evaluations)
+    if len(results) == 1:
+        return results[0]
+
+    def mean(split: str, of_seeds: Sequence[Evaluation]) -> Evaluation:
+        metric, outcomes = metric_named(results[0].metric), [evaluation.outcomes[split] for evaluation in evaluations]
+        value = float(np.mean([one.value for one in of_seeds]))
+        interval = percentile_interval(value, resampled_scores(metric, outcomes).mean(axis=0))
+        further = {name: float(np.mean([one.further[name] for one in of_seeds])) for name in of_seeds[0].further}
+        return replace(of_seeds[0], value=value, low=interval.low, high=interval.high, further=further)
+
+    tests = [result.test for result in results if result.test is not None]
+    return TaskResult(
+        metric=results[0].metric,
+        validation=mean("validation", [result.validation for result in results]),
+        test=mean("test", tests) if tests else None,
+        evaluation_sets={
+            name: mean(name, [result.evaluation_sets[name] for result in results])
+            for name in results[0].evaluation_sets
+        },
+        seeds=results,
+    )
 
 
 def predict_with(

@@ -11,6 +11,7 @@ from reports.confirmation import load_confirmation
 from reports.page import tables
 from reports.page.tables import SetTable
 from reports.proxy import proxy_quality
+from reports.seeds import SeedVariance
 from reports.selection.answer import Answer, answer, command_line
 from reports.statistics import Resamples, Split, accuracy_interval, resample
 from reports.study import Study
@@ -127,7 +128,7 @@ def gather(study: Study) -> Facts:
         environment=tuple(_flattened({key: value for key, value in study.environment.items() if key != "seconds"})),
         commands=_commands(study, first),
         config_text=study.paths.search_yaml.read_text(encoding="utf-8"),
-        caveats=tuple(_caveats(study)),
+        caveats=tuple(_caveats(study, validation.seeds)),
     )
 
 
@@ -145,8 +146,9 @@ def _commands(study: Study, first: Answer) -> tuple[str, ...]:
 def _warnings(study: Study) -> Iterator[str]:
     if study.students:
         students = wording.counted(len(study.students), "complete student")
+        trained = "was trained once" if study.num_seeds == 1 else f"was fine-tuned with {study.num_seeds} seeds"
         yield (
-            f"Provisional: each student was trained once, and the ranking of {students} is that of the validation "
+            f"Provisional: each student {trained}, and the ranking of {students} is that of the validation "
             "split, which the search optimised: the best of many looks better than it is."
         )
     if study.latency is not None and study.latency.is_noisy:
@@ -155,10 +157,23 @@ def _warnings(study: Study) -> Iterator[str]:
         yield "The outcomes of the examples were not kept (outcomes/), so paired intervals are not measured."
 
 
-def _caveats(study: Study) -> Iterator[str]:
+def _seeds_in_words(study: Study, seeds: SeedVariance) -> str:
+    if study.num_seeds == 1:
+        return "Intervals are 95% bootstrap intervals over examples; another training seed may change a figure by more."
+    known = "was not measured"
+    if seeds.num_freedom:
+        known = f"is {wording.unsigned_points(seeds.deviation)}, pooled over all models"
+    return (
+        f"Accuracies are means over {study.num_seeds} seeds of fine-tuning, with 95% intervals over seeds and "
+        f"examples; the standard deviation of one seed from the mean of its model {known}. Another seed of "
+        "distillation may change a figure by more."
+    )
+
+
+def _caveats(study: Study, seeds: SeedVariance) -> Iterator[str]:
     metrics = sorted({result.metric for record in study.records for result in record.tasks.values()})
     yield f"Accuracy is the unweighted mean of the tasks' main metrics ({', '.join(metrics) or 'none measured'})."
-    yield "Intervals are 95% bootstrap intervals over examples; another training seed may change a figure by more."
+    yield _seeds_in_words(study, seeds)
     yield (
         "On the validation split, which chose the students, intervals hold for all students and all their differences "
         "at once, so that they also hold for the best one. On the test split each holds by itself."

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from reports.confirmation import load_confirmation
 from reports.selection.choice import pick
-from reports.selection.decisions import is_current, read_decision
+from reports.selection.decisions import decided_pick, is_current, read_decision
 from reports.selection.shortfalls import admitting_percentage, retained_accuracy
 from reports.statistics import Resamples
 from reports.study import Study
@@ -78,7 +79,6 @@ def first_options(study: Study, validation: Resamples) -> tuple[str, ...]:
 
 
 def _decided(study: Study, decision: Mapping[str, Any], validation: Resamples) -> Answer:
-    pick_words = ("pick", str(study.path), *decision.get("options", ()))
     is_met = decision["winner"] is not None
     follow_up = (
         ("package", str(study.path), "--picked", "-o", "student")
@@ -87,10 +87,18 @@ def _decided(study: Study, decision: Mapping[str, Any], validation: Resamples) -
     )
     return Answer(
         headline=f"{'Chosen: ' if is_met else 'None chosen: '}{decision['reason']}.",
-        details=_mentions(decision),
+        details=(*_confirmed(study, decision), *_mentions(decision)),
         next_words=follow_up,
-        pick_words=pick_words,
+        pick_words=decided_pick(study),
     )
+
+
+def _confirmed(study: Study, decision: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what a confirmation, which may be younger than the decision, says of the student that was chosen."""
+    confirmation = load_confirmation(study)
+    winner = decision["winner"]
+    found = None if confirmation is None or winner is None else confirmation.of_student(winner["trial"])
+    return () if confirmation is None or found is None else (f"Confirmed: {found.line(confirmation.requirement)}.",)
 
 
 def _mentions(decision: Mapping[str, Any]) -> tuple[str, ...]:

@@ -7,11 +7,12 @@ from typing import Any
 
 from minilm_core.errors import UserError
 from minilm_core.results.records import TrialRecord
+from reports.confirmation import AccuracyRequirement, ConfirmationResult, Confirmed
 from reports.selection.alternatives import Mention, alternatives
 from reports.selection.preference import Prefer, cheapest_by, cost_of, preference_for, preferred, unbeaten
 from reports.selection.reasons import Standing, reason_for, rule_for
 from reports.selection.requirements import Certainty, Requirements
-from reports.selection.shortfalls import Shortfall, check_for
+from reports.selection.shortfalls import Shortfall, check_for, requirement_of
 from reports.statistics import Resamples, Split, resample
 from reports.study import Study
 from reports.trial_rows import accuracy_of, student_path
@@ -42,6 +43,8 @@ class Decision:
     """Complete students of the study."""
     num_qualifying: int
     """Those of them that meet the requirements."""
+    confirmed: Confirmed | None
+    """What a confirmation says of the winner; None if it was not confirmed, and its accuracy is provisional."""
     notes: tuple[str, ...]
     """What the figures mean, and what weakens them."""
 
@@ -60,16 +63,23 @@ class Decision:
             "teacher_accuracy": self.teacher_accuracy,
             "num_candidates": self.num_candidates,
             "num_qualifying": self.num_qualifying,
+            "confirmed": None if self.confirmed is None else self.confirmed.as_json(),
             "notes": list(self.notes),
         }
 
+    @property
+    def requirement(self) -> AccuracyRequirement:
+        """The limits of accuracy."""
+        return requirement_of(self.requirements)
+
     def lines(self) -> tuple[str, ...]:
-        """Returns the lines for a terminal: the winner, the rule, the alternatives, the near misses, the notes."""
+        """Returns the lines for a terminal: winner, rule, alternatives, near misses, confirmation, notes."""
         return (
             self.reason,
             f"rule: {self.rule}",
             *(f"alternative: {m.reason}" for m in self.alternatives),
             *(f"missed: {m.student.label} ({m.student.architecture.label}): {m.reason}" for m in self.near_misses),
+            *(() if self.confirmed is None else (f"confirmed: {self.confirmed.line(self.requirement)}",)),
             *(f"note: {note}" for note in self.notes),
         )
 
@@ -122,7 +132,8 @@ def pick(
         teacher_accuracy=None if study.teacher is None else accuracy_of(study.teacher),
         num_candidates=len(students),
         num_qualifying=len(qualifying),
-        notes=_notes(study),
+        confirmed=None if winner is None else check.confirmed(winner),
+        notes=_notes(study, check.confirmation),
     )
 
 
@@ -167,11 +178,16 @@ def _is_better(study: Study, student: TrialRecord, winner: TrialRecord, prefer: 
     return cost_of(student, prefer) < cost_of(winner, prefer)
 
 
-def _notes(study: Study) -> tuple[str, ...]:
+def _notes(study: Study, confirmation: ConfirmationResult | None) -> tuple[str, ...]:
     notes = [
         "accuracy is that of the validation split, which the search optimised: the best of many looks better than it "
         "is; intervals hold for all students at once, so that they allow for it"
     ]
+    if confirmation is not None:
+        notes.append(
+            f"students are ranked by the validation split, and the candidates of the confirmation are accepted or "
+            f"rejected by their accuracy over fresh seeds on the {confirmation.split} split"
+        )
     if any(student.latency_ms is not None for student in study.students):
         facts = study.latency
         figure, conditions = (

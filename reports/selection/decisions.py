@@ -50,6 +50,11 @@ def is_current(study: Study, decision: Mapping[str, Any]) -> bool:
     return bool(decision["records_sha256"] == study.records_sha256)
 
 
+def decided_pick(study: Study) -> tuple[str, ...]:
+    """Returns the pick that made the study's decision, as words of a command line without the program."""
+    return ("pick", str(study.path), *(read_decision(study) or {}).get("options", ()))
+
+
 def picked_trial(study: Study) -> int:
     """Returns the number of the trial whose student pick chose.
 

@@ -6,6 +6,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from minilm_core.errors import UserError
 from minilm_core.results.records import TrialRecord
 from reports import wording
+from reports.confirmation import AccuracyRequirement, ConfirmationResult, Confirmed, load_confirmation
 from reports.latency import P90
 from reports.selection.requirements import Certainty, Requirements
 from reports.statistics import Resamples, Split, accuracy_ratio, resample
@@ -39,11 +40,42 @@ class RequirementsCheck:
     """The fraction of a predicted latency that is added to it."""
     p90_over_p50: float | None
     """The factor from a predicted median to the 90th percentile; None where medians are limited."""
+    confirmation: ConfirmationResult | None
+    """The study's confirmation, whose candidates are judged by their confirmed accuracy; None without one."""
 
     def shortfalls(self, student: TrialRecord) -> tuple[Shortfall, ...]:
         """Returns the limits that the student misses; none where it qualifies."""
-        found = (self._within(student), self._accuracy(student), self._latency(student), *self._sizes(student))
+        found = (*self._accuracies(student), self._latency(student), *self._sizes(student))
         return tuple(shortfall for shortfall in found if shortfall is not None)
+
+    def _accuracies(self, student: TrialRecord) -> tuple[Shortfall | None, ...]:
+        confirmed = self.confirmed(student)
+        if confirmed is None or confirmed.is_accepted is None:
+            return self._within(student), self._accuracy(student)
+        return (self._confirmed_accuracy(confirmed),)
+
+    def confirmed(self, student: TrialRecord) -> Confirmed | None:
+        """Returns what the study's confirmation says of a student; None without one."""
+        return None if self.confirmation is None else self.confirmation.of_student(student.number)
+
+    def _confirmed_accuracy(self, confirmed: Confirmed) -> Shortfall | None:
+        """Returns by how much a confirmed accuracy misses its limits, or is not shown to meet them."""
+        is_sure, misses = self.certainty is Certainty.SURE, []
+        for needed, found in (
+            (self.requirements.min_accuracy, confirmed.accuracy),
+            (None if self.requirements.within is None else 1 - self.requirements.within, confirmed.share),
+        ):
+            if needed is not None and found is not None:
+                misses.append((needed - (found.low if is_sure else found.value)) / max(needed, ROUNDING))
+        if confirmed.is_accepted if is_sure else max(misses) <= ROUNDING:
+            return None
+        assert self.confirmation is not None, "a candidate belongs to a confirmation"
+        verdict, evidence = ("is not shown to be", f" ({confirmed.evidence})") if is_sure else ("is not", "")
+        return Shortfall(
+            reason=f"its accuracy confirmed over {confirmed.num_seeds} seeds, {confirmed.figures}, {verdict} "
+            f"{self.confirmation.requirement.words}{evidence}",
+            excess=max(0.0, *misses),
+        )
 
     def _within(self, student: TrialRecord) -> Shortfall | None:
         if self.requirements.within is None:
@@ -148,7 +180,13 @@ def check_for(study: Study, requirements: Requirements, certainty: Certainty) ->
         resamples=resample(study, Split.VALIDATION) if is_sure and requirements.has_accuracy else None,
         latency_error=_latency_error(study, requirements, is_sure),
         p90_over_p50=study.latency.p90_over_p50 if is_p90 and study.latency is not None else None,
+        confirmation=load_confirmation(study, requirement_of(requirements)),
     )
+
+
+def requirement_of(requirements: Requirements) -> AccuracyRequirement:
+    """Returns the limits of accuracy, against which a confirmation tests its candidates."""
+    return AccuracyRequirement(within=requirements.within, min_accuracy=requirements.min_accuracy)
 
 
 def _latency_error(study: Study, requirements: Requirements, is_sure: bool) -> float:

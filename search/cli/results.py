@@ -104,7 +104,7 @@ def confirm(
     as_json: AsJson = False,
 ) -> None:
     """Train fixed candidates with fresh seeds and score them on the split that the search never saw."""
-    from reports import load_confirmation, load_study, picked_trial
+    from reports import decided_pick, load_confirmation, load_study, picked_trial
     from search.config.loading import load_config
     from search.driver.confirmation import run_confirmation
     from search.study.confirmation import ConfirmationPlan, fix_plan
@@ -137,7 +137,9 @@ def confirm(
     else:
         for line in found.lines():
             typer.echo(line)
-    say_next("report", study_folder)
+    # A candidate that was not accepted is no longer chosen by the same pick.
+    is_rejected = any(candidate.is_accepted is False for candidate in found.candidates)
+    say_next(*(decided_pick(read) if is_rejected else ("report", study_folder)))
     if found.num_complete < found.num_runs:
         raise typer.Exit(unfinished)
 

@@ -109,7 +109,7 @@ def _add_onnx(model_folder: Path, deployment: Deployment, max_int8_drop: float |
         task,
         split,
         max_length=deployment.config.finetuning.max_length,
-        null_threshold=deployment.record.tasks[task.name].null_threshold,
+        null_threshold=deployment.record.tasks[task.name].of_kept_model.null_threshold,
         max_drop=max_int8_drop,
     )
 

@@ -13,13 +13,12 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Role, Status, TrialRecord, append_record, read_confirmations
+from minilm_core.settings.schedules import MAX_SEEDS
 from search.config.settings import SearchConfig
 from search.study.jobs import Confirmation, Job
 from search.study.mirror import mirror_records
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
-
-MAX_SEEDS = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +41,10 @@ class ConfirmationPlan:
         if not 2 <= self.num_seeds <= MAX_SEEDS:
             raise UserError(f"--seeds must be between 2 and {MAX_SEEDS}, got {self.num_seeds}")
 
-    def seeds(self, study_seed: int) -> range:
+    def seeds(self, config: SearchConfig) -> range:
         """Returns the seeds, none of which the search has used."""
-        return range(study_seed + 1, study_seed + 1 + self.num_seeds)
+        first = config.seed + config.finetuning.num_seeds
+        return range(first, first + self.num_seeds)
 
     @classmethod
     def load(cls, paths: StudyPaths) -> Self | None:
@@ -69,7 +69,7 @@ class ConfirmationPlan:
         """Returns every run: a seed at a time, the teacher first, so that an interrupted one has whole seeds."""
         by_number = {record.number: record for record in records if record.is_complete_student}
         jobs = []
-        for seed in self.seeds(study.config.seed):
+        for seed in self.seeds(study.config):
             run = Confirmation(seed=seed, redistils=self.redistils)
             jobs.append(Job.of_teacher(study).confirmed(run))
             for number in self.candidates:

@@ -78,11 +78,22 @@ class Job:
             return TrialPaths(root=self.study.paths.model_folder(self.role, self.number)).student
         return self.paths.student
 
-    def outcomes_file(self, task: str) -> Path:
-        """Returns the file of the outcomes of the model's examples on a task."""
+    @property
+    def finetuning_seeds(self) -> range:
+        """The seeds that fine-tune the model on each task; a run of a confirmation has one."""
+        num_seeds = 1 if self.confirmation is not None else self.config.finetuning.num_seeds
+        return range(self.seed, self.seed + num_seeds)
+
+    def finetuning_paths(self, seed: int) -> TrialPaths:
+        """Returns the layout of what one of the seeds fine-tunes."""
+        return self.paths if seed == self.seed else self.paths.further_seed(seed)
+
+    def outcomes_file(self, task: str, seed: int) -> Path:
+        """Returns the file of the outcomes of the model's examples on a task, as one of the seeds fine-tuned it."""
         if self.confirmation is not None:
             return self.paths.outcomes(task)
-        return self.study.paths.outcomes_of(self.role, self.number, task)
+        further_seed = None if seed == self.seed else seed
+        return self.study.paths.outcomes_of(self.role, self.number, task, further_seed)
 
     @property
     def config(self) -> SearchConfig:

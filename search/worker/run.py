@@ -13,10 +13,10 @@ from dataclasses import asdict, replace
 from transformers.utils import logging as transformers_logging
 
 from minilm_core.atomic import atomic_folder, write_text_atomically
-from minilm_core.results.outcomes import save_outcomes
-from minilm_core.results.records import Role, Status, TaskResult, TrialRecord, task_result_from_dict
-from minilm_core.tasks.evaluation import evaluate
-from minilm_core.tasks.finetuning import build_task_model, finetune, save_task_model
+from minilm_core.results.outcomes import load_outcomes, save_outcomes
+from minilm_core.results.records import Role, Status, TrialRecord, task_result_from_dict
+from minilm_core.tasks.evaluation import TaskEvaluation, evaluate, mean_over_seeds
+from minilm_core.tasks.finetuning import FinetuningProgress, build_task_model, finetune, save_task_model
 from minilm_core.tasks.metrics import mean_accuracy
 from minilm_core.tasks.task import Task
 from minilm_core.training.devices import device_name, resolve_precision
@@ -55,7 +55,8 @@ def _finish(worker: Worker, run: JobRun) -> Iterator[Progress | TrialRecord]:
     if run.job.role is Role.TWIN:
         yield from _initialise_twin(worker, run)
     for task in run.job.config.tasks:
-        yield from _finetune(worker, run, task)
+        for seed in run.job.finetuning_seeds:
+            yield from _finetune(worker, run, task, seed)
     if worker.is_first:
         yield _record(worker, run)
 
@@ -69,22 +70,24 @@ def _initialise_twin(worker: Worker, run: JobRun) -> Iterator[Progress]:
     yield from _report(worker, run, Progress(stage="initialising", step=1, num_steps=1))
 
 
-def _finetune(worker: Worker, run: JobRun, task: Task) -> Iterator[Progress]:
-    """Fine-tunes on a task, evaluates, and saves the model, the outcomes of its examples, and its result."""
-    job, schedule, teacher_folder = run.job, worker.node.config.finetuning, worker.node.teacher_folder
-    folder, result = job.paths.finetuned(task.name), job.paths.result(task.name)
-    checkpoint = job.paths.finetuning_checkpoint(task.name)
+def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Progress]:
+    """Fine-tunes on a task, evaluates, and saves the outcomes of its examples and its result.
+
+    The model is saved if the seed is the first of several.
+    """
+    job, schedule, paths = run.job, worker.node.config.finetuning, run.job.finetuning_paths(seed)
+    result, checkpoint = paths.result(task.name), paths.finetuning_checkpoint(task.name)
     if worker.agree(result.exists):
         return
     data = worker.node.task_data(task)
-    model = worker.in_parallel(build_task_model(worker.student_folder(job), data, seed=job.seed))
+    model = worker.in_parallel(build_task_model(worker.student_folder(job), data, seed=seed))
     checkpoints = CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
     for step in finetune(
         model,
         data,
         schedule,
         learning_rate=job.choice.finetuning_learning_rate,
-        seed=job.seed,
+        seed=seed,
         rank=worker.rank,
         world_size=worker.world_size,
         resume_from=agreed_checkpoint(worker, checkpoint),
@@ -92,19 +95,29 @@ def _finetune(worker: Worker, run: JobRun, task: Task) -> Iterator[Progress]:
         if worker.is_first and not step.is_last and checkpoints.is_due():
             step.save_checkpoint(checkpoint)
         if is_reported(step.step, step.num_steps):
-            stage = f"fine-tuning on {task.name}"
-            progress = Progress(stage=stage, step=step.step, num_steps=step.num_steps, loss=step.loss)
-            yield from _report(worker, run, progress)
+            yield from _report(worker, run, _finetuning_progress(job, task, seed, step))
     if worker.is_first:
-        if not folder.is_dir():
+        folder = paths.finetuned(task.name)
+        if seed == job.seed and not folder.is_dir():
             with atomic_folder(folder) as scratch:
-                save_task_model(model, teacher_folder, scratch)
+                save_task_model(model, worker.node.teacher_folder, scratch)
         evaluation = evaluate(model, data, schedule)
-        save_outcomes(job.outcomes_file(task.name), evaluation.outcomes)
+        save_outcomes(job.outcomes_file(task.name, seed), evaluation.outcomes)
         write_text_atomically(result, json.dumps(asdict(evaluation.result)))
         shutil.rmtree(checkpoint, ignore_errors=True)
     worker.wait_for_others()
     yield from _report(worker, run, Progress(stage=f"evaluating on {task.name}", step=1, num_steps=1))
+
+
+def _finetuning_progress(job: Job, task: Task, seed: int, progress: FinetuningProgress) -> Progress:
+    """Returns the progress of one seed as that of a stage that all seeds share."""
+    seeds = job.finetuning_seeds
+    return Progress(
+        stage=f"fine-tuning on {task.name}",
+        step=seeds.index(seed) * progress.num_steps + progress.step,
+        num_steps=len(seeds) * progress.num_steps,
+        loss=progress.loss,
+    )
 
 
 def _report(worker: Worker, run: JobRun, progress: Progress) -> Iterator[Progress]:
@@ -113,10 +126,18 @@ def _report(worker: Worker, run: JobRun, progress: Progress) -> Iterator[Progres
     worker.check_time([run], progress)
 
 
+def _evaluation(job: Job, task: Task, seed: int) -> TaskEvaluation:
+    """Returns what a seed's fine-tuning on a task has saved."""
+    content = json.loads(job.finetuning_paths(seed).result(task.name).read_text(encoding="utf-8"))
+    return TaskEvaluation(
+        result=task_result_from_dict(content), outcomes=load_outcomes(job.outcomes_file(task.name, seed))
+    )
+
+
 def _record(worker: Worker, run: JobRun) -> TrialRecord:
     job, log, schedule = run.job, run.log, worker.node.config.distillation
-    tasks: dict[str, TaskResult] = {
-        task.name: task_result_from_dict(json.loads(job.paths.result(task.name).read_text(encoding="utf-8")))
+    tasks = {
+        task.name: mean_over_seeds([_evaluation(job, task, s) for s in job.finetuning_seeds])
         for task in job.config.tasks
     }
     accuracy = mean_accuracy([task.validation.value for task in tasks.values()])

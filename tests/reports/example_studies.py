@@ -174,7 +174,8 @@ def write_study(
     for record in records:
         append_record(folder / "records.jsonl", without_predictions(record))
         for task, of_task in outcomes.get((record.role, record.number), {}).items():
-            save_outcomes(StudyPaths(root=folder).outcomes_of(record.role, record.number, task), of_task)
+            first = {split: of_seeds[0] for split, of_seeds in of_task.items()}
+            save_outcomes(StudyPaths(root=folder).outcomes_of(record.role, record.number, task), first)
     config = {"name": "example", "objectives": list(objectives), "seed": 0, "tasks": [{"name": TASK}]}
     (folder / "search.yaml").write_text(yaml.safe_dump(config))
     extras = {
@@ -191,14 +192,14 @@ def write_study(
 
 def outcomes_of(records: Sequence[TrialRecord], kept: Mapping[str, Any]) -> StudyOutcomes:
     """The outcomes of records whose evaluations have predictions, given the labels of each task."""
-    found: dict[Any, dict[str, dict[str, np.ndarray]]] = {}
+    found: dict[Any, dict[str, dict[str, tuple[np.ndarray, ...]]]] = {}
     for record in records:
         for task, result in record.tasks.items():
             for split, evaluation in (("validation", result.validation), ("test", result.test)):
                 of_split = kept.get(task, {}).get(split)
                 if evaluation is not None and evaluation.predictions and of_split is not None:
                     of_record = found.setdefault((record.role, record.number), {}).setdefault(task, {})
-                    of_record[split] = label_outcomes(np.array(of_split), np.array(evaluation.predictions))
+                    of_record[split] = (label_outcomes(np.array(of_split), np.array(evaluation.predictions)),)
     return found
 
 
