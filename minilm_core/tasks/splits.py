@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from minilm_core.errors import UserError
 from minilm_core.paths import located
@@ -18,9 +19,13 @@ from minilm_core.tasks.labels import Classes
 from minilm_core.tasks.spans.examples import Answers
 from minilm_core.tasks.tables import Repository, Table, read_dataset, read_files
 from minilm_core.tasks.task import EvaluationSet, SplitRole, Task, existing_folder, files_of_split
+from minilm_core.tasks.task_kind import TaskKind
 
-# Determines the examples that a limit keeps; the same in every study.
+# Determines the examples that a limit keeps and those that are set aside; the same in every study.
 SUBSAMPLE_SEED = 0
+MIN_VALIDATION_EXAMPLES = 2000
+"""A validation split from which examples are set aside must have more than these: both parts of a smaller one would
+hardly tell models apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +34,10 @@ class Splits:
 
     train: Split
     validation: Split
+    """Without the examples that are set aside."""
     test: Split | None
-    """None if the task has no test split, or one without labels, as in GLUE."""
+    """The examples that are set aside, if any are. Otherwise None if the task has no test split, or one without
+    labels, as in GLUE."""
     evaluation_sets: Mapping[str, Split] = field(default_factory=dict)
     """The task's further sets, by name."""
 
@@ -44,15 +51,22 @@ def load_splits(task: Task, base: Path) -> Splits:
 
     Raises:
         UserError: if a split or a column is missing, a text is not a string, or a label is not a class of the task. It
-            names the file and its line, or its row for files without lines, both counted from 1.
+            names the file and its line, or its row for files without lines, both counted from 1. Also if examples are
+            to be set aside from a small validation split, or beside a labelled test split.
     """
     train = _existing_table(task, base, SplitRole.TRAIN)
     classes = kind_of(task).classes(task, train)
     validation = _existing_table(task, base, SplitRole.VALIDATION)
+    splits = {SplitRole.TRAIN: _to_split(task, SplitRole.TRAIN, train, classes)}
+    if task.set_aside_fraction is None:
+        splits[SplitRole.VALIDATION] = _to_split(task, SplitRole.VALIDATION, validation, classes)
+        splits |= _test_split(task, base, classes)
+    else:
+        splits |= _divided(task, base, validation, classes)
     return Splits(
-        train=_to_split(task, SplitRole.TRAIN, train, classes),
-        validation=_to_split(task, SplitRole.VALIDATION, validation, classes),
-        test=_test_split(task, base, classes),
+        train=splits[SplitRole.TRAIN],
+        validation=splits[SplitRole.VALIDATION],
+        test=splits.get(SplitRole.TEST),
         evaluation_sets={other.name: _evaluation_set(task, other, base, classes) for other in task.evaluation_sets},
     )
 
@@ -68,10 +82,13 @@ def load_split(task: Task, base: Path, role: SplitRole) -> Split:
     Raises:
         UserError: as for `load_splits`.
     """
-    table, kind = _existing_table(task, base, role), kind_of(task)
+    kind, is_part = kind_of(task), role is not SplitRole.TRAIN and task.set_aside_fraction is not None
+    table = _existing_table(task, base, SplitRole.VALIDATION if is_part else role)
     if role is SplitRole.TRAIN or not kind.has_classes:
-        return _to_split(task, role, table, kind.classes(task, table))
-    return _to_split(task, role, table, kind.classes(task, _existing_table(task, base, SplitRole.TRAIN)))
+        classes = kind.classes(task, table)
+    else:
+        classes = kind.classes(task, _existing_table(task, base, SplitRole.TRAIN))
+    return _divided(task, base, table, classes)[role] if is_part else _to_split(task, role, table, classes)
 
 
 def labels_digest(split: Split) -> dict[str, Any]:
@@ -86,11 +103,80 @@ def digest_of(labels: Sequence[Any]) -> dict[str, Any]:
     return {"num_examples": len(labels), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def _test_split(task: Task, base: Path, classes: Classes | None) -> Split | None:
+def _test_split(task: Task, base: Path, classes: Classes | None) -> dict[SplitRole, Split]:
+    """Returns the data's own test split; nothing if the task has none, or one without labels."""
+    table = _labelled_test_table(task, base)
+    return {} if table is None else {SplitRole.TEST: _to_split(task, SplitRole.TEST, table, classes)}
+
+
+def _labelled_test_table(task: Task, base: Path) -> Table | None:
     table = _read(task, base, SplitRole.TEST)
-    if table is None or not kind_of(task).has_labels(task, table):
-        return None
-    return _to_split(task, SplitRole.TEST, table, classes)
+    return table if table is not None and kind_of(task).has_labels(task, table) else None
+
+
+def _divided(task: Task, base: Path, table: Table, classes: Classes | None) -> dict[SplitRole, Split]:
+    """Returns what remains of a validation split, and the examples that are set aside as the test split.
+
+    The limit on validation examples cuts what remains. The test split thus has the same examples under every limit, and
+    none of them gets into the search when the limit is raised.
+
+    Raises:
+        UserError: if the task has a labelled test split, the validation split is small, or nothing would remain.
+    """
+    _check_may_set_aside(task, base, table)
+    whole = kind_of(task).read(task, table, classes)
+    is_set_aside = _set_aside(task, whole)
+    if is_set_aside.all():
+        raise UserError(
+            f"set_aside_fraction of task {task.name} must leave some of the validation split, "
+            f"got {task.set_aside_fraction}, which sets all {table.num_rows:,} examples aside"
+        )
+    remaining = whole.subset(np.flatnonzero(~is_set_aside))
+    kept = _subsample(remaining.num_examples, task.max_validation_examples)
+    return {
+        SplitRole.VALIDATION: remaining.subset(np.array(kept)),
+        SplitRole.TEST: whole.subset(np.flatnonzero(is_set_aside)),
+    }
+
+
+def _check_may_set_aside(task: Task, base: Path, validation: Table) -> None:
+    got = f"got {task.set_aside_fraction} for task {task.name}"
+    test = _labelled_test_table(task, base)
+    if test is not None:
+        raise UserError(
+            f"set_aside_fraction must be left out where the test split has labels, {got} "
+            f"and {test.num_rows:,} examples in {test.parts[0].source}"
+        )
+    if validation.num_rows <= MIN_VALIDATION_EXAMPLES:
+        raise UserError(
+            f"set_aside_fraction must be left out unless the validation split has more than "
+            f"{MIN_VALIDATION_EXAMPLES:,} examples, {got} and {validation.num_rows:,} examples in "
+            f"{validation.parts[0].source}"
+        )
+
+
+def _set_aside(task: Task, whole: Split) -> Bool[np.ndarray, " examples"]:
+    """Returns which examples of a validation split are set aside; the same ones every time.
+
+    The examples of a span task are drawn by context: all questions about a context are in the same part, because a
+    context that chose the students would make its other questions easier. Contexts are drawn until their questions are
+    the wanted share, so that the part is larger than that by less than the questions of one context. Paragraphs of one
+    article may be in both parts. Examples of other kinds are drawn one by one, also pairs that share a text.
+    """
+    groups = _contexts(whole) if task.task_kind is TaskKind.SPAN else np.arange(whole.num_examples)
+    sizes = np.bincount(groups)
+    drawn = np.random.default_rng(SUBSAMPLE_SEED).permutation(len(sizes))
+    assert task.set_aside_fraction is not None, "only a task with a fraction sets examples aside"
+    wanted = max(1, round(task.set_aside_fraction * whole.num_examples))
+    num_groups = int(np.searchsorted(np.cumsum(sizes[drawn]), wanted)) + 1
+    return np.isin(groups, drawn[:num_groups])
+
+
+def _contexts(split: Split) -> Int[np.ndarray, " examples"]:
+    """Returns the number of each question's context, counted from 0 in order of appearance."""
+    _, contexts = split.texts
+    numbers = {context: number for number, context in enumerate(dict.fromkeys(contexts))}
+    return np.array([numbers[context] for context in contexts])
 
 
 def _evaluation_set(task: Task, evaluation_set: EvaluationSet, base: Path, classes: Classes | None) -> Split:

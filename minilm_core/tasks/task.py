@@ -161,6 +161,9 @@ class Task:
     train_split: str = "train"
     validation_split: str = "validation"
     test_split: str | None = "test"
+    set_aside_fraction: float | None = None
+    """The share of the validation split that becomes the test split of a task without a labelled one; None: nothing is
+    set aside. The split must have more than 2,000 examples."""
     evaluation_sets: tuple[EvaluationSet, ...] = ()
     """Further sets that the fine-tuned model is scored on, for the report alone."""
     max_train_examples: int | None = None
@@ -181,6 +184,8 @@ class Task:
             limit = getattr(self, field)
             if limit is not None and limit < 1:
                 raise UserError(f"{field} must be at least 1, got {limit}")
+        if self.set_aside_fraction is not None and not 0 < self.set_aside_fraction < 1:
+            raise UserError(f"set_aside_fraction must be above 0 and below 1, got {self.set_aside_fraction}")
         if self.max_length is not None and self.max_length < 3:
             raise UserError(f"max_length must be at least 3, got {self.max_length}")
 

@@ -178,6 +178,7 @@ def _caveats(study: Study, seeds: SeedVariance) -> Iterator[str]:
         "On the validation split, which chose the students, intervals hold for all students and all their differences "
         "at once, so that they also hold for the best one. On the test split each holds by itself."
     )
+    yield from _set_aside(study)
     yield (
         "P(on frontier) is the probability that no other student is better in every objective, from a posterior that "
         "shrinks accuracies towards their trend over size; size and latency count as exact."
@@ -187,6 +188,18 @@ def _caveats(study: Study, seeds: SeedVariance) -> Iterator[str]:
     yield "Size counts the encoder's weights in fp32, without tokenizer and task head."
     yield "Latency is predicted from a calibrated table, not timed on the trained student."
     yield "The hypervolume depends on its reference point: compare it only within this study."
+
+
+def _set_aside(study: Study) -> Iterator[str]:
+    """Yields a sentence for each task whose test split is a part of its validation split."""
+    tasks = study.config.get("tasks")
+    for task in tasks if isinstance(tasks, list) else ():
+        share = task.get("set_aside_fraction") if isinstance(task, Mapping) else None
+        if isinstance(share, float):
+            yield (
+                f"The test split of {task.get('name')} is no official one: {wording.percentage(share)} of the "
+                "validation split was set aside for it, and the search never used that part."
+            )
 
 
 def _compared(study: Study, found: tuple[Comparison, ...]) -> list[TrialRecord]:

@@ -131,6 +131,7 @@ def _mirror(url: str) -> str:
 def _task(loaded: LoadedConfig, task: Task) -> str:
     splits = load_splits(task, loaded.base)
     test = "no labelled test split" if splits.test is None else f"{splits.test.num_examples} test"
+    test += "" if task.set_aside_fraction is None else " (set aside from the validation split)"
     numbers = f"{splits.train.num_examples} train, {splits.validation.num_examples} validation"
     sets = "".join(f", {split.num_examples} {name}" for name, split in splits.evaluation_sets.items())
     detail = f"{numbers}, {test}{sets} examples; {task.task_kind}, {task.metric}"

@@ -36,6 +36,8 @@ def task_of(**settings: Any) -> Task:
         ({"name": "../elsewhere"}, "a task's name must be letters, digits, .* got '../elsewhere'"),
         ({"max_train_examples": 0}, "max_train_examples must be at least 1, got 0"),
         ({"max_validation_examples": 0}, "max_validation_examples must be at least 1, got 0"),
+        ({"set_aside_fraction": 0.0}, r"set_aside_fraction must be above 0 and below 1, got 0\.0"),
+        ({"set_aside_fraction": 1.0}, r"set_aside_fraction must be above 0 and below 1, got 1\.0"),
         ({"max_length": 2}, "max_length must be at least 3, got 2"),
         ({"kind": "generation"}, "kind must be one that an encoder can do, got generation: text is not generated here"),
         ({"kind": "qa"}, "kind must be one of classification, regression, multi_label, span, tagging, got qa"),

@@ -3,6 +3,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -194,6 +195,14 @@ def test_the_verdict_says_when_models_cannot_be_told_apart(make_study: Callable[
 def test_a_noisy_latency_is_announced(make_study: Callable[..., Study]) -> None:
     assert "NOISY" in page_of(make_study(student(0, 0.8), latency=latency_table(busy_cores=2.0)))
     assert "NOISY" not in page_of(make_study(student(0, 0.8), latency=latency_table(busy_cores=0.0)))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_test_split_that_was_set_aside_is_called_no_official_one(full_study: Study) -> None:
+    said = "The test split of topics is no official one: 30.0% of the validation split was set aside for it"
+    assert said not in page_of(full_study)
+    tasks = [{"name": TASK, "set_aside_fraction": 0.3}]
+    assert said in page_of(replace(full_study, config={**full_study.config, "tasks": tasks}))
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -71,6 +71,16 @@ def spoil_split(split: str, *labels: object) -> Callable[[Path], None]:
     return spoil
 
 
+def set_aside(folder: Path) -> None:
+    file = folder / "search.yaml"
+    file.write_text(file.read_text().replace("metric: accuracy", "metric: accuracy, set_aside_fraction: 0.25"))
+
+
+def set_aside_from_a_small_split(folder: Path) -> None:
+    (folder / "mood" / "test.parquet").unlink()
+    set_aside(folder)
+
+
 def ask_for_f1_of_three_classes(folder: Path) -> None:
     spoil_split("train", 0, 1, 2)(folder)
     file = folder / "search.yaml"
@@ -97,6 +107,8 @@ def test_a_complete_search_passes_every_check(folder: Path) -> None:
         (spoil_split("validation", 0, 1, 2), "task mood", "a label of task mood must be one of 0 to 1"),
         (spoil_split("test", 0, None), "task mood", "every example of task mood must have a label"),
         (spoil_split("train", 0, 900_000_000), "task mood", "class numbers of task mood must run from 0 without gaps"),
+        (set_aside, "task mood", "set_aside_fraction must be left out where the test split has labels, got 0.25"),
+        (set_aside_from_a_small_split, "task mood", "set_aside_fraction must be left out unless the validation split"),
         (ask_for_f1_of_three_classes, "task mood", "metric f1 must have 2 classes"),
     ],
 )
@@ -108,6 +120,14 @@ def test_what_a_search_would_fail_on_is_found(
     assert finding.is_ok is False
     assert finding.is_input
     assert finding.detail.startswith(rule)
+
+
+def test_the_sizes_of_a_task_are_those_after_setting_aside(folder: Path) -> None:
+    spoil_split("validation", *[0, 1] * 1001)(folder)
+    (folder / "mood" / "test.parquet").unlink()
+    set_aside(folder)
+    detail = findings(folder)["task mood"].detail
+    assert detail.startswith("100 train, 1502 validation, 500 test (set aside from the validation split) examples; ")
 
 
 def test_a_corpus_may_begin_with_records_that_have_no_text(folder: Path) -> None:

@@ -353,6 +353,16 @@ def test_a_limit_on_the_validation_split_cuts_the_labels_too(open_study: OpenStu
     assert json.loads(study.paths.evaluation.read_text())["mood"]["validation"]["num_examples"] == 7
 
 
+def test_labels_that_are_set_aside_are_those_of_the_test_split(open_study: OpenStudy, tmp_path: Path) -> None:
+    rows = {"train": 100, "validation": 2001}
+    for split, num_examples in rows.items():
+        lines = [json.dumps({"text": "the film", "label": number % 2}) + "\n" for number in range(num_examples)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    task = f"[{{name: mood, path: {tmp_path}, text_columns: [text], metric: accuracy, set_aside_fraction: 0.25}}]"
+    written = json.loads(open_study(f"tasks={task}").paths.evaluation.read_text())["mood"]
+    assert (written["validation"]["num_examples"], written["test"]["num_examples"]) == (1501, 500)
+
+
 def test_a_teacher_of_other_weights_than_declared_is_refused(open_study: OpenStudy) -> None:
     with pytest.raises(UserError, match="sha256"):
         open_study(f"teacher.sha256={'0' * 64}")
