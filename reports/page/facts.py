@@ -1,7 +1,7 @@
 """All statements of a report, computed before anything is drawn or written."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from minilm_core.results.records import TrialRecord
@@ -11,6 +11,7 @@ from reports.confirmation import load_confirmation
 from reports.page import tables
 from reports.page.tables import SetTable
 from reports.proxy import proxy_quality
+from reports.published import PublishedResults, published_results
 from reports.seeds import SeedVariance
 from reports.selection.answer import Answer, answer, command_line
 from reports.statistics import Resamples, Split, accuracy_interval, resample
@@ -38,6 +39,8 @@ class Facts:
     """What the study's confirmation says, in sentences; empty without one."""
     set_tables: tuple[SetTable, ...]
     """The scores of the compared models and the frontier on evaluation sets, a table for each task that has some."""
+    published: PublishedResults | None
+    """What papers published for the tasks of the study, which was not measured here; None where nothing matches."""
     tasks: tuple[str, ...]
     frontier: tuple[Row, ...]
     trials: tuple[Row, ...]
@@ -93,6 +96,7 @@ class Facts:
             "preparation_seconds": dict(self.preparation_seconds),
             "progress": list(self.progress),
             "reference_point": dict(self.reference_point),
+            "published": None if self.published is None else asdict(self.published),
         }
 
 
@@ -114,6 +118,7 @@ def gather(study: Study) -> Facts:
         proxy="" if (quality := proxy_quality(study.students)) is None else quality.sentence,
         confirmation=() if (confirmed := load_confirmation(study)) is None else confirmed.lines(),
         set_tables=tables.set_tables(_distinct([*_compared(study, found), *study.frontier])),
+        published=published_results(study.records),
         tasks=tables.task_names(study),
         frontier=tuple(by_trial[student.number] for student in study.frontier),
         trials=tuple(rows),

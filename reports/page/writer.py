@@ -4,7 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,18 @@ IMPORTANCE_COLUMNS = (
     Column(key="objective", title="Objective", is_number=False),
     Column(key="choice", title="Choice", write=figures.choice_name, is_number=False),
     Column(key="importance", title="Importance", write=lambda value: f"{value:.3f}"),
+)
+PUBLISHED_COLUMNS = (
+    Column(key="task", title="Task", is_number=False),
+    Column(key="metric", title="Metric", is_number=False),
+    Column(key="model", title="Model", is_number=False),
+    Column(key="shape", title="Layers x width", is_number=False),
+    Column(key="teacher", title="Teacher", is_number=False),
+    Column(key="num_parameters", title="Params, M", write=lambda value: f"{value / 1e6:.0f}"),
+    Column(key="value", title="Published, %", write=lambda value: f"{value:.1f}"),
+    Column(key="split", title="Split", is_number=False),
+    Column(key="note", title="Note", is_number=False),
+    Column(key="source", title="Source", is_number=False),
 )
 
 
@@ -142,6 +154,8 @@ def _context(facts: Facts, drawn: Sequence[Figure], note: str | None) -> dict[st
         "failure_columns": FAILURE_COLUMNS,
         "progress_columns": PROGRESS_COLUMNS,
         "importance_columns": IMPORTANCE_COLUMNS,
+        "published_columns": PUBLISHED_COLUMNS,
+        "published_rows": [] if facts.published is None else [asdict(row) for row in facts.published.rows],
     }
 
 

@@ -19,6 +19,7 @@ from tests.reports.example_studies import (
     kept_labels,
     latency_table,
     student,
+    task_result,
     teacher,
     twin,
     write_full_study,
@@ -203,6 +204,29 @@ def test_a_test_split_that_was_set_aside_is_called_no_official_one(full_study: S
     assert said not in page_of(full_study)
     tasks = [{"name": TASK, "set_aside_fraction": 0.3}]
     assert said in page_of(replace(full_study, config={**full_study.config, "tasks": tasks}))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_published_results_are_quoted_apart_in_every_form_of_the_report(make_study: Callable[..., Study]) -> None:
+    report = write_report(make_study(student(0, 0.8, tasks={"sst2": task_result(0.8, 0)})))
+    page, markdown = (path.read_text(encoding="utf-8") for path in (report.html, report.markdown))
+    (quoted,) = re.findall(r"<h2>Published results</h2>(.*?)<h2>", page, flags=re.DOTALL)
+    assert "Quoted from the papers of MiniLM" in quoted
+    assert ">92.0</td>" in quoted
+    assert "trial" not in quoted
+    (section,) = re.findall(r"## Published results\n(.*?)\n## ", markdown, flags=re.DOTALL)
+    assert "> Quoted from the papers of MiniLM" in section
+    assert "| sst2 | accuracy | MiniLM | 6x768 | BERT-base | 66 | 92.0 | development |" in section
+    published = json.loads((report.folder / "report.json").read_text())["published"]
+    assert {"task": "sst2", "model": "MiniLM", "shape": "6x768", "value": 92.0}.items() <= published["rows"][2].items()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_a_published_task_there_is_no_such_section(full_study: Study) -> None:
+    report = write_report(full_study)
+    for path in (report.html, report.markdown):
+        assert "Published results" not in path.read_text(encoding="utf-8")
+    assert json.loads((report.folder / "report.json").read_text())["published"] is None
 
 
 @pytest.mark.usefixtures("undrawn")
