@@ -14,7 +14,7 @@ import numpy as np
 from minilm_core.errors import UserError
 from minilm_core.results.layout import TrialPaths
 from minilm_core.results.outcomes import Outcomes, load_outcomes
-from minilm_core.results.records import Role, Status, TrialRecord, read_confirmations
+from minilm_core.results.records import Role, Status, TrialRecord, read_reruns
 from minilm_core.tasks.metrics import CONFIDENCE, Interval, mean_accuracy, metric_named, resampled_scores
 from reports import wording
 from reports.json_files import read_json
@@ -179,7 +179,7 @@ def load_confirmation(study: Study, requirement: AccuracyRequirement | None = No
         return None
     if not isinstance(plan.get("candidates"), list) or type(plan.get("num_seeds")) is not int:
         raise UserError(f"{study.paths.confirmation} must be as confirm wrote it, got other keys")
-    runs = [r for r in read_confirmations(study.paths.confirmation_records) if r.status is Status.COMPLETE]
+    runs = [r for r in read_reruns(study.paths.confirmation_records) if r.status is Status.COMPLETE]
     split = Split.TEST if runs and all(t.test is not None for r in runs for t in r.tasks.values()) else Split.VALIDATION
     repeated = _repeated(study, runs, split)
     requirement = requirement or AccuracyRequirement.of_decision(read_json(study.paths.decision))

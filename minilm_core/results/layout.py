@@ -222,7 +222,7 @@ class TrialPaths:
         return self.root / "finetuned" / f"{task}.checkpoint"
 
     def outcomes(self, task: str) -> Path:
-        """Returns the file of the outcomes of a confirmation's run on a task."""
+        """Returns the file of the outcomes, on a task, of a run apart from the search."""
         return self.root / "outcomes" / f"{task}.safetensors"
 
     def result(self, task: str) -> Path:

@@ -270,8 +270,8 @@ def read_records(path: Path) -> tuple[TrialRecord, ...]:
     return tuple(latest.values())
 
 
-def read_confirmations(path: Path) -> tuple[TrialRecord, ...]:
-    """Reads the records of a study's confirmation; of several with the same role, number and seed, the last counts.
+def read_reruns(path: Path) -> tuple[TrialRecord, ...]:
+    """Reads the records of runs apart from the search; of several with the same role, number and seed, the last counts.
 
     Raises:
         UserError: naming the line, if a line is JSON but no record.

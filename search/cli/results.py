@@ -106,7 +106,7 @@ def confirm(
     """Train fixed candidates with fresh seeds and score them on the split that the search never saw."""
     from reports import decided_pick, load_confirmation, load_study, picked_trial
     from search.config.loading import load_config
-    from search.driver.confirmation import run_confirmation
+    from search.driver.reruns import run_again
     from search.study.confirmation import ConfirmationPlan, fix_plan
     from search.study.resolved import find_study
 
@@ -125,7 +125,8 @@ def confirm(
     with only_driver(paths):
         study = find_study(load_config(paths.search_yaml).config, paths)
         fix_plan(paths, plan)
-        run_confirmation(study, plan, read.records, max_device_hours=max_device_hours, address=address)
+        jobs = plan.jobs(study, read.records)
+        run_again(jobs, paths.confirmation_records, max_device_hours=max_device_hours, address=address)
     found = load_confirmation(read)
     # What is left is due to the budget, if there is one, and to failures otherwise.
     unfinished = ExitCode.FAILED if max_device_hours is None else ExitCode.BUDGET

@@ -1,7 +1,6 @@
 """The models that students are compared with: each is trained on the cluster while the search runs, or after it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 from ray.exceptions import RayError
 
@@ -15,32 +14,23 @@ from search.study.jobs import Job
 from search.study.memory import NodeOutOfMemoryError
 from search.study.messages import JobsEnded, Message, WorkersLost
 from search.study.progress import Progress
+from search.study.record_keeper import RecordKeeper
 
 
 def seed_label(record: TrialRecord) -> str:
-    """Returns the label of a run of a confirmation, which has others of the same model beside it."""
+    """Returns the label of a run apart from the search, which may have others of the same model beside it."""
     return f"{record.label}, seed {record.seed}"
 
 
-class RecordKeeper(Protocol):
-    """Writes the records of models that ended."""
-
-    def add(self, record: TrialRecord) -> TrialRecord:
-        """Writes a record durably, and returns it."""
-
-    def add_together(self, records: Sequence[TrialRecord]) -> None:
-        """Writes the records of models that ended together durably."""
-
-
 class Baseline:
-    """A model that is trained on the cluster by one process: a baseline, or a run of a confirmation."""
+    """A model that is trained on the cluster by one process: a baseline, or a run apart from the search."""
 
-    def __init__(self, job: Job, ledger: RecordKeeper, display: Display) -> None:
+    def __init__(self, job: Job, keeper: RecordKeeper, display: Display) -> None:
         self._job = job
-        self._ledger = ledger
+        self._keeper = keeper
         self._display = display
         blank = job.blank_record(Status.COMPLETE)
-        self._label = blank.label if job.confirmation is None else seed_label(blank)
+        self._label = blank.label if job.rerun is None else seed_label(blank)
         self.is_finished = False
         self._num_attempts = 0
         self._messages = self._start()
@@ -71,7 +61,7 @@ class Baseline:
                 if self._num_attempts == NUM_ATTEMPTS:
                     # The comparison is lost with its process; the search goes on.
                     record = self._job.failed_record(loss, loss_kind(loss))
-                    log_failure(self._job, self._ledger.add(record))
+                    log_failure(self._job, self._keeper.add(record))
                     self.is_finished = True
                     return
                 log_loss([self._job], loss)
@@ -83,6 +73,6 @@ class Baseline:
             case Progress():
                 self._display.progress(self._label, message)
             case JobsEnded():
-                self._ledger.add_together(message.records)
+                self._keeper.add_together(message.records)
             case WorkersLost():
                 self._display.lost(self._label, message.reason)

@@ -1,10 +1,8 @@
 from .confirmation import ConfirmationPlan as ConfirmationPlan
-from .confirmation import Confirmations as Confirmations
 from .confirmation import fix_plan as fix_plan
 from .environment import PACKAGES as PACKAGES
 from .environment import set_seconds as set_seconds
 from .environment import write_environment as write_environment
-from .jobs import Confirmation as Confirmation
 from .jobs import Job as Job
 from .ledger import Ending as Ending
 from .ledger import Ledger as Ledger
@@ -23,8 +21,10 @@ from .progress import ProgressLine as ProgressLine
 from .progress import ProgressLog as ProgressLog
 from .progress import is_reported as is_reported
 from .progress import now as now
+from .record_keeper import RecordKeeper as RecordKeeper
 from .relaunch import extended as extended
 from .relaunch import validate_relaunch as validate_relaunch
+from .reruns import Reruns as Reruns
 from .resolved import ResolvedStudy as ResolvedStudy
 from .resolved import find_study as find_study
 from .resolved import resolve_study as resolve_study

@@ -1,22 +1,18 @@
-"""The confirmation of a study: candidates that are fixed beforehand, fresh seeds, and the records of their runs.
-
-It is kept apart from the search: its records have their own file, so that no decision and no report of the search
-changes with them.
-"""
+"""The confirmation of a study: candidates that are fixed beforehand, and fresh seeds."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Role, Status, TrialRecord, append_record, read_confirmations
+from minilm_core.results.records import TrialRecord
 from minilm_core.settings.schedules import MAX_SEEDS
 from search.config.settings import SearchConfig
-from search.study.jobs import Confirmation, Job
-from search.study.mirror import mirror_records
+from search.study.jobs import Job, Rerun
+from search.study.reruns import check_encoders
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 
@@ -66,15 +62,30 @@ class ConfirmationPlan:
             raise UserError(f"{paths.confirmation} must be as confirm wrote it, got {error}") from error
 
     def jobs(self, study: ResolvedStudy, records: Sequence[TrialRecord]) -> list[Job]:
-        """Returns every run: a seed at a time, the teacher first, so that an interrupted one has whole seeds."""
+        """Returns every run: a seed at a time, the teacher first, so that an interrupted one has whole seeds.
+
+        Raises:
+            UserError: if a distilled student that is fine-tuned again is missing.
+        """
         by_number = {record.number: record for record in records if record.is_complete_student}
-        jobs = []
-        for seed in self.seeds(study.config):
-            run = Confirmation(seed=seed, redistils=self.redistils)
-            jobs.append(Job.of_teacher(study).confirmed(run))
-            for number in self.candidates:
-                choice = StudentChoice.from_record(by_number[number])
-                jobs.append(Job.of_student(study, number, choice).confirmed(run))
+        # A run has one seed, whatever the study has.
+        finetuning = replace(study.config.finetuning, num_seeds=1)
+        once = replace(study, config=replace(study.config, finetuning=finetuning))
+        students = [
+            Job.of_student(once, number, StudentChoice.from_record(by_number[number])) for number in self.candidates
+        ]
+        jobs = [
+            job.again(
+                Rerun(
+                    folder=study.paths.confirmation_folder(seed, job.role, job.number),
+                    seed=seed,
+                    redistils=self.redistils,
+                )
+            )
+            for seed in self.seeds(study.config)
+            for job in (Job.of_teacher(once), *students)
+        ]
+        check_encoders(jobs, "a candidate's distilled student must be there unless --redistil is given")
         return jobs
 
 
@@ -94,57 +105,6 @@ def fix_plan(paths: StudyPaths, plan: ConfirmationPlan) -> None:
         )
     if begun is None:
         write_text_atomically(paths.confirmation, json.dumps(asdict(plan)) + "\n")
-
-
-class Confirmations:
-    """The records of a confirmation, to which its runs are appended as they end."""
-
-    def __init__(
-        self,
-        config: SearchConfig,
-        paths: StudyPaths,
-        on_record: Callable[[TrialRecord], None],
-        on_trouble: Callable[[str], None],
-    ) -> None:
-        self._config = config
-        self._paths = paths
-        self._on_record = on_record
-        self._on_trouble = on_trouble
-        self._records = {_key(record): record for record in read_confirmations(paths.confirmation_records)}
-
-    @property
-    def records(self) -> tuple[TrialRecord, ...]:
-        """The last record of each run."""
-        return tuple(self._records.values())
-
-    @property
-    def device_hours(self) -> float:
-        """The device-hours of all runs."""
-        return sum(record.device_hours for record in self._records.values())
-
-    def is_done(self, job: Job) -> bool:
-        """Returns whether a run is complete."""
-        record = self._records.get((job.role, job.number, job.seed))
-        return record is not None and record.status is Status.COMPLETE
-
-    def add(self, record: TrialRecord) -> TrialRecord:
-        """Writes a record durably, and returns it."""
-        self.add_together([record])
-        return record
-
-    def add_together(self, records: Sequence[TrialRecord]) -> None:
-        """Writes records durably."""
-        for record in records:
-            self._paths.confirmations.mkdir(parents=True, exist_ok=True)
-            append_record(self._paths.confirmation_records, record)
-            self._records[_key(record)] = record
-            mirror_url = None if self._config.mirror_url is None else f"{self._config.mirror_url}/confirmations"
-            mirror_records(self._paths.confirmation_records, mirror_url, self._on_trouble)
-            self._on_record(record)
-
-
-def _key(record: TrialRecord) -> tuple[Role, int, int]:
-    return record.role, record.number, record.seed
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -17,12 +17,16 @@ from spaces.space import StudentChoice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Confirmation:
-    """One run of a confirmation: a candidate, or the teacher, trained with a fresh seed."""
+class Rerun:
+    """A run of a model apart from the search, which may have another seed or other settings of fine-tuning."""
 
+    folder: Path
+    """Where its files are written."""
     seed: int
-    redistils: bool
+    redistils: bool = False
     """Whether a student is distilled anew, too, and not only fine-tuned."""
+    keeps_models: bool = True
+    """Whether the fine-tuned models are saved, and not only their results."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +39,8 @@ class Job:
     choice: StudentChoice
     """The choices of the student; for the teacher, its own sizes."""
     study: ResolvedStudy
-    confirmation: Confirmation | None = None
-    """The run of a confirmation that this is; None for the search's own trials and baselines."""
+    rerun: Rerun | None = None
+    """The run apart from the search that this is; None for the search's own trials and baselines."""
 
     @classmethod
     def of_student(cls, study: ResolvedStudy, number: int, choice: StudentChoice) -> Self:
@@ -57,19 +61,24 @@ class Job:
         )
         return cls(role=Role.TEACHER, number=0, choice=choice, study=study)
 
-    def confirmed(self, confirmation: Confirmation) -> Self:
-        """Returns the same job as a run of a confirmation."""
-        return replace(self, confirmation=confirmation)
+    def again(self, rerun: Rerun) -> Self:
+        """Returns the same job as a run apart from the search."""
+        return replace(self, rerun=rerun)
 
     @property
     def seed(self) -> int:
-        """The seed of training: the study's, or that of a run of a confirmation."""
-        return self.config.seed if self.confirmation is None else self.confirmation.seed
+        """The seed of training: the study's, or that of a run apart from the search."""
+        return self.config.seed if self.rerun is None else self.rerun.seed
 
     @property
     def distils(self) -> bool:
-        """Whether the model is distilled: a confirmation may only fine-tune the student of a trial again."""
-        return self.role is Role.STUDENT and (self.confirmation is None or self.confirmation.redistils)
+        """Whether the model is distilled: a run apart from the search may only fine-tune a trial's student again."""
+        return self.role is Role.STUDENT and (self.rerun is None or self.rerun.redistils)
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether the fine-tuned models are saved, and not only their results."""
+        return self.rerun is None or self.rerun.keeps_models
 
     @property
     def encoder_folder(self) -> Path:
@@ -80,9 +89,8 @@ class Job:
 
     @property
     def finetuning_seeds(self) -> range:
-        """The seeds that fine-tune the model on each task; a run of a confirmation has one."""
-        num_seeds = 1 if self.confirmation is not None else self.config.finetuning.num_seeds
-        return range(self.seed, self.seed + num_seeds)
+        """The seeds that fine-tune the model on each task."""
+        return range(self.seed, self.seed + self.config.finetuning.num_seeds)
 
     def finetuning_paths(self, seed: int) -> TrialPaths:
         """Returns the layout of what one of the seeds fine-tunes."""
@@ -90,8 +98,8 @@ class Job:
 
     def outcomes_file(self, task: str, seed: int) -> Path:
         """Returns the file of the outcomes of the model's examples on a task, as one of the seeds fine-tuned it."""
-        if self.confirmation is not None:
-            return self.paths.outcomes(task)
+        if self.rerun is not None:
+            return self.finetuning_paths(seed).outcomes(task)
         further_seed = None if seed == self.seed else seed
         return self.study.paths.outcomes_of(self.role, self.number, task, further_seed)
 
@@ -120,14 +128,12 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where the job's files are written."""
-        if self.confirmation is not None:
-            return self.study.paths.confirmation_folder(self.confirmation.seed, self.role, self.number)
-        return self.study.paths.model_folder(self.role, self.number)
+        return self.study.paths.model_folder(self.role, self.number) if self.rerun is None else self.rerun.folder
 
     @property
     def world_size(self) -> int:
-        """The number of processes that train the model: baselines and confirmations are trained by one."""
-        is_trial = self.role is Role.STUDENT and self.confirmation is None
+        """The number of processes that train the model: all but the search's own trials are trained by one."""
+        is_trial = self.role is Role.STUDENT and self.rerun is None
         return self.config.resources.workers_per_trial if is_trial else 1
 
     @property

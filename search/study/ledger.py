@@ -6,9 +6,9 @@ from enum import StrEnum
 
 from minilm_core.errors import FailureKind
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Failure, Role, Status, TrialRecord, append_record, read_records
+from minilm_core.results.records import Failure, Role, Status, TrialRecord, read_records
 from search.config.settings import Budget, SearchConfig
-from search.study.mirror import mirror_records
+from search.study.record_keeper import RecordKeeper
 
 
 class Ending(StrEnum):
@@ -40,8 +40,8 @@ def total_device_hours(records: Iterable[TrialRecord]) -> float:
     return sum(record.device_hours for record in records)
 
 
-class Ledger:
-    """Appends records, mirrors them, and counts them against the budget."""
+class Ledger(RecordKeeper):
+    """The keeper of the search's own records, which it counts against the budget."""
 
     def __init__(
         self,
@@ -50,18 +50,10 @@ class Ledger:
         on_record: Callable[[TrialRecord], None],
         on_trouble: Callable[[str], None],
     ) -> None:
+        super().__init__(paths.records, read_records(paths.records), config.mirror_url, on_record, on_trouble)
         self._config = config
-        self._paths = paths
-        self._on_record = on_record
-        self._on_trouble = on_trouble
-        self._records = {(record.role, record.number): record for record in read_records(paths.records)}
         # A search that its failures stopped may be resumed once their cause is removed, so the count begins at 0.
         self._failures_in_a_row: list[TrialRecord] = []
-
-    @property
-    def records(self) -> tuple[TrialRecord, ...]:
-        """The last record of each trial and each baseline."""
-        return tuple(self._records.values())
 
     @property
     def num_left(self) -> int:
@@ -82,25 +74,13 @@ class Ledger:
 
     def find(self, role: Role, number: int) -> TrialRecord | None:
         """Returns the last record of a trial or a baseline, or None."""
-        return self._records.get((role, number))
-
-    def add(self, record: TrialRecord) -> TrialRecord:
-        """Writes a record durably, and returns it."""
-        self.add_together([record])
-        return record
+        return self._latest.get((role, number))
 
     def add_together(self, records: Sequence[TrialRecord]) -> None:
         """Writes the records of jobs that ended together durably. If they failed, that counts as one failure."""
-        for record in records:
-            append_record(self._paths.records, record)
-            self._records[record.role, record.number] = record
         for record in records[-1:]:
             self._count_failure(record)
-        # The record of a refused student is mirrored with the next one.
-        if any(record.status is not Status.REFUSED for record in records):
-            self._mirror()
-        for record in records:
-            self._on_record(record)
+        super().add_together(records)
 
     def _count_failure(self, record: TrialRecord) -> None:
         if not record.counts_for_budget:
@@ -111,9 +91,6 @@ class Ledger:
         before = self._failures_in_a_row[-1].failure if self._failures_in_a_row else None
         is_same = before is not None and _sort_of(before) == _sort_of(record.failure)
         self._failures_in_a_row = [*self._failures_in_a_row, record] if is_same else [record]
-
-    def _mirror(self) -> None:
-        mirror_records(self._paths.records, self._config.mirror_url, self._on_trouble)
 
 
 def _sort_of(failure: Failure) -> tuple[FailureKind, str]:

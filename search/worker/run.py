@@ -98,7 +98,7 @@ def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Pr
             yield from _report(worker, run, _finetuning_progress(job, task, seed, step))
     if worker.is_first:
         folder = paths.finetuned(task.name)
-        if seed == job.seed and not folder.is_dir():
+        if job.keeps_models and seed == job.seed and not folder.is_dir():
             with atomic_folder(folder) as scratch:
                 save_task_model(model, worker.node.teacher_folder, scratch)
         evaluation = evaluate(model, data, schedule)

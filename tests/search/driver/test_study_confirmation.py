@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from minilm_core.results.layout import StudyPaths, TrialPaths
-from minilm_core.results.records import Role, Status, read_confirmations, read_records
+from minilm_core.results.records import Role, Status, read_records, read_reruns
 from search.cli.terminal import ExitCode
 from search.study.lock import only_driver
 from tests.search.fuzzing import check_ends_well
@@ -42,7 +42,7 @@ def confirmed(study: StudyPaths) -> Confirmed:
     command = ("confirm", study.root, "--trial", "0", "--trial", "1", "--seeds", "2")
     first = run(*command, "--max-device-hours", "1e-6")
     assert first.returncode == 3, first.stderr
-    num_begun = len(read_confirmations(study.confirmation_records))
+    num_begun = len(read_reruns(study.confirmation_records))
     done = run(*command, "--json")
     assert done.returncode == 0, done.stderr
     return Confirmed(paths=study, records_before=before, num_runs_at_first=num_begun, figures=json.loads(done.stdout))
@@ -50,7 +50,7 @@ def confirmed(study: StudyPaths) -> Confirmed:
 
 def test_a_confirmation_stops_at_its_budget_and_goes_on(confirmed: Confirmed) -> None:
     assert 0 < confirmed.num_runs_at_first < 6
-    runs = read_confirmations(confirmed.paths.confirmation_records)
+    runs = read_reruns(confirmed.paths.confirmation_records)
     assert sorted((r.role, r.number, r.seed) for r in runs) == sorted(
         (role, number, seed)
         for seed in (4, 5)
@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_the_test_split(confirmed: Confirmed) -> None:
     found = confirmed.figures
     assert (found["split"], found["num_complete"], found["num_runs"]) == ("test", 6, 6)
     assert [candidate["trial"] for candidate in found["candidates"]] == [0, 1]
-    runs = read_confirmations(confirmed.paths.confirmation_records)
+    runs = read_reruns(confirmed.paths.confirmation_records)
     of_first = [r.tasks["mood"].test.value for r in runs if (r.role, r.number) == (Role.STUDENT, 0)]
     assert found["candidates"][0]["accuracy"]["value"] == pytest.approx(sum(of_first) / 2)
 
@@ -80,7 +80,7 @@ def test_seeds_train_the_same_student_differently(confirmed: Confirmed) -> None:
     one, other = (weights_in(TrialPaths(root=folder).finetuned("mood")) for folder in folders)
     assert any((one[name] != other[name]).any() for name in one)
     assert all(not TrialPaths(root=folder).student.exists() for folder in folders), "nothing was distilled again"
-    assert all(record.num_steps == 0 for record in read_confirmations(study.confirmation_records))
+    assert all(record.num_steps == 0 for record in read_reruns(study.confirmation_records))
 
 
 def test_the_report_has_what_was_confirmed(confirmed: Confirmed) -> None:
@@ -124,6 +124,6 @@ def test_a_redistilled_candidate_has_a_student_of_its_own(material: Path, tmp_pa
     (trial,) = (record for record in read_records(study.records) if record.is_complete_student)
     confirmed = run("confirm", study.root, "--trial", str(trial.number), "--seeds", "2", "--redistil")
     assert confirmed.returncode == 0, confirmed.stderr
-    students = [record for record in read_confirmations(study.confirmation_records) if record.role is Role.STUDENT]
+    students = [record for record in read_reruns(study.confirmation_records) if record.role is Role.STUDENT]
     assert [record.num_steps for record in students] == [trial.num_steps] * 2
     assert len({record.held_out_loss for record in students} | {trial.held_out_loss}) == 3

@@ -1,13 +1,12 @@
 """Tests of a worker that fine-tunes a model with several seeds. No Ray."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from minilm_core.results.outcomes import load_outcomes
 from minilm_core.results.records import TrialRecord, from_json, to_json
-from search.study.jobs import Confirmation, Job
+from search.study.confirmation import ConfirmationPlan
+from search.study.jobs import Job
 from search.study.progress import Progress
 from spaces.space import StudentChoice
 from tests.search.running import OpenStudy, assert_same_bits, figures_of, interrupt, record_of, run_job
@@ -86,7 +85,9 @@ def test_interrupted_seeds_end_with_the_same_figures(
     assert figures_of(record_of(again)) == figures_of(record_of_seeds)
 
 
-def test_a_run_of_a_confirmation_has_one_seed(of_seeds: Job) -> None:
-    run = of_seeds.confirmed(Confirmation(seed=9, redistils=False))
-    assert run.finetuning_seeds == range(9, 10)
-    assert replace(of_seeds, confirmation=None).finetuning_seeds == range(3, 6)
+def test_every_run_of_a_confirmation_has_one_seed_that_the_search_has_not(
+    of_seeds: Job, record_of_seeds: TrialRecord
+) -> None:
+    plan = ConfirmationPlan(candidates=(7,), num_seeds=2, redistils=False)
+    jobs = plan.jobs(of_seeds.study, [record_of_seeds])
+    assert [list(job.finetuning_seeds) for job in jobs] == [[6], [6], [7], [7]]
