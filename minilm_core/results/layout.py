@@ -122,6 +122,25 @@ class StudyPaths:
         return self.confirmations / f"seed-{seed}" / self.model_folder(role, number).name
 
     @property
+    def finetuning_check(self) -> Path:
+        """The folder of the check of the search's fine-tuning: its plan, its runs and their records."""
+        return self.root / "finetuning_check"
+
+    @property
+    def finetuning_check_plan(self) -> Path:
+        """The students and the settings of the check, fixed before its first run."""
+        return self.finetuning_check / "plan.json"
+
+    @property
+    def finetuning_check_records(self) -> Path:
+        """One line of JSON for each run of the check."""
+        return self.finetuning_check / "records.jsonl"
+
+    def finetuning_check_folder(self, number: int) -> Path:
+        """Returns the folder of a student that the check fine-tunes again."""
+        return self.finetuning_check / self.trial_folder(number).name
+
+    @property
     def scratch(self) -> Path:
         """The files of Ray, which are not needed once the search is over."""
         return self.root / "scratch"

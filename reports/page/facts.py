@@ -8,6 +8,7 @@ from minilm_core.results.records import TrialRecord
 from reports import wording
 from reports.comparison import Comparison, comparisons, name_of, verdict
 from reports.confirmation import load_confirmation
+from reports.finetuning_check import load_finetuning_check
 from reports.page import tables
 from reports.page.tables import SetTable
 from reports.proxy import proxy_quality
@@ -35,6 +36,8 @@ class Facts:
     """The models compared, with their accuracy on both splits."""
     proxy: str
     """How well the held-out loss ranks students, as a sentence; empty where there are too few of them."""
+    finetuning_check: tuple[str, ...]
+    """How well the search's fine-tuning ranks students as a full one does, in sentences; empty without a check."""
     confirmation: tuple[str, ...]
     """What the study's confirmation says, in sentences; empty without one."""
     set_tables: tuple[SetTable, ...]
@@ -116,6 +119,7 @@ def gather(study: Study) -> Facts:
         comparisons=found,
         models=tuple(_model_row(record, validation, test) for record in _compared(study, found)),
         proxy="" if (quality := proxy_quality(study.students)) is None else quality.sentence,
+        finetuning_check=() if (checked := load_finetuning_check(study)) is None else checked.lines(),
         confirmation=() if (confirmed := load_confirmation(study)) is None else confirmed.lines(),
         set_tables=tables.set_tables(_distinct([*_compared(study, found), *study.frontier])),
         published=published_results(study.records),

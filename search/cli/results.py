@@ -1,8 +1,8 @@
-"""The verbs after a search: report, pick, confirm, package and verify."""
+"""The verbs after a search: report, pick, confirm, check-finetuning, package and verify."""
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -11,6 +11,7 @@ from search.cli.terminal import (
     Address,
     AsJson,
     ExitCode,
+    Overrides,
     StudyFolder,
     complain,
     emit_json,
@@ -20,6 +21,9 @@ from search.cli.terminal import (
     shown_path,
 )
 from search.study.lock import only_driver
+
+if TYPE_CHECKING:
+    from reports import ConfirmationResult, FinetuningCheckResult
 
 PREFER_HELP = (
     "fastest, smallest, best, knee, or tied: the cheapest that cannot be told apart from the best. "
@@ -112,8 +116,7 @@ def confirm(
 
     if [front, picked, bool(trial)].count(True) != 1:
         raise UserError("confirm needs one of --front, --picked and --trial")
-    if max_device_hours is not None and not max_device_hours > 0:
-        raise UserError(f"--max-device-hours must be positive, got {max_device_hours:g}")
+    _check_device_hours(max_device_hours)
     paths = existing_study(study_folder)
     note_study(context, paths.root)
     read = load_study(study_folder)
@@ -128,21 +131,46 @@ def confirm(
         jobs = plan.jobs(study, read.records)
         run_again(jobs, paths.confirmation_records, max_device_hours=max_device_hours, address=address)
     found = load_confirmation(read)
-    # What is left is due to the budget, if there is one, and to failures otherwise.
-    unfinished = ExitCode.FAILED if max_device_hours is None else ExitCode.BUDGET
     if found is None:
         complain("no candidate has two complete runs yet; confirmations/ has the failures")
-        raise typer.Exit(unfinished)
-    if as_json:
-        emit_json(found.as_json())
-    else:
-        for line in found.lines():
-            typer.echo(line)
     # A candidate that was not accepted is no longer chosen by the same pick.
-    is_rejected = any(candidate.is_accepted is False for candidate in found.candidates)
-    say_next(*(decided_pick(read) if is_rejected else ("report", study_folder)))
-    if found.num_complete < found.num_runs:
-        raise typer.Exit(unfinished)
+    is_rejected = found is not None and any(candidate.is_accepted is False for candidate in found.candidates)
+    next_words = decided_pick(read) if is_rejected else ("report", str(study_folder))
+    _end_reruns(found, next_words, as_json=as_json, has_budget=max_device_hours is not None)
+
+
+def check_finetuning(
+    context: typer.Context,
+    study_folder: StudyFolder,
+    preset: Annotated[str | None, typer.Option(help="The full settings, as in finetuning.preset: glue.")] = None,
+    overrides: Overrides = None,
+    students: Annotated[int, typer.Option(help="Students to draw at random from the complete ones.")] = 10,
+    max_device_hours: Annotated[float | None, typer.Option(help="Start no further run after these.")] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a random part of the students with full settings, and say how well the search ranked them."""
+    from reports import load_finetuning_check, load_study
+    from search.driver.reruns import run_again
+    from search.study.finetuning_check import begun_or_drawn, fix_check, with_full_finetuning
+    from search.study.resolved import find_study
+
+    _check_device_hours(max_device_hours)
+    paths = existing_study(study_folder)
+    note_study(context, paths.root)
+    read = load_study(study_folder)
+    config = with_full_finetuning(paths, preset, overrides or ())
+    with only_driver(paths):
+        study = find_study(config, paths)
+        check = begun_or_drawn(config, paths, read.records, preset=preset, num_students=students)
+        jobs = check.jobs(study, read.records)
+        fix_check(paths, check)
+        run_again(jobs, paths.finetuning_check_records, max_device_hours=max_device_hours, address=address)
+    found = load_finetuning_check(read)
+    if found is None:
+        complain("too few runs are complete to rank the students; finetuning_check/ has the failures")
+    next_words = ("report", str(study_folder))
+    _end_reruns(found, next_words, as_json=as_json, has_budget=max_device_hours is not None)
 
 
 def package(
@@ -201,6 +229,33 @@ def verify(
             typer.echo(f"{'ok  ' if one.is_passed else 'FAIL'}  {one.name}: {one.detail}")
     if not found.is_ok:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _check_device_hours(most: float | None) -> None:
+    if most is not None and not most > 0:
+        raise UserError(f"--max-device-hours must be positive, got {most:g}")
+
+
+def _end_reruns(
+    found: "ConfirmationResult | FinetuningCheckResult | None",
+    next_words: tuple[str, ...],
+    *,
+    as_json: bool,
+    has_budget: bool,
+) -> None:
+    """Prints what runs apart from the search found, and ends with the exit code for those that are left."""
+    # What is left is due to the budget, if there is one, and to failures otherwise.
+    unfinished = ExitCode.BUDGET if has_budget else ExitCode.FAILED
+    if found is None:
+        raise typer.Exit(unfinished)
+    if as_json:
+        emit_json(found.as_json())
+    else:
+        for line in found.lines():
+            typer.echo(line)
+    say_next(*next_words)
+    if found.num_complete < found.num_runs:
+        raise typer.Exit(unfinished)
 
 
 def _choice(kind: type[_Choice], option: str, value: str) -> _Choice:

@@ -1,11 +1,21 @@
-"""Tests of the held-out loss as a proxy: Kendall's tau against SciPy, and what size accounts for."""
+"""Tests of proxies of accuracy: Kendall's tau against SciPy, its intervals, and what size accounts for."""
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from minilm_core.results.records import TrialRecord
-from reports.proxy import MIN_STUDENTS, _partial_tau, _signs, proxy_quality
+from reports.proxy import (
+    MIN_STUDENTS,
+    Ranked,
+    _lowest_tau,
+    _partial_tau,
+    _signs,
+    half_ties,
+    partial_tau,
+    proxy_quality,
+    tau_b,
+)
 from tests.reports.example_studies import student
 
 
@@ -59,3 +69,74 @@ def test_a_student_without_a_loss_is_left_out() -> None:
     found = proxy_quality([*known, student(10, 0.5, held_out_loss=None)])
     assert found is not None
     assert found.num_students == 10
+
+
+# Kendall's tau-b of any two rankings.
+
+
+def ranked(proxies: np.ndarray, accuracies: np.ndarray, sizes: np.ndarray | None = None) -> list[Ranked]:
+    of_size = np.zeros(len(proxies)) if sizes is None else sizes
+    return [Ranked(*map(float, of_one)) for of_one in zip(proxies, accuracies, of_size, strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tau_b_is_that_of_scipy_ties_included(seed: int) -> None:
+    proxies, accuracies = np.random.default_rng(seed).integers(0, 6, (2, 12))
+    found = tau_b(ranked(proxies, accuracies))
+    assert found is not None
+    assert found.value == pytest.approx(scipy.stats.kendalltau(proxies, accuracies).statistic)
+    assert found.low < found.value < found.high
+
+
+def test_the_opposite_ranking_has_the_opposite_interval() -> None:
+    order = np.array([2.0, 0, 1, 4, 3, 5, 6])
+    one, other = tau_b(ranked(np.arange(7), order)), tau_b(ranked(np.arange(7), -order))
+    assert one is not None
+    assert other is not None
+    assert (other.value, other.low, other.high) == pytest.approx((-one.value, -one.high, -one.low), abs=0.05)
+
+
+def test_two_students_that_are_ranked_alike_exclude_only_what_is_improbable() -> None:
+    # One pair agrees with probability (1 + tau) / 2, which is 0.025 where tau is -0.95.
+    assert _lowest_tau(1.0, 2) == pytest.approx(-0.95, abs=0.03)
+
+
+def test_a_perfect_ranking_of_a_few_is_not_certain() -> None:
+    few, more = (tau_b(ranked(np.arange(number), np.arange(number))) for number in (5, 10))
+    assert few is not None
+    assert more is not None
+    assert few.value == few.high == more.high == 1.0
+    assert 0 < few.low < 0.5 < more.low < 0.95
+
+
+@pytest.mark.parametrize("num_students", [5, 10])
+@pytest.mark.parametrize("true_tau", [0.0, 0.5, 0.8])
+def test_the_interval_covers_the_tau_of_all_students(num_students: int, true_tau: float) -> None:
+    """Clayton's copula, whose dependence is in one tail, is not the one that the interval assumes."""
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        first, other = random.uniform(size=(2, num_students))
+        theta = 2 * true_tau / (1 - true_tau)
+        second = other
+        if theta:
+            second = ((other ** (-theta / (1 + theta)) - 1) * first**-theta + 1) ** (-1 / theta)
+        found = tau_b(ranked(first, second))
+        assert found is not None
+        covered += found.low <= true_tau <= found.high
+    # Three standard errors of 200 draws below 0.95.
+    assert covered / 200 >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 200)
+
+
+@pytest.mark.parametrize("equal", [0, 1])
+def test_what_is_equal_for_all_ranks_nothing(equal: int) -> None:
+    figures = [np.arange(9.0), np.arange(9.0)]
+    figures[equal] = np.ones(9)
+    assert tau_b(ranked(*figures)) is None
+    assert partial_tau(ranked(*figures)) is None
+
+
+def test_half_ties_are_equal_in_one_figure_alone() -> None:
+    proxies, accuracies = np.array([1.0, 1, 1, 2]), np.array([1.0, 1, 2, 2])
+    # Of the six pairs, the first is equal in both, two in the proxy, one in the accuracy.
+    assert half_ties(ranked(proxies, accuracies)) == 3

@@ -21,8 +21,8 @@ COMMANDS = [
     for block in blocks("sh")
     if block.document == README
     for words in command_lines(block)
-    # It trains: tests/search/driver/test_study_confirmation.py runs it on a real study.
-    if words[1] != "confirm"
+    # These train: tests/search/driver/test_study_confirmation.py runs them on a real study.
+    if words[1] not in ("confirm", "check-finetuning")
 ]
 CODE = [block.text for block in blocks("python") if block.document == README]
 

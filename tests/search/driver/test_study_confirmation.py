@@ -1,4 +1,4 @@
-"""Tests of the confirmation of a study: interrupted by its budget, continued, and bound to its candidates."""
+"""Tests of a confirmation and a check of fine-tuning: stopped by their budgets, continued, and bound to their plans."""
 
 import json
 from dataclasses import dataclass
@@ -17,18 +17,20 @@ from tests.search.studies import NO_BASELINES, launch, run
 
 pytestmark = pytest.mark.slow
 
+FULL = ("--set", "finetuning.num_epochs=12", "--set", "finetuning.max_length=20")
+
 
 @pytest.fixture(scope="module")
 def study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
     folder = tmp_path_factory.mktemp("confirmed")
-    done = launch(material, folder, "budget.num_trials=2", *NO_BASELINES)
+    done = launch(material, folder, "budget.num_trials=6", *NO_BASELINES)
     assert done.returncode == 0, done.stderr
     return StudyPaths(root=folder / "tiny")
 
 
 @dataclass(frozen=True)
-class Confirmed:
-    """A study whose confirmation was stopped by its budget and then continued."""
+class Continued:
+    """A study with runs apart from the search that were stopped by their budget and then continued."""
 
     paths: StudyPaths
     records_before: bytes
@@ -36,19 +38,29 @@ class Confirmed:
     figures: dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def confirmed(study: StudyPaths) -> Confirmed:
+def stopped_and_continued(study: StudyPaths, records_file: Path, *command: object) -> Continued:
     before = study.records.read_bytes()
-    command = ("confirm", study.root, "--trial", "0", "--trial", "1", "--seeds", "2")
     first = run(*command, "--max-device-hours", "1e-6")
     assert first.returncode == 3, first.stderr
-    num_begun = len(read_reruns(study.confirmation_records))
+    num_begun = len(read_reruns(records_file))
     done = run(*command, "--json")
     assert done.returncode == 0, done.stderr
-    return Confirmed(paths=study, records_before=before, num_runs_at_first=num_begun, figures=json.loads(done.stdout))
+    return Continued(paths=study, records_before=before, num_runs_at_first=num_begun, figures=json.loads(done.stdout))
 
 
-def test_a_confirmation_stops_at_its_budget_and_goes_on(confirmed: Confirmed) -> None:
+@pytest.fixture(scope="module")
+def confirmed(study: StudyPaths) -> Continued:
+    command = ("confirm", study.root, "--trial", "0", "--trial", "1", "--seeds", "2")
+    return stopped_and_continued(study, study.confirmation_records, *command)
+
+
+@pytest.fixture(scope="module")
+def checked(study: StudyPaths) -> Continued:
+    command = ("check-finetuning", study.root, *FULL, "--students", "5")
+    return stopped_and_continued(study, study.finetuning_check_records, *command)
+
+
+def test_a_confirmation_stops_at_its_budget_and_goes_on(confirmed: Continued) -> None:
     assert 0 < confirmed.num_runs_at_first < 6
     runs = read_reruns(confirmed.paths.confirmation_records)
     assert sorted((r.role, r.number, r.seed) for r in runs) == sorted(
@@ -61,7 +73,7 @@ def test_a_confirmation_stops_at_its_budget_and_goes_on(confirmed: Confirmed) ->
     assert len(confirmed.paths.confirmation_records.read_text().splitlines()) == 6
 
 
-def test_the_figures_are_those_of_the_test_split(confirmed: Confirmed) -> None:
+def test_the_figures_are_those_of_the_test_split(confirmed: Continued) -> None:
     found = confirmed.figures
     assert (found["split"], found["num_complete"], found["num_runs"]) == ("test", 6, 6)
     assert [candidate["trial"] for candidate in found["candidates"]] == [0, 1]
@@ -70,11 +82,11 @@ def test_the_figures_are_those_of_the_test_split(confirmed: Confirmed) -> None:
     assert found["candidates"][0]["accuracy"]["value"] == pytest.approx(sum(of_first) / 2)
 
 
-def test_the_records_of_the_search_are_as_before(confirmed: Confirmed) -> None:
+def test_the_records_of_the_search_are_as_before(confirmed: Continued) -> None:
     assert confirmed.paths.records.read_bytes() == confirmed.records_before
 
 
-def test_seeds_train_the_same_student_differently(confirmed: Confirmed) -> None:
+def test_seeds_train_the_same_student_differently(confirmed: Continued) -> None:
     study = confirmed.paths
     folders = [study.confirmation_folder(seed, Role.STUDENT, 0) for seed in (4, 5)]
     one, other = (weights_in(TrialPaths(root=folder).finetuned("mood")) for folder in folders)
@@ -83,7 +95,7 @@ def test_seeds_train_the_same_student_differently(confirmed: Confirmed) -> None:
     assert all(record.num_steps == 0 for record in read_reruns(study.confirmation_records))
 
 
-def test_the_report_has_what_was_confirmed(confirmed: Confirmed) -> None:
+def test_the_report_has_what_was_confirmed(confirmed: Continued) -> None:
     study = confirmed.paths
     assert run("report", study.root).returncode == 0
     assert "## Confirmed" in (study.report / "report.md").read_text(encoding="utf-8")
@@ -102,7 +114,7 @@ def test_the_report_has_what_was_confirmed(confirmed: Confirmed) -> None:
         (("--picked",), "--picked needs the decision that pick writes"),
     ],
 )
-def test_a_mistake_is_one_line(confirmed: Confirmed, options: tuple[str, ...], message: str) -> None:
+def test_a_mistake_is_one_line(confirmed: Continued, options: tuple[str, ...], message: str) -> None:
     refused = check_ends_well(confirmed.paths.root.parent, "confirm", confirmed.paths.root.name, *options)
     assert refused.code == ExitCode.USAGE
     assert message in refused.stderr
@@ -114,6 +126,62 @@ def test_a_study_that_is_driven_is_not_confirmed(study: StudyPaths) -> None:
         refused = check_ends_well(study.root.parent, "confirm", study.root.name, *options)
     assert refused.code == ExitCode.USAGE
     assert "a study must have one driver at a time" in refused.stderr
+
+
+def test_a_check_of_fine_tuning_stops_at_its_budget_and_goes_on(checked: Continued) -> None:
+    assert 0 < checked.num_runs_at_first < 5
+    runs = read_reruns(checked.paths.finetuning_check_records)
+    drawn = json.loads(checked.paths.finetuning_check_plan.read_text(encoding="utf-8"))["students"]
+    assert [record.number for record in runs] == drawn
+    assert {(record.role, record.status, record.seed) for record in runs} == {(Role.STUDENT, Status.COMPLETE, 3)}
+    # What was complete is not run again, and the search's own records are as they were.
+    assert len(checked.paths.finetuning_check_records.read_text().splitlines()) == 5
+    assert checked.paths.records.read_bytes() == checked.records_before
+
+
+def test_a_check_compares_two_fine_tunings_of_one_student(checked: Continued) -> None:
+    found, searched = checked.figures, {r.number: r for r in read_records(checked.paths.records)}
+    runs = read_reruns(checked.paths.finetuning_check_records)
+    assert (found["num_complete"], found["num_runs"], found["num_complete_students"]) == (5, 5, 6)
+    assert found["students"] == [
+        {
+            "trial": record.number,
+            "accuracy": searched[record.number].objectives["accuracy"],
+            "full_accuracy": record.tasks["mood"].validation.value,
+        }
+        for record in runs
+    ]
+    for record in runs:
+        assert record.finetuning_learning_rate == searched[record.number].finetuning_learning_rate
+        folder = TrialPaths(root=checked.paths.finetuning_check_folder(record.number))
+        assert not folder.student.exists(), "nothing was distilled again"
+        assert not folder.finetuned("mood").exists(), "only results are kept"
+    assert any(student["accuracy"] != student["full_accuracy"] for student in found["students"])
+
+
+def test_the_report_says_how_well_the_search_ranked(checked: Continued) -> None:
+    study = checked.paths
+    assert run("report", study.root).returncode == 0
+    page = (study.report / "report.md").read_text(encoding="utf-8")
+    assert "5 of 6 complete students, drawn at random, were fine-tuned again" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((*FULL, "--students", "6"), "a study's check must keep its --preset, --set and --students"),
+        (("--preset", "glue"), "finetuning.max_length must be at most the teacher's 32 positions, got 128"),
+        (("--preset", "gleu"), "--preset must be one of glue, glue-small, squad2, xnli, mlqa, search, got gleu"),
+        (("--set", "seed=4"), "--set must name a key of finetuning"),
+        ((), "whose settings differ from those that the search fine-tunes with, got the same"),
+        ((*FULL, "--max-device-hours", "0"), "--max-device-hours must be positive, got 0"),
+    ],
+)
+def test_a_mistake_in_a_check_is_one_line(checked: Continued, options: tuple[str, ...], message: str) -> None:
+    study = checked.paths.root
+    refused = check_ends_well(study.parent, "check-finetuning", study.name, *options)
+    assert refused.code == ExitCode.USAGE
+    assert message in refused.stderr
 
 
 @pytest.mark.long

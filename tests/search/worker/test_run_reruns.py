@@ -55,5 +55,5 @@ def test_a_rerun_keeps_its_models_only_if_it_is_to(job: Job, tmp_path: Path, kee
     record_of(rerun)
     assert rerun.paths.finetuned("mood").is_dir() == keeps_models
     assert rerun.paths.result("mood").is_file()
-    assert rerun.outcomes_file("mood").is_file()
+    assert rerun.outcomes_file("mood", rerun.seed).is_file()
     assert not rerun.paths.student.exists(), "nothing was distilled again"
