@@ -18,7 +18,7 @@ from minilm_core.models.encoders import RelationEncoder, base_config, build_enco
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.student_family import StudentFamily
 from minilm_core.models.teacher import TeacherSource, config_sha256, resolve, weights_sha256
-from minilm_core.models.weight_transfer import build_student, initialise
+from minilm_core.models.weight_transfer import build_student, initialise, truncate_teacher
 from minilm_core.results.records import Role, Status, TrialRecord
 from minilm_core.runtimes.onnx_export import export_onnx
 from minilm_core.settings.schedules import (
@@ -88,6 +88,7 @@ __all__ = [
     "resolve",
     "save_encoder",
     "save_task_model",
+    "truncate_teacher",
     "verify",
     "weights_sha256",
 ]

@@ -37,3 +37,4 @@ from .tokenizers import save_tokenizer as save_tokenizer
 from .tokenizers import vocabulary_size as vocabulary_size
 from .weight_transfer import build_student as build_student
 from .weight_transfer import initialise as initialise
+from .weight_transfer import truncate_teacher as truncate_teacher

@@ -189,6 +189,17 @@ def student_settings(architecture: StudentArchitecture, config_json: Mapping[str
     return {**settings, "architectures": None}
 
 
+def settings_of_first_layers(num_layers: int, config_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings in which an encoder's configuration changes if only its first layers are kept.
+
+    ModernBERT's layers keep their types, while a student has those of its teacher's last layers.
+    """
+    settings: dict[str, Any] = {_name(config_json, "num_hidden_layers"): num_layers}
+    if config_json["model_type"] == "modernbert":
+        settings["layer_types"] = list(_layer_types(config_json)[:num_layers])
+    return settings
+
+
 def student_layer_types(num_layers: int, config_json: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the types (local or global) of a ModernBERT student's layers: those of the teacher's last layers.
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from minilm_core.errors import UserError
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import base_config, build_encoder, load_encoder, load_encoder_config
-from minilm_core.models.families import encoder_architecture, max_sequence_length
+from minilm_core.models.families import encoder_architecture, max_sequence_length, settings_of_first_layers
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.student_family import StudentFamily, check_inheritance
 from minilm_core.models.width_slicing import is_table, kept_indices, slice_parameter
@@ -49,12 +49,31 @@ def build_student(
     """
     student = build_encoder(architecture, base_config(load_encoder_config(teacher_folder), family), seed=seed)
     if initialisation is not Initialisation.RANDOM:
-        with torch.random.fork_rng(devices=[]):
-            # transformers draws the weights that the teacher's folder lacks, often those of the pooler.
-            torch.manual_seed(seed)
-            teacher = load_encoder(teacher_folder)
-        initialise(student, teacher, initialisation, distilled_layer=distilled_layer)
+        initialise(student, _load_teacher(teacher_folder, seed), initialisation, distilled_layer=distilled_layer)
     return student
+
+
+def truncate_teacher(teacher_folder: Path, num_layers: int, *, seed: int) -> PreTrainedModel:
+    """Builds an encoder that has the teacher's first layers, and everything else, with the teacher's weights.
+
+    The seed draws only the weights that the teacher's folder lacks, often those of the pooler.
+
+    Raises:
+        UserError: if the teacher has fewer layers.
+    """
+    base = load_encoder_config(teacher_folder)
+    base.update(settings_of_first_layers(num_layers, base.to_dict()))
+    truncated = build_encoder(encoder_architecture(base.to_dict()), base, seed=seed)
+    # Nothing is sliced, because the sizes are the teacher's.
+    copy_layers(truncated, _load_teacher(teacher_folder, seed), range(1, num_layers + 1))
+    return truncated
+
+
+def _load_teacher(folder: Path, seed: int) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        # transformers draws the weights that the teacher's folder lacks, often those of the pooler.
+        torch.manual_seed(seed)
+        return load_encoder(folder)
 
 
 def initialise(
