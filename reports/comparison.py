@@ -1,4 +1,4 @@
-"""The gain of distillation: the best student against its twin and the fine-tuned teacher, with paired intervals."""
+"""The gain of distillation: the best student against the baselines, with paired intervals."""
 
 from dataclasses import dataclass
 
@@ -47,6 +47,9 @@ def name_of(record: TrialRecord) -> str:
             return "the fine-tuned teacher"
         case Role.TWIN:
             return f"the twin of trial {record.number} without distillation"
+        case Role.TRUNCATED_TEACHER:
+            depth = record.architecture.num_layers
+            return f"the fine-tuned first {'layer' if depth == 1 else f'{depth} layers'} of the teacher"
         case Role.STUDENT:
             return record.label
 
@@ -61,13 +64,20 @@ def compare(record: TrialRecord, other: TrialRecord, validation: Resamples, test
 
 
 def comparisons(study: Study, validation: Resamples, test: Resamples) -> tuple[Comparison, ...]:
-    """Compares the best student with its twin and the teacher, and the twin with the teacher, where the study has them.
+    """Compares the best student with every baseline that the study has, and the other baselines with the teacher.
 
-    Where the best student has no twin, the student that has one is compared with it.
+    Where the best student has no twin, the student that has one is compared with it. The same holds for a truncated
+    teacher with the number of layers of another student.
     """
-    best, twin, teacher = study.best, study.twin, study.teacher
+    best, twin, truncated, teacher = study.best, study.twin, study.truncated_teacher, study.teacher
     student_of_twin = study.student(twin.number) if twin is not None else None
-    pairs = ((student_of_twin, twin), (best, teacher), (twin, teacher))
+    pairs = (
+        (student_of_twin, twin),
+        (_student_as_deep_as(truncated, study), truncated),
+        (best, teacher),
+        (twin, teacher),
+        (truncated, teacher),
+    )
     return tuple(compare(a, b, validation, test) for a, b in pairs if a is not None and b is not None)
 
 
@@ -87,9 +97,23 @@ def verdict(study: Study, validation: Resamples, test: Resamples) -> str:
     sentences += [c.sentence for c in found if c.record.role is Role.STUDENT]
     if study.twin is None:
         sentences.append("No twin was trained, so what distillation added is not measured.")
+    if study.truncated_teacher is None and study.teacher is not None and _is_shallower(best, study.teacher):
+        sentences.append("No truncated teacher was trained, so whether dropping layers does as well is not measured.")
     if study.teacher is None:
         sentences.append("No fine-tuned teacher is among the records to compare with.")
     return " ".join(sentences)
+
+
+def _student_as_deep_as(truncated: TrialRecord | None, study: Study) -> TrialRecord | None:
+    """Returns the best student if a truncated teacher has its number of layers, else the one that it was made for."""
+    if truncated is None or study.best is None:
+        return None
+    is_of_best = truncated.architecture.num_layers == study.best.architecture.num_layers
+    return study.best if is_of_best else study.student(truncated.number)
+
+
+def _is_shallower(record: TrialRecord, other: TrialRecord) -> bool:
+    return record.architecture.num_layers < other.architecture.num_layers
 
 
 def _capitalised(sentence: str) -> str:

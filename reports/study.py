@@ -51,7 +51,7 @@ class Study:
     config: Mapping[str, Any]
     objectives: tuple[Objective, ...]
     records: tuple[TrialRecord, ...]
-    """The records of students, teacher and twins, in the order in which their trials ended."""
+    """The records of students and baselines, in the order in which their trials ended."""
     records_sha256: str
     outcomes: StudyOutcomes
     """The outcomes of every example of each model that has them."""
@@ -97,6 +97,14 @@ class Study:
         twins = self._complete(Role.TWIN)
         of_best = [twin for twin in twins if self.best is not None and twin.number == self.best.number]
         return next(reversed(of_best or twins), None)
+
+    @cached_property
+    def truncated_teacher(self) -> TrialRecord | None:
+        """The teacher's first layers, as many as the best student has; those trained last where none are as many."""
+        found = self._complete(Role.TRUNCATED_TEACHER)
+        depth = None if self.best is None else self.best.architecture.num_layers
+        as_deep = [record for record in found if record.architecture.num_layers == depth]
+        return next(reversed(as_deep or found), None)
 
     @cached_property
     def frontier(self) -> tuple[TrialRecord, ...]:

@@ -65,6 +65,11 @@ def paired_interval(lead: Interval) -> str:
     return f"95% paired interval {low:.1f} to {high:.1f}"
 
 
+def role(name: str) -> str:
+    """Writes the part that a model plays in its study."""
+    return name.replace("_", " ")
+
+
 def listed(parts: Sequence[str]) -> str:
     """Joins parts with commas, and with `and` before the last."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -177,13 +177,19 @@ class StudyPaths:
         """Returns the folder of a student's twin."""
         return self.trials / f"twin-{number:04d}"
 
+    def truncated_teacher_folder(self, number: int) -> Path:
+        """Returns the folder of the truncated teacher that has a student's number of layers."""
+        return self.trials / f"truncated-teacher-{number:04d}"
+
     def model_folder(self, role: Role, number: int) -> Path:
-        """Returns the folder of a student, a twin or the teacher."""
+        """Returns the folder of a student or of a baseline."""
         match role:
             case Role.STUDENT:
                 return self.trial_folder(number)
             case Role.TWIN:
                 return self.twin_folder(number)
+            case Role.TRUNCATED_TEACHER:
+                return self.truncated_teacher_folder(number)
             case Role.TEACHER:
                 return self.teacher_folder
 
@@ -204,7 +210,7 @@ class StudyPaths:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialPaths:
-    """The layout of the folder of a student, a twin or the teacher."""
+    """The layout of the folder of a student or of a baseline."""
 
     root: Path
 

@@ -41,6 +41,8 @@ class Role(StrEnum):
     """The teacher itself, fine-tuned with the same settings; `pick --within` refers to its accuracy."""
     TWIN = "twin"
     """The best student's architecture, initialisation and fine-tuning, without distillation."""
+    TRUNCATED_TEACHER = "truncated_teacher"
+    """The teacher's first layers, as many as the best student has, fine-tuned as the teacher is, not distilled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +106,8 @@ class TrialRecord:
 
     role: Role
     number: int
-    """The trial's number in the study; for a twin that of the student that it doubles; 0 for the teacher."""
+    """The trial's number in the study; for a twin that of the student that it doubles, for a truncated teacher that of
+    the student whose number of layers it has; 0 for the teacher."""
     status: Status
     architecture: StudentArchitecture
     distillation_learning_rate: float | None = None
@@ -152,6 +155,8 @@ class TrialRecord:
                 return f"teacher {self.architecture.label}"
             case Role.TWIN:
                 return f"twin of trial {self.number}"
+            case Role.TRUNCATED_TEACHER:
+                return f"truncated teacher {self.architecture.label}"
             case Role.STUDENT:
                 return f"trial {self.number}"
 

@@ -24,6 +24,7 @@ PLACES: Mapping[str, tuple[str, str]] = {
     "behind the frontier": ("cross", "#8a8a8a"),
     "teacher": ("square", "#b34700"),
     "twin": ("triangle-up", "#a6458a"),
+    "truncated teacher": ("triangle-down", "#7a6a00"),
 }
 FAINT, OPAQUE = 0.55, 1.0
 PANELS_A_ROW = 3

@@ -149,7 +149,7 @@ def rows(study: Study, validation: Resamples) -> list[Row]:
 
 def _place(record: TrialRecord, frontier: set[int], tied: set[int]) -> str:
     if record.role is not Role.STUDENT or record.status is not Status.COMPLETE:
-        return record.role.value if record.status is Status.COMPLETE else ""
+        return wording.role(record.role.value) if record.status is Status.COMPLETE else ""
     if record.number in frontier:
         return "on the frontier"
     return "tied with the frontier" if record.number in tied else "behind the frontier"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reports import wording
 from reports.page import figures, tables
 from reports.page.facts import Facts, gather
 from reports.page.figures import Figure
@@ -23,7 +24,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 FILTER_PRECISION = 1000
 
 COST_COLUMNS = (
-    Column(key="role", title="What", is_number=False),
+    Column(key="role", title="What", write=wording.role, is_number=False),
     Column(key="status", title="How it ended", is_number=False),
     Column(key="num_trials", title="Runs"),
     tables.DEVICE_HOURS,
@@ -93,7 +94,7 @@ class Report:
     figures: tuple[Path, ...]
     """SVG and PNG; empty where no student is complete or the `report` extra is not installed."""
     verdict: str
-    """One paragraph: the best student, its twin and the teacher, and whether they can be told apart."""
+    """One paragraph: the best student and the baselines, and whether they can be told apart."""
     next_words: tuple[str, ...]
     """The command to run next, as words without the name of the program."""
     note: str | None

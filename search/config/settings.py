@@ -170,6 +170,9 @@ class Baselines:
     """Whether the teacher is fine-tuned with the students' settings."""
     twin: bool = True
     """Whether the best student's twin, which is not distilled, is fine-tuned once the search is over."""
+    truncated_teacher: bool = True
+    """Whether the teacher's first layers, as many as the best student has, are fine-tuned once the search is over. If
+    the student has as many layers as the teacher, there is nothing to cut."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """The models that students are compared with: each is trained on the cluster while the search runs, or after it."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from ray.exceptions import RayError
 
@@ -15,6 +16,8 @@ from search.study.memory import NodeOutOfMemoryError
 from search.study.messages import JobsEnded, Message, WorkersLost
 from search.study.progress import Progress
 from search.study.record_keeper import RecordKeeper
+
+SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def seed_label(record: TrialRecord) -> str:
@@ -76,3 +79,20 @@ class Baseline:
                 self._keeper.add_together(message.records)
             case WorkersLost():
                 self._display.lost(self._label, message.reason)
+
+
+def run_side_by_side(
+    jobs: Sequence[Job], keeper: RecordKeeper, display: Display, may_start: Callable[[], bool] = lambda: True
+) -> Sequence[Job]:
+    """Runs jobs in order, as many at once as trials run, and returns those that `may_start` kept from starting."""
+    waiting, running = list(jobs), list[Baseline]()
+    while waiting or running:
+        while waiting and len(running) < waiting[0].config.resources.max_concurrent_trials and may_start():
+            running.append(Baseline(waiting.pop(0), keeper, display))
+        if not running:
+            break
+        for one in running:
+            one.follow()
+        running = [one for one in running if not one.is_finished]
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return waiting

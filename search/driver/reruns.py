@@ -1,11 +1,10 @@
 """Runs jobs apart from the search on the cluster, side by side, from the state that their records show."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from minilm_core.results.records import TrialRecord
-from search.driver.baseline import Baseline, seed_label
+from search.driver.baseline import run_side_by_side, seed_label
 from search.driver.cluster import cluster
 from search.driver.display import Display, describe
 from search.driver.log import reported_in_one_line
@@ -13,8 +12,6 @@ from search.driver.study_preparation import prepare_study
 from search.study.jobs import Job
 from search.study.reruns import Reruns
 from search.worker.preparation import targets_held
-
-SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def run_again(jobs: Sequence[Job], records_file: Path, *, max_device_hours: float | None, address: str | None) -> None:
@@ -38,6 +35,9 @@ def run_again(jobs: Sequence[Job], records_file: Path, *, max_device_hours: floa
         display.ended(seed_label(record))
         display.message(f"seed {record.seed}, {describe(record)}")
 
+    def is_within() -> bool:
+        return max_device_hours is None or reruns.device_hours < max_device_hours
+
     reruns = Reruns(config, records_file, show, display.message)
     left = [job for job in jobs if not reruns.is_done(job)]
     if not left:
@@ -45,21 +45,6 @@ def run_again(jobs: Sequence[Job], records_file: Path, *, max_device_hours: floa
     with display, cluster(config.resources, address), reported_in_one_line(study.paths):
         prepare_study(study, display)
         with targets_held(study.paths):
-            _run_all(left, reruns, display, max_device_hours)
-
-
-def _run_all(jobs: Sequence[Job], reruns: Reruns, display: Display, max_device_hours: float | None) -> None:
-    """Runs jobs in order, as many at once as trials run; none starts once the device-hours are used up."""
-    waiting, running = list(jobs), list[Baseline]()
-    most = jobs[0].config.resources.max_concurrent_trials
-    while waiting or running:
-        is_within = max_device_hours is None or reruns.device_hours < max_device_hours
-        while waiting and len(running) < most and is_within:
-            running.append(Baseline(waiting.pop(0), reruns, display))
-        if not running:
+            waiting = run_side_by_side(left, reruns, display, may_start=is_within)
+        if waiting:
             display.message(f"--max-device-hours are used up: {len(waiting)} runs are left for the next call")
-            return
-        for one in running:
-            one.follow()
-        running = [one for one in running if not one.is_finished]
-        time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -17,9 +17,9 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError, first_line
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.teacher import resolve
-from minilm_core.results.records import Status, TrialRecord, most_accurate_first
+from minilm_core.results.records import TrialRecord
 from search.config.settings import Executor
-from search.driver.baseline import Baseline
+from search.driver.baseline import Baseline, run_side_by_side
 from search.driver.calibration import TimedEncoders, encoders_to_time
 from search.driver.cluster import RemoteGenerator, cluster
 from search.driver.display import Display, students_label
@@ -32,13 +32,12 @@ from search.driver.searcher import Quota, StudySearcher, make_sampler, open_optu
 from search.driver.students_per_worker import students_per_worker, worker_memory_bytes
 from search.driver.study_preparation import prepare_study
 from search.driver.trial import jobs_left, make_trainable
-from search.study.jobs import Job
+from search.study.baselines import jobs_after_search, teacher_job
 from search.study.ledger import Ending, Ledger
 from search.study.messages import WorkersLost, decode
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
 from search.worker.preparation import read_preparation, targets_held
-from spaces.space import StudentChoice
 
 MIN_TRIALS_FOR_IMPORTANCES = 20
 
@@ -73,7 +72,7 @@ def run_study(study: ResolvedStudy, address: str | None) -> Outcome:
     ledger = Ledger(config, study.paths, on_record=display.record, on_trouble=display.message)
     display.seen_before(ledger.records)
     ending = ledger.ending
-    if ending is None or _teacher_job(study, ledger) or _twin_job(study, ledger):
+    if ending is None or teacher_job(study, ledger) or jobs_after_search(study, ledger):
         with display, cluster(config.resources, address), reported_in_one_line(study.paths):
             ending = _run(study, ledger, display)
     return Outcome(
@@ -85,16 +84,15 @@ def run_study(study: ResolvedStudy, address: str | None) -> Outcome:
 
 def _run(study: ResolvedStudy, ledger: Ledger, display: Display) -> Ending:
     prepare_study(study, display)
-    teacher_job = _teacher_job(study, ledger)
-    teacher = None if teacher_job is None else Baseline(teacher_job, ledger, display)
+    job = teacher_job(study, ledger)
+    teacher = None if job is None else Baseline(job, ledger, display)
     repair_journal(study.paths, display.message)
     with targets_held(study.paths):
         ending = _search(study, ledger, _Watcher(study, display, teacher))
     if teacher is not None:
         teacher.finish()
-    twin_job = _twin_job(study, ledger)
-    if twin_job is not None and ending is not Ending.REPEATED_FAILURE:
-        Baseline(twin_job, ledger, display).finish()
+    if ending is not Ending.REPEATED_FAILURE:
+        run_side_by_side(jobs_after_search(study, ledger), ledger, display)
     return ending
 
 
@@ -134,25 +132,6 @@ def _table(study: ResolvedStudy, timed: TimedEncoders, file: Path, display: Disp
             display.message(f"NOISY: {table.noise}")
     table.save(file)
     return table
-
-
-def _teacher_job(study: ResolvedStudy, ledger: Ledger) -> Job | None:
-    """Returns the job of fine-tuning the teacher, or None if it is not wanted, or is done already."""
-    return _unless_done(Job.of_teacher(study), ledger) if study.config.baselines.teacher else None
-
-
-def _twin_job(study: ResolvedStudy, ledger: Ledger) -> Job | None:
-    """Returns the job of the best student's twin, or None if it is not wanted, is done, or has no student."""
-    students = [record for record in ledger.records if record.is_complete_student]
-    if not study.config.baselines.twin or not students:
-        return None
-    best = most_accurate_first(students, study.config.declared_objectives)[0]
-    return _unless_done(Job.of_twin(study, best.number, StudentChoice.from_record(best)), ledger)
-
-
-def _unless_done(job: Job, ledger: Ledger) -> Job | None:
-    record = ledger.find(job.role, job.number)
-    return None if record is not None and record.status is Status.COMPLETE else job
 
 
 def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending:

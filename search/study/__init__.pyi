@@ -1,3 +1,5 @@
+from .baselines import jobs_after_search as jobs_after_search
+from .baselines import teacher_job as teacher_job
 from .confirmation import ConfirmationPlan as ConfirmationPlan
 from .confirmation import fix_plan as fix_plan
 from .environment import PACKAGES as PACKAGES

@@ -7,6 +7,7 @@ from typing import Self
 
 from minilm_core.errors import FailureKind, classify_failure
 from minilm_core.models.architecture import FamilyShape
+from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from search.config.settings import SearchConfig
@@ -31,13 +32,13 @@ class Rerun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A model that a worker trains: a student, a twin or the teacher."""
+    """A model that a worker trains: a student or a baseline."""
 
     role: Role
     number: int
-    """The number of the trial; for a twin, the number of its student; for the teacher, 0."""
+    """The number of the trial; for a twin or a truncated teacher, that of its student; for the teacher, 0."""
     choice: StudentChoice
-    """The choices of the student; for the teacher, its own sizes."""
+    """The choices of the student; for the teacher, whole or truncated, its own sizes."""
     study: ResolvedStudy
     rerun: Rerun | None = None
     """The run apart from the search that this is; None for the search's own trials and baselines."""
@@ -60,6 +61,17 @@ class Job:
             architecture=study.teacher, distillation_learning_rate=rate, finetuning_learning_rate=rate
         )
         return cls(role=Role.TEACHER, number=0, choice=choice, study=study)
+
+    @classmethod
+    def of_truncated_teacher(cls, study: ResolvedStudy, number: int, num_layers: int) -> Self:
+        """Returns the job of fine-tuning the teacher's first layers, as many as the student of a trial has.
+
+        Its learning rate is the teacher's: unlike a student's, all its weights are those of a pretrained model.
+        """
+        whole = cls.of_teacher(study)
+        architecture = replace(study.teacher, num_layers=num_layers)
+        choice = replace(whole.choice, architecture=architecture, initialisation=Initialisation.FIRST_LAYERS)
+        return replace(whole, role=Role.TRUNCATED_TEACHER, number=number, choice=choice)
 
     def again(self, rerun: Rerun) -> Self:
         """Returns the same job as a run apart from the search."""
@@ -109,16 +121,20 @@ class Job:
         return self.study.config
 
     @property
+    def has_teachers_family(self) -> bool:
+        """Whether the model is of the teacher's family even if the students are not."""
+        return self.role in (Role.TEACHER, Role.TRUNCATED_TEACHER)
+
+    @property
     def family(self) -> FamilyShape:
         """The shape that the model has for any sizes, such as its vocabulary."""
-        return self.study.teacher_family if self.role is Role.TEACHER else self.study.student_family
+        return self.study.teacher_family if self.has_teachers_family else self.study.student_family
 
     @property
     def latency_ms(self) -> float | None:
         """The predicted latency of the model in ms, or None without a calibrated table."""
-        if self.role is Role.TEACHER:
-            return self.study.teacher_latency_ms
-        return self.study.latency_ms(self.choice.architecture)
+        predicted = self.study.teacher_latency_ms if self.has_teachers_family else self.study.latency_ms
+        return predicted(self.choice.architecture)
 
     @property
     def paths(self) -> TrialPaths:

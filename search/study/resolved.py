@@ -34,7 +34,8 @@ class ResolvedStudy:
     latency_table: LatencyTable | None = None
     """Predicts the latency of the students; None before a calibration, or if the study needs no latency."""
     teacher_latency_table: LatencyTable | None = None
-    """Predicts the teacher's latency; None if the students' table does, because they have the teacher's family."""
+    """Predicts the latency of the teacher and of its first layers; None if the students' table does, because they have
+    the teacher's family."""
 
     @property
     def teacher(self) -> StudentArchitecture:
@@ -54,10 +55,9 @@ class ResolvedStudy:
         """Returns the predicted latency of a student in ms, or None without a table of its width."""
         return _predicted_ms(self.latency_table, student)
 
-    @property
-    def teacher_latency_ms(self) -> float | None:
-        """The predicted latency of the teacher in ms, or None without a table of its width."""
-        return _predicted_ms(self.teacher_latency_table or self.latency_table, self.teacher)
+    def teacher_latency_ms(self, architecture: StudentArchitecture) -> float | None:
+        """Returns the predicted latency in ms of a model of the teacher's family, or None without its width's table."""
+        return _predicted_ms(self.teacher_latency_table or self.latency_table, architecture)
 
 
 def resolve_study(config: SearchConfig, paths: StudyPaths, teacher_json: Mapping[str, Any]) -> ResolvedStudy:

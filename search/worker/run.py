@@ -52,8 +52,8 @@ def run_group(jobs: Sequence[Job]) -> Iterator[Progress | TrialRecord]:
 
 def _finish(worker: Worker, run: JobRun) -> Iterator[Progress | TrialRecord]:
     """Runs the stages after distillation, which a student goes through alone."""
-    if run.job.role is Role.TWIN:
-        yield from _initialise_twin(worker, run)
+    if run.job.role in (Role.TWIN, Role.TRUNCATED_TEACHER):
+        yield from _initialise(worker, run)
     for task in run.job.config.tasks:
         for seed in run.job.finetuning_seeds:
             yield from _finetune(worker, run, task, seed)
@@ -61,8 +61,8 @@ def _finish(worker: Worker, run: JobRun) -> Iterator[Progress | TrialRecord]:
         yield _record(worker, run)
 
 
-def _initialise_twin(worker: Worker, run: JobRun) -> Iterator[Progress]:
-    """Saves the twin's encoder: its student as it was before the first step of distillation."""
+def _initialise(worker: Worker, run: JobRun) -> Iterator[Progress]:
+    """Saves the encoder of a baseline: a student as it was before distillation, or the teacher's first layers."""
     job = run.job
     if worker.is_first and not job.paths.student.is_dir():
         worker.save_encoder(worker.initialised(job), job)

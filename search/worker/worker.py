@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from minilm_core.distillation.loop import DistillationProgress
 from minilm_core.models.encoders import save_encoder
-from minilm_core.models.weight_transfer import build_student
+from minilm_core.models.weight_transfer import build_student, truncate_teacher
 from minilm_core.results.records import Role
 from minilm_core.training.checkpoints import latest_checkpoint
 from minilm_core.training.devices import keep_freed_memory
@@ -150,7 +150,9 @@ class Worker:
             )
 
     def initialised(self, job: Job) -> PreTrainedModel:
-        """Returns a student before training. A twin has the seed of its student and begins with the same weights."""
+        """Returns an encoder before training. A twin has the seed of its student and begins with the same weights."""
+        if job.role is Role.TRUNCATED_TEACHER:
+            return truncate_teacher(self.node.teacher_folder, job.choice.architecture.num_layers, seed=job.seed)
         return build_student(
             job.choice.architecture,
             self.node.teacher_folder,
@@ -161,7 +163,7 @@ class Worker:
         )
 
     def save_encoder(self, encoder: PreTrainedModel, job: Job) -> None:
-        """Saves a student as a folder that transformers can load."""
+        """Saves a job's encoder as a folder that transformers can load."""
         save_encoder(encoder, self.node.teacher_folder, job.paths.student)
 
     def student_folder(self, job: Job) -> Path:

@@ -64,7 +64,7 @@ objectives: [accuracy, size_bytes]
 budget: {num_trials: 2}
 sampler: {name: random}
 resources: {max_concurrent_trials: 2, cpus_per_worker: 1}
-baselines: {teacher: false, twin: false}
+baselines: {teacher: false, twin: false, truncated_teacher: false}
 storage: {path: studies, cache: cache}
 """
 

@@ -128,6 +128,11 @@ def twin(of: TrialRecord, accuracy: float, **fields: Any) -> TrialRecord:
     )
 
 
+def truncated_teacher(of: TrialRecord, accuracy: float, **fields: Any) -> TrialRecord:
+    architecture = replace(teacher(accuracy).architecture, num_layers=of.architecture.num_layers)
+    return model(Role.TRUNCATED_TEACHER, of.number, accuracy, architecture, **{"latency_ms": 30.0, **fields})
+
+
 def failed(number: int, kind: FailureKind, message: str, status: Status = Status.FAILED) -> TrialRecord:
     return TrialRecord(
         number=number,
@@ -265,7 +270,7 @@ LATENCY_TABLE = latency_table()
 
 
 def write_full_study(folder: Path) -> Study:
-    """Two students on the frontier, one tied with it, one far behind; a twin, a teacher, a failure and a refusal."""
+    """Two students on the frontier, one tied with it, one far behind; the baselines, a failure and a refusal."""
     best = student(1, 0.90, 4, 128, latency_ms=8.0)
     records = [
         student(0, 0.80, 2, 64, latency_ms=2.0),
@@ -276,6 +281,7 @@ def write_full_study(folder: Path) -> Study:
         failed(5, FailureKind.INFEASIBLE, "size_bytes is over its limit", Status.REFUSED),
         teacher(0.92),
         twin(best, 0.70),
+        truncated_teacher(best, 0.75),
     ]
     return write_study(
         folder,

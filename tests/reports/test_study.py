@@ -7,7 +7,7 @@ from minilm_core.errors import FailureKind, UserError
 from minilm_core.results.objectives import OBJECTIVES
 from minilm_core.results.records import append_record
 from reports import Study, load_study
-from tests.reports.example_studies import failed, student, teacher, twin, write_study
+from tests.reports.example_studies import failed, student, teacher, truncated_teacher, twin, write_study
 
 
 def numbers(records: tuple) -> list[int]:
@@ -25,7 +25,7 @@ def test_students_tied_in_every_objective_all_stay_on_the_frontier(make_study: C
 
 def test_only_complete_students_count_as_students(full_study: Study) -> None:
     assert numbers(full_study.students) == [0, 1, 2, 3]
-    assert len(full_study.records) == 8
+    assert len(full_study.records) == 9
 
 
 def test_the_teacher_is_found(full_study: Study) -> None:
@@ -40,9 +40,16 @@ def test_the_twin_is_that_of_the_best_student(make_study: Callable[..., Study]) 
     assert study.twin.number == 1
 
 
-def test_a_study_without_teacher_or_twin_has_none(make_study: Callable[..., Study]) -> None:
+def test_the_truncated_teacher_is_that_with_the_best_students_layers(make_study: Callable[..., Study]) -> None:
+    deep, shallow, better = student(0, 0.7, 4), student(1, 0.8, 3), student(2, 0.9, 3)
+    study = make_study(deep, shallow, truncated_teacher(shallow, 0.6), truncated_teacher(deep, 0.5), better)
+    assert study.truncated_teacher is not None
+    assert study.truncated_teacher.number == 1
+
+
+def test_a_study_without_baselines_has_none(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8))
-    assert (study.teacher, study.twin) == (None, None)
+    assert (study.teacher, study.twin, study.truncated_teacher) == (None, None, None)
 
 
 def test_the_hypervolume_is_that_of_the_boxes_below_the_reference_point(make_study: Callable[..., Study]) -> None:

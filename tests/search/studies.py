@@ -18,7 +18,7 @@ from minilm_core.results.records import Role, TrialRecord, read_records
 from search.driver.searcher import STUDY_NAME
 from tests.paths import ROOT
 
-NO_BASELINES = ("baselines.teacher=false", "baselines.twin=false")
+NO_BASELINES = ("baselines.teacher=false", "baselines.twin=false", "baselines.truncated_teacher=false")
 
 # Like the installed script, this command does not import from the current folder.
 COMMAND = f"import sys; sys.path[:] = [{str(ROOT)!r}, *filter(None, sys.path)]; from search.cli import main; main()"

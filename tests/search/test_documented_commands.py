@@ -19,7 +19,7 @@ TINY = (
     SEARCH_YAML.replace("name: tiny", "name: bert-base-glue")
     .replace("[accuracy, size_bytes]", "[accuracy, latency_ms, size_bytes]")
     .replace("num_trials: 2", "num_trials: 1")
-    + "baselines: {teacher: false, twin: false}\n"
+    + "baselines: {teacher: false, twin: false, truncated_teacher: false}\n"
 )
 
 ORDER = ("init", "validate", "doctor", "calibrate", "plan", "launch", "report", "pick", "package", "verify")

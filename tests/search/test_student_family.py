@@ -28,7 +28,12 @@ def study(
 
 @pytest.fixture(scope="module")
 def records(study: ResolvedStudy, choice: StudentChoice) -> dict[Role, TrialRecord]:
-    jobs = (Job.of_student(study, 0, choice), Job.of_twin(study, 0, choice), Job.of_teacher(study))
+    jobs = (
+        Job.of_student(study, 0, choice),
+        Job.of_twin(study, 0, choice),
+        Job.of_truncated_teacher(study, 0, choice.architecture.num_layers),
+        Job.of_teacher(study),
+    )
     ended = [event for job in jobs for event in run_group([job]) if isinstance(event, TrialRecord)]
     return {record.role: record for record in ended}
 
@@ -54,6 +59,18 @@ def test_the_teacher_stays_what_it_is(records: dict[Role, TrialRecord], study: R
     assert records[Role.TEACHER].num_parameters == study.teacher.num_parameters(study.teacher_family)
 
 
+def test_the_truncated_teacher_is_of_the_teachers_family(
+    records: dict[Role, TrialRecord], study: ResolvedStudy
+) -> None:
+    tuned = TrialPaths(root=study.paths.truncated_teacher_folder(0)).finetuned("mood")
+    encoder = AutoModelForSequenceClassification.from_pretrained(tuned).base_model
+    assert encoder.config.model_type == study.teacher_json["model_type"] != "bert"
+    # The classifiers of some families leave the pooler out.
+    poolers = study.teacher.num_pooler_parameters(study.teacher_family)
+    assert records[Role.TRUNCATED_TEACHER].num_parameters == encoder.num_parameters() + poolers
+    assert encoder.config.num_hidden_layers == records[Role.TRUNCATED_TEACHER].architecture.num_layers == 2
+
+
 def test_the_records_tell_the_size_of_what_was_built(
     records: dict[Role, TrialRecord], study: ResolvedStudy, choice: StudentChoice
 ) -> None:
@@ -72,5 +89,7 @@ def test_students_and_teacher_have_latencies_of_tables_of_their_own(
     assert Job.of_student(calibrated, 0, choice).latency_ms == pytest.approx(2.0)
     assert Job.of_twin(calibrated, 0, choice).latency_ms == pytest.approx(2.0)
     assert Job.of_teacher(calibrated).latency_ms == pytest.approx(12.0)
+    assert Job.of_truncated_teacher(calibrated, 0, 2).latency_ms == pytest.approx(6.0)
     alike = replace(calibrated, teacher_latency_table=None)
     assert Job.of_teacher(alike).latency_ms == pytest.approx(4.0)
+    assert Job.of_truncated_teacher(alike, 0, 2).latency_ms == pytest.approx(2.0)

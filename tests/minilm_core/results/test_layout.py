@@ -8,10 +8,11 @@ from tests.paths import EARLIER_STUDY
 PROPERTIES = [name for name, value in vars(StudyPaths).items() if isinstance(value, property)]
 
 
-def test_trials_twins_and_the_teacher_have_folders_of_their_own() -> None:
+def test_trials_and_baselines_have_folders_of_their_own() -> None:
     study = StudyPaths(root=Path("s"))
     assert study.trial_folder(7) == Path("s/trials/0007")
     assert study.twin_folder(7) == Path("s/trials/twin-0007")
+    assert study.truncated_teacher_folder(7) == Path("s/trials/truncated-teacher-0007")
     assert study.teacher_folder == Path("s/trials/teacher")
 
 

@@ -219,6 +219,8 @@ def test_what_was_written_is_never_changed(path: Path) -> None:
         (Role.TEACHER, Status.FAILED, False),
         (Role.TWIN, Status.COMPLETE, False),
         (Role.TWIN, Status.FAILED, False),
+        (Role.TRUNCATED_TEACHER, Status.COMPLETE, False),
+        (Role.TRUNCATED_TEACHER, Status.FAILED, False),
     ],
 )
 def test_every_student_but_a_refused_one_counts_for_the_budget(role: Role, status: Status, is_counted: bool) -> None:
@@ -235,6 +237,7 @@ def test_only_a_complete_student_has_a_place_on_the_frontier(role: Role, status:
 def test_a_record_is_labelled_by_its_role() -> None:
     assert make_record(7).label == "trial 7"
     assert make_record(7, role=Role.TWIN).label == "twin of trial 7"
+    assert make_record(7, role=Role.TRUNCATED_TEACHER).label == "truncated teacher 2x96/3 A6"
     assert make_record(role=Role.TEACHER).label == "teacher 2x96/3 A6"
 
 

@@ -138,7 +138,8 @@ def test_a_name_cannot_end_the_script_that_contains_it(make_study: Callable[...,
 
 def test_every_figure_of_a_tooltip_is_in_a_table_too(full_study: Study, drawn_page: str) -> None:
     cells = set(re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", drawn_page))
-    for record in (*full_study.students, full_study.teacher, full_study.twin):
+    baselines = (full_study.teacher, full_study.twin, full_study.truncated_teacher)
+    for record in (*full_study.students, *baselines):
         assert record is not None
         assert {record.label, record.architecture.label, f"{record.latency_ms:.2f}"} <= cells
 
@@ -176,10 +177,11 @@ def test_the_page_does_not_show_a_decision_made_from_other_records(full_study: S
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_verdict_names_best_student_twin_and_teacher(full_study: Study) -> None:
+def test_the_verdict_names_the_best_student_and_the_baselines(full_study: Study) -> None:
     report = write_report(full_study)
     assert "trial 1" in report.verdict
     assert "its twin without distillation" in report.verdict
+    assert "the fine-tuned first 4 layers of the teacher" in report.verdict
     assert "the fine-tuned teacher" in report.verdict
     assert "on the test split" in report.verdict
     assert report.verdict in report.markdown.read_text(encoding="utf-8")

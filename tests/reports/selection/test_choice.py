@@ -23,6 +23,8 @@ from tests.reports.example_studies import (
     study_of,
     task_result,
     teacher,
+    truncated_teacher,
+    twin,
 )
 
 TEACHER = teacher(0.9, tasks={TASK: task_result(0.9, 1)})
@@ -256,6 +258,14 @@ def test_a_sure_latency_needs_the_error_of_the_table(make_study: Callable[..., S
     study = make_study(student(0, 0.8))
     with pytest.raises(UserError, match="--certainty sure with --max-latency needs the latency table's held-out error"):
         pick(study, Requirements(max_latency_ms=5.0), certainty=Certainty.SURE)
+
+
+def test_a_baseline_is_never_chosen() -> None:
+    only = bare(3, 0.7, 5.0, 5)
+    baselines = (of(only, 0.99, tasks={}, latency_ms=1.0, size_bytes=1) for of in (twin, truncated_teacher))
+    decision = pick(study_of(only, *baselines))
+    assert decision.winner == only
+    assert decision.num_qualifying == 1
 
 
 def test_a_study_without_complete_students_has_no_winner(make_study: Callable[..., Study]) -> None:

@@ -1,4 +1,4 @@
-"""Tests of baselines whose process is lost: it is a real process, which kills itself."""
+"""Tests of baselines in real processes: some kill themselves, others run side by side."""
 
 import os
 import signal
@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from minilm_core.errors import FailureKind
-from minilm_core.results.records import Status, TrialRecord, read_records
+from minilm_core.results.records import Role, Status, TrialRecord, read_records
 from search.driver import baseline
-from search.driver.baseline import Baseline
+from search.driver.baseline import Baseline, run_side_by_side
 from search.study.jobs import Job
 from search.study.ledger import Ledger
 from search.study.messages import JobsEnded, Message
 from search.study.resolved import ResolvedStudy
+from spaces.space import StudentChoice
 from tests.search.local_ray import ray_here
 from tests.search.running import OpenStudy, RecordingDisplay
+from tests.search.studies import wait_for
 
 Work = Callable[[Job], Iterator[Message]]
 
@@ -73,3 +75,44 @@ def test_a_baseline_whose_process_is_lost_twice_has_failed(
     assert record.failure is not None
     assert record.failure.kind is FailureKind.NODE_LOST
     assert all("\n" not in line for line in display.lines)
+
+
+def waits_for_another(folder: Path) -> Work:
+    """Returns work that ends once the work of another job has begun, too."""
+
+    def work(job: Job) -> Iterator[Message]:
+        (folder / str(job.role)).touch()
+        wait_for(lambda: len(list(folder.iterdir())) == 2)
+        yield JobsEnded(records=(job.blank_record(Status.COMPLETE),))
+
+    return work
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_ray")
+def test_as_many_baselines_as_trials_run_at_once(
+    open_study: OpenStudy, choice: StudentChoice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = ("resources.max_concurrent_trials=2", "resources.cpus_per_worker=0.5")
+    study = open_study(*both, is_prepared=False)
+    monkeypatch.setattr(baseline, "train_baseline", waits_for_another(tmp_path))
+    display = RecordingDisplay()
+    ledger = Ledger(study.config, study.paths, on_record=display.record, on_trouble=display.message)
+    jobs = [Job.of_twin(study, 7, choice), Job.of_truncated_teacher(study, 7, 1)]
+    assert run_side_by_side(jobs, ledger, display) == []
+    assert {record.role for record in ledger.records} == {Role.TWIN, Role.TRUNCATED_TEACHER}
+    assert all(record.status is Status.COMPLETE for record in ledger.records)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_ray")
+def test_a_baseline_that_is_lost_leaves_the_next_one_to_run(
+    open_study: OpenStudy, choice: StudentChoice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(is_prepared=False)
+    monkeypatch.setattr(baseline, "train_baseline", lost_at_first(tmp_path, 2))
+    display = RecordingDisplay()
+    ledger = Ledger(study.config, study.paths, on_record=display.record, on_trouble=display.message)
+    jobs = [Job.of_twin(study, 7, choice), Job.of_truncated_teacher(study, 7, 1)]
+    run_side_by_side(jobs, ledger, display)
+    assert [record.status for record in ledger.records] == [Status.FAILED, Status.COMPLETE]

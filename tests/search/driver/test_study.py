@@ -1,6 +1,7 @@
 """Tests of a whole study from the command line, with Ray: its records, files, report and package."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from optuna.trial import TrialState
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Status
 from reports import load_study
+from reports.comparison import verdict
+from reports.statistics import Split, resample
 from tests.search.studies import (
     launch,
     optuna_states,
@@ -33,12 +36,14 @@ def shadowing_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(material: Path, shadowing_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
-    """A study of three trials, three objectives and both baselines, run in a folder with files of modules' names."""
+    """A study of three trials, three objectives and all baselines, run in a folder with files of modules' names."""
     studies = tmp_path_factory.mktemp("studies")
     overrides = (
         "budget.num_trials=3",
         "resources.max_concurrent_trials=2",
         "objectives=[accuracy, latency_ms, size_bytes]",
+        # The teacher has two layers: one of them is a truncated teacher.
+        "space.num_layers=[1]",
         f"storage.mirror={studies / 'mirror'}",
     )
     done = launch(material, studies, *overrides, cwd=shadowing_folder)
@@ -62,6 +67,24 @@ def test_the_teacher_and_the_best_students_twin_are_measured_too(finished: Study
     assert study.best is not None
     assert study.twin.number == study.best.number
     assert study.twin.architecture == study.best.architecture
+
+
+def test_the_teachers_first_layer_is_measured_too(finished: StudyPaths) -> None:
+    study = load_study(finished.root)
+    truncated = study.truncated_teacher
+    assert truncated is not None
+    assert study.teacher is not None
+    assert study.best is not None
+    assert truncated.number == study.best.number
+    assert truncated.architecture == replace(study.teacher.architecture, num_layers=1)
+    assert truncated.latency_ms is not None
+
+
+def test_the_report_compares_the_best_student_with_the_teachers_first_layer(finished: StudyPaths) -> None:
+    study = load_study(finished.root)
+    text = verdict(study, resample(study, Split.VALIDATION), resample(study, Split.TEST))
+    assert "the fine-tuned first layer of the teacher" in text
+    assert "not measured" not in text
 
 
 def test_every_students_folders_load_as_transformers_saves_them(finished: StudyPaths) -> None:

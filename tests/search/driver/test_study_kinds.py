@@ -65,7 +65,8 @@ def study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPath
     folder = tmp_path_factory.mktemp("kinds")
     write_tasks(folder)
     tasks = " ".join(TASKS.replace("FOLDER", str(folder)).split())
-    done = launch(material, folder, f"tasks={tasks}", "budget.num_trials=1", "baselines.twin=false")
+    no_others = ("baselines.twin=false", "baselines.truncated_teacher=false")
+    done = launch(material, folder, f"tasks={tasks}", "budget.num_trials=1", *no_others)
     assert done.returncode == 0, done.stderr
     return StudyPaths(root=folder / "tiny")
 

@@ -78,9 +78,10 @@ def test_a_blank_record_has_the_role_and_the_number_of_its_job(config: SearchCon
     assert (record.role, record.number) == (role, 7)
 
 
-@pytest.mark.parametrize(("role", "rate"), [(Role.STUDENT, 1e-3), (Role.TEACHER, None), (Role.TWIN, None)])
-def test_only_a_student_has_a_distillation_learning_rate(config: SearchConfig, role: Role, rate: float | None) -> None:
+@pytest.mark.parametrize("role", Role)
+def test_only_a_student_has_a_distillation_learning_rate(config: SearchConfig, role: Role) -> None:
     record = make_job(config, role).blank_record(Status.COMPLETE)
+    rate = 1e-3 if role is Role.STUDENT else None
     assert (record.distillation_learning_rate, record.finetuning_learning_rate) == (rate, 1e-4)
 
 
@@ -111,7 +112,13 @@ def test_a_job_without_a_latency_table_has_no_latency(config: SearchConfig) -> N
 
 
 @pytest.mark.parametrize(
-    ("role", "name"), [(Role.STUDENT, "0007"), (Role.TWIN, "twin-0007"), (Role.TEACHER, "teacher")]
+    ("role", "name"),
+    [
+        (Role.STUDENT, "0007"),
+        (Role.TWIN, "twin-0007"),
+        (Role.TRUNCATED_TEACHER, "truncated-teacher-0007"),
+        (Role.TEACHER, "teacher"),
+    ],
 )
 def test_a_job_has_the_folder_of_its_role(config: SearchConfig, role: Role, name: str) -> None:
     assert make_job(config, role).folder == Path("s/trials") / name

@@ -95,17 +95,24 @@ def test_a_job_has_its_figures_before_any_training(study: ResolvedStudy, choice:
 
 
 def test_every_role_has_a_folder_of_its_own(study: ResolvedStudy, choice: StudentChoice) -> None:
-    jobs = [Job.of_student(study, 4, choice), Job.of_twin(study, 4, choice), Job.of_teacher(study)]
+    truncated = Job.of_truncated_teacher(study, 4, 1)
+    jobs = [Job.of_student(study, 4, choice), Job.of_twin(study, 4, choice), truncated, Job.of_teacher(study)]
     records = [job.blank_record(Status.COMPLETE) for job in jobs]
-    assert [job.folder.name for job in jobs] == ["0004", "twin-0004", "teacher"]
-    assert [record.number for record in records] == [4, 4, 0]
-    assert [record.role for record in records] == [Role.STUDENT, Role.TWIN, Role.TEACHER]
-    assert [record.distillation_learning_rate for record in records] == [3e-3, None, None]
+    assert [job.folder.name for job in jobs] == ["0004", "twin-0004", "truncated-teacher-0004", "teacher"]
+    assert [record.number for record in records] == [4, 4, 4, 0]
+    assert [record.role for record in records] == [Role.STUDENT, Role.TWIN, Role.TRUNCATED_TEACHER, Role.TEACHER]
+    assert [record.distillation_learning_rate for record in records] == [3e-3, None, None, None]
 
 
 def test_the_teachers_job_has_its_own_sizes_and_learning_rate(open_study: OpenStudy) -> None:
     job = Job.of_teacher(open_study("finetuning.teacher_learning_rate=7e-5", is_prepared=False))
     assert job.choice.architecture == StudentArchitecture(num_layers=2, hidden_size=24, num_heads=4)
+    assert job.choice.finetuning_learning_rate == 7e-5
+
+
+def test_a_truncated_teachers_job_has_the_teachers_width_and_learning_rate(open_study: OpenStudy) -> None:
+    job = Job.of_truncated_teacher(open_study("finetuning.teacher_learning_rate=7e-5", is_prepared=False), 4, 1)
+    assert job.choice.architecture == StudentArchitecture(num_layers=1, hidden_size=24, num_heads=4)
     assert job.choice.finetuning_learning_rate == 7e-5
 
 

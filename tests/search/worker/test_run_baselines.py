@@ -1,4 +1,4 @@
-"""Tests of a worker that trains a baseline: the twin, which is not distilled, or the teacher. No Ray."""
+"""Tests of a worker that trains a baseline: the twin, which is not distilled, or the teacher, whole or cut. No Ray."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -89,3 +89,48 @@ def test_the_teacher_is_fine_tuned_from_its_own_folder(study: ResolvedStudy, mat
     tuned = weights_in(TrialPaths(root=job.folder).finetuned("mood"))
     moved = (tuned["bert.embeddings.word_embeddings.weight"] - before["embeddings.word_embeddings.weight"]).abs().max()
     assert 0 < moved < 0.01
+
+
+@pytest.fixture(scope="module")
+def truncated(study: ResolvedStudy) -> Job:
+    """The first of the teacher's two layers."""
+    return Job.of_truncated_teacher(study, 7, 1)
+
+
+@pytest.fixture(scope="module")
+def record_of_truncated(truncated: Job) -> TrialRecord:
+    return record_of(truncated)
+
+
+@pytest.mark.usefixtures("record_of_truncated")
+def test_a_truncated_teacher_begins_with_the_teachers_weights(truncated: Job, material: Path) -> None:
+    of_teacher, of_truncated = weights_in(material / "teacher"), weights_in(truncated.folder / "student")
+    assert {name for name in of_teacher if "layer.1." not in name} == of_truncated.keys()
+    assert all(torch.equal(weight, of_teacher[name]) for name, weight in of_truncated.items())
+
+
+def test_a_truncated_teachers_record_has_no_distillation_and_the_teachers_learning_rate(
+    record_of_truncated: TrialRecord, study: ResolvedStudy
+) -> None:
+    record = record_of_truncated
+    assert (record.role, record.number) == (Role.TRUNCATED_TEACHER, 7)
+    assert (record.held_out_loss, record.num_steps, record.distillation_learning_rate) == (None, 0, None)
+    assert record.finetuning_learning_rate == study.config.finetuning.teacher_learning_rate
+    assert record.architecture == replace(study.teacher, num_layers=1)
+    assert from_json(to_json(record)) == record
+
+
+def test_a_truncated_teacher_is_fine_tuned_and_evaluated(truncated: Job, record_of_truncated: TrialRecord) -> None:
+    tuned, before = weights_in(truncated.paths.finetuned("mood")), weights_in(truncated.folder / "student")
+    name = "encoder.layer.0.output.dense.weight"
+    assert not torch.equal(tuned[f"bert.{name}"], before[name])
+    assert record_of_truncated.tasks["mood"].validation.num_examples == 40
+    assert truncated.outcomes_file("mood").exists()
+
+
+def test_an_interrupted_truncated_teacher_ends_with_the_same_figures(
+    open_study: OpenStudy, record_of_truncated: TrialRecord
+) -> None:
+    again = Job.of_truncated_teacher(open_study(), 7, 1)
+    interrupt([again], after=3)
+    assert figures_of(record_of(again)) == figures_of(record_of_truncated)

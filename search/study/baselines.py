@@ -1,0 +1,40 @@
+"""The baselines that a study still lacks: the jobs that follow from its settings and its records. No torch, no Ray."""
+
+from minilm_core.results.records import Role, Status, most_accurate_first
+from search.study.jobs import Job
+from search.study.ledger import Ledger
+from search.study.resolved import ResolvedStudy
+from spaces.space import StudentChoice
+
+
+def teacher_job(study: ResolvedStudy, ledger: Ledger) -> Job | None:
+    """Returns the job of fine-tuning the teacher, or None if it is not wanted, or is done already."""
+    job = Job.of_teacher(study)
+    return job if study.config.baselines.teacher and not _is_done(job, ledger) else None
+
+
+def jobs_after_search(study: ResolvedStudy, ledger: Ledger) -> list[Job]:
+    """Returns the jobs of the baselines that follow from the best student, without those not wanted or done already.
+
+    There is no truncated teacher if the best student has as many layers as the teacher: then there is nothing to cut.
+    """
+    students = [record for record in ledger.records if record.is_complete_student]
+    if not students:
+        return []
+    best = most_accurate_first(students, study.config.declared_objectives)[0]
+    jobs = []
+    if study.config.baselines.twin:
+        jobs.append(Job.of_twin(study, best.number, StudentChoice.from_record(best)))
+    if study.config.baselines.truncated_teacher and best.architecture.num_layers < study.teacher.num_layers:
+        jobs.append(Job.of_truncated_teacher(study, best.number, best.architecture.num_layers))
+    return [job for job in jobs if not _is_done(job, ledger)]
+
+
+def _is_done(job: Job, ledger: Ledger) -> bool:
+    if job.role is Role.TRUNCATED_TEACHER:
+        # It follows from its number of layers alone: that of another student of as many layers is the same model.
+        depth = job.choice.architecture.num_layers
+        found = [r for r in ledger.records if r.role is job.role and r.architecture.num_layers == depth]
+    else:
+        found = [r for r in (ledger.find(job.role, job.number),) if r is not None]
+    return any(record.status is Status.COMPLETE for record in found)
