@@ -54,6 +54,12 @@ def test_its_settings_are_read_unchanged(root: Path) -> None:
     assert load_config(again).config == config
 
 
+def test_a_baseline_that_its_settings_do_not_name_is_wanted(root: Path) -> None:
+    path = root / "studies" / "tiny" / "search.yaml"
+    assert "truncated_teacher" not in path.read_text(encoding="utf-8")
+    assert load_config(path).config.baselines.truncated_teacher
+
+
 def test_ended_trials_stay_and_interrupted_trials_are_resumed(resumed: StudyPaths) -> None:
     old_lines = (EARLIER_STUDY / "studies" / "tiny" / "records.jsonl").read_text(encoding="utf-8").splitlines()
     assert resumed.records.read_text(encoding="utf-8").splitlines()[: len(old_lines)] == old_lines
