@@ -125,7 +125,7 @@ def test_a_truncated_teacher_is_fine_tuned_and_evaluated(truncated: Job, record_
     name = "encoder.layer.0.output.dense.weight"
     assert not torch.equal(tuned[f"bert.{name}"], before[name])
     assert record_of_truncated.tasks["mood"].validation.num_examples == 40
-    assert truncated.outcomes_file("mood").exists()
+    assert truncated.outcomes_file("mood", truncated.seed).exists()
 
 
 def test_an_interrupted_truncated_teacher_ends_with_the_same_figures(
