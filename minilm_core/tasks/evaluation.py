@@ -184,15 +184,12 @@ def padded_batch(
     split: EncodedSplit, rows: Int[np.ndarray, " batch"], pad_token_id: int, device: torch.device
 ) -> dict[str, Tensor]:
     """Returns features as one batch of the model's inputs, [batch, seq] each."""
-    longest = max(len(split.features[row]["input_ids"]) for row in rows)
     # Padding is masked, so that only input_ids need a padding value; every other input is padded with 0.
     batch = {
-        name: torch.full((len(rows), longest), pad_token_id if name == "input_ids" else 0) for name in split.features[0]
+        name: values.padded(rows, pad_token_id if name == "input_ids" else 0)
+        for name, values in split.features.inputs.items()
     }
-    for index, row in enumerate(rows):
-        for name, values in split.features[row].items():
-            batch[name][index, : len(values)] = torch.tensor(values)
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return {name: torch.from_numpy(values).to(device) for name, values in batch.items()}
 
 
 def _evaluation(task: Task, predictions: Predictions) -> Evaluation:

@@ -74,7 +74,7 @@ def cut(split: EncodedSplit, rows: slice) -> EncodedSplit:
     return replace(
         split,
         split=replace(split.split, texts=texts, labels=labels),
-        features=split.features[rows],
+        features=split.features.subset(np.arange(len(split.features))[rows]),
         targets=labels,
         example_of=np.arange(len(labels)),
     )

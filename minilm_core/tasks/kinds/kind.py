@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from minilm_core.results.outcomes import Outcomes
+from minilm_core.tasks.features import Features
 from minilm_core.tasks.labels import Classes
+from minilm_core.tasks.ragged import Column, subset_of
 from minilm_core.tasks.tables import Table
 from minilm_core.tasks.task import Task
 
@@ -45,12 +47,10 @@ class Split:
         return replace(
             self,
             texts=tuple([texts[i] for i in examples] for texts in self.texts),
-            labels=_chosen(self.labels, examples),
+            labels=self.labels[examples]
+            if isinstance(self.labels, np.ndarray)
+            else [self.labels[example] for example in examples],
         )
-
-
-def _chosen(values: Sequence[Any] | np.ndarray, rows: Int[np.ndarray, " some"]) -> Sequence[Any] | np.ndarray:
-    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,21 +58,20 @@ class EncodedSplit:
     """The model's inputs for a split, without padding. An example has one feature, or several windows."""
 
     split: Split
-    features: tuple[dict[str, list[int]], ...]
-    """The model's inputs of each feature."""
-    targets: Sequence[Any] | np.ndarray
+    features: Features
+    targets: Column
     """What each feature is trained to answer: a label, the first and last token of the answer, or a tag a token."""
     example_of: Int[np.ndarray, " features"]
     """The index of each feature's example."""
     loss_weights: Float[np.ndarray, " classes"] | None = None
     """The factor of each class or label in the loss; None if all have 1."""
-    alignments: Sequence[Any] | np.ndarray = ()
-    """What leads from the tokens of a feature back to its text; empty for kinds that need nothing."""
+    alignments: Mapping[str, Any] = field(default_factory=dict)
+    """Columns that lead from the tokens of a feature back to its text, by name; none for kinds that need nothing."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " features"]:
         """The number of tokens of each feature."""
-        return np.array([len(feature["input_ids"]) for feature in self.features])
+        return self.features.lengths
 
     def subset(self, examples: Int[np.ndarray, " some"]) -> Self:
         """Returns some examples, given by their indices in rising order, with all of their features."""
@@ -80,10 +79,10 @@ class EncodedSplit:
         return replace(
             self,
             split=self.split.subset(examples),
-            features=tuple(self.features[row] for row in rows),
-            targets=_chosen(self.targets, rows),
+            features=self.features.subset(rows),
+            targets=subset_of(self.targets, rows),
             example_of=np.searchsorted(examples, self.example_of[rows]),
-            alignments=_chosen(self.alignments, rows) if len(self.alignments) else (),
+            alignments={name: subset_of(column, rows) for name, column in self.alignments.items()},
         )
 
 

@@ -14,7 +14,7 @@ from minilm_core.tasks.spans.answers import choose_answers
 from minilm_core.tasks.spans.examples import read_answers
 from minilm_core.tasks.spans.rules import AnswerRules
 from minilm_core.tasks.spans.thresholds import best_threshold
-from minilm_core.tasks.spans.windows import reachable_share, windows
+from minilm_core.tasks.spans.windows import ContextTokens, Windows, reachable_share, windows
 from minilm_core.tasks.tables import Table
 from minilm_core.tasks.task import SpanSettings, Task
 
@@ -53,13 +53,15 @@ class SpanKind:
     def encode(self, task: Task, split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> EncodedSplit:
         """Returns one feature for each window of each context."""
         questions, contexts = split.texts
-        found = list(windows(questions, contexts, list(split.labels), tokenizer, span_settings(task), max_length))
+        answers, span = list(split.labels), span_settings(task)
+        found = Windows.of(windows(questions, contexts, answers, tokenizer, span, max_length))
+        tokens = found.tokens
         return EncodedSplit(
             split=split,
-            features=tuple(window.inputs for window in found),
-            targets=np.array([window.answer for window in found]),
-            example_of=np.array([window.example for window in found]),
-            alignments=found,
+            features=found.inputs,
+            targets=found.answers,
+            example_of=found.examples,
+            alignments={"firsts": tokens.firsts, "offsets": tokens.offsets, "is_widest": tokens.is_widest},
         )
 
     def model_class(self) -> Any:
@@ -80,7 +82,7 @@ class SpanKind:
         from torch.nn import functional
 
         # Padding depends on how a batch is split: it is no candidate, unlike in BERT, which pads every window alike.
-        lengths = torch.tensor([len(train.features[row]["input_ids"]) for row in rows])
+        lengths = torch.from_numpy(train.lengths[rows])
         is_padding = torch.arange(outputs.start_logits.shape[1]) >= lengths.unsqueeze(1)
         starts, ends = torch.from_numpy(np.asarray(train.targets)[rows]).unbind(dim=1)
         each = [
@@ -111,7 +113,8 @@ class SpanKind:
         """
         span, (_, contexts), answers = span_settings(task), encoded.split.texts, encoded.split.labels
         rules = answer_rules(task)
-        answerings = choose_answers(contexts, list(encoded.alignments), encoded.example_of, scores, span)
+        tokens = ContextTokens(**encoded.alignments)
+        answerings = choose_answers(contexts, tokens, encoded.example_of, scores, span)
         given = [answering.best for answering in answerings]
         answered = _scored(rules, given, [answer.texts for answer in answers])
         margins = np.array([answering.margin for answering in answerings])
@@ -149,7 +152,7 @@ def reachable_answers(task: Task, split: Split, tokenizer: "PreTrainedTokenizerB
     """Returns the share of a split's answers, in [0, 1], that token boundaries can give exactly."""
     questions, contexts = split.texts
     answers = list(split.labels)
-    found = list(windows(questions, contexts, answers, tokenizer, span_settings(task), max_length))
+    found = windows(questions, contexts, answers, tokenizer, span_settings(task), max_length)
     return reachable_share(contexts, answers, found, answer_rules(task))
 
 

@@ -7,11 +7,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from minilm_core.errors import UserError
+from minilm_core.tasks.features import INPUT_DTYPES, Features
 from minilm_core.tasks.kinds.kind import IGNORED, EncodedSplit, Predictions, Split
 from minilm_core.tasks.kinds.texts import label_column, labels_in, named_outputs, output_names
 from minilm_core.tasks.labels import Classes, classes_in_lists, numbers_in_lists
+from minilm_core.tasks.ragged import Ragged, RaggedBuilder
 from minilm_core.tasks.tables import Table
-from minilm_core.tasks.tagging.alignment import encode_words
+from minilm_core.tasks.tagging.alignment import NO_TOKEN, encode_words
 from minilm_core.tasks.tagging.entities import OUTSIDE, check_tags, entity_counts, require_seqeval
 from minilm_core.tasks.task import Task
 
@@ -55,21 +57,22 @@ class TaggingKind:
     def encode(self, task: Task, split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> EncodedSplit:
         """Returns one feature for each sentence; the tag of a word is that of its first token."""
         (sentences,) = split.texts
-        features, targets, first_tokens = [], [], []
-        for (inputs, firsts), tags in zip(encode_words(sentences, tokenizer, max_length), split.labels, strict=True):
-            of_tokens = np.full(len(inputs["input_ids"]), IGNORED)
+        inputs, words = RaggedBuilder(INPUT_DTYPES), RaggedBuilder({})
+        encoded = encode_words(sentences, tokenizer, max_length)
+        for (of_sentence, firsts), tags in zip(encoded, split.labels, strict=True):
+            targets = [IGNORED] * len(of_sentence["input_ids"])
             for token, tag in zip(firsts, tags, strict=True):
-                if token is not None:
-                    of_tokens[token] = tag
-            features.append(inputs)
-            targets.append(of_tokens)
-            first_tokens.append(firsts)
+                if token != NO_TOKEN:
+                    targets[token] = tag
+            inputs.append(of_sentence)
+            words.append({"targets": targets, "first_tokens": firsts})
+        columns = words.finish()
         return EncodedSplit(
             split=split,
-            features=tuple(features),
-            targets=targets,
-            example_of=np.arange(len(features)),
-            alignments=first_tokens,
+            features=Features(inputs.finish()),
+            targets=columns["targets"],
+            example_of=np.arange(split.num_examples),
+            alignments={"first_tokens": columns["first_tokens"]},
         )
 
     def model_class(self) -> Any:
@@ -90,10 +93,8 @@ class TaggingKind:
         from torch.nn import functional
 
         logits = outputs.logits.float()
-        targets = torch.full(logits.shape[:2], IGNORED, device=logits.device)
-        for row, feature in enumerate(rows):
-            of_tokens = torch.from_numpy(train.targets[feature])
-            targets[row, : len(of_tokens)] = of_tokens
+        assert isinstance(train.targets, Ragged), "a tagging task has a target for each token"
+        targets = torch.from_numpy(train.targets.padded(rows, IGNORED)).to(logits.device)
         each = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
         num_words = (targets != IGNORED).sum(dim=1).clamp(min=1)
         # Not the mean over all words of a micro-batch, which would depend on how a batch is split.
@@ -114,10 +115,10 @@ class TaggingKind:
         null_threshold: float | None,
     ) -> Predictions:
         """Returns how many entities of each sentence are found, predicted, and there. Words without a token have O."""
-        names = output_names(encoded.split)
+        names, first_tokens = output_names(encoded.split), encoded.alignments["first_tokens"]
         counts = []
-        for tags, firsts, of_tokens in zip(encoded.split.labels, encoded.alignments, scores, strict=True):
-            predicted = [OUTSIDE if token is None else names[int(of_tokens[token])] for token in firsts]
+        for tags, firsts, of_tokens in zip(encoded.split.labels, first_tokens, scores, strict=True):
+            predicted = [OUTSIDE if token == NO_TOKEN else names[int(of_tokens[token])] for token in firsts]
             counts.append(entity_counts(predicted, [names[tag] for tag in tags]))
         return Predictions(outcomes=np.array(counts, dtype=np.float64))
 

@@ -1,12 +1,13 @@
 """The kinds of task that ask one thing of a whole text or pair of texts: classification, regression, multi-label."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from minilm_core.errors import UserError
+from minilm_core.tasks.features import TOKENISED_AT_ONCE, Features
 from minilm_core.tasks.kinds.kind import EncodedSplit, Predictions, Split
 from minilm_core.tasks.labels import (
     NAMES_SHOWN,
@@ -41,11 +42,9 @@ class TextKind:
 
     def encode(self, task: Task, split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> EncodedSplit:
         """Returns one feature for each example."""
-        encoded = tokenizer(*map(list, split.texts), truncation=True, max_length=max_length, padding=False)
-        features = [{name: values[i] for name, values in encoded.items()} for i in range(split.num_examples)]
         return EncodedSplit(
             split=split,
-            features=tuple(features),
+            features=Features.of(_inputs(split, tokenizer, max_length)),
             targets=np.asarray(split.labels),
             example_of=np.arange(split.num_examples),
             loss_weights=_loss_weights(task, split),
@@ -246,6 +245,15 @@ def _labelled(task: Task, table: Table, labels: np.ndarray, classes: Classes) ->
 def output_names(split: Split) -> tuple[str, ...]:
     """Returns the names of a task's classes, labels or tags; their numbers where they have no names."""
     return split.label_names or tuple(str(label) for label in range(split.num_labels))
+
+
+def _inputs(split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Iterator[dict[str, list[int]]]:
+    """Yields the model's inputs of each text or pair of texts."""
+    for start in range(0, split.num_examples, TOKENISED_AT_ONCE):
+        part = [list(texts[start : start + TOKENISED_AT_ONCE]) for texts in split.texts]
+        encoded = tokenizer(*part, truncation=True, max_length=max_length, padding=False)
+        for index in range(len(part[0])):
+            yield {name: values[index] for name, values in encoded.items()}
 
 
 def _loss_weights(task: Task, split: Split) -> Float[np.ndarray, " classes"] | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from minilm_core.tasks.spans.windows import Window
+from minilm_core.tasks.spans.windows import ContextTokens
 from minilm_core.tasks.task import SpanSettings
 
 WindowScores = Float[np.ndarray, "seq 2"]
@@ -46,7 +46,7 @@ class Answering:
 
 def choose_answers(
     contexts: Sequence[str],
-    windows: Sequence[Window],
+    tokens: ContextTokens,
     question_of: Int[np.ndarray, " windows"],
     scores: Sequence[WindowScores],
     span: SpanSettings,
@@ -55,27 +55,30 @@ def choose_answers(
 
     Args:
         contexts: The context of each question.
-        windows: All windows, in any order.
+        tokens: The tokens of all windows, in any order.
         question_of: The index of each window's question.
         scores: The scores of each window.
         span: The limits of answers.
     """
     of_example: list[list[Candidate]] = [[] for _ in contexts]
     null_scores = np.full(len(contexts), np.inf)
-    for question, window, of_window in zip(question_of, windows, scores, strict=True):
+    for window, (question, of_window) in enumerate(zip(question_of, scores, strict=True)):
         null_scores[question] = min(null_scores[question], float(of_window[0].sum()))
-        of_example[question] += _candidates(contexts[question], window, of_window, span)
+        of_example[question] += _candidates(contexts[question], tokens, window, of_window, span)
     return [
         Answering(candidates=_best(candidates, span.num_best), null_score=float(null_score))
         for candidates, null_score in zip(of_example, null_scores, strict=True)
     ]
 
 
-def _candidates(context: str, window: Window, scores: WindowScores, span: SpanSettings) -> list[Candidate]:
-    """Returns the best answers within one window."""
-    in_context = scores[window.first : window.first + len(window.offsets)].astype(np.float64)
-    is_blank = np.array([start == end for start, end in window.offsets])
-    as_first = np.where(np.array(window.is_widest) & ~is_blank, in_context[:, 0], -np.inf)
+def _candidates(
+    context: str, tokens: ContextTokens, window: int, scores: WindowScores, span: SpanSettings
+) -> list[Candidate]:
+    """Returns the best answers within one window, given by its index."""
+    start, offsets = tokens.firsts[window], tokens.offsets[window]
+    in_context = scores[start : start + len(offsets)].astype(np.float64)
+    is_blank = offsets[:, 0] == offsets[:, 1]
+    as_first = np.where(tokens.is_widest[window] & ~is_blank, in_context[:, 0], -np.inf)
     as_last = np.where(is_blank, -np.inf, in_context[:, 1])
     firsts, lasts = (_largest(logits, span.num_best) for logits in (as_first, as_last))
     lengths = lasts[np.newaxis, :] - firsts[:, np.newaxis] + 1
@@ -85,7 +88,7 @@ def _candidates(context: str, window: Window, scores: WindowScores, span: SpanSe
     for cell in _largest(sums.ravel(), span.num_best):
         if np.isfinite(sums.ravel()[cell]):
             first, last = firsts[cell // len(lasts)], lasts[cell % len(lasts)]
-            text = context[window.offsets[first][0] : window.offsets[last][1]]
+            text = context[offsets[first, 0] : offsets[last, 1]]
             found.append(Candidate(text=text, score=float(sums.ravel()[cell])))
     return found
 

@@ -6,14 +6,16 @@ tokenised whole and cut here.
 """
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from jaxtyping import Int
 
 from minilm_core.errors import UserError
+from minilm_core.tasks.features import INPUT_DTYPES, TOKENISED_AT_ONCE, Features
+from minilm_core.tasks.ragged import Ragged, RaggedBuilder
 from minilm_core.tasks.spans.examples import Answers
 from minilm_core.tasks.spans.rules import AnswerRules
 from minilm_core.tasks.task import SpanSettings
@@ -21,12 +23,10 @@ from minilm_core.tasks.task import SpanSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENISED_AT_ONCE = 1000
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """One window: the inputs of the model and the place of its context tokens in the context."""
+    """One window as the tokenizer gives it: the model's inputs, and the place of its context tokens in the context."""
 
     example: int
     """The index of the question in its split."""
@@ -41,6 +41,44 @@ class Window:
     answer: tuple[int, int]
     """The indices in the window of the answer's first and last token; both that of the first token, which stands for
     "no answer", where the window does not contain the whole answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ContextTokens:
+    """The context tokens of many windows as arrays; `Window` says what its fields of these names are."""
+
+    firsts: Int[np.ndarray, " windows"]
+    offsets: Ragged
+    """One row of pairs for each window."""
+    is_widest: Ragged
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Windows:
+    """Many windows as arrays, a fraction of the memory of as many `Window`s."""
+
+    inputs: Features
+    examples: Int[np.ndarray, " windows"]
+    answers: Int[np.ndarray, "windows 2"]
+    tokens: ContextTokens
+
+    @classmethod
+    def of(cls, found: Iterable[Window]) -> Self:
+        """Collects windows, of which no more than one is in memory if they are found one by one."""
+        inputs = RaggedBuilder(INPUT_DTYPES)
+        tokens = RaggedBuilder({"offsets": (np.int32, 2), "is_widest": np.bool_})
+        numbers = []
+        for window in found:
+            inputs.append(window.inputs)
+            tokens.append({"offsets": window.offsets, "is_widest": window.is_widest})
+            numbers.append((window.example, window.first, *window.answer))
+        examples, firsts, *answers = np.array(numbers).T
+        return cls(
+            inputs=Features(inputs.finish()),
+            examples=examples,
+            answers=np.column_stack(answers),
+            tokens=ContextTokens(firsts=firsts, **tokens.finish()),
+        )
 
 
 def windows(
@@ -65,7 +103,7 @@ def windows(
 
 
 def reachable_share(
-    contexts: Sequence[str], answers: Sequence[Answers], found: Sequence[Window], rules: AnswerRules
+    contexts: Sequence[str], answers: Sequence[Answers], found: Iterable[Window], rules: AnswerRules
 ) -> float:
     """Returns the share of answers, in [0, 1], that tokens give exactly; no model with this tokenizer can do better.
 
@@ -78,15 +116,15 @@ def reachable_share(
         found: The windows of all questions.
         rules: The rules by which answers are compared.
     """
-    taught = {window.example: window for window in found if window.answer != (0, 0)}
-    answerable = [index for index, of_question in enumerate(answers) if of_question.texts]
-    num_reached = 0
-    for index in answerable:
-        if index in taught:
-            window = taught[index]
+    reached = set()
+    for window in found:
+        index, of_question = window.example, answers[window.example].texts[:1]
+        if of_question and window.answer != (0, 0):
             first, last = (window.offsets[token - window.first] for token in window.answer)
-            num_reached += int(rules.exact_match(contexts[index][first[0] : last[1]], answers[index].texts[:1]))
-    return num_reached / len(answerable) if answerable else 1.0
+            if rules.exact_match(contexts[index][first[0] : last[1]], of_question):
+                reached.add(index)
+    num_answerable = sum(bool(of_question.texts) for of_question in answers)
+    return len(reached) / num_answerable if num_answerable else 1.0
 
 
 def cut_questions(questions: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> list[str]:

@@ -28,6 +28,7 @@ from minilm_core.results.records import Evaluation, Role, Status, TaskResult, Tr
 from minilm_core.runtimes.onnx_export import export_onnx
 from minilm_core.settings.schedules import METHOD_RELATIONS, DistillationSchedule, FinetuningSchedule, Method, Precision
 from minilm_core.tasks.evaluation import TaskData, evaluate
+from minilm_core.tasks.features import Features
 from minilm_core.tasks.finetuning import build_task_model, finetune, save_task_model
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split
 from minilm_core.tasks.task import Task
@@ -90,7 +91,7 @@ def taught_losses(encoder: PreTrainedModel, distillation_data: DistillationData)
 @pytest.fixture(scope="module")
 def data() -> TaskData:
     random = np.random.default_rng(0)
-    examples = tuple(
+    examples = Features.of(
         {"input_ids": [0, *random.integers(4, 20, size=length).tolist(), 2], "attention_mask": [1] * (length + 2)}
         for length in random.integers(2, 9, size=16)
     )
@@ -122,7 +123,7 @@ def test_cached_targets_equal_the_teachers(taught: Taught) -> None:
 
 def test_every_parameter_of_a_classifier_gets_a_gradient(taught: Taught, data: TaskData) -> None:
     classifier = build_task_model(taught.student, data, seed=0)
-    input_ids = torch.tensor([data.train.features[0]["input_ids"]])
+    input_ids = torch.tensor([data.train.features[0]["input_ids"].tolist()])
     classifier(input_ids=input_ids, labels=torch.tensor([0])).loss.backward()
     assert [name for name, parameter in classifier.named_parameters() if parameter.grad is None] == []
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.tasks.evaluation import TaskData, evaluate
+from minilm_core.tasks.features import Features
 from minilm_core.tasks.finetuning import (
     BATCHES_PER_BUCKET,
     STEPS_BETWEEN_TRIMS,
@@ -25,7 +26,7 @@ from tests.minilm_core.finetuning_tasks import SCHEDULE, cut, labels_of, predict
 
 
 def split_of(lengths: list[int]) -> EncodedSplit:
-    examples = tuple({"input_ids": [5] * length} for length in lengths)
+    examples = Features.of({"input_ids": [5] * length} for length in lengths)
     labels = np.zeros(len(lengths), dtype=np.int64)
     split = Split(texts=([""] * len(lengths),), labels=labels, num_labels=2)
     return EncodedSplit(split=split, features=examples, targets=labels, example_of=np.arange(len(lengths)))
@@ -68,8 +69,8 @@ def test_batches_do_not_come_in_order_of_length() -> None:
 # The loss
 
 
-def logits_of(classifier: nn.Module, example: dict[str, list[int]]) -> Tensor:
-    logits: Tensor = classifier(**{name: torch.tensor([values]) for name, values in example.items()}).logits
+def logits_of(classifier: nn.Module, example: dict[str, np.ndarray]) -> Tensor:
+    logits: Tensor = classifier(**{name: torch.tensor([values.tolist()]) for name, values in example.items()}).logits
     return logits
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from minilm_core.errors import NonFiniteLossError
 from minilm_core.settings.schedules import Precision
 from minilm_core.tasks.evaluation import TaskData, evaluate
+from minilm_core.tasks.features import Features
 from minilm_core.tasks.finetuning import build_task_model, load_task_data, save_task_model
 from minilm_core.tasks.metrics import metric_named, score
 from tests.minilm_core.finetuning_tasks import CLASSES, PAIRS, SCHEDULE, cut, labels_of, predictions_of, train
@@ -51,10 +52,9 @@ def test_a_separable_task_is_learnt(learnt: nn.Module, who: TaskData) -> None:
 
 
 def test_the_two_texts_of_a_pair_are_told_apart_by_their_token_types(same: TaskData, teacher_folder: Path) -> None:
-    as_one_text = tuple(
-        {**example, "token_type_ids": [0] * len(example["input_ids"])} for example in same.train.features
-    )
-    assert all(set(example["token_type_ids"]) == {0, 1} for example in same.train.features)
+    pairs = [same.train.features[row] for row in range(len(same.train.features))]
+    as_one_text = Features.of({**pair, "token_type_ids": 0 * pair["token_type_ids"]} for pair in pairs)
+    assert all(set(pair["token_type_ids"].tolist()) == {0, 1} for pair in pairs)
     losses, without = (
         train(
             build_task_model(teacher_folder, same, seed=0), replace(same, train=replace(same.train, features=features))

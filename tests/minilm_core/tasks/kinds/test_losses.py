@@ -58,7 +58,7 @@ def test_tags_cost_the_mean_over_sentences_of_the_mean_over_words(load: Any) -> 
     logits = random_logits(4, longest, 3)
     expected = []
     for row, of_sentence in zip(ROWS, logits, strict=True):
-        targets = torch.from_numpy(data.train.targets[row])
+        targets = torch.from_numpy(data.train.targets[row]).long()
         expected.append(functional.cross_entropy(of_sentence[: len(targets)], targets, ignore_index=IGNORED))
     assert loss_of(data, ModelOutput(logits=logits)) == pytest.approx(torch.stack(expected).mean().item())
 

@@ -3,10 +3,8 @@
 import pytest
 
 from minilm_core.tasks.benchmarks import named_evaluation_set, named_task
-from minilm_core.tasks.kinds.span import SpanKind
+from minilm_core.tasks.kinds.span import SpanKind, reachable_answers
 from minilm_core.tasks.kinds.tagging import TaggingKind
-from minilm_core.tasks.spans.rules import AnswerRules
-from minilm_core.tasks.spans.windows import reachable_share
 from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import SplitRole
 from tests.minilm_core.tasks.tokenizers import word_piece
@@ -42,10 +40,7 @@ def test_real_answers_stand_in_their_contexts_and_most_can_be_given_by_tokens() 
     assert sum(not answers.texts for answers in splits.train.labels) == 4019
     of_german = splits.evaluation_sets["mlqa-de"]
     assert all(len(answers.texts) == 1 for answers in of_german.labels)
-    for split, rules in (
-        (splits.validation, AnswerRules(has_unanswerable=True)),
-        (of_german, AnswerRules(mlqa_language="de")),
-    ):
+    for split, scored in ((splits.validation, task), (of_german, task.scored_on(german))):
         encoded = SpanKind().encode(task, split, word_piece(), 384)
         assert {int(example) for example in encoded.example_of} == set(range(split.num_examples))
-        assert 0.95 < reachable_share(split.texts[1], split.labels, encoded.alignments, rules) <= 1.0
+        assert 0.95 < reachable_answers(scored, split, word_piece(), 384) <= 1.0

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_core.tasks.spans.answers import MARGIN_WITHOUT_CANDIDATES, Answering, choose_answers
-from minilm_core.tasks.spans.windows import Window
+from minilm_core.tasks.spans.windows import Window, Windows
 from minilm_core.tasks.task import SpanSettings
 
 CONTEXT = "zero one two three four five six seven eight nine"
@@ -41,7 +41,8 @@ def logits(window: Window, firsts: dict[int, float], lasts: dict[int, float], nu
 def answers_of(
     contexts: list[str], parts: list[Window], scores: list[np.ndarray], span: SpanSettings
 ) -> list[Answering]:
-    return choose_answers(contexts, parts, np.array([part.example for part in parts]), scores, span)
+    found = Windows.of(parts)
+    return choose_answers(contexts, found.tokens, found.examples, scores, span)
 
 
 def test_the_span_with_the_highest_sum_is_the_answer() -> None:
