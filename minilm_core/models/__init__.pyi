@@ -34,6 +34,7 @@ from .tokenizers import check_vocabulary as check_vocabulary
 from .tokenizers import load_padding_tokenizer as load_padding_tokenizer
 from .tokenizers import load_tokenizer as load_tokenizer
 from .tokenizers import save_tokenizer as save_tokenizer
+from .tokenizers import tokenizer_sha256 as tokenizer_sha256
 from .tokenizers import vocabulary_size as vocabulary_size
 from .weight_transfer import build_student as build_student
 from .weight_transfer import initialise as initialise

@@ -1,6 +1,8 @@
 """Loads the tokenizers of model folders, checks them against embeddings, saves them with students. No torch."""
 
+import hashlib
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ TOKENIZER_FILES = (
     *("sentencepiece.bpe.model", "spm.model", "spiece.model", "tokenizer.model"),
 )
 """The files in which any family stores its vocabulary."""
+
+TOKENIZER_PATTERNS = ("*.json", "*.txt", "*.model")
+"""The files of a model folder that a tokenizer may depend on: which of them it reads differs between families."""
 
 PADDING_TOKENS = ("[PAD]", "<pad>")
 """The names of padding tokens in vocabularies."""
@@ -63,6 +68,14 @@ def load_padding_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     # On the left, padding that the model does not know as such would shift the positions of the text.
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    """Returns a hash of what the tokens of a folder's tokenizer depend on: its files, and the libraries' versions."""
+    digest = hashlib.sha256(f"{version('tokenizers')} {version('transformers')}".encode())
+    for path in sorted(path for pattern in TOKENIZER_PATTERNS for path in folder.glob(pattern)):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def save_tokenizer(tokenizer_folder: Path, config_json: Mapping[str, Any], folder: Path) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from minilm_core.errors import UserError
-from minilm_core.models.tokenizers import load_padding_tokenizer, save_tokenizer
+from minilm_core.models.tokenizers import load_padding_tokenizer, save_tokenizer, tokenizer_sha256
 from minilm_core.settings.schedules import FinetuningSchedule, Precision
 from minilm_core.tasks.best_epoch import BestEpoch, cut_off
+from minilm_core.tasks.encoding_cache import cached_encoding, encoding_key
 from minilm_core.tasks.evaluation import TaskData, padded_batch, predict_with
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split
 from minilm_core.tasks.kinds.registry import kind_of
@@ -56,7 +57,9 @@ class FinetuningProgress:
         save_checkpoint(root, self.step, self.state.tensors() | best_tensors, plain)
 
 
-def load_task_data(task: Task, base: Path, tokenizer_folder: Path, max_length: int) -> TaskData:
+def load_task_data(
+    task: Task, base: Path, tokenizer_folder: Path, max_length: int, cache: Path | None = None
+) -> TaskData:
     """Reads and tokenises a task.
 
     Args:
@@ -64,14 +67,22 @@ def load_task_data(task: Task, base: Path, tokenizer_folder: Path, max_length: i
         base: The folder that a relative path of the task starts from.
         tokenizer_folder: The folder of the tokenizer.
         max_length: The number of tokens that an example is cut to, unless the task has its own.
+        cache: The folder in which encoded splits are kept and found again; None: they are tokenised every time.
 
     Raises:
         UserError: if a file or column is missing, a label is no label of the task, or the tokenizer cannot be read.
     """
     tokenizer = load_padding_tokenizer(tokenizer_folder)
 
+    length = task.length(max_length)
+    identity = None if cache is None else tokenizer_sha256(tokenizer_folder)
+
     def encoded(split: Split) -> EncodedSplit:
-        return kind_of(task).encode(task, split, tokenizer, task.length(max_length))
+        encode = partial(kind_of(task).encode, task, split, tokenizer, length)
+        if cache is None or identity is None:
+            return encode()
+        key = encoding_key(task, split, max_length=length, tokenizer_sha256=identity)
+        return cached_encoding(cache / key, split, encode)
 
     splits = load_splits(task, base)
     return TaskData(

@@ -4,7 +4,7 @@ A list of Python's numbers takes several times as much memory, and cannot be map
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -46,6 +46,7 @@ class Ragged:
         return batch
 
 
+_PARTS = tuple(field.name for field in fields(Ragged))
 Column = np.ndarray | Ragged
 """One value, or one row of values, for each feature of a split."""
 
@@ -53,6 +54,29 @@ Column = np.ndarray | Ragged
 def subset_of(column: Column, rows: Int[np.ndarray, " some"]) -> Column:
     """Returns the values of some features, given by their indices."""
     return column.subset(rows) if isinstance(column, Ragged) else column[rows]
+
+
+def arrays_of(columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
+    """Returns the arrays that columns consist of, by names that `columns_of` takes apart."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, column in columns.items():
+        if isinstance(column, Ragged):
+            arrays |= {f"{name}.{part}": getattr(column, part) for part in _PARTS}
+        else:
+            arrays[name] = column
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def columns_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Column]:
+    """Returns the columns that arrays were made from by `arrays_of`."""
+    columns: dict[str, Column] = {}
+    for name, array in arrays.items():
+        column, _, part = name.rpartition(".")
+        if part not in _PARTS:
+            columns[name] = array
+        elif column not in columns:
+            columns[column] = Ragged(*(arrays[f"{column}.{other}"] for other in _PARTS))
+    return columns
 
 
 class RaggedBuilder:

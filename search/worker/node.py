@@ -19,7 +19,8 @@ from search.config.teacher_assignment import TeacherRole
 from search.study.resolved import ResolvedStudy
 
 _TASK_DATA: dict[tuple[str, Path, Path, int], TaskData] = {}
-"""The tokenised tasks of this process, by task, study, tokenizer and length."""
+"""The tasks of this process, by task, study, tokenizer and length. Their tokens are on disk, too, but to read and hash
+long texts takes seconds, which each student of a trial would spend again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +39,14 @@ class NodeContext:
         return cls(study=study, teacher_folder=resolve(teacher, study.paths.root))
 
     def task_data(self, task: Task) -> TaskData:
-        """Returns a task's splits, tokenised; the trials of a process read and tokenise them once."""
+        """Returns a task's splits, tokenised; a process reads them once, and a study tokenises them once."""
         key = (repr(task), self.paths.root, self.teacher_folder, self.config.finetuning.max_length)
         if key not in _TASK_DATA:
             # A process may run the trials of one study after those of another.
             for other in [other for other in _TASK_DATA if other[1] != self.paths.root]:
                 del _TASK_DATA[other]
-            _TASK_DATA[key] = load_task_data(task, self.paths.root, self.teacher_folder, key[3])
+            cache = Path(self.config.storage.cache) / "tasks"
+            _TASK_DATA[key] = load_task_data(task, self.paths.root, self.teacher_folder, key[3], cache)
         return _TASK_DATA[key]
 
     @property

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from minilm_core.corpus.tokenisation import BATCHES_AHEAD, CorpusTokenizer, batched
 from minilm_core.errors import UserError
-from minilm_core.models.tokenizers import load_padding_tokenizer, save_tokenizer
+from minilm_core.models.tokenizers import load_padding_tokenizer, save_tokenizer, tokenizer_sha256
 
 RECORDS = [None, "", " \n", 3, ["text"], "the student", "  a search ", "texts, text.", "[SEP] the", "zebra"] * 7
 
@@ -177,3 +177,18 @@ def test_a_teacher_whose_configuration_names_no_family_is_refused(teacher_folder
     (folder / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="a teacher's model_type must be one of"):
         CorpusTokenizer.load(folder)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "tokenizer_config.json"])
+def test_another_file_of_a_tokenizer_gives_another_hash(name: str, teacher_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(teacher_folder, tmp_path / "teacher")
+    assert tokenizer_sha256(tmp_path / "teacher") == tokenizer_sha256(teacher_folder)
+    with (tmp_path / "teacher" / name).open("a", encoding="utf-8") as file:
+        file.write("\n")
+    assert tokenizer_sha256(tmp_path / "teacher") != tokenizer_sha256(teacher_folder)
+
+
+def test_the_hash_of_a_tokenizer_leaves_out_the_weights(teacher_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(teacher_folder, tmp_path / "teacher")
+    (tmp_path / "teacher" / "model.safetensors").write_bytes(b"others")
+    assert tokenizer_sha256(tmp_path / "teacher") == tokenizer_sha256(teacher_folder)
