@@ -23,7 +23,7 @@ FULL = ("--set", "finetuning.num_epochs=12", "--set", "finetuning.max_length=20"
 @pytest.fixture(scope="module")
 def study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
     folder = tmp_path_factory.mktemp("confirmed")
-    done = launch(material, folder, "budget.num_trials=6", *NO_BASELINES)
+    done = launch(material, folder, "budget.num_trials=6", "finetuning.num_seeds=2", *NO_BASELINES)
     assert done.returncode == 0, done.stderr
     return StudyPaths(root=folder / "tiny")
 
@@ -60,12 +60,20 @@ def checked(study: StudyPaths) -> Continued:
     return stopped_and_continued(study, study.finetuning_check_records, *command)
 
 
+def test_the_search_fine_tunes_every_student_with_each_seed(study: StudyPaths) -> None:
+    for record in read_records(study.records):
+        if record.is_complete_student:
+            assert list(record.finetuning_seeds("mood")) == [3, 4]
+            assert study.outcomes_of(record.role, record.number, "mood", 4).is_file()
+
+
 def test_a_confirmation_stops_at_its_budget_and_goes_on(confirmed: Continued) -> None:
     assert 0 < confirmed.num_runs_at_first < 6
     runs = read_reruns(confirmed.paths.confirmation_records)
     assert sorted((r.role, r.number, r.seed) for r in runs) == sorted(
         (role, number, seed)
-        for seed in (4, 5)
+        # The search has used the seeds 3 and 4.
+        for seed in (5, 6)
         for role, number in ((Role.TEACHER, 0), (Role.STUDENT, 0), (Role.STUDENT, 1))
     )
     assert {record.status for record in runs} == {Status.COMPLETE}
@@ -88,7 +96,7 @@ def test_the_records_of_the_search_are_as_before(confirmed: Continued) -> None:
 
 def test_seeds_train_the_same_student_differently(confirmed: Continued) -> None:
     study = confirmed.paths
-    folders = [study.confirmation_folder(seed, Role.STUDENT, 0) for seed in (4, 5)]
+    folders = [study.confirmation_folder(seed, Role.STUDENT, 0) for seed in (5, 6)]
     one, other = (weights_in(TrialPaths(root=folder).finetuned("mood")) for folder in folders)
     assert any((one[name] != other[name]).any() for name in one)
     assert all(not TrialPaths(root=folder).student.exists() for folder in folders), "nothing was distilled again"
