@@ -87,8 +87,7 @@ class Confirmed:
         """The accuracy and the share of the teacher's, with their intervals."""
         if self.share is None:
             return wording.interval(self.accuracy)
-        value, low, high = map(wording.percentage, (self.share.value, self.share.low, self.share.high))
-        return f"{wording.interval(self.accuracy)}, {value} [{low}, {high}] of the teacher's"
+        return f"{wording.interval(self.accuracy)}, {wording.share(self.share)} of the teacher's"
 
     def as_json(self) -> dict[str, Any]:
         """Returns the figures as plain values."""

@@ -32,6 +32,12 @@ def percentage(fraction: float) -> str:
     return f"{100 * fraction:.1f}%"
 
 
+def share(value: Interval) -> str:
+    """Writes a ratio of two accuracies as a percentage with its 95 % interval."""
+    low, high = percentage(value.low), percentage(value.high)
+    return f"{percentage(value.value)} [{low}, {high}]"
+
+
 def points(difference: float) -> str:
     """Writes a difference of accuracies in percentage points, with its sign."""
     return f"{100 * difference:+.1f}"

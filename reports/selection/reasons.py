@@ -38,18 +38,26 @@ def reason_for(study: Study, winner: TrialRecord | None, standing: Standing, val
         return "no student can be chosen: the study has no complete one"
     if winner is None:
         return f"no student is within the limits, of {wording.counted(num_students, 'complete student')}"
-    accuracy = accuracy_of(winner)
-    teacher_accuracy = None if study.teacher is None else accuracy_of(study.teacher)
-    of_teacher = ""
-    if accuracy is not None and teacher_accuracy:
-        of_teacher = f" ({wording.percentage(accuracy / teacher_accuracy)} of the teacher's)"
     evidence = _evidence(winner, standing, validation) if standing.prefer is Prefer.TIED else ()
     figures = (
         f"{winner.label} ({winner.architecture.label}) is {_position(winner, standing, num_students)}: "
-        f"accuracy {wording.accuracy(accuracy)}{of_teacher}, latency {wording.latency(winner.latency_ms)}, "
+        f"accuracy {wording.accuracy(accuracy_of(winner))}{_share(study, winner, validation)}, "
+        f"latency {wording.latency(winner.latency_ms)}, "
         f"{wording.size(winner.size_bytes)}, {wording.millions(winner.num_parameters)} parameters"
     )
     return "; ".join((figures, *evidence))
+
+
+def _share(study: Study, winner: TrialRecord, validation: Resamples) -> str:
+    """Returns the share of the teacher's accuracy in brackets, with its paired interval where it was measured."""
+    accuracy, teacher = accuracy_of(winner), study.teacher
+    teacher_accuracy = None if teacher is None else accuracy_of(teacher)
+    if teacher is None or accuracy is None or not teacher_accuracy:
+        return ""
+    share = wording.percentage(accuracy / teacher_accuracy)
+    if winner in validation and teacher in validation:
+        share = wording.share(validation.ratio(winner, teacher))
+    return f" ({share} of the teacher's)"
 
 
 def rule_for(study: Study, requirements: Requirements, requested: Prefer | None) -> str:

@@ -45,8 +45,7 @@ class NodeContext:
             # A process may run the trials of one study after those of another.
             for other in [other for other in _TASK_DATA if other[1] != self.paths.root]:
                 del _TASK_DATA[other]
-            cache = Path(self.config.storage.cache) / "tasks"
-            _TASK_DATA[key] = load_task_data(task, self.paths.root, self.teacher_folder, key[3], cache)
+            _TASK_DATA[key] = load_task_data(task, self.paths.root, self.teacher_folder, key[3], self.encodings)
         return _TASK_DATA[key]
 
     @property
@@ -58,6 +57,11 @@ class NodeContext:
     def paths(self) -> StudyPaths:
         """The layout of the study's folder."""
         return self.study.paths
+
+    @property
+    def encodings(self) -> Path:
+        """The folder of the tokenised tasks, which studies share."""
+        return Path(self.config.storage.cache) / "tasks"
 
     @property
     def device(self) -> torch.device:

@@ -82,6 +82,7 @@ def prepare(
     # Labels come first: they are read in seconds, and text may take hours.
     write_evaluation(study.config, study.paths)
     yield from _timed(study.paths, _pack(node))
+    yield from _timed(study.paths, _tokenise(node))
     yield from _timed(study.paths, make_ready(node, TeacherRole.TEACHER, shard))
     if TeacherRole.ASSISTANT in study.layers:
         data = open_distillation_data(node, study.teachers.assistant_key, rank=0, world_size=1)
@@ -216,6 +217,16 @@ def _pack(node: NodeContext) -> Iterator[Progress]:
     if found is None or found.corpus != str(packing.folder):
         seconds = {} if found is None else found.seconds
         _write(node.paths, Preparation(corpus=str(packing.folder), targets={}, seconds=seconds))
+
+
+def _tokenise(node: NodeContext) -> Iterator[Progress]:
+    """Tokenises the tasks into the cache, so that trials that start together do not each do it."""
+    tasks = node.config.tasks
+    for number, task in enumerate(tasks, start=1):
+        found = set(node.encodings.glob("*"))
+        node.task_data(task)
+        if set(node.encodings.glob("*")) != found:
+            yield Progress(stage="tokenising the tasks", step=number, num_steps=len(tasks))
 
 
 def _timed(
