@@ -1,8 +1,4 @@
-"""The confirmed accuracy of candidates: fresh seeds on the split that the search never saw, with all their uncertainty.
-
-Intervals and tests count the errors of the examples and those of the seeds, whose sum has the degrees of freedom of
-Satterthwaite, 1946.
-"""
+"""The confirmed accuracy of candidates: fresh seeds, on the split that the search never saw."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,9 +13,10 @@ from minilm_core.results.outcomes import Outcomes, load_outcomes
 from minilm_core.results.records import Role, Status, TrialRecord, read_reruns
 from minilm_core.tasks.metrics import CONFIDENCE, Interval, mean_accuracy, metric_named, resampled_scores
 from reports import wording
+from reports.estimates import mean_of, share_of
 from reports.json_files import read_json
 from reports.seeds import Repeated, ResampledRuns, SeedVariance
-from reports.statistics import Split, accuracy_ratio
+from reports.statistics import Split
 from reports.study import Study
 from reports.trial_rows import accuracy_of
 
@@ -158,9 +155,14 @@ class ConfirmationResult:
             notes.append("fresh seeds fine-tuned the students; how much distillation varies is left out (--redistil)")
         if self.split is Split.VALIDATION:
             notes.append("the tasks have no test split: the validation split chose the candidates, too")
-        if self.num_complete < self.num_runs:
-            notes.append(f"{self.num_complete} of {self.num_runs} runs are complete: run confirm again")
-        return tuple(notes)
+        return (*notes, *self.unfinished)
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """How many of the runs are complete, unless all are."""
+        if self.num_complete == self.num_runs:
+            return ()
+        return (f"{self.num_complete} of {self.num_runs} runs of the confirmation are complete: run confirm again",)
 
 
 def load_confirmation(study: Study, requirement: AccuracyRequirement | None = None) -> ConfirmationResult | None:
@@ -192,22 +194,11 @@ def load_confirmation(study: Study, requirement: AccuracyRequirement | None = No
         num_runs=(len(plan["candidates"]) + 1) * plan["num_seeds"],
         num_complete=len(runs),
         requirement=requirement,
-        teacher=None if teacher is None else mean_interval(teacher, SeedVariance.pooled(list(repeated.values()))),
+        teacher=None
+        if teacher is None
+        else mean_of(teacher, SeedVariance.pooled(list(repeated.values()))).accuracy_interval(),
         candidates=candidates,
     )
-
-
-def mean_interval(model: Repeated, seeds: SeedVariance) -> Interval:
-    """Returns a model's mean accuracy over seeds with its 95 % interval over seeds and examples."""
-    margin = _mean(model, seeds).margin()
-    return Interval(value=model.mean, low=max(0.0, model.mean - margin), high=min(1.0, model.mean + margin))
-
-
-def share_interval(model: Repeated, teacher: Repeated, seeds: SeedVariance) -> Interval:
-    """Returns the ratio of two models' mean accuracies, paired over the examples, with its 95 % interval."""
-    share = _share(model, teacher, seeds)
-    margin = share.margin()
-    return Interval(value=share.value, low=share.value - margin, high=share.value + margin)
 
 
 def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
@@ -234,16 +225,18 @@ def _confirmed(
     seeds = SeedVariance.pooled(list(repeated.values()))
     teacher = repeated.get((Role.TEACHER, 0))
     p_values = [_p_value(model, teacher, requirement, seeds) for _, model in models]
-    # All candidates have a p-value, or none has.
-    tested = holm([p_value for p_value in p_values if p_value is not None])
-    accepted: Sequence[bool | None] = tested or [None] * len(models)
+    accepted: Sequence[bool | None] = [None] * len(models)
+    if None not in p_values:
+        # Candidates whose runs are not complete count, too: otherwise an early stop would make acceptance easier.
+        unknown = [1.0] * (len(candidates) - len(models))
+        accepted = holm([p_value for p_value in p_values if p_value is not None] + unknown)[: len(models)]
     return [
         Confirmed(
             record=record,
             num_seeds=model.num_seeds,
-            accuracy=mean_interval(model, seeds),
+            accuracy=mean_of(model, seeds).accuracy_interval(),
             seed_deviation=seeds.deviation,
-            share=None if teacher is None else share_interval(model, teacher, seeds),
+            share=None if teacher is None else share_of(model, teacher, seeds).interval(),
             p_value=p_value,
             is_accepted=is_accepted,
         )
@@ -290,60 +283,6 @@ def _outcomes(study: Study, run: TrialRecord, task: str, split: Split) -> Outcom
     return outcomes
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Estimate:
-    """A figure with the variances of its errors."""
-
-    value: float
-    of_examples: float
-    of_seeds: float
-    seed_freedom: int
-    """The degrees of freedom of the variance of the seeds; that of the examples is taken as known."""
-
-    @property
-    def num_freedom(self) -> float:
-        """Satterthwaite's degrees of freedom of the sum of the variances."""
-        total = self.of_examples + self.of_seeds
-        return 1e6 if self.of_seeds == 0 else min(1e6, self.seed_freedom * (total / self.of_seeds) ** 2)
-
-    @property
-    def error(self) -> float:
-        """The standard error."""
-        return float(np.sqrt(self.of_examples + self.of_seeds))
-
-    def margin(self) -> float:
-        """Returns half the width of the 95 % interval."""
-        from scipy.stats import t
-
-        return float(t.ppf((1 + CONFIDENCE) / 2, self.num_freedom)) * self.error
-
-    def p_value(self, needed: float) -> float:
-        """Returns the one-sided p-value of the hypothesis that the true figure is below `needed`."""
-        from scipy.stats import t
-
-        if self.error == 0:
-            return float(self.value < needed)
-        return float(t.sf((self.value - needed) / self.error, self.num_freedom))
-
-
-def _mean(model: Repeated, seeds: SeedVariance) -> _Estimate:
-    return _Estimate(
-        value=model.mean,
-        of_examples=model.example_variance,
-        of_seeds=seeds.variance / model.num_seeds,
-        seed_freedom=seeds.num_freedom,
-    )
-
-
-def _share(model: Repeated, teacher: Repeated, seeds: SeedVariance) -> _Estimate:
-    """Returns the ratio of two means."""
-    ratio = float(accuracy_ratio(model.mean, teacher.mean))
-    resampled = accuracy_ratio(model.resampled.mean(axis=0), teacher.resampled.mean(axis=0))
-    # To first order, each mean's own error from its seeds is divided by the teacher's mean.
-    relative = seeds.variance * (1 / model.num_seeds + ratio**2 / teacher.num_seeds) / max(teacher.mean, 1e-9) ** 2
-    return _Estimate(value=ratio, of_examples=float(resampled.var()), of_seeds=relative, seed_freedom=seeds.num_freedom)
-
-
 def _p_value(
     model: Repeated, teacher: Repeated | None, requirement: AccuracyRequirement, seeds: SeedVariance
 ) -> float | None:
@@ -352,8 +291,8 @@ def _p_value(
     if requirement.within is not None:
         if teacher is None:
             return None
-        p_values.append(_share(model, teacher, seeds).p_value(1 - requirement.within))
+        p_values.append(share_of(model, teacher, seeds).p_value(1 - requirement.within))
     if requirement.min_accuracy is not None:
-        p_values.append(_mean(model, seeds).p_value(requirement.min_accuracy))
+        p_values.append(mean_of(model, seeds).p_value(requirement.min_accuracy))
     # Both limits must be met: the requirement fails if either does (Berger, 1982, intersection-union tests).
     return max(p_values, default=None)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minilm_core.errors import UserError
+from minilm_core.results.layout import MIN_CHECKED_STUDENTS
 from minilm_core.results.records import TrialRecord, read_reruns
 from minilm_core.tasks.metrics import Interval
 from reports import wording
@@ -13,13 +14,10 @@ from reports.proxy import Ranked, half_ties, partial_tau, shown_tau, tau_b
 from reports.study import Study
 from reports.trial_rows import accuracy_of
 
-MIN_STUDENTS = 5
-"""Fewer students say nothing of a ranking."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rechecked:
-    """A student that was fine-tuned twice, with one seed: as the search does, and with the full settings."""
+    """A student that was fine-tuned twice, with the same seeds: as the search does, and with the full settings."""
 
     record: TrialRecord
     """The record of the search."""
@@ -34,7 +32,9 @@ class FinetuningCheckResult:
     """The check of a study's fine-tuning, as far as it is done."""
 
     preset: str | None
-    """The preset of the full settings; None if they were given one by one."""
+    """The preset of the full settings; None if all of them were given one by one."""
+    overrides: tuple[str, ...]
+    """The settings that were given one by one."""
     num_complete_students: int
     """The students of the study that could be drawn."""
     num_runs: int
@@ -70,10 +70,11 @@ class FinetuningCheckResult:
 
     def lines(self) -> tuple[str, ...]:
         """Returns the result in sentences."""
-        settings = "the settings that --set gave" if self.preset is None else f"the settings of preset {self.preset}"
+        preset = () if self.preset is None else (f"the settings of preset {self.preset}",)
+        settings = wording.listed((*preset, *self.overrides, "the search's seeds"))
         head = (
             f"{self.num_complete} of {wording.counted(self.num_complete_students, 'complete student')}, drawn at "
-            f"random, were fine-tuned again with {settings}, the search's seeds, and the same validation split."
+            f"random, were fine-tuned again with {settings}, and scored on the same validation split."
         )
         if self.tau is None:
             return (head, "One of their two accuracies is equal for all of them, so that there is no ranking.")
@@ -83,6 +84,7 @@ class FinetuningCheckResult:
         """Returns the figures as plain values."""
         return {
             "preset": self.preset,
+            "overrides": list(self.overrides),
             "num_complete_students": self.num_complete_students,
             "num_runs": self.num_runs,
             "num_complete": self.num_complete,
@@ -150,12 +152,13 @@ def load_finetuning_check(study: Study) -> FinetuningCheckResult | None:
     if not isinstance(plan.get("students"), list) or not isinstance(plan.get("preset"), str | None):
         raise UserError(f"{study.paths.finetuning_check_plan} must be as check-finetuning wrote it, got other keys")
     students = tuple(_rechecked(study))
-    if len(students) < MIN_STUDENTS:
+    if len(students) < MIN_CHECKED_STUDENTS:
         return None
     sizes = [student.record.num_layer_parameters for student in students]
     ranked = [Ranked(s.searched, s.full, size or 0) for s, size in zip(students, sizes, strict=True)]
     return FinetuningCheckResult(
         preset=plan.get("preset"),
+        overrides=tuple(plan.get("overrides", ())),
         num_complete_students=len(study.students),
         num_runs=len(plan["students"]),
         students=students,

@@ -18,6 +18,7 @@ from minilm_core.tasks.metrics import (
     resampled_scores,
 )
 from reports import simultaneous
+from reports.estimates import accuracy_ratio
 from reports.outcomes import Key
 from reports.posterior import NUM_DRAWS, Measured, draw_accuracies
 from reports.seeds import UNKNOWN, Repeated, SeedVariance
@@ -157,15 +158,6 @@ def _repeated(study: Study, scored: Sequence[TrialRecord], tasks: Sequence[str],
     of_runs, resampled_of_runs = mean_accuracy(values), mean_accuracy(resampled)
     rows = {_key(record): [i for i, run in enumerate(runs) if run[0] is record] for record in scored}
     return {key: Repeated(values=of_runs[of_key], resampled=resampled_of_runs[of_key]) for key, of_key in rows.items()}
-
-
-def accuracy_ratio(
-    accuracy: Float[np.ndarray, "..."] | float, other: Float[np.ndarray, "..."] | float
-) -> Float[np.ndarray, "..."]:
-    """Returns accuracy / other elementwise, for accuracies in [0, 1]; 1 where the other is 0."""
-    accuracy, other = np.asarray(accuracy, dtype=float), np.asarray(other, dtype=float)
-    ratio: np.ndarray = np.divide(accuracy, other, out=np.ones_like(accuracy), where=other > 0)
-    return ratio
 
 
 def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | None:

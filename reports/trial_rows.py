@@ -9,7 +9,7 @@ import numpy as np
 from minilm_core.errors import UserError, first_line
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Evaluation, Role, TaskResult, TrialRecord
-from minilm_core.tasks.metrics import mean_accuracy
+from minilm_core.tasks.metrics import accuracy_over_seeds
 
 if TYPE_CHECKING:
     import pandas
@@ -58,8 +58,8 @@ def accuracy_of(record: TrialRecord) -> float | None:
     """Returns the validation accuracy in [0, 1], the mean over tasks; None where the model was not evaluated."""
     if "accuracy" in record.objectives:
         return record.objectives["accuracy"]
-    values = [result.validation.value for result in record.tasks.values()]
-    return float(mean_accuracy(values)) if values else None
+    values = [result.validation_of_seeds for result in record.tasks.values()]
+    return accuracy_over_seeds(values) if values else None
 
 
 def mean_of_sets(result: TaskResult) -> float:

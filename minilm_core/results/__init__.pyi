@@ -1,6 +1,7 @@
 from .frontier import hypervolume as hypervolume
 from .frontier import is_on_frontier as is_on_frontier
 from .frontier import knee as knee
+from .layout import MIN_CHECKED_STUDENTS as MIN_CHECKED_STUDENTS
 from .layout import StudyPaths as StudyPaths
 from .layout import TrialPaths as TrialPaths
 from .objectives import Direction as Direction

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from minilm_core.results.records import Role
 
+MIN_CHECKED_STUDENTS = 5
+"""The least number of students that a check of the search's fine-tuning ranks: fewer say nothing of a ranking."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyPaths:

@@ -85,6 +85,11 @@ class TaskResult:
         return max(1, len(self.seeds))
 
     @property
+    def validation_of_seeds(self) -> tuple[float, ...]:
+        """The task's metric on the validation split, as each seed gives it."""
+        return tuple(result.validation.value for result in self.seeds) or (self.validation.value,)
+
+    @property
     def of_kept_model(self) -> "TaskResult":
         """The results of the model that is kept and packaged: that of the first seed."""
         return self.seeds[0] if self.seeds else self

@@ -20,6 +20,7 @@ from .metrics import CONFIDENCE as CONFIDENCE
 from .metrics import NUM_RESAMPLES as NUM_RESAMPLES
 from .metrics import Interval as Interval
 from .metrics import Metric as Metric
+from .metrics import accuracy_over_seeds as accuracy_over_seeds
 from .metrics import label_outcomes as label_outcomes
 from .metrics import mean_accuracy as mean_accuracy
 from .metrics import metric_named as metric_named

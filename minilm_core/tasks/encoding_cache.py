@@ -57,11 +57,14 @@ def cached_encoding(folder: Path, split: Split, encode: Callable[[], EncodedSpli
 
     Several processes may do so at once: each has a whole encoding, and one of them is kept. A damaged one is replaced.
     """
+    was_there = folder.is_dir()
     found = _load(folder, split)
     if found is not None:
         return found
-    # A damaged encoding would be kept, because the first of several writers wins.
-    shutil.rmtree(folder, ignore_errors=True)
+    if was_there:
+        # A damaged encoding would be kept, because the first of several writers wins. One that another process has
+        # written since is not removed, because that process may have mapped it.
+        shutil.rmtree(folder, ignore_errors=True)
     encoded = encode()
     # The encoding is in memory, so that a full disk or one that cannot be written to costs other processes time alone.
     with suppress(OSError, SafetensorError):

@@ -257,6 +257,15 @@ def mean_accuracy(scores: Sequence[Scores]) -> Scores:
     return mean
 
 
+def accuracy_over_seeds(tasks: Sequence[Sequence[float]]) -> float:
+    """Returns the accuracy of a model over several tasks, in [0, 1], the mean over its seeds.
+
+    Args:
+        tasks: The main metric of each task, as each seed gives it.
+    """
+    return float(np.mean(mean_accuracy([np.array(of_seeds) for of_seeds in tasks])))
+
+
 def bootstrap_interval(metric: Metric, outcomes: Outcomes, seed: int = 0) -> Interval:
     """Returns the metric with its percentile bootstrap interval over examples."""
     (resampled,) = resampled_scores(metric, [outcomes], seed)

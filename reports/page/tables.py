@@ -102,7 +102,7 @@ class SetTable:
 
 
 def set_tables(models: Sequence[TrialRecord]) -> tuple[SetTable, ...]:
-    """Returns a table for each task with evaluation sets: the models' scores with their intervals, and the mean."""
+    """Returns a table for each task with evaluation sets: the scores, with intervals over examples, and their mean."""
     tasks = dict.fromkeys(task for model in models for task, result in model.tasks.items() if result.evaluation_sets)
     return tuple(_set_table(task, [model for model in models if task in model.tasks]) for task in tasks)
 

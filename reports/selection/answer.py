@@ -79,26 +79,24 @@ def first_options(study: Study, validation: Resamples) -> tuple[str, ...]:
 
 
 def _decided(study: Study, decision: Mapping[str, Any], validation: Resamples) -> Answer:
-    is_met = decision["winner"] is not None
-    follow_up = (
-        ("package", str(study.path), "--picked", "-o", "student")
-        if is_met
-        else ("pick", str(study.path), *first_options(study, validation))
-    )
+    confirmation, winner = load_confirmation(study), decision["winner"]
+    confirmed = None if confirmation is None or winner is None else confirmation.of_student(winner["trial"])
+    is_rejected = confirmed is not None and confirmed.is_accepted is False
+    pick_words = decided_pick(study)
+    follow_up: tuple[str, ...] = ("package", str(study.path), "--picked", "-o", "student")
+    if winner is None:
+        follow_up = ("pick", str(study.path), *first_options(study, validation))
+    elif is_rejected and decision.get("confirmed") is None:
+        # The decision is older than the confirmation: the same pick now judges the candidates by it.
+        follow_up = pick_words
+    choice = "None chosen" if winner is None else "Chosen, but not confirmed" if is_rejected else "Chosen"
+    line = () if confirmation is None or confirmed is None else (confirmed.line(confirmation.requirement),)
     return Answer(
-        headline=f"{'Chosen: ' if is_met else 'None chosen: '}{decision['reason']}.",
-        details=(*_confirmed(study, decision), *_mentions(decision)),
+        headline=f"{choice}: {decision['reason']}.",
+        details=(*(f"Confirmation: {words}." for words in line), *_mentions(decision)),
         next_words=follow_up,
-        pick_words=decided_pick(study),
+        pick_words=pick_words,
     )
-
-
-def _confirmed(study: Study, decision: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns what a confirmation, which may be younger than the decision, says of the student that was chosen."""
-    confirmation = load_confirmation(study)
-    winner = decision["winner"]
-    found = None if confirmation is None or winner is None else confirmation.of_student(winner["trial"])
-    return () if confirmation is None or found is None else (f"Confirmed: {found.line(confirmation.requirement)}.",)
 
 
 def _mentions(decision: Mapping[str, Any]) -> tuple[str, ...]:

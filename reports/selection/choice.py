@@ -188,6 +188,7 @@ def _notes(study: Study, confirmation: ConfirmationResult | None) -> tuple[str, 
             f"students are ranked by the validation split, and the candidates of the confirmation are accepted or "
             f"rejected by their accuracy over fresh seeds on the {confirmation.split} split"
         )
+        notes += confirmation.unfinished
     if any(student.latency_ms is not None for student in study.students):
         facts = study.latency
         figure, conditions = (

@@ -7,9 +7,10 @@ from minilm_core.errors import UserError
 from minilm_core.results.records import TrialRecord
 from reports import wording
 from reports.confirmation import AccuracyRequirement, ConfirmationResult, Confirmed, load_confirmation
+from reports.estimates import accuracy_ratio
 from reports.latency import P90
 from reports.selection.requirements import Certainty, Requirements
-from reports.statistics import Resamples, Split, accuracy_ratio, resample
+from reports.statistics import Resamples, Split, resample
 from reports.study import Study
 from reports.trial_rows import accuracy_of
 

@@ -127,16 +127,16 @@ def confirm(
     plan = ConfirmationPlan(candidates=tuple(sorted(set(numbers))), num_seeds=seeds, redistils=redistil)
     with only_driver(paths):
         study = find_study(load_config(paths.search_yaml).config, paths)
-        fix_plan(paths, plan)
         jobs = plan.jobs(study, read.records)
-        run_again(jobs, paths.confirmation_records, max_device_hours=max_device_hours, address=address)
+        fix_plan(paths, plan)
+        num_left = run_again(jobs, paths.confirmation_records, max_device_hours=max_device_hours, address=address)
     found = load_confirmation(read)
     if found is None:
         complain("no candidate has two complete runs yet; confirmations/ has the failures")
-    # A candidate that was not accepted is no longer chosen by the same pick.
+    # The same pick now judges the candidates by their confirmed accuracy.
     is_rejected = found is not None and any(candidate.is_accepted is False for candidate in found.candidates)
     next_words = decided_pick(read) if is_rejected else ("report", str(study_folder))
-    _end_reruns(found, next_words, as_json=as_json, has_budget=max_device_hours is not None)
+    _end_reruns(found, next_words, as_json=as_json, has_budget_ended=num_left > 0)
 
 
 def check_finetuning(
@@ -152,25 +152,25 @@ def check_finetuning(
     """Fine-tune a random part of the students with full settings, and say how well the search ranked them."""
     from reports import load_finetuning_check, load_study
     from search.driver.reruns import run_again
-    from search.study.finetuning_check import begun_or_drawn, fix_check, with_full_finetuning
+    from search.study.finetuning_check import begun_or_drawn, fix_check, full_finetuning
     from search.study.resolved import find_study
 
     _check_device_hours(max_device_hours)
     paths = existing_study(study_folder)
     note_study(context, paths.root)
     read = load_study(study_folder)
-    config = with_full_finetuning(paths, preset, overrides or ())
+    full = full_finetuning(paths, preset, overrides or ())
     with only_driver(paths):
-        study = find_study(config, paths)
-        check = begun_or_drawn(config, paths, read.records, preset=preset, num_students=students)
+        study = find_study(full.config, paths)
+        check = begun_or_drawn(full, paths, read.records, num_students=students)
         jobs = check.jobs(study, read.records)
         fix_check(paths, check)
-        run_again(jobs, paths.finetuning_check_records, max_device_hours=max_device_hours, address=address)
+        num_left = run_again(jobs, paths.finetuning_check_records, max_device_hours=max_device_hours, address=address)
     found = load_finetuning_check(read)
     if found is None:
         complain("too few runs are complete to rank the students; finetuning_check/ has the failures")
     next_words = ("report", str(study_folder))
-    _end_reruns(found, next_words, as_json=as_json, has_budget=max_device_hours is not None)
+    _end_reruns(found, next_words, as_json=as_json, has_budget_ended=num_left > 0)
 
 
 def package(
@@ -241,11 +241,10 @@ def _end_reruns(
     next_words: tuple[str, ...],
     *,
     as_json: bool,
-    has_budget: bool,
+    has_budget_ended: bool,
 ) -> None:
     """Prints what runs apart from the search found, and ends with the exit code for those that are left."""
-    # What is left is due to the budget, if there is one, and to failures otherwise.
-    unfinished = ExitCode.BUDGET if has_budget else ExitCode.FAILED
+    unfinished = ExitCode.BUDGET if has_budget_ended else ExitCode.FAILED
     if found is None:
         raise typer.Exit(unfinished)
     if as_json:

@@ -1,6 +1,7 @@
 """Runs jobs apart from the search on the cluster, side by side, from the state that their records show."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from minilm_core.results.records import TrialRecord
@@ -11,11 +12,13 @@ from search.driver.log import reported_in_one_line
 from search.driver.study_preparation import prepare_study
 from search.study.jobs import Job
 from search.study.reruns import Reruns
-from search.worker.preparation import targets_held
+from search.worker.preparation import targets_held, write_evaluation
 
 
-def run_again(jobs: Sequence[Job], records_file: Path, *, max_device_hours: float | None, address: str | None) -> None:
-    """Runs those of a study's jobs that are not done; the caller holds the study's lock.
+def run_again(jobs: Sequence[Job], records_file: Path, *, max_device_hours: float | None, address: str | None) -> int:
+    """Runs those of a study's jobs that are not done, and returns how many the device-hours left for the next call.
+
+    The caller holds the study's lock.
 
     Args:
         jobs: All runs, in the order in which they start.
@@ -41,10 +44,15 @@ def run_again(jobs: Sequence[Job], records_file: Path, *, max_device_hours: floa
     reruns = Reruns(config, records_file, show, display.message)
     left = [job for job in jobs if not reruns.is_done(job)]
     if not left:
-        return
-    with display, cluster(config.resources, address), reported_in_one_line(study.paths):
-        prepare_study(study, display)
-        with targets_held(study.paths):
-            waiting = run_side_by_side(left, reruns, display, may_start=is_within)
+        return 0
+    with display, cluster(config.resources, address), reported_in_one_line(study.paths), ExitStack() as holds:
+        if any(job.distils for job in left):
+            prepare_study(study, display)
+            holds.enter_context(targets_held(study.paths))
+        else:
+            # Nothing is distilled, so that the corpus and the targets, which may be gone by now, are not needed.
+            write_evaluation(config, study.paths)
+        waiting = run_side_by_side(left, reruns, display, may_start=is_within)
         if waiting:
             display.message(f"--max-device-hours are used up: {len(waiting)} runs are left for the next call")
+    return len(waiting)

@@ -95,7 +95,7 @@ def jobs_left(drawn: Mapping[str, Any], study: ResolvedStudy) -> list[Job]:
 
 
 def train_baseline(job: Job) -> Iterator[Message]:
-    """Runs the job of a baseline, or of a run of a confirmation, in this process."""
+    """Runs the job of a baseline, or of a run apart from the search, in this process."""
     yield from guarded([job], run_group)
 
 

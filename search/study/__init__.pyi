@@ -7,7 +7,7 @@ from .environment import set_seconds as set_seconds
 from .environment import write_environment as write_environment
 from .finetuning_check import begun_or_drawn as begun_or_drawn
 from .finetuning_check import fix_check as fix_check
-from .finetuning_check import with_full_finetuning as with_full_finetuning
+from .finetuning_check import full_finetuning as full_finetuning
 from .jobs import Job as Job
 from .ledger import Ending as Ending
 from .ledger import Ledger as Ledger

@@ -11,13 +11,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
-from minilm_core.results.layout import StudyPaths
+from minilm_core.results.layout import MIN_CHECKED_STUDENTS, StudyPaths
 from minilm_core.results.records import TrialRecord
 from minilm_core.settings.finetuning_presets import FINETUNING_PRESETS
 from minilm_core.settings.schedules import FinetuningSchedule
@@ -30,8 +30,8 @@ from search.study.reruns import check_encoders
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 
-MIN_STUDENTS = 5
-"""Fewer students say nothing of a ranking."""
+OWN_SETTINGS = ("precision", "micro_batch_size", "checkpoint_every_seconds", "num_seeds", "teacher_learning_rate")
+"""The settings that a preset leaves as the search has them: those of the machine, and those that change no student."""
 MAX_STUDENTS = 100
 """More add little to what a ranking says, and the interval of its tau compares all pairs."""
 
@@ -42,6 +42,8 @@ class FinetuningCheck:
 
     preset: str | None
     """The preset whose settings and learning rates were taken; None for settings that were given one by one."""
+    overrides: tuple[str, ...]
+    """The settings that were given one by one, as `finetuning.num_epochs=5`."""
     finetuning: FinetuningSchedule
     """The full settings."""
     students: tuple[int, ...]
@@ -59,47 +61,54 @@ class FinetuningCheck:
         return build(read_yaml(paths.finetuning_check_plan), cls) if paths.finetuning_check_plan.exists() else None
 
     @classmethod
-    def drawn(
-        cls, config: SearchConfig, records: Sequence[TrialRecord], *, preset: str | None, num_students: int
-    ) -> Self:
+    def drawn(cls, full: "FullFinetuning", records: Sequence[TrialRecord], *, num_students: int) -> Self:
         """Draws complete students with the study's seed.
 
         Args:
-            config: The study's settings, with the full settings of fine-tuning.
+            full: The full settings.
             records: The records of the search.
-            preset: The preset whose learning rates are taken; None leaves each student its own.
             num_students: The number of students to draw.
 
         Raises:
             UserError: if there are too few complete students.
         """
         complete = {record.number: record for record in records if record.is_complete_student}
-        if len(complete) < MIN_STUDENTS:
+        if len(complete) < MIN_CHECKED_STUDENTS:
             raise UserError(
-                f"check-finetuning must have at least {MIN_STUDENTS} complete students to rank, got {len(complete)}"
+                f"check-finetuning must have at least {MIN_CHECKED_STUDENTS} complete students to rank, "
+                f"got {len(complete)}"
             )
         most = min(MAX_STUDENTS, len(complete))
-        if not MIN_STUDENTS <= num_students <= most:
+        if not MIN_CHECKED_STUDENTS <= num_students <= most:
             raise UserError(
-                f"--students must be between {MIN_STUDENTS} and {most}, got {num_students} "
+                f"--students must be between {MIN_CHECKED_STUDENTS} and {most}, got {num_students} "
                 f"of {len(complete)} complete students"
             )
-        order = np.random.default_rng(config.seed).permutation(sorted(complete))
+        order = np.random.default_rng(full.config.seed).permutation(sorted(complete))
         students = tuple(map(int, order[:num_students]))
         rates = tuple(
-            _learning_rate(preset, StudentChoice.from_record(complete[number]).finetuning_learning_rate)
+            _learning_rate(full.preset, StudentChoice.from_record(complete[number]).finetuning_learning_rate)
             for number in students
         )
-        return cls(preset=preset, finetuning=config.finetuning, students=students, learning_rates=rates)
+        return cls(
+            preset=full.preset,
+            overrides=full.overrides,
+            finetuning=full.config.finetuning,
+            students=students,
+            learning_rates=rates,
+        )
 
     def jobs(self, study: ResolvedStudy, records: Sequence[TrialRecord]) -> list[Job]:
         """Returns every run, in the order of the draw; the study's settings are those with the full fine-tuning.
 
         Raises:
-            UserError: if a distilled student is missing.
+            UserError: if the record of a student, or its distilled encoder, is missing.
         """
         by_number = {record.number: record for record in records if record.is_complete_student}
         jobs = []
+        for number in self.students:
+            if number not in by_number:
+                raise UserError(f"a student that was drawn must have a complete record, got none for trial {number}")
         for number, rate in zip(self.students, self.learning_rates, strict=True):
             choice = replace(StudentChoice.from_record(by_number[number]), finetuning_learning_rate=rate)
             folder = study.paths.finetuning_check_folder(number)
@@ -109,8 +118,18 @@ class FinetuningCheck:
         return jobs
 
 
-def with_full_finetuning(paths: StudyPaths, preset: str | None, overrides: Sequence[str]) -> SearchConfig:
-    """Returns a study's settings with those of a preset of fine-tuning in place of its own, and then the overrides.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FullFinetuning:
+    """The settings that students are fine-tuned with again, and where they come from."""
+
+    preset: str | None
+    overrides: tuple[str, ...]
+    config: SearchConfig
+    """The study's settings, with the full settings of fine-tuning."""
+
+
+def full_finetuning(paths: StudyPaths, preset: str | None, overrides: Sequence[str]) -> FullFinetuning:
+    """Returns a study's settings with those of a preset in place of its own of fine-tuning, and then the overrides.
 
     Raises:
         UserError: if the preset is unknown, an override is not one of fine-tuning, or nothing differs from the search.
@@ -121,19 +140,22 @@ def with_full_finetuning(paths: StudyPaths, preset: str | None, overrides: Seque
         section, _, key = override.partition("=")[0].partition(".")
         if section != "finetuning" or key in ("", "preset"):
             raise UserError(f"--set must name a key of finetuning, as in finetuning.num_epochs=5, got {override!r}")
-    settings = {} if preset is None else FINETUNING_PRESETS[preset].settings
+        if key == "num_seeds":
+            raise UserError(f"--set must leave num_seeds as the search has it, got {override!r}")
+    settings = {} if preset is None else _settings_of(preset)
     of_preset = [f"finetuning.{key}={json.dumps(value)}" for key, value in settings.items()]
     config = load_config(paths.search_yaml, [*of_preset, *overrides]).config
-    if config.finetuning == load_config(paths.search_yaml).config.finetuning:
+    own = load_config(paths.search_yaml).config.finetuning
+    if replace(config.finetuning, **{name: getattr(own, name) for name in OWN_SETTINGS}) == own:
         raise UserError(
             "check-finetuning needs a --preset or --set whose settings differ from those that the search fine-tunes "
             "with, got the same"
         )
-    return config
+    return FullFinetuning(preset=preset, overrides=tuple(overrides), config=config)
 
 
 def begun_or_drawn(
-    config: SearchConfig, paths: StudyPaths, records: Sequence[TrialRecord], *, preset: str | None, num_students: int
+    full: FullFinetuning, paths: StudyPaths, records: Sequence[TrialRecord], *, num_students: int
 ) -> FinetuningCheck:
     """Returns the check that was begun, or draws one; trials that ended since the draw change nothing.
 
@@ -142,11 +164,11 @@ def begun_or_drawn(
     """
     begun = FinetuningCheck.load(paths)
     if begun is None:
-        return FinetuningCheck.drawn(config, records, preset=preset, num_students=num_students)
-    if (begun.preset, begun.finetuning, len(begun.students)) != (preset, config.finetuning, num_students):
+        return FinetuningCheck.drawn(full, records, num_students=num_students)
+    if (begun.preset, begun.finetuning, len(begun.students)) != (full.preset, full.config.finetuning, num_students):
         raise UserError(
-            f"a study's check must keep its --preset, --set and --students, got {_described(preset, num_students)} "
-            f"after {_described(begun.preset, len(begun.students))}; remove {paths.finetuning_check} to begin another"
+            f"a study's check must keep its --preset, --set and --students, got {_described(full, num_students)} "
+            f"after {_described(begun, len(begun.students))}; remove {paths.finetuning_check} to begin another"
         )
     return begun
 
@@ -161,5 +183,13 @@ def _learning_rate(preset: str | None, searched: float) -> float:
     return searched if searched in rates else median_low(rates)
 
 
-def _described(preset: str | None, num_students: int) -> str:
-    return f"{num_students} students with {'settings of --set' if preset is None else f'preset {preset}'}"
+def _settings_of(preset: str) -> dict[str, Any]:
+    """Returns the settings of a preset, which differ from the defaults and not from those of a search."""
+    defaults = {name: value for name, value in plain(FinetuningSchedule()).items() if name not in OWN_SETTINGS}
+    of_preset = FINETUNING_PRESETS[preset].settings
+    return {**defaults, **{name: value for name, value in of_preset.items() if name not in OWN_SETTINGS}}
+
+
+def _described(settings: FullFinetuning | FinetuningCheck, num_students: int) -> str:
+    preset = () if settings.preset is None else (f"preset {settings.preset}",)
+    return f"{num_students} students with {' and '.join((*preset, *settings.overrides))}"

@@ -17,7 +17,7 @@ from minilm_core.results.outcomes import load_outcomes, save_outcomes
 from minilm_core.results.records import Role, Status, TrialRecord, task_result_from_dict
 from minilm_core.tasks.evaluation import TaskEvaluation, evaluate, mean_over_seeds
 from minilm_core.tasks.finetuning import FinetuningProgress, build_task_model, finetune, save_task_model
-from minilm_core.tasks.metrics import mean_accuracy
+from minilm_core.tasks.metrics import accuracy_over_seeds
 from minilm_core.tasks.task import Task
 from minilm_core.training.devices import device_name, resolve_precision
 from search.study.jobs import Job
@@ -73,7 +73,7 @@ def _initialise(worker: Worker, run: JobRun) -> Iterator[Progress]:
 def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Progress]:
     """Fine-tunes on a task, evaluates, and saves the outcomes of its examples and its result.
 
-    The model is saved if the seed is the first of several.
+    The model of the first seed is saved, if the job keeps its models.
     """
     job, schedule, paths = run.job, worker.node.config.finetuning, run.job.finetuning_paths(seed)
     result, checkpoint = paths.result(task.name), paths.finetuning_checkpoint(task.name)
@@ -140,8 +140,8 @@ def _record(worker: Worker, run: JobRun) -> TrialRecord:
         task.name: mean_over_seeds([_evaluation(job, task, s) for s in job.finetuning_seeds])
         for task in job.config.tasks
     }
-    accuracy = mean_accuracy([task.validation.value for task in tasks.values()])
-    figures = {"accuracy": float(accuracy), **job.known_figures()}
+    accuracy = accuracy_over_seeds([result.validation_of_seeds for result in tasks.values()])
+    figures = {"accuracy": accuracy, **job.known_figures()}
     seconds = log.seconds()
     distils = job.distils
     tokens_per_step = schedule.batch_size * job.config.corpus.sequence_length

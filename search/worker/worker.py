@@ -140,7 +140,8 @@ class Worker:
             TimeoutError: if each run's own time exceeds the budget's trial_timeout_minutes.
         """
         limit_minutes = self.node.config.budget.trial_timeout_minutes
-        if limit_minutes is None:
+        # A run apart from the search may have other settings, and has a budget of its own.
+        if limit_minutes is None or runs[0].job.rerun is not None:
             return
         limit_seconds = 60 * limit_minutes
         if self.agree(lambda: all(run.log.spent_seconds > limit_seconds for run in runs)):

@@ -1,5 +1,6 @@
 """Tests of confirmed accuracies: their coverage, Holm's correction, the files of a study."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from minilm_core.errors import UserError
 from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import Role
 from reports import Requirements, Study, load_confirmation, pick, write_decision, write_report
-from reports.confirmation import AccuracyRequirement, holm, mean_interval, share_interval
+from reports.confirmation import AccuracyRequirement, holm
+from reports.estimates import mean_of, share_of
 from reports.seeds import SeedVariance
 from reports.statistics import Split
 from tests.reports.confirmed_studies import write_runs
@@ -20,7 +22,7 @@ from tests.reports.simulated_runs import repeated, runs_of
 def test_a_model_has_all_of_its_teachers_accuracy_if_it_answers_alike() -> None:
     random = np.random.default_rng(4)
     model = repeated(runs_of(0.8, 0.0, random.normal(size=300), 3, random), random)
-    found = share_interval(model, model, SeedVariance(variance=0.0, num_freedom=2))
+    found = share_of(model, model, SeedVariance(variance=0.0, num_freedom=2)).interval()
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
 
 
@@ -37,7 +39,7 @@ def test_intervals_cover_the_truth_in_93_to_97_percent(num_seeds: int, seed_devi
             repeated(runs_of(mean, seed_deviation, difficulty, num_seeds, random), random)
             for mean in (0.85, 0.82, 0.80, 0.78, 0.75)
         ]
-        found = mean_interval(models[1], SeedVariance.pooled(models))
+        found = mean_of(models[1], SeedVariance.pooled(models)).accuracy_interval()
         covered.append(found.low <= 0.82 <= found.high)
     # Two standard errors of a fraction of 0.95 are allowed beyond.
     margin = 2 * np.sqrt(0.95 * 0.05 / num_studies)
@@ -90,6 +92,22 @@ def test_a_least_accuracy_of_the_decision_is_tested_too(confirmed_study: Study) 
     assert "; accepted as having an accuracy of at least 0.8500 (p" in found.lines()[3]
 
 
+def test_candidates_that_are_not_complete_count_for_the_correction(confirmed_study: Study) -> None:
+    """With two candidates a p-value below 0.025 is enough for one; with eight it must be below 0.05 / 8."""
+    requirement = AccuracyRequirement(within=0.033)
+    found = load_confirmation(confirmed_study, requirement)
+    assert found is not None
+    assert found.candidates[1].p_value is not None
+    assert 0.05 / 8 < found.candidates[1].p_value < 0.025
+    assert found.candidates[1].is_accepted
+    plan = json.loads(confirmed_study.paths.confirmation.read_text(encoding="utf-8"))
+    plan["candidates"] += list(range(10, 16))
+    confirmed_study.paths.confirmation.write_text(json.dumps(plan), encoding="utf-8")
+    found = load_confirmation(confirmed_study, requirement)
+    assert found is not None
+    assert not found.candidates[1].is_accepted
+
+
 def test_of_two_limits_the_one_that_is_shown_less_surely_decides(confirmed_study: Study) -> None:
     both = AccuracyRequirement(within=0.5, min_accuracy=0.85)
     p_values = [
@@ -125,7 +143,7 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert found.split is Split.VALIDATION
     notes = " ".join(found.notes)
     assert "the validation split chose the candidates, too" in notes
-    assert "5 of 6 runs are complete: run confirm again" in notes
+    assert "5 of 6 runs of the confirmation are complete: run confirm again" in notes
     assert "(--redistil)" in notes
 
 

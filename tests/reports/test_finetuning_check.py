@@ -31,7 +31,8 @@ def checked_study(
     records = [measured(n, value, layers[n]) for n, value in enumerate(searched)]
     study = write_study(folder, records)
     study.paths.finetuning_check.mkdir()
-    plan = {"preset": preset, "students": list(range(len(full)))}
+    overrides = [] if preset else ["finetuning.num_epochs=7"]
+    plan = {"preset": preset, "overrides": overrides, "students": list(range(len(full)))}
     study.paths.finetuning_check_plan.write_text(json.dumps(plan), encoding="utf-8")
     for number, value in enumerate(full):
         if value is not None:
@@ -127,7 +128,7 @@ def test_the_figures_are_plain_values(tmp_path: Path) -> None:
     assert (content["preset"], content["best_in_search"], content["rank_of_best_in_search"]) == (None, 5, 3)
     assert content["students"][1] == {"trial": 1, "accuracy": 0.72, "full_accuracy": 0.83}
     assert content["tau"]["low"] < content["tau"]["value"] < content["tau"]["high"]
-    assert "with the settings that --set gave" in found.lines()[0]
+    assert "were fine-tuned again with finetuning.num_epochs=7 and the search's seeds" in found.lines()[0]
 
 
 def test_the_report_has_the_check_beside_the_held_out_loss(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from minilm_core.tasks.metrics import label_outcomes
 from reports import Study, write_report
 from reports.outcomes import read_outcomes
 from reports.seeds import UNKNOWN, Repeated, SeedVariance
-from reports.statistics import Resamples, Split, resample
+from reports.statistics import Split, resample
+from reports.trial_rows import accuracy_of
 from tests.reports.example_studies import TASK, student, teacher, write_study
 from tests.reports.simulated_runs import repeated, runs_of
 from tests.reports.simulated_studies import SEED_SETTINGS, Setting, simulated_rates
@@ -113,7 +114,7 @@ def outcomes_of(accuracy: float, seed: int) -> np.ndarray:
     return label_outcomes(np.ones(500), right)
 
 
-def examples_alone(resamples: Resamples, study: Study, number: int) -> float:
+def examples_alone(study: Study, number: int) -> float:
     """The standard error that the examples of a student cause."""
     models = study.outcomes[study.students[number].role, number][TASK]["validation"]
     right = np.mean([one[:, 0] == one[:, 1] for one in models], axis=0)
@@ -128,11 +129,18 @@ def test_the_accuracy_of_a_student_is_its_mean_over_seeds(study_of_seeds: Study)
     assert resamples.seeds.num_freedom == 6
 
 
+def test_a_correlation_below_zero_counts_as_zero_for_each_seed(study_of_seeds: Study) -> None:
+    """The accuracy of a record and that of its resamples are the same mean."""
+    seeds = result_of((-0.1, 0.1))
+    record = student(0, 0.05, tasks={TASK: replace(seeds, metric="matthews")})
+    assert accuracy_of(replace(record, objectives={})) == pytest.approx(0.05)
+
+
 def test_intervals_over_seeds_are_wider_than_those_over_examples(study_of_seeds: Study) -> None:
     resamples = replace(resample(study_of_seeds, Split.VALIDATION), num_chosen_from=1)
     first = study_of_seeds.students[0]
     found = resamples.interval(first)
-    of_examples = 1.96 * examples_alone(resamples, study_of_seeds, 0)
+    of_examples = 1.96 * examples_alone(study_of_seeds, 0)
     assert (found.high - found.low) / 2 > 1.1 * of_examples
 
 

@@ -1,5 +1,6 @@
 """Tests of a choice where some students are confirmed: they are judged by their confirmed accuracy."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -85,8 +86,27 @@ def test_without_limits_of_accuracy_nothing_is_accepted_or_rejected(confirmed_st
     assert decision.num_qualifying == 4
 
 
+def test_a_student_that_was_chosen_before_it_was_rejected_is_not_to_be_packaged(
+    disappointing_study: Study, full_study_alone: Study
+) -> None:
+    # The decision is made before the confirmation, by a study without one.
+    before = write_decision(full_study_alone, pick(full_study_alone, WITHIN))
+    disappointing_study.paths.decision.write_bytes(before.read_bytes())
+    written = write_report(load_study(disappointing_study.path))
+    assert written.next_words == ("pick", str(disappointing_study.path), "--within", "5%")
+    assert "**Chosen, but not confirmed: trial 1 (" in written.markdown.read_text(encoding="utf-8")
+
+
+def test_a_pick_says_that_a_confirmation_is_not_complete(disappointing_study: Study) -> None:
+    assert "of the confirmation are complete" not in " ".join(pick(disappointing_study).notes)
+    content = json.loads(disappointing_study.paths.confirmation.read_text(encoding="utf-8"))
+    disappointing_study.paths.confirmation.write_text(json.dumps({**content, "candidates": [1, 2]}))
+    assert "6 of 9 runs of the confirmation are complete" in " ".join(pick(disappointing_study).notes)
+
+
 def test_the_report_says_beside_the_decision_that_it_is_confirmed(confirmed_study: Study) -> None:
     write_decision(confirmed_study, pick(confirmed_study, WITHIN))
     page = write_report(load_study(confirmed_study.path)).markdown.read_text(encoding="utf-8")
     head = page[: page.index("## ")]
-    assert "Confirmed: trial 1 (" in head
+    assert "**Chosen: trial 1 (" in head
+    assert "Confirmation: trial 1 (" in head

@@ -1,4 +1,4 @@
-"""Tests of a confirmation and a check of fine-tuning: stopped by their budgets, continued, and bound to their plans."""
+"""Tests of a confirmation and of a check of fine-tuning: continued after a stop, and bound to their plans."""
 
 import json
 from dataclasses import dataclass
@@ -29,35 +29,34 @@ def study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPath
 
 
 @dataclass(frozen=True)
-class Continued:
-    """A study with runs apart from the search that were stopped by their budget and then continued."""
+class Rerun:
+    """A study with runs apart from the search."""
 
     paths: StudyPaths
     records_before: bytes
-    num_runs_at_first: int
     figures: dict[str, Any]
+    num_runs_at_first: int = 0
+    """The runs that a budget allowed before the command was given again."""
 
 
-def stopped_and_continued(study: StudyPaths, records_file: Path, *command: object) -> Continued:
+@pytest.fixture(scope="module")
+def confirmed(study: StudyPaths) -> Rerun:
     before = study.records.read_bytes()
+    command = ("confirm", study.root, "--trial", "0", "--trial", "1", "--seeds", "2")
     first = run(*command, "--max-device-hours", "1e-6")
     assert first.returncode == 3, first.stderr
-    num_begun = len(read_reruns(records_file))
+    num_begun = len(read_reruns(study.confirmation_records))
     done = run(*command, "--json")
     assert done.returncode == 0, done.stderr
-    return Continued(paths=study, records_before=before, num_runs_at_first=num_begun, figures=json.loads(done.stdout))
+    return Rerun(paths=study, records_before=before, figures=json.loads(done.stdout), num_runs_at_first=num_begun)
 
 
 @pytest.fixture(scope="module")
-def confirmed(study: StudyPaths) -> Continued:
-    command = ("confirm", study.root, "--trial", "0", "--trial", "1", "--seeds", "2")
-    return stopped_and_continued(study, study.confirmation_records, *command)
-
-
-@pytest.fixture(scope="module")
-def checked(study: StudyPaths) -> Continued:
-    command = ("check-finetuning", study.root, *FULL, "--students", "5")
-    return stopped_and_continued(study, study.finetuning_check_records, *command)
+def checked(study: StudyPaths) -> Rerun:
+    before = study.records.read_bytes()
+    done = run("check-finetuning", study.root, *FULL, "--students", "5", "--json")
+    assert done.returncode == 0, done.stderr
+    return Rerun(paths=study, records_before=before, figures=json.loads(done.stdout))
 
 
 def test_the_search_fine_tunes_every_student_with_each_seed(study: StudyPaths) -> None:
@@ -67,7 +66,7 @@ def test_the_search_fine_tunes_every_student_with_each_seed(study: StudyPaths) -
             assert study.outcomes_of(record.role, record.number, "mood", 4).is_file()
 
 
-def test_a_confirmation_stops_at_its_budget_and_goes_on(confirmed: Continued) -> None:
+def test_a_confirmation_stops_at_its_budget_and_goes_on(confirmed: Rerun) -> None:
     assert 0 < confirmed.num_runs_at_first < 6
     runs = read_reruns(confirmed.paths.confirmation_records)
     assert sorted((r.role, r.number, r.seed) for r in runs) == sorted(
@@ -81,7 +80,7 @@ def test_a_confirmation_stops_at_its_budget_and_goes_on(confirmed: Continued) ->
     assert len(confirmed.paths.confirmation_records.read_text().splitlines()) == 6
 
 
-def test_the_figures_are_those_of_the_test_split(confirmed: Continued) -> None:
+def test_the_figures_are_those_of_the_test_split(confirmed: Rerun) -> None:
     found = confirmed.figures
     assert (found["split"], found["num_complete"], found["num_runs"]) == ("test", 6, 6)
     assert [candidate["trial"] for candidate in found["candidates"]] == [0, 1]
@@ -90,11 +89,11 @@ def test_the_figures_are_those_of_the_test_split(confirmed: Continued) -> None:
     assert found["candidates"][0]["accuracy"]["value"] == pytest.approx(sum(of_first) / 2)
 
 
-def test_the_records_of_the_search_are_as_before(confirmed: Continued) -> None:
+def test_the_records_of_the_search_are_as_before(confirmed: Rerun) -> None:
     assert confirmed.paths.records.read_bytes() == confirmed.records_before
 
 
-def test_seeds_train_the_same_student_differently(confirmed: Continued) -> None:
+def test_seeds_train_the_same_student_differently(confirmed: Rerun) -> None:
     study = confirmed.paths
     folders = [study.confirmation_folder(seed, Role.STUDENT, 0) for seed in (5, 6)]
     one, other = (weights_in(TrialPaths(root=folder).finetuned("mood")) for folder in folders)
@@ -103,7 +102,7 @@ def test_seeds_train_the_same_student_differently(confirmed: Continued) -> None:
     assert all(record.num_steps == 0 for record in read_reruns(study.confirmation_records))
 
 
-def test_the_report_has_what_was_confirmed(confirmed: Continued) -> None:
+def test_the_report_has_what_was_confirmed(confirmed: Rerun) -> None:
     study = confirmed.paths
     assert run("report", study.root).returncode == 0
     assert "## Confirmed" in (study.report / "report.md").read_text(encoding="utf-8")
@@ -122,7 +121,7 @@ def test_the_report_has_what_was_confirmed(confirmed: Continued) -> None:
         (("--picked",), "--picked needs the decision that pick writes"),
     ],
 )
-def test_a_mistake_is_one_line(confirmed: Continued, options: tuple[str, ...], message: str) -> None:
+def test_a_mistake_is_one_line(confirmed: Rerun, options: tuple[str, ...], message: str) -> None:
     refused = check_ends_well(confirmed.paths.root.parent, "confirm", confirmed.paths.root.name, *options)
     assert refused.code == ExitCode.USAGE
     assert message in refused.stderr
@@ -136,18 +135,17 @@ def test_a_study_that_is_driven_is_not_confirmed(study: StudyPaths) -> None:
     assert "a study must have one driver at a time" in refused.stderr
 
 
-def test_a_check_of_fine_tuning_stops_at_its_budget_and_goes_on(checked: Continued) -> None:
-    assert 0 < checked.num_runs_at_first < 5
+def test_a_check_of_fine_tuning_runs_every_student_that_was_drawn(checked: Rerun) -> None:
     runs = read_reruns(checked.paths.finetuning_check_records)
     drawn = json.loads(checked.paths.finetuning_check_plan.read_text(encoding="utf-8"))["students"]
     assert [record.number for record in runs] == drawn
     assert {(record.role, record.status, record.seed) for record in runs} == {(Role.STUDENT, Status.COMPLETE, 3)}
-    # What was complete is not run again, and the search's own records are as they were.
+    # Each student is run once, and the search's own records are as they were.
     assert len(checked.paths.finetuning_check_records.read_text().splitlines()) == 5
     assert checked.paths.records.read_bytes() == checked.records_before
 
 
-def test_a_check_compares_two_fine_tunings_of_one_student(checked: Continued) -> None:
+def test_a_check_compares_two_fine_tunings_of_one_student(checked: Rerun) -> None:
     found, searched = checked.figures, {r.number: r for r in read_records(checked.paths.records)}
     runs = read_reruns(checked.paths.finetuning_check_records)
     assert (found["num_complete"], found["num_runs"], found["num_complete_students"]) == (5, 5, 6)
@@ -167,13 +165,6 @@ def test_a_check_compares_two_fine_tunings_of_one_student(checked: Continued) ->
     assert any(student["accuracy"] != student["full_accuracy"] for student in found["students"])
 
 
-def test_the_report_says_how_well_the_search_ranked(checked: Continued) -> None:
-    study = checked.paths
-    assert run("report", study.root).returncode == 0
-    page = (study.report / "report.md").read_text(encoding="utf-8")
-    assert "5 of 6 complete students, drawn at random, were fine-tuned again" in page
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -185,7 +176,7 @@ def test_the_report_says_how_well_the_search_ranked(checked: Continued) -> None:
         ((*FULL, "--max-device-hours", "0"), "--max-device-hours must be positive, got 0"),
     ],
 )
-def test_a_mistake_in_a_check_is_one_line(checked: Continued, options: tuple[str, ...], message: str) -> None:
+def test_a_mistake_in_a_check_is_one_line(checked: Rerun, options: tuple[str, ...], message: str) -> None:
     study = checked.paths.root
     refused = check_ends_well(study.parent, "check-finetuning", study.name, *options)
     assert refused.code == ExitCode.USAGE

@@ -10,8 +10,9 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Role, Status, TrialRecord
 from minilm_core.settings.finetuning_presets import FINETUNING_PRESETS
+from minilm_core.settings.schedules import FinetuningSchedule
 from search.config.loading import load_config, resolved_yaml
-from search.study.finetuning_check import FinetuningCheck, begun_or_drawn, fix_check, with_full_finetuning
+from search.study.finetuning_check import FinetuningCheck, FullFinetuning, begun_or_drawn, fix_check, full_finetuning
 from tests.paths import QUICKSTART_YAML
 from tests.search.running import OpenStudy
 
@@ -41,8 +42,12 @@ def record(number: int, status: Status, rate: float = 1e-3) -> TrialRecord:
 
 def check(paths: StudyPaths, records: list[TrialRecord], preset: str | None = "glue", number: int = 5):
     overrides = [] if preset else ["finetuning.num_epochs=7"]
-    config = with_full_finetuning(paths, preset, overrides)
-    return begun_or_drawn(config, paths, records, preset=preset, num_students=number)
+    full = full_finetuning(paths, preset, overrides)
+    return begun_or_drawn(full, paths, records, num_students=number)
+
+
+def with_seed(full: FullFinetuning, seed: int) -> FullFinetuning:
+    return replace(full, config=replace(full.config, seed=seed))
 
 
 # The draw.
@@ -51,16 +56,16 @@ def check(paths: StudyPaths, records: list[TrialRecord], preset: str | None = "g
 def test_the_draw_depends_on_the_seed_of_the_study_alone(paths: StudyPaths) -> None:
     records = students(30)
     assert check(paths, records) == check(paths, list(reversed(records)))
-    other = replace(with_full_finetuning(paths, "glue", []), seed=1)
-    drawn = FinetuningCheck.drawn(other, records, preset="glue", num_students=5)
+    other = with_seed(full_finetuning(paths, "glue", []), 1)
+    drawn = FinetuningCheck.drawn(other, records, num_students=5)
     assert drawn.students != check(paths, records).students
 
 
 def test_every_student_is_drawn_as_often_as_any_other(paths: StudyPaths) -> None:
-    config = with_full_finetuning(paths, "glue", [])
+    full = full_finetuning(paths, "glue", [])
     counts = [0] * 10
     for seed in range(400):
-        drawn = FinetuningCheck.drawn(replace(config, seed=seed), students(10), preset="glue", num_students=5)
+        drawn = FinetuningCheck.drawn(with_seed(full, seed), students(10), num_students=5)
         assert len(set(drawn.students)) == 5
         for number in drawn.students:
             counts[number] += 1
@@ -87,15 +92,18 @@ def test_the_number_of_students_is_between_five_and_all(paths: StudyPaths, numbe
 # The settings.
 
 
-def test_a_preset_replaces_the_settings_that_it_names(paths: StudyPaths) -> None:
-    own = load_config(paths.search_yaml).config.finetuning
-    full = with_full_finetuning(paths, "glue", []).finetuning
-    assert full == replace(own, **FINETUNING_PRESETS["glue"].settings)
-    assert (full.num_epochs, full.teacher_learning_rate) == (5, own.teacher_learning_rate)
+def test_a_preset_takes_the_place_of_the_searchs_finetuning(paths: StudyPaths) -> None:
+    """Only what belongs to the machine and what changes no student stays as the search has it."""
+    config = load_config(paths.search_yaml).config
+    own = replace(config.finetuning, selection_fraction=0.3, patience=1, weight_decay=0.2, num_seeds=2)
+    paths.search_yaml.write_text(resolved_yaml(replace(config, finetuning=own)), encoding="utf-8")
+    full = full_finetuning(paths, "squad2", []).config.finetuning
+    settings = {**FINETUNING_PRESETS["squad2"].settings, "teacher_learning_rate": own.teacher_learning_rate}
+    assert full == FinetuningSchedule(**settings, num_seeds=2)
 
 
 def test_overrides_come_after_the_preset(paths: StudyPaths) -> None:
-    full = with_full_finetuning(paths, "glue", ["finetuning.num_epochs=4"]).finetuning
+    full = full_finetuning(paths, "glue", ["finetuning.num_epochs=4"]).config.finetuning
     assert (full.num_epochs, full.batch_size) == (4, 32)
 
 
@@ -110,13 +118,15 @@ def test_overrides_come_after_the_preset(paths: StudyPaths) -> None:
         (None, ["finetuning.epochs=2"], "finetuning.epochs"),
         (None, [], "whose settings differ from those that the search fine-tunes with, got the same"),
         (None, ["finetuning.num_epochs=1"], "whose settings differ from those that the search fine-tunes with"),
+        (None, ["finetuning.teacher_learning_rate=1e-4"], "whose settings differ from those that the search"),
+        ("glue", ["finetuning.num_seeds=3"], "--set must leave num_seeds as the search has it, got 'finetuning.num"),
     ],
 )
 def test_settings_that_are_no_full_finetuning_are_refused(
     paths: StudyPaths, preset: str | None, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(UserError) as refused:
-        with_full_finetuning(paths, preset, overrides)
+        full_finetuning(paths, preset, overrides)
     assert message in str(refused.value)
 
 
@@ -156,6 +166,15 @@ def test_a_check_that_was_begun_keeps_its_settings(paths: StudyPaths, preset: st
         check(paths, students(12), preset, number)
 
 
+def test_other_overrides_are_named(paths: StudyPaths) -> None:
+    fix_check(paths, check(paths, students(12)))
+    full = full_finetuning(paths, "glue", ["finetuning.num_epochs=3"])
+    with pytest.raises(
+        UserError, match=r"got 5 students with preset glue and finetuning\.num_epochs=3 after 5 students"
+    ):
+        begun_or_drawn(full, paths, students(12), num_students=5)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"preset": "glue"}', '{"students": [1, 2]}'])
 def test_a_damaged_file_is_refused(paths: StudyPaths, content: str) -> None:
     fix_check(paths, check(paths, students(12)))
@@ -170,7 +189,10 @@ def test_a_damaged_file_is_refused(paths: StudyPaths, content: str) -> None:
 def test_runs_have_the_seed_and_the_encoders_of_the_search(open_study: OpenStudy) -> None:
     study = open_study("seed=9", "finetuning.num_epochs=5", is_prepared=False)
     paths = study.paths
-    drawn = FinetuningCheck.drawn(study.config, students(6), preset="glue", num_students=5)
+    full = FullFinetuning(preset="glue", overrides=(), config=study.config)
+    drawn = FinetuningCheck.drawn(full, students(6), num_students=5)
+    with pytest.raises(UserError, match="must have a complete record, got none for trial"):
+        drawn.jobs(study, [])
     for number in drawn.students:
         TrialPaths(root=paths.trial_folder(number)).student.mkdir(parents=True)
     jobs = drawn.jobs(study, students(6))
