@@ -21,6 +21,7 @@ from minilm_core.models.teacher import TeacherSource, config_sha256, resolve, we
 from minilm_core.models.weight_transfer import build_student, initialise, truncate_teacher
 from minilm_core.results.records import Role, Status, TrialRecord
 from minilm_core.runtimes.onnx_export import export_onnx
+from minilm_core.settings.learning_rates import LearningRateSchedule
 from minilm_core.settings.schedules import (
     DistillationSchedule,
     FinetuningSchedule,
@@ -46,6 +47,7 @@ __all__ = [
     "FinetuningSchedule",
     "Initialisation",
     "LayerMapping",
+    "LearningRateSchedule",
     "Method",
     "OnlineTargets",
     "PackageSource",

@@ -38,7 +38,7 @@ class StudentRun:
     learning_rate: float
     """The peak learning rate."""
     resume_from: Path | None = None
-    """A folder of checkpoints. Training starts at the first step if it holds none."""
+    """A folder of checkpoints, as in `distil`. Training starts at the first step if it holds none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +101,9 @@ def distil(
         schedule: All settings but the learning rate.
         learning_rate: The peak learning rate.
         seed: Determines the order of the rows and dropout; together with the student it determines the result.
-        resume_from: A folder of checkpoints. Training starts at the first step if it holds none.
+        resume_from: A folder of checkpoints. Training starts at the first step if it holds none. With schedule wsd, the
+            checkpoint may be of a run with another number of steps (`DistillationSchedule.with_num_steps`), if the
+            decay of neither had begun. This run then ends as if it had taken all its steps itself.
 
     Raises:
         NonFiniteLossError: if the loss becomes infinite or NaN.
@@ -193,7 +195,7 @@ def _check_student_run(run: StudentRun, data: DistillationData, schedule: Distil
 
 def _begin(run: StudentRun, schedule: DistillationSchedule, seed: int) -> TrainingState:
     state = begin_training(
-        run.student, schedule, learning_rate=run.learning_rate, num_steps=schedule.num_steps, seed=seed
+        run.student, schedule, learning_rate=run.learning_rate, curve=schedule.learning_rate_curve, seed=seed
     )
     encoder = _encoder_of(run)
     if schedule.dropout is not None:

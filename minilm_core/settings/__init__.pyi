@@ -1,4 +1,6 @@
 from .finetuning_presets import FINETUNING_PRESETS as FINETUNING_PRESETS
+from .learning_rates import LearningRateCurve as LearningRateCurve
+from .learning_rates import LearningRateSchedule as LearningRateSchedule
 from .quantities import parse_count as parse_count
 from .quantities import parse_milliseconds as parse_milliseconds
 from .quantities import parse_size_bytes as parse_size_bytes
@@ -11,7 +13,6 @@ from .schedules import Method as Method
 from .schedules import Precision as Precision
 from .schedules import Relation as Relation
 from .schedules import is_event as is_event
-from .schedules import learning_rate_factor as learning_rate_factor
 from .schema import build as build
 from .schema import plain as plain
 from .schema_version import SCHEMA_VERSION as SCHEMA_VERSION

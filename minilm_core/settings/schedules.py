@@ -1,11 +1,13 @@
-"""The settings of distillation and fine-tuning, and their learning-rate schedule. Imports no torch."""
+"""The settings of distillation and fine-tuning. Imports no torch."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 from minilm_core.errors import UserError
+from minilm_core.settings.learning_rates import LearningRateCurve, LearningRateSchedule
 
 
 class Method(StrEnum):
@@ -78,7 +80,7 @@ class DistillationSchedule:
     """The settings of a student's distillation, except its learning rate, which the search chooses.
 
     Raises:
-        UserError: if a number is outside its range, or relation heads are given for a method without them.
+        UserError: if a number is outside its range, or given for a method or a learning-rate schedule without it.
     """
 
     num_steps: int
@@ -93,8 +95,12 @@ class DistillationSchedule:
     relations: Mapping[Relation, float] | None = None
     """The relations that are compared, with their weights. None: the relations of the method, each with weight 1."""
     layer_mapping: LayerMapping = LayerMapping.LAST
+    schedule: LearningRateSchedule = LearningRateSchedule.LINEAR
+    """How the learning rate falls after its warm-up."""
     warmup_fraction: float = 0.01
-    """Fraction of the steps in which the learning rate rises to its peak; then it falls linearly to zero."""
+    """Fraction of the steps in which the learning rate rises linearly to its peak."""
+    decay_fraction: float | None = None
+    """Fraction of the steps, at the end, in which the learning rate falls (schedule wsd only). None: 0.2."""
     weight_decay: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.999)
     max_gradient_norm: float = 1.0
@@ -111,7 +117,9 @@ class DistillationSchedule:
     checkpoint_every_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        _make_members(self, method=Method, layer_mapping=LayerMapping, precision=Precision)
+        _make_members(
+            self, method=Method, layer_mapping=LayerMapping, schedule=LearningRateSchedule, precision=Precision
+        )
         _at_least_one(num_steps=self.num_steps, batch_size=self.batch_size, num_evaluations=self.num_evaluations)
         _at_least_one(micro_batch_size=self.micro_batch_size)
         _fraction(warmup_fraction=self.warmup_fraction, dropout=self.dropout)
@@ -132,6 +140,31 @@ class DistillationSchedule:
             raise UserError(f"relation_heads must be at least 1 with method minilmv2, got {self.relation_heads}")
         if self.relations is not None:
             self._check_relations(self.relations)
+        # The curve checks the rest itself.
+        _ = self.learning_rate_curve
+
+    @property
+    def learning_rate_curve(self) -> LearningRateCurve:
+        """The learning rate at each step over its peak."""
+        return LearningRateCurve(
+            num_steps=self.num_steps,
+            warmup_fraction=self.warmup_fraction,
+            schedule=self.schedule,
+            decay_fraction=self.decay_fraction,
+        )
+
+    def with_num_steps(self, num_steps: int) -> Self:
+        """Returns this schedule for another number of steps, with as many steps of warm-up.
+
+        With schedule wsd, the two trainings are then the same until the decay of the shorter one begins.
+
+        Raises:
+            UserError: if the steps are not enough for the warm-up and the decay.
+        """
+        num_warmup_steps = self.learning_rate_curve.num_warmup_steps
+        if num_steps <= num_warmup_steps:
+            raise UserError(f"num_steps must be more than the {num_warmup_steps} steps of warm-up, got {num_steps}")
+        return replace(self, num_steps=num_steps, warmup_fraction=num_warmup_steps / num_steps)
 
     @property
     def weights(self) -> dict[Relation, float]:
@@ -165,7 +198,11 @@ class DistillationSchedule:
         return LayerPairs(student=tuple(layers), teacher=tuple(layer * stride for layer in layers))
 
     def is_evaluation_due(self, step: int) -> bool:
-        """Returns whether the held-out loss is measured after `step` steps: at even intervals and at the end."""
+        """Returns whether the held-out loss is measured after `step` steps: at even intervals and at the end.
+
+        A run that was branched off a longer one is measured at its own intervals from there on. Measuring changes no
+        later step, so the runs need not be measured at the same steps to be the same.
+        """
         return is_event(step, self.num_steps, num_events=self.num_evaluations)
 
     def _check_relations(self, relations: Mapping[Relation, float]) -> None:
@@ -201,6 +238,7 @@ class FinetuningSchedule:
     max_length: int = 128
     """Longest example in tokens; longer ones are truncated."""
     warmup_fraction: float = 0.1
+    """Fraction of the steps in which the learning rate rises to its peak; then it falls linearly to zero."""
     weight_decay: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.999)
     max_gradient_norm: float = 1.0
@@ -241,18 +279,6 @@ class FinetuningSchedule:
 def is_event(step: int, num_steps: int, *, num_events: int) -> bool:
     """Returns whether an event falls on a step, counted from 1: events come at even intervals and at the last step."""
     return step * num_events // num_steps > (step - 1) * num_events // num_steps
-
-
-def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
-    """Returns the learning rate of step `step` (from 0) over its peak: linear warm-up, then linear decay to zero.
-
-    The curve is evaluated at the middle of the step, so that neither the first step nor the last has rate zero.
-    """
-    position = step + 0.5
-    num_warmup = math.ceil(round(warmup_fraction * num_steps, 9))
-    if position < num_warmup:
-        return position / num_warmup
-    return (num_steps - position) / max(1, num_steps - num_warmup)
 
 
 def _make_members(settings: object, **kinds: type[StrEnum]) -> None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from minilm_core.errors import UserError
 from minilm_core.models.tokenizers import load_padding_tokenizer, save_tokenizer, tokenizer_sha256
+from minilm_core.settings.learning_rates import LearningRateCurve
 from minilm_core.settings.schedules import FinetuningSchedule, Precision
 from minilm_core.tasks.best_epoch import BestEpoch, cut_off
 from minilm_core.tasks.encoding_cache import cached_encoding, encoding_key
@@ -145,7 +146,9 @@ def finetune(
         data = replace(data, train=train)
     batches = _batches(data.train, schedule, seed=seed, world_size=world_size)
     train_fast_on_cpu(unwrapped(model))
-    state = begin_training(model, schedule, learning_rate=learning_rate, num_steps=len(batches), seed=seed)
+    # Only a distillation has a choice of schedules: the learning rate of a fine-tuning falls linearly.
+    curve = LearningRateCurve(num_steps=len(batches), warmup_fraction=schedule.warmup_fraction)
+    state = begin_training(model, schedule, learning_rate=learning_rate, curve=curve, seed=seed)
     best = None if selection is None else BestEpoch(patience=schedule.patience)
     best = _resume(state, best, resume_from)
     for step in range(state.step, len(batches)):

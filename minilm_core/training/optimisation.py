@@ -1,4 +1,4 @@
-"""The optimiser step of distillation and fine-tuning: AdamW, warm-up, linear decay and gradient clipping."""
+"""The optimiser step of distillation and fine-tuning: AdamW, the learning rate's curve and gradient clipping."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from minilm_core.errors import NonFiniteLossError, UserError
-from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule, Precision, learning_rate_factor
+from minilm_core.settings.learning_rates import LearningRateCurve, LearningRateSchedule
+from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule, Precision
 from minilm_core.training.devices import resolve_precision
 
 OptimiserSettings = DistillationSchedule | FinetuningSchedule
 
 SMALLEST_LOSS_SCALE = 1.0
 """The lowest loss scale: a gradient that overflows fp16 even without scaling is not finite for another reason."""
+
+BRANCH_SETTINGS = ("num_steps", "first_decay_step")
+"""The settings in which runs with schedule wsd may differ while their steps are the same."""
 
 
 class MicroBatch(NamedTuple):
@@ -55,7 +59,8 @@ class TrainingState:
     """Scales the loss so that fp16 can represent small gradients; does nothing in another precision."""
     settings: OptimiserSettings
     peak_learning_rate: float
-    num_steps: int
+    curve: LearningRateCurve
+    """The learning rate at each step over its peak."""
     seed: int
     """The seed of the data order and of dropout."""
     step: int = 0
@@ -73,7 +78,7 @@ class TrainingState:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        return self.peak_learning_rate * learning_rate_factor(self.step, self.num_steps, self.settings.warmup_fraction)
+        return self.peak_learning_rate * self.curve.factor(self.step)
 
     def add_gradient(
         self, loss_of: Callable[[nn.Module], Tensor], *, weight: float = 1.0, is_last: bool = True
@@ -155,14 +160,42 @@ class TrainingState:
         }
 
     @property
-    def _run(self) -> dict[str, float]:
+    def _run(self) -> dict[str, float | str]:
         """The settings that a checkpoint must share with the run that resumes it."""
-        return {
-            "num_steps": self.num_steps,
+        run: dict[str, float | str] = {"schedule": self.curve.schedule}
+        if self._can_branch:
+            run["num_warmup_steps"] = self.curve.num_warmup_steps
+        run |= {
+            "num_steps": self.curve.num_steps,
             "batch_size": self.settings.batch_size,
             "learning_rate": self.peak_learning_rate,
             "seed": self.seed,
         }
+        if self._can_branch:
+            run["first_decay_step"] = self.curve.first_decay_step
+        return run
+
+    @property
+    def _can_branch(self) -> bool:
+        """Whether a run with another number of steps may begin with the same steps as this one."""
+        return self.curve.schedule is LearningRateSchedule.WSD
+
+    def _check_same_run(self, plain: dict[str, Any]) -> None:
+        """Refuses a checkpoint that this run would not have reached.
+
+        With schedule wsd, two runs with equally many steps of warm-up are the same until the decay of either begins.
+        """
+        # Checkpoints of earlier versions do not name their schedule, which was linear.
+        theirs = {"schedule": LearningRateSchedule.LINEAR, **plain.get("run", {})}
+        num_shared = min(self.curve.first_decay_step, theirs.get("first_decay_step", 0)) if self._can_branch else 0
+        may_differ = BRANCH_SETTINGS if num_shared else ()
+        for name, ours in self._run.items():
+            if theirs.get(name) == ours or (name in may_differ and plain["step"] <= num_shared):
+                continue
+            message = f"the checkpoint was saved with {name} {theirs.get(name, 'unknown')}, this run has {ours}"
+            if name in may_differ:
+                message += f", and only the first {num_shared} steps of both are the same, got step {plain['step']}"
+            raise UserError(message)
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Restores parameters, optimiser moments and counters from what `tensors` and `plain` returned.
@@ -170,10 +203,7 @@ class TrainingState:
         Raises:
             UserError: if they come from a run with other settings or another module; nothing is changed then.
         """
-        run = plain.get("run", {})
-        for name, ours in self._run.items():
-            if run.get(name) != ours:
-                raise UserError(f"the checkpoint was saved with {name} {run.get(name, 'unknown')}, this run has {ours}")
+        self._check_same_run(plain)
         sizes = {f"module.{name}": parameter.shape for name, parameter in self.module.named_parameters()}
         found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("module.")}
         for name in sorted(sizes.keys() | found.keys()):
@@ -200,7 +230,7 @@ def _shape(shape: torch.Size | None) -> str:
 
 
 def begin_training(
-    module: nn.Module, settings: OptimiserSettings, *, learning_rate: float, num_steps: int, seed: int
+    module: nn.Module, settings: OptimiserSettings, *, learning_rate: float, curve: LearningRateCurve, seed: int
 ) -> TrainingState:
     """Sets up AdamW for a module that may be wrapped for data parallelism; biases and norms have no weight decay."""
     parameters = list(unwrapped(module).parameters())
@@ -221,7 +251,7 @@ def begin_training(
         ),
         settings=settings,
         peak_learning_rate=learning_rate,
-        num_steps=num_steps,
+        curve=curve,
         seed=seed,
     )
 

@@ -25,7 +25,6 @@ from minilm_core.settings.schedules import (
     DistillationSchedule,
     Method,
     Precision,
-    learning_rate_factor,
 )
 from tests.minilm_core.distilling import (
     CPU,
@@ -204,7 +203,7 @@ def test_progress_counts_the_tokens_of_all_workers(
 
 
 def test_progress_has_the_learning_rate_of_its_step(whole: Run) -> None:
-    factors = [learning_rate_factor(step, 8, 0.25) for step in range(8)]
+    factors = [SCHEDULE.learning_rate_curve.factor(step) for step in range(8)]
     assert [step.learning_rate for step in whole.progress] == [LEARNING_RATE * factor for factor in factors]
 
 

@@ -177,7 +177,7 @@ def test_two_workers_draw_different_dropout(
 def _steps_as_one_of_two(rank: int, folder: Path) -> None:
     """Takes steps; in the second, the loss of the second worker alone is infinite, but not its gradient."""
     wrapped = DistributedDataParallel(nn.Linear(2, 1))
-    state = begin_training(wrapped, SCHEDULE, learning_rate=0.1, num_steps=3, seed=0)
+    state = begin_training(wrapped, SCHEDULE, learning_rate=0.1, curve=SCHEDULE.learning_rate_curve, seed=0)
     lines = []
     for step in range(3):
         offset = math.inf if (step, rank) == (1, 1) else float(rank)

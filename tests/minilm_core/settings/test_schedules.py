@@ -1,4 +1,4 @@
-"""Tests of the training schedules: learning-rate curve, steps of evaluation, refused settings."""
+"""Tests of the training schedules: steps of evaluation, other numbers of steps, refused settings."""
 
 import itertools
 from typing import Any
@@ -8,73 +8,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minilm_core.errors import UserError
+from minilm_core.settings.learning_rates import LearningRateSchedule
 from minilm_core.settings.schedules import (
     DistillationSchedule,
     FinetuningSchedule,
     LayerMapping,
     Method,
     Precision,
-    learning_rate_factor,
 )
 
 fixed = settings(deadline=None, derandomize=True)
 steps = st.integers(1, 500)
-shares = st.floats(0, 1, exclude_max=True)
 
 
 def make_distillation(**changes: Any) -> DistillationSchedule:
     return DistillationSchedule(**{"num_steps": 100, "batch_size": 8, "relation_heads": 12, **changes})
-
-
-def curve(num_steps: int, warmup_fraction: float) -> list[float]:
-    return [learning_rate_factor(step, num_steps, warmup_fraction) for step in range(num_steps)]
-
-
-@fixed
-@given(num_steps=steps, warmup_fraction=shares)
-def test_every_step_learns_and_none_above_the_peak(num_steps: int, warmup_fraction: float) -> None:
-    assert all(0 < factor <= 1 for factor in curve(num_steps, warmup_fraction))
-
-
-@fixed
-@given(num_steps=steps, warmup_fraction=shares)
-def test_the_rate_climbs_and_then_falls(num_steps: int, warmup_fraction: float) -> None:
-    factors = curve(num_steps, warmup_fraction)
-    peak = factors.index(max(factors))
-    assert all(before < after for before, after in itertools.pairwise(factors[: peak + 1]))
-    # The two steps around the peak may have equal rates below it.
-    assert all(before >= after for before, after in itertools.pairwise(factors[peak:]))
-    assert all(before > after for before, after in itertools.pairwise(factors[peak + 1 :]))
-
-
-@fixed
-@given(num_steps=steps, warmup_fraction=shares)
-def test_the_steps_learn_half_the_peak_on_average(num_steps: int, warmup_fraction: float) -> None:
-    assert sum(curve(num_steps, warmup_fraction)) == pytest.approx(num_steps / 2)
-
-
-@fixed
-@given(num_steps=st.integers(2, 500), warmup_fraction=shares)
-def test_the_warm_up_takes_its_fraction_of_the_steps(num_steps: int, warmup_fraction: float) -> None:
-    factors = curve(num_steps, warmup_fraction)
-    num_climbing = sum(before < after for before, after in itertools.pairwise(factors))
-    assert num_climbing == pytest.approx(warmup_fraction * num_steps, abs=1)
-
-
-def test_the_rate_is_read_at_the_middle_of_a_step() -> None:
-    assert curve(8, 0.5) == [0.125, 0.375, 0.625, 0.875, 0.875, 0.625, 0.375, 0.125]
-
-
-def test_without_warm_up_the_rate_only_falls() -> None:
-    assert curve(4, 0.0) == [0.875, 0.625, 0.375, 0.125]
-
-
-@pytest.mark.parametrize(
-    ("num_steps", "warmup_fraction", "num_warmup"), [(100, 0.07, 7), (100, 0.29, 29), (10, 0.05, 1)]
-)
-def test_warm_up_is_rounded_up_to_whole_steps(num_steps: int, warmup_fraction: float, num_warmup: int) -> None:
-    factors = curve(num_steps, warmup_fraction)
-    assert factors[0] == pytest.approx(0.5 / num_warmup)
 
 
 @fixed
@@ -102,6 +50,47 @@ def test_with_fewer_steps_than_evaluations_every_step_is_measured() -> None:
     assert [schedule.is_evaluation_due(step) for step in (1, 2, 3)] == [True, True, True]
 
 
+wsd = LearningRateSchedule.WSD
+
+
+@fixed
+@given(num_steps=steps, warmup_fraction=st.floats(0, 0.8), num_others=st.integers(1, 500))
+def test_another_number_of_steps_keeps_the_number_of_steps_of_warm_up(
+    num_steps: int, warmup_fraction: float, num_others: int
+) -> None:
+    schedule = make_distillation(num_steps=num_steps, warmup_fraction=warmup_fraction)
+    num_warmup_steps = schedule.learning_rate_curve.num_warmup_steps
+    assume(num_warmup_steps < num_others)
+    other = schedule.with_num_steps(num_others)
+    assert other.num_steps == num_others
+    assert other.learning_rate_curve.num_warmup_steps == num_warmup_steps
+
+
+@fixed
+@given(num_steps=st.integers(20, 500), num_others=st.integers(20, 500), decay_fraction=st.floats(0.01, 0.5))
+def test_with_wsd_another_number_of_steps_has_the_same_rates_until_the_first_decay(
+    num_steps: int, num_others: int, decay_fraction: float
+) -> None:
+    one = make_distillation(num_steps=num_steps, schedule=wsd, decay_fraction=decay_fraction)
+    other = one.with_num_steps(num_others)
+    curves = one.learning_rate_curve, other.learning_rate_curve
+    num_shared = min(curve.first_decay_step for curve in curves)
+    assert [curves[0].factor(step) for step in range(num_shared)] == [
+        curves[1].factor(step) for step in range(num_shared)
+    ]
+
+
+def test_fewer_steps_than_the_warm_up_are_refused() -> None:
+    for num_steps in (0, 4, 5):
+        with pytest.raises(UserError, match=rf"^num_steps must be more than the 5 steps of warm-up, got {num_steps}$"):
+            make_distillation(num_steps=100, warmup_fraction=0.05).with_num_steps(num_steps)
+
+
+def test_the_last_fifth_of_the_steps_is_wsds_decay_unless_told_otherwise() -> None:
+    assert make_distillation(num_steps=100, schedule=wsd).learning_rate_curve.first_decay_step == 80
+    assert make_distillation(num_steps=100, schedule=wsd, decay_fraction=0.5).learning_rate_curve.first_decay_step == 50
+
+
 NAN = float("nan")
 
 
@@ -124,6 +113,18 @@ NAN = float("nan")
         ({"checkpoint_every_seconds": NAN}, "checkpoint_every_seconds must not be negative, got nan"),
         ({"adam_betas": (0.9, 1.0)}, r"adam_betas must lie in \[0, 1\), got \(0.9, 1.0\)"),
         ({"adam_betas": (-0.1, 0.9)}, r"adam_betas must lie in \[0, 1\), got \(-0.1, 0.9\)"),
+        ({"decay_fraction": 0.2}, "decay_fraction must be left out with schedule linear, got 0.2"),
+        (
+            {"schedule": "cosine", "decay_fraction": 0.2},
+            "decay_fraction must be left out with schedule cosine, got 0.2",
+        ),
+        ({"schedule": "wsd", "decay_fraction": 0.0}, "decay_fraction must lie between 0 and 1, got 0.0"),
+        ({"schedule": "wsd", "decay_fraction": 1.0}, "decay_fraction must lie between 0 and 1, got 1.0"),
+        ({"schedule": "wsd", "decay_fraction": NAN}, "decay_fraction must lie between 0 and 1, got nan"),
+        (
+            {"schedule": "wsd", "warmup_fraction": 0.9},
+            "warmup_fraction and decay_fraction must be at most 1 together, got 0.9 and 0.2",
+        ),
         ({"relation_heads": None}, "relation_heads must be at least 1 with method minilmv2, got None"),
         ({"relation_heads": 0}, "relation_heads must be at least 1 with method minilmv2, got 0"),
         ({"method": Method.MINILM}, "relation_heads must be left out with method minilm, .*, got 12"),
@@ -166,11 +167,13 @@ def test_names_stand_for_members() -> None:
         batch_size=1,
         method="minilm",
         layer_mapping="last",
+        schedule="cosine",
         precision="bf16",  # type: ignore[arg-type]
     )
-    assert (schedule.method, schedule.layer_mapping, schedule.precision) == (
+    assert (schedule.method, schedule.layer_mapping, schedule.schedule, schedule.precision) == (
         Method.MINILM,
         LayerMapping.LAST,
+        LearningRateSchedule.COSINE,
         Precision.BF16,
     )
     assert schedule.layer_mapping is LayerMapping.LAST
@@ -182,6 +185,7 @@ def test_names_stand_for_members() -> None:
     [
         ("method", "method must be one of minilm, minilmv2, got x"),
         ("layer_mapping", "layer_mapping must be one of last, uniform, got x"),
+        ("schedule", "schedule must be one of linear, cosine, wsd, got x"),
         ("precision", "precision must be one of auto, fp32, bf16, fp16, got x"),
     ],
 )

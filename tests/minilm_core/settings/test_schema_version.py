@@ -9,6 +9,7 @@ import yaml
 
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
+from minilm_core.settings.learning_rates import LearningRateSchedule
 from minilm_core.settings.schema_version import SCHEMA_VERSION, migrated
 from minilm_core.settings.yaml_source import read_yaml
 from search.config.loading import load_config, resolved_yaml
@@ -84,6 +85,20 @@ def test_a_study_from_before_there_were_versions_has_not_changed(earlier: Path) 
     kept = load_config(study.search_yaml).config
     assert kept == load_config(earlier / "search.yaml").config
     assert not validate_relaunch(study, kept)
+
+
+def test_an_earlier_study_has_the_only_schedule_that_there_was(earlier: Path) -> None:
+    kept = load_config(earlier / "studies" / "tiny" / "search.yaml")
+    assert kept.config.distillation.schedule is LearningRateSchedule.LINEAR
+
+
+def test_an_earlier_study_is_not_relaunched_with_another_schedule(earlier: Path) -> None:
+    study = StudyPaths(root=earlier / "studies" / "tiny")
+    other = load_config(earlier / "search.yaml", ["distillation.schedule=cosine"]).config
+    with pytest.raises(UserError, match=r"^only the budget of a study's settings may change"):
+        validate_relaunch(study, other)
+    same = load_config(earlier / "search.yaml", ["distillation.schedule=linear"]).config
+    assert not validate_relaunch(study, same)
 
 
 def kept_of(written: Any, before: Any) -> Any:

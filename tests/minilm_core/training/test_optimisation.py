@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from minilm_core.errors import NonFiniteLossError
-from minilm_core.settings.schedules import FinetuningSchedule, Precision, learning_rate_factor
+from minilm_core.settings.learning_rates import LearningRateCurve
+from minilm_core.settings.schedules import FinetuningSchedule, Precision
 from minilm_core.training.checkpoints import load_checkpoint, save_checkpoint
 from minilm_core.training.optimisation import MicroBatch, TrainingState, begin_training, micro_batches, seed_step
 
@@ -25,7 +26,9 @@ def make_module() -> nn.Sequential:
 
 
 def make_state(module: nn.Module, **changes: Any) -> TrainingState:
-    return begin_training(module, FinetuningSchedule(**changes), learning_rate=RATE, num_steps=NUM_STEPS, seed=0)
+    settings = FinetuningSchedule(**changes)
+    curve = LearningRateCurve(num_steps=NUM_STEPS, warmup_fraction=settings.warmup_fraction)
+    return begin_training(module, settings, learning_rate=RATE, curve=curve, seed=0)
 
 
 def loss_of(module: nn.Module, step: int) -> Tensor:
@@ -239,8 +242,9 @@ def test_micro_batches_hold_every_row_once_and_know_which_is_last() -> None:
 
 def test_the_learning_rate_is_that_of_the_coming_step() -> None:
     state = make_state(make_module(), warmup_fraction=0.25)
+    curve = LearningRateCurve(num_steps=NUM_STEPS, warmup_fraction=0.25)
     for step in range(NUM_STEPS):
-        assert state.learning_rate == RATE * learning_rate_factor(step, NUM_STEPS, 0.25)
+        assert state.learning_rate == RATE * curve.factor(step)
         rate = state.learning_rate
         train(state, 1)
         assert [group["lr"] for group in state.optimiser.param_groups] == [rate, rate]

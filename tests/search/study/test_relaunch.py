@@ -68,6 +68,7 @@ def prepared(tmp_path: Path) -> StudyPaths:
         ("finetuning.num_epochs=5", False, True),
         ("storage.max_cache_bytes=1GB", False, True),
         ("distillation.num_steps=81", False, False),
+        ("distillation.schedule=cosine", False, False),
         ("seed=1", False, False),
     ],
 )
