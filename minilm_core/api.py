@@ -30,11 +30,13 @@ from minilm_core.settings.schedules import (
     Precision,
     Relation,
 )
+from minilm_core.settings.soft_labels import SoftLabels
 from minilm_core.tasks.benchmarks import named_task
 from minilm_core.tasks.evaluation import evaluate
 from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_data, save_task_model
 from minilm_core.tasks.splits import load_split
 from minilm_core.tasks.task import EvaluationSet, SpanSettings, SplitRole, Task
+from minilm_core.tasks.teacher_outputs import teacher_outputs, with_teacher_outputs
 
 __all__ = [
     "CachedTargets",
@@ -56,6 +58,7 @@ __all__ = [
     "Relation",
     "RelationEncoder",
     "Role",
+    "SoftLabels",
     "SpanSettings",
     "SplitRole",
     "Status",
@@ -90,7 +93,9 @@ __all__ = [
     "resolve",
     "save_encoder",
     "save_task_model",
+    "teacher_outputs",
     "truncate_teacher",
     "verify",
     "weights_sha256",
+    "with_teacher_outputs",
 ]

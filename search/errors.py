@@ -9,5 +9,9 @@ class PreparationError(SearchError):
     """The corpus, the targets or the assistant that all trials share could not be made."""
 
 
+class FinetunedTeacherError(SearchError):
+    """The teacher, whose outputs the students of a study learn from, could not be fine-tuned."""
+
+
 class SearchStoppedError(SearchError):
     """The driver stopped with an exception. The records that are written are whole."""

@@ -245,6 +245,10 @@ class TrialPaths:
         """Returns the folder of the student fine-tuned on a task."""
         return self.root / "finetuned" / task
 
+    def soft_labels(self, task: str, inputs_sha256: str) -> Path:
+        """Returns the folder of the fine-tuned teacher's outputs for a task's train split, as the model's inputs."""
+        return self.root / "soft_labels" / f"{task}-{inputs_sha256[:16]}"
+
     def finetuning_checkpoint(self, task: str) -> Path:
         """Returns the folder of the checkpoints that an interrupted fine-tuning on a task goes on from."""
         return self.root / "finetuned" / f"{task}.checkpoint"

@@ -18,6 +18,7 @@ from .schema import plain as plain
 from .schema_version import SCHEMA_VERSION as SCHEMA_VERSION
 from .schema_version import SCHEMA_VERSION_KEY as SCHEMA_VERSION_KEY
 from .schema_version import migrated as migrated
+from .soft_labels import SoftLabels as SoftLabels
 from .yaml_source import KeyPath as KeyPath
 from .yaml_source import YamlSource as YamlSource
 from .yaml_source import dump_yaml as dump_yaml

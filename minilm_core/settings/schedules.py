@@ -8,6 +8,7 @@ from typing import Self
 
 from minilm_core.errors import UserError
 from minilm_core.settings.learning_rates import LearningRateCurve, LearningRateSchedule
+from minilm_core.settings.soft_labels import SoftLabels
 
 
 class Method(StrEnum):
@@ -252,6 +253,8 @@ class FinetuningSchedule:
     """The seeds that fine-tune each model on each task; its accuracy is the mean over them."""
     teacher_learning_rate: float = 2e-5
     """Peak learning rate of the fine-tuned teacher that students are compared with."""
+    soft_labels: SoftLabels | None = None
+    """How the outputs of the fine-tuned teacher are learnt from; None: labels alone are."""
 
     def __post_init__(self) -> None:
         _make_members(self, precision=Precision)

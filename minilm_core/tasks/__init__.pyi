@@ -27,6 +27,7 @@ from .metrics import metric_named as metric_named
 from .metrics import percentile_interval as percentile_interval
 from .metrics import resampled_scores as resampled_scores
 from .metrics import score as score
+from .ragged import Column as Column
 from .splits import Splits as Splits
 from .splits import digest_of as digest_of
 from .splits import labels_digest as labels_digest
@@ -37,3 +38,7 @@ from .task import SpanSettings as SpanSettings
 from .task import SplitRole as SplitRole
 from .task import Task as Task
 from .task_kind import TaskKind as TaskKind
+from .teacher_outputs import cached_outputs as cached_outputs
+from .teacher_outputs import inputs_sha256 as inputs_sha256
+from .teacher_outputs import teacher_outputs as teacher_outputs
+from .teacher_outputs import with_teacher_outputs as with_teacher_outputs

@@ -15,20 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
-from safetensors.torch import load_file
 
-from minilm_core.atomic import atomic_folder
+from minilm_core.tasks.column_files import load_columns, save_columns
 from minilm_core.tasks.features import Features
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split
-from minilm_core.tasks.ragged import Column, arrays_of, columns_of
+from minilm_core.tasks.ragged import Column
 from minilm_core.tasks.spans.examples import Answers
 from minilm_core.tasks.task import Task
 
 FORMAT_VERSION = 1
 """Raised with every change of the files, and of what a kind's `encode` returns for the same texts."""
-ARRAYS_FILE = "arrays.safetensors"
-SUM_FILE = "arrays.sha256"
 _FEATURES = "features."
 _ALIGNMENTS = "alignments."
 
@@ -68,27 +64,15 @@ def cached_encoding(folder: Path, split: Split, encode: Callable[[], EncodedSpli
     encoded = encode()
     # The encoding is in memory, so that a full disk or one that cannot be written to costs other processes time alone.
     with suppress(OSError, SafetensorError):
-        _save(folder, encoded)
+        save_columns(folder, _columns_of(encoded))
     # What is read has its pages in common with other processes.
     return _load(folder, split) or encoded
 
 
-def _save(folder: Path, encoded: EncodedSplit) -> None:
-    with atomic_folder(folder) as scratch:
-        save_file(arrays_of(_columns_of(encoded)), scratch / ARRAYS_FILE)
-        (scratch / SUM_FILE).write_text(_file_sha256(scratch / ARRAYS_FILE), encoding="utf-8")
-        # safetensors lets nobody but the owner read a file, whatever the cache is shared with.
-        shutil.copymode(scratch / SUM_FILE, scratch / ARRAYS_FILE)
-
-
 def _load(folder: Path, split: Split) -> EncodedSplit | None:
     """Returns the encoding in a folder; None if it is not there, or not what was written."""
-    with suppress(OSError):
-        if _file_sha256(folder / ARRAYS_FILE).encode() == (folder / SUM_FILE).read_bytes():
-            # It maps the file, unlike safetensors' function for NumPy.
-            arrays = {name: tensor.numpy() for name, tensor in load_file(folder / ARRAYS_FILE).items()}
-            return _restored(split, columns_of(arrays))
-    return None
+    columns = load_columns(folder)
+    return None if columns is None else _restored(split, columns)
 
 
 def _columns_of(encoded: EncodedSplit) -> dict[str, Column]:
@@ -114,11 +98,6 @@ def _restored(split: Split, columns: dict[str, Any]) -> EncodedSplit:
         loss_weights=columns.get("loss_weights"),
         alignments=below(_ALIGNMENTS),
     )
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256_of(values: Iterable[Any]) -> str:

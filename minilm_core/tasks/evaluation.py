@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minilm_core.errors import NonFiniteLossError
@@ -120,6 +120,19 @@ def predict_with(
     null_threshold: float | None = None,
 ) -> Predictions:
     """`predict_split` with a model in training, on its device and in the precision of its schedule."""
+    return predict_split(
+        evaluation_pass(model, schedule),
+        task,
+        split,
+        pad_token_id=pad_token_id,
+        batch_size=schedule.batch_size,
+        device=next(model.parameters()).device,
+        null_threshold=null_threshold,
+    )
+
+
+def evaluation_pass(model: nn.Module, schedule: FinetuningSchedule) -> Callable[[Mapping[str, Tensor]], Any]:
+    """Puts a model into evaluation mode, and returns its forward pass in the precision of its schedule."""
     plain_model = unwrapped(model)
     device = next(plain_model.parameters()).device
     precision = resolve_precision(schedule.precision, device)
@@ -129,15 +142,7 @@ def predict_with(
         with autocast(precision, device):
             return plain_model(**inputs)
 
-    return predict_split(
-        run,
-        task,
-        split,
-        pad_token_id=pad_token_id,
-        batch_size=schedule.batch_size,
-        device=device,
-        null_threshold=null_threshold,
-    )
+    return run
 
 
 @torch.no_grad()
@@ -166,18 +171,45 @@ def predict_split(
         NonFiniteLossError: if the output for an example is infinite or NaN.
     """
     kind = kind_of(task)
+    scores = of_each_feature(
+        run,
+        task,
+        split,
+        lambda outputs, _: kind.scores(outputs),
+        pad_token_id=pad_token_id,
+        batch_size=batch_size,
+        device=device,
+    )
+    return kind.predict(task, split, scores, null_threshold)
+
+
+def of_each_feature(
+    run: Callable[[Mapping[str, Tensor]], Any],
+    task: Task,
+    split: EncodedSplit,
+    kept: Callable[[Any, Int[np.ndarray, " batch"]], list[Float[np.ndarray, "..."]]],
+    *,
+    pad_token_id: int,
+    batch_size: int,
+    device: torch.device,
+) -> list[Float[np.ndarray, "..."]]:
+    """Returns what is kept of the outputs for each feature, which go through the model in batches of similar length.
+
+    Raises:
+        NonFiniteLossError: if anything that is kept is infinite or NaN.
+    """
     by_length = np.argsort(split.lengths, kind="stable")
-    scores: list[np.ndarray] = [np.empty(0)] * len(by_length)
+    of_features: list[np.ndarray] = [np.empty(0)] * len(by_length)
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
         outputs = run(padded_batch(split, rows, pad_token_id, device))
-        for row, of_feature in zip(rows, kind.scores(outputs), strict=True):
+        for row, of_feature in zip(rows, kept(outputs, rows), strict=True):
             # NaN has an argmax and a rank, which would be scored like predictions.
             if not np.isfinite(of_feature).all():
                 found = of_feature[~np.isfinite(of_feature)][0]
                 raise NonFiniteLossError(f"predictions on task {task.name} must be finite, got {found}")
-            scores[row] = of_feature
-    return kind.predict(task, split, scores, null_threshold)
+            of_features[row] = of_feature
+    return of_features
 
 
 def padded_batch(

@@ -16,6 +16,7 @@ from minilm_core.errors import UserError
 from minilm_core.models.tokenizers import load_padding_tokenizer, save_tokenizer, tokenizer_sha256
 from minilm_core.settings.learning_rates import LearningRateCurve
 from minilm_core.settings.schedules import FinetuningSchedule, Precision
+from minilm_core.settings.soft_labels import SoftLabels
 from minilm_core.tasks.best_epoch import BestEpoch, cut_off
 from minilm_core.tasks.encoding_cache import cached_encoding, encoding_key
 from minilm_core.tasks.evaluation import TaskData, padded_batch, predict_with
@@ -124,7 +125,7 @@ def finetune(
     """Trains a model on the task's training split and yields after every optimiser step.
 
     With a selection fraction, a part of the training split is cut off, on which the best epoch is chosen; the model has
-    its weights at the end.
+    its weights at the end. With soft labels, it learns from the teacher's outputs, too, which the data must have.
 
     Args:
         model: The model on its device, or wrapped for data parallelism.
@@ -138,8 +139,14 @@ def finetune(
 
     Raises:
         NonFiniteLossError: if the loss becomes infinite or NaN.
-        UserError: if there are fewer examples than workers, or the checkpoint is damaged or of another training.
+        UserError: if there are fewer examples than workers, or soft labels without the teacher's outputs, or the
+            checkpoint is damaged or of another training.
     """
+    if schedule.soft_labels is not None and data.train.teacher_outputs is None:
+        raise UserError(
+            f"soft_labels must come with the teacher's outputs, which with_teacher_outputs gives the data, "
+            f"got none for task {data.task.name}"
+        )
     selection = None
     if schedule.selection_fraction:
         train, selection = cut_off(data.train, schedule.selection_fraction)
@@ -213,7 +220,9 @@ def _add_gradients(
     weight = len(of_rank) * world_size / len(rows)
     for part in micro_batches(of_rank, schedule.micro_batch_size):
         seed_step(seed, state.step, rank, part.number)
-        loss_of = partial(_task_loss, data=data, rows=part.rows, precision=precision, device=device)
+        loss_of = partial(
+            _task_loss, data=data, rows=part.rows, soft=schedule.soft_labels, precision=precision, device=device
+        )
         state.add_gradient(loss_of, weight=weight * part.weight, is_last=part.is_last)
 
 
@@ -271,9 +280,15 @@ def _task_loss(
     model: nn.Module,
     data: TaskData,
     rows: Int[np.ndarray, " batch"],
+    soft: SoftLabels | None,
     precision: Precision,
     device: torch.device,
 ) -> Tensor:
+    """Returns the mean loss of the labels; with soft labels, weighted against that of the teacher's outputs."""
     with autocast(precision, device):
         outputs = model(**padded_batch(data.train, rows, data.pad_token_id, device))
-    return data.kind.loss(data.task, outputs, data.train, rows)
+    of_labels = data.kind.loss(data.task, outputs, data.train, rows)
+    if soft is None:
+        return of_labels
+    of_teacher = data.kind.soft_loss(outputs, data.train, rows, soft.temperature)
+    return (1 - soft.weight) * of_labels + soft.weight * of_teacher

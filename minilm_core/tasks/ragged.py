@@ -37,11 +37,12 @@ class Ragged:
         """Returns some rows, given by their indices."""
         return type(self)(self.values, self.starts[rows], self.lengths[rows])
 
-    def padded(self, rows: Int[np.ndarray, " batch"], padding: int) -> Int[np.ndarray, "batch longest"]:
-        """Returns some rows as one array of int64, in which `padding` follows the shorter ones."""
+    def padded(self, rows: Int[np.ndarray, " batch"], padding: int) -> Shaped[np.ndarray, "batch longest ..."]:
+        """Returns some rows as one array, of int64 for integers, in which `padding` follows the shorter ones."""
         lengths = self.lengths[rows]
         is_value = np.arange(lengths.max()) < lengths[:, np.newaxis]
-        batch = np.full(is_value.shape, padding, dtype=np.int64)
+        dtype = np.int64 if np.issubdtype(self.values.dtype, np.integer) else self.values.dtype
+        batch = np.full((*is_value.shape, *self.values.shape[1:]), padding, dtype=dtype)
         batch[is_value] = np.concatenate([self[row] for row in rows])
         return batch
 

@@ -217,6 +217,11 @@ class SearchConfig:
         if self.distillation.relation_heads is not None:
             self.space.check_relation_heads(self.distillation.relation_heads)
         self._check_batches()
+        if self.finetuning.soft_labels is not None and not self.baselines.teacher:
+            raise UserError(
+                "baselines.teacher must be true with finetuning.soft_labels, which are the fine-tuned teacher's "
+                "outputs, got false"
+            )
 
     @property
     def study_folder(self) -> Path:

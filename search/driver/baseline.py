@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ray.exceptions import RayError
 
-from minilm_core.errors import first_line
+from minilm_core.errors import failure_reason, first_line
 from minilm_core.results.records import Status, TrialRecord
 from search.driver.cluster import RemoteGenerator
 from search.driver.display import Display
 from search.driver.losses import NUM_ATTEMPTS, log_loss, loss_kind
 from search.driver.trial import log_failure, train_baseline
+from search.errors import FinetunedTeacherError
 from search.study.jobs import Job
+from search.study.ledger import Ledger
 from search.study.memory import NodeOutOfMemoryError
 from search.study.messages import JobsEnded, Message, WorkersLost
 from search.study.progress import Progress
@@ -79,6 +81,23 @@ class Baseline:
                 self._keeper.add_together(message.records)
             case WorkersLost():
                 self._display.lost(self._label, message.reason)
+
+
+def finetune_first(job: Job, ledger: Ledger, display: Display) -> None:
+    """Fine-tunes the teacher before the search, because every student learns from its outputs.
+
+    Raises:
+        FinetunedTeacherError: if its fine-tuning fails.
+    """
+    Baseline(job, ledger, display).finish()
+    record = ledger.find(job.role, job.number)
+    assert record is not None, "a baseline that has finished has a record"
+    if record.failure is not None:
+        reason = failure_reason(record.failure.kind, record.failure.message)
+        raise FinetunedTeacherError(
+            f"soft labels need the fine-tuned teacher, whose fine-tuning failed: {reason}; {job.paths.log} has the "
+            f"traceback; the same command tries again"
+        )
 
 
 def run_side_by_side(

@@ -19,7 +19,7 @@ from minilm_core.latency.table import LatencyTable
 from minilm_core.models.teacher import resolve
 from minilm_core.results.records import TrialRecord
 from search.config.settings import Executor
-from search.driver.baseline import Baseline, run_side_by_side
+from search.driver.baseline import Baseline, finetune_first, run_side_by_side
 from search.driver.calibration import TimedEncoders, encoders_to_time
 from search.driver.cluster import RemoteGenerator, cluster
 from search.driver.display import Display, students_label
@@ -84,8 +84,11 @@ def run_study(study: ResolvedStudy, address: str | None) -> Outcome:
 
 def _run(study: ResolvedStudy, ledger: Ledger, display: Display) -> Ending:
     prepare_study(study, display)
-    job = teacher_job(study, ledger)
-    teacher = None if job is None else Baseline(job, ledger, display)
+    job, teacher = teacher_job(study, ledger), None
+    if job is not None and job.gives_soft_labels:
+        finetune_first(job, ledger, display)
+    elif job is not None:
+        teacher = Baseline(job, ledger, display)
     repair_journal(study.paths, display.message)
     with targets_held(study.paths):
         ending = _search(study, ledger, _Watcher(study, display, teacher))

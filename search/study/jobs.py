@@ -10,6 +10,7 @@ from minilm_core.models.architecture import FamilyShape
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
+from minilm_core.settings.schedules import FinetuningSchedule
 from search.config.settings import SearchConfig
 from search.study.memory import NodeOutOfMemoryError
 from search.study.progress import ProgressLog, now
@@ -98,6 +99,17 @@ class Job:
         if self.role is Role.STUDENT and not self.distils:
             return TrialPaths(root=self.study.paths.model_folder(self.role, self.number)).student
         return self.paths.student
+
+    @property
+    def finetuning(self) -> FinetuningSchedule:
+        """The settings of fine-tuning; the teacher, whose outputs the others learn from, learns from labels alone."""
+        schedule = self.config.finetuning
+        return replace(schedule, soft_labels=None) if self.role is Role.TEACHER else schedule
+
+    @property
+    def gives_soft_labels(self) -> bool:
+        """Whether other models learn from this one's outputs: the search's own teacher, and no run apart from it."""
+        return self.role is Role.TEACHER and self.rerun is None and self.config.finetuning.soft_labels is not None
 
     @property
     def finetuning_seeds(self) -> range:

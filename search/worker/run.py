@@ -23,6 +23,7 @@ from minilm_core.training.devices import device_name, resolve_precision
 from search.study.jobs import Job
 from search.study.progress import Progress, is_reported, now
 from search.worker.distillation import distil_students
+from search.worker.soft_labels import data_to_learn, soft_labels
 from search.worker.worker import (
     CheckpointClock,
     JobRun,
@@ -57,6 +58,8 @@ def _finish(worker: Worker, run: JobRun) -> Iterator[Progress | TrialRecord]:
     for task in run.job.config.tasks:
         for seed in run.job.finetuning_seeds:
             yield from _finetune(worker, run, task, seed)
+    if run.job.gives_soft_labels:
+        yield from _give_soft_labels(worker, run)
     if worker.is_first:
         yield _record(worker, run)
 
@@ -75,11 +78,11 @@ def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Pr
 
     The model of the first seed is saved, if the job keeps its models.
     """
-    job, schedule, paths = run.job, worker.node.config.finetuning, run.job.finetuning_paths(seed)
+    job, schedule, paths = run.job, run.job.finetuning, run.job.finetuning_paths(seed)
     result, checkpoint = paths.result(task.name), paths.finetuning_checkpoint(task.name)
     if worker.agree(result.exists):
         return
-    data = worker.node.task_data(task)
+    data = data_to_learn(worker, job, task)
     model = worker.in_parallel(build_task_model(worker.student_folder(job), data, seed=seed))
     checkpoints = CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
     for step in finetune(
@@ -107,6 +110,13 @@ def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Pr
         shutil.rmtree(checkpoint, ignore_errors=True)
     worker.wait_for_others()
     yield from _report(worker, run, Progress(stage=f"evaluating on {task.name}", step=1, num_steps=1))
+
+
+def _give_soft_labels(worker: Worker, run: JobRun) -> Iterator[Progress]:
+    """Computes what all other models learn from, so that trials that start together do not each do it."""
+    for task in run.job.config.tasks:
+        soft_labels(worker.node, task)
+        yield from _report(worker, run, Progress(stage=f"soft labels of {task.name}", step=1, num_steps=1))
 
 
 def _finetuning_progress(job: Job, task: Task, seed: int, progress: FinetuningProgress) -> Progress:

@@ -67,6 +67,9 @@ class EncodedSplit:
     """The factor of each class or label in the loss; None if all have 1."""
     alignments: Mapping[str, Any] = field(default_factory=dict)
     """Columns that lead from the tokens of a feature back to its text, by name; none for kinds that need nothing."""
+    teacher_outputs: Column | None = None
+    """The soft labels: the fine-tuned teacher's logits for each feature, [outputs], or for each of its tokens,
+    [tokens, outputs]; for a regression its value. None: there are none."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " features"]:
@@ -83,6 +86,7 @@ class EncodedSplit:
             targets=subset_of(self.targets, rows),
             example_of=np.searchsorted(examples, self.example_of[rows]),
             alignments={name: subset_of(column, rows) for name, column in self.alignments.items()},
+            teacher_outputs=None if self.teacher_outputs is None else subset_of(self.teacher_outputs, rows),
         )
 
 
@@ -133,6 +137,18 @@ class Kind(Protocol):
         self, task: Task, outputs: "ModelOutput", train: EncodedSplit, rows: Int[np.ndarray, " batch"]
     ) -> "torch.Tensor":
         """Returns the mean loss of features, the same whatever micro-batches a batch is split into."""
+
+    def logits(self, outputs: "ModelOutput") -> "torch.Tensor":
+        """Returns the outputs for each feature in fp32, [batch, outputs], or for its tokens, [batch, seq, outputs]."""
+
+    def soft_loss(
+        self, outputs: "ModelOutput", train: EncodedSplit, rows: Int[np.ndarray, " batch"], temperature: float
+    ) -> "torch.Tensor":
+        """Returns the mean distance of features from the teacher's outputs, zero where they are the student's.
+
+        Like `loss` it is the same whatever micro-batches a batch is split into. Weights of classes are left out: the
+        teacher has learnt with them.
+        """
 
     def scores(self, outputs: "ModelOutput") -> list[Float[np.ndarray, "..."]]:
         """Returns what is kept of a forward pass for each of its features, padding included."""

@@ -81,24 +81,34 @@ class SpanKind:
         import torch
         from torch.nn import functional
 
-        # Padding depends on how a batch is split: it is no candidate, unlike in BERT, which pads every window alike.
-        lengths = torch.from_numpy(train.lengths[rows])
-        is_padding = torch.arange(outputs.start_logits.shape[1]) >= lengths.unsqueeze(1)
+        is_padding = _is_padding(train, rows, like=outputs.start_logits)
         starts, ends = torch.from_numpy(np.asarray(train.targets)[rows]).unbind(dim=1)
         each = [
-            functional.cross_entropy(
-                logits.float().masked_fill(is_padding.to(logits.device), -torch.inf), targets.to(logits.device)
-            )
+            functional.cross_entropy(logits.float().masked_fill(is_padding, -torch.inf), targets.to(logits.device))
             for logits, targets in ((outputs.start_logits, starts), (outputs.end_logits, ends))
         ]
         return (each[0] + each[1]) / 2
 
-    def scores(self, outputs: "ModelOutput") -> list[Float[np.ndarray, "..."]]:
-        """Returns the start and end logits of each window's tokens, [tokens, 2]."""
+    def soft_loss(
+        self, outputs: "ModelOutput", train: EncodedSplit, rows: Int[np.ndarray, " batch"], temperature: float
+    ) -> "torch.Tensor":
+        """Returns the mean of the divergences of the first and the last token over a window's tokens."""
+        from minilm_core.tasks.kinds.divergence import softened_kl, teacher_logits
+
+        logits = self.logits(outputs)
+        is_padding = _is_padding(train, rows, like=outputs.start_logits).unsqueeze(1)
+        student, teacher = (both.transpose(1, 2) for both in (logits, teacher_logits(train, rows, logits)))
+        return softened_kl(student, teacher, temperature, is_padding).mean()
+
+    def logits(self, outputs: "ModelOutput") -> "torch.Tensor":
+        """Returns the start and end logits of each window's tokens."""
         import torch
 
-        both = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
-        return list(both.float().cpu().numpy())
+        return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).float()
+
+    def scores(self, outputs: "ModelOutput") -> list[Float[np.ndarray, "..."]]:
+        """Returns the start and end logits of each window's tokens, [tokens, 2]."""
+        return list(self.logits(outputs).cpu().numpy())
 
     def predict(
         self,
@@ -154,6 +164,17 @@ def reachable_answers(task: Task, split: Split, tokenizer: "PreTrainedTokenizerB
     answers = list(split.labels)
     found = windows(questions, contexts, answers, tokenizer, span_settings(task), max_length)
     return reachable_share(contexts, answers, found, answer_rules(task))
+
+
+def _is_padding(train: EncodedSplit, rows: Int[np.ndarray, " batch"], like: "torch.Tensor") -> "torch.Tensor":
+    """Returns which tokens of windows are padding, [batch, seq], on the device of their logits.
+
+    It depends on how a batch is split: it is no candidate, unlike in BERT, which pads every window alike.
+    """
+    import torch
+
+    lengths = torch.from_numpy(train.lengths[rows])
+    return (torch.arange(like.shape[1]) >= lengths.unsqueeze(1)).to(like.device)
 
 
 def span_settings(task: Task) -> SpanSettings:

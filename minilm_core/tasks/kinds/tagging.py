@@ -92,17 +92,32 @@ class TaggingKind:
         import torch
         from torch.nn import functional
 
-        logits = outputs.logits.float()
-        assert isinstance(train.targets, Ragged), "a tagging task has a target for each token"
-        targets = torch.from_numpy(train.targets.padded(rows, IGNORED)).to(logits.device)
+        logits = self.logits(outputs)
+        targets = torch.from_numpy(_targets(train, rows)).to(logits.device)
         each = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-        num_words = (targets != IGNORED).sum(dim=1).clamp(min=1)
-        # Not the mean over all words of a micro-batch, which would depend on how a batch is split.
-        return (each.sum(dim=1) / num_words).mean()
+        return _mean_over_words(each, targets)
+
+    def soft_loss(
+        self, outputs: "ModelOutput", train: EncodedSplit, rows: Int[np.ndarray, " batch"], temperature: float
+    ) -> "torch.Tensor":
+        """Returns the mean over sentences of the mean divergence of the softened tags of a sentence's words."""
+        import torch
+
+        from minilm_core.tasks.kinds.divergence import softened_kl, teacher_logits
+
+        logits = self.logits(outputs)
+        targets = torch.from_numpy(_targets(train, rows)).to(logits.device)
+        each = softened_kl(logits, teacher_logits(train, rows, logits), temperature)
+        return _mean_over_words(each.masked_fill(targets == IGNORED, 0), targets)
+
+    def logits(self, outputs: "ModelOutput") -> "torch.Tensor":
+        """Returns the logits of each token's tags."""
+        logits: torch.Tensor = outputs.logits
+        return logits.float()
 
     def scores(self, outputs: "ModelOutput") -> list[Float[np.ndarray, "..."]]:
         """Returns the number of each token's tag, [tokens]; NaN where a logit is not finite."""
-        logits = outputs.logits.float()
+        logits = self.logits(outputs)
         # The tag alone is kept, because logits of long splits would take gigabytes.
         tags = logits.argmax(dim=-1).float().masked_fill(~logits.isfinite().all(dim=-1), float("nan"))
         return list(tags.cpu().numpy())
@@ -121,6 +136,21 @@ class TaggingKind:
             predicted = [OUTSIDE if token == NO_TOKEN else names[int(of_tokens[token])] for token in firsts]
             counts.append(entity_counts(predicted, [names[tag] for tag in tags]))
         return Predictions(outcomes=np.array(counts, dtype=np.float64))
+
+
+def _targets(train: EncodedSplit, rows: Int[np.ndarray, " batch"]) -> Int[np.ndarray, "batch seq"]:
+    """Returns the tag of each token that begins a word, and `IGNORED` for the others."""
+    assert isinstance(train.targets, Ragged), "a tagging task has a target for each token"
+    return train.targets.padded(rows, IGNORED)
+
+
+def _mean_over_words(each: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Returns the mean over sentences of the mean over their words of what is zero for all other tokens.
+
+    It is not the mean over all words of a micro-batch, which would depend on how a batch is split.
+    """
+    num_words = (targets != IGNORED).sum(dim=1).clamp(min=1)
+    return (each.sum(dim=1) / num_words).mean()
 
 
 def _read_sentences(task: Task, table: Table) -> list[list[str]]:

@@ -60,9 +60,14 @@ class TextKind:
         """Returns the settings of the head in a model's configuration."""
         return {**named_outputs(split), "problem_type": self.problem_type}
 
+    def logits(self, outputs: "ModelOutput") -> "torch.Tensor":
+        """Returns the logits of each text."""
+        logits: torch.Tensor = outputs.logits
+        return logits.float()
+
     def scores(self, outputs: "ModelOutput") -> list[Float[np.ndarray, "..."]]:
         """Returns the logits of each text."""
-        return list(outputs.logits.float().cpu().numpy())
+        return list(self.logits(outputs).cpu().numpy())
 
 
 class ClassificationKind(TextKind):
@@ -93,6 +98,15 @@ class ClassificationKind(TextKind):
         each = functional.cross_entropy(logits, labels, reduction="none")
         # Not torch's weighted mean, which depends on the classes that a micro-batch happens to have.
         return (each * torch.from_numpy(train.loss_weights).to(each)[labels]).mean()
+
+    def soft_loss(
+        self, outputs: "ModelOutput", train: EncodedSplit, rows: Int[np.ndarray, " batch"], temperature: float
+    ) -> "torch.Tensor":
+        """Returns the mean over texts of the divergence of the softened classes."""
+        from minilm_core.tasks.kinds.divergence import softened_kl, teacher_logits
+
+        logits = self.logits(outputs)
+        return softened_kl(logits, teacher_logits(train, rows, logits), temperature).mean()
 
     def predict(
         self,
@@ -129,6 +143,17 @@ class RegressionKind(TextKind):
 
         values = outputs.logits.float().squeeze(-1)
         return functional.mse_loss(values, torch.from_numpy(np.asarray(train.targets)[rows]).to(values))
+
+    def soft_loss(
+        self, outputs: "ModelOutput", train: EncodedSplit, rows: Int[np.ndarray, " batch"], temperature: float
+    ) -> "torch.Tensor":
+        """Returns the mean squared error to the teacher's value; a value has no temperature."""
+        from torch.nn import functional
+
+        from minilm_core.tasks.kinds.divergence import teacher_logits
+
+        values = self.logits(outputs)
+        return functional.mse_loss(values, teacher_logits(train, rows, values))
 
     def predict(
         self,
@@ -171,6 +196,25 @@ class MultiLabelKind(TextKind):
         labels = torch.from_numpy(np.asarray(train.targets)[rows]).to(logits)
         factors = None if train.loss_weights is None else torch.from_numpy(train.loss_weights).to(logits)
         return functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=factors)
+
+    def soft_loss(
+        self, outputs: "ModelOutput", train: EncodedSplit, rows: Int[np.ndarray, " batch"], temperature: float
+    ) -> "torch.Tensor":
+        """Returns the mean over labels of the divergence of the softened probabilities that a label is there.
+
+        It is the binary cross-entropy less the teacher's own entropy, which has no gradient.
+        """
+        import torch
+
+        from minilm_core.tasks.kinds.divergence import softened_kl, teacher_logits
+
+        logits = self.logits(outputs)
+        # A label that is there or not is a choice of two, whose softmax of z and 0 is the sigmoid of z.
+        student, teacher = (
+            torch.stack([of_model, torch.zeros_like(of_model)], dim=-1)
+            for of_model in (logits, teacher_logits(train, rows, logits))
+        )
+        return softened_kl(student, teacher, temperature).mean()
 
     def predict(
         self,

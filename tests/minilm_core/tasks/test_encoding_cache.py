@@ -14,7 +14,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from minilm_core.models.tokenizers import load_padding_tokenizer
-from minilm_core.tasks.encoding_cache import ARRAYS_FILE, SUM_FILE, cached_encoding, encoding_key
+from minilm_core.tasks.column_files import ARRAYS_FILE, SUM_FILE
+from minilm_core.tasks.encoding_cache import cached_encoding, encoding_key
 from minilm_core.tasks.evaluation import TaskData
 from minilm_core.tasks.finetuning import load_task_data
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split

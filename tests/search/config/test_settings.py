@@ -125,6 +125,21 @@ def test_evaluation_sets_are_names_or_copies_of_named_sets(write, tmp_path):
             "space: tiny\nfinetuning: {preset: glu}",
             "12: finetuning.preset must be one of glue, glue-small, squad2, xnli, mlqa, search, got 'glu'",
         ),
+        (
+            "space: tiny",
+            "space: tiny\nfinetuning: {soft_labels: {weight: 2, temperature: 1}}",
+            "12: finetuning.soft_labels.weight must be between 0 and 1, got 2",
+        ),
+        (
+            "space: tiny",
+            "space: tiny\nfinetuning: {soft_labels: {weight: 0.9}}",
+            "12: finetuning.soft_labels.temperature must be given",
+        ),
+        (
+            "space: tiny",
+            "baselines: {teacher: false}\nspace: tiny\nfinetuning: {soft_labels: {weight: 0.9, temperature: 2}}",
+            "11: baselines.teacher must be true with finetuning.soft_labels, which are the fine-tuned teacher's",
+        ),
         ("    path: data/mrpc", "    pth: data/mrpc", "10: unknown key 'tasks.1.pth'; did you mean 'path'?"),
         (
             "relation_heads: 24",

@@ -10,7 +10,8 @@ import pytest
 from minilm_core.errors import FailureKind
 from minilm_core.results.records import Role, Status, TrialRecord, read_records
 from search.driver import baseline
-from search.driver.baseline import Baseline, run_side_by_side
+from search.driver.baseline import Baseline, finetune_first, run_side_by_side
+from search.errors import FinetunedTeacherError
 from search.study.jobs import Job
 from search.study.ledger import Ledger
 from search.study.messages import JobsEnded, Message
@@ -75,6 +76,31 @@ def test_a_baseline_whose_process_is_lost_twice_has_failed(
     assert record.failure is not None
     assert record.failure.kind is FailureKind.NODE_LOST
     assert all("\n" not in line for line in display.lines)
+
+
+def fails(job: Job) -> Iterator[Message]:
+    """Work that fails."""
+    yield JobsEnded(records=(job.failed_record(ValueError("the disk is full")),))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_ray")
+def test_a_search_with_soft_labels_ends_in_one_line_where_the_teachers_fine_tuning_fails(
+    open_study: OpenStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, display = open_study(is_prepared=False), RecordingDisplay()
+    ledger = Ledger(study.config, study.paths, on_record=display.record, on_trouble=display.message)
+    job = Job.of_teacher(study)
+    monkeypatch.setattr(baseline, "train_baseline", fails)
+    with pytest.raises(FinetunedTeacherError) as failed:
+        finetune_first(job, ledger, display)
+    assert str(failed.value) == (
+        f"soft labels need the fine-tuned teacher, whose fine-tuning failed: crash: ValueError: the disk is full; "
+        f"{job.paths.log} has the traceback; the same command tries again"
+    )
+    monkeypatch.setattr(baseline, "train_baseline", lost_at_first(study.paths.root, 0))
+    finetune_first(job, ledger, display)
+    assert [record.status for record in read_records(study.paths.records)] == [Status.COMPLETE]
 
 
 def waits_for_another(folder: Path) -> Work:

@@ -1,4 +1,7 @@
-"""Tests of a whole study whose tasks are of every kind with a head of its own: launched, reported, picked, packaged."""
+"""Tests of a whole study whose tasks are of every kind with a head of its own: launched, reported, picked, packaged.
+
+Its students learn from soft labels, too, so that its teacher is fine-tuned first.
+"""
 
 import json
 from pathlib import Path
@@ -66,7 +69,8 @@ def study(material: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyPath
     write_tasks(folder)
     tasks = " ".join(TASKS.replace("FOLDER", str(folder)).split())
     no_others = ("baselines.twin=false", "baselines.truncated_teacher=false")
-    done = launch(material, folder, f"tasks={tasks}", "budget.num_trials=1", *no_others)
+    soft_labels = "finetuning.soft_labels={weight: 0.5, temperature: 2}"
+    done = launch(material, folder, f"tasks={tasks}", "budget.num_trials=1", soft_labels, *no_others)
     assert done.returncode == 0, done.stderr
     return StudyPaths(root=folder / "tiny")
 
@@ -82,6 +86,14 @@ def test_every_task_has_a_score_and_the_outcomes_of_its_examples(study: StudyPat
             assert len(outcomes["validation"]) == result.validation.num_examples == 30
         again = record.tasks["whom"].evaluation_sets["again"]
         assert again.value == record.tasks["whom"].test.value
+
+
+def test_the_teacher_is_fine_tuned_before_any_trial_and_gives_the_soft_labels_of_every_task(study: StudyPaths) -> None:
+    by_role = {record.role: record for record in read_records(study.records)}
+    # Both times are those of this machine, in ISO 8601.
+    assert by_role[Role.TEACHER].finished_at <= by_role[Role.STUDENT].started_at
+    folders = (study.teacher_folder / "soft_labels").iterdir()
+    assert {folder.name.rpartition("-")[0] for folder in folders} == METRICS.keys()
 
 
 def test_the_report_names_every_task_and_its_metric(study: StudyPaths) -> None:

@@ -11,10 +11,11 @@ from minilm_core.errors import FailureKind
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
+from minilm_core.settings.soft_labels import SoftLabels
 from search.config.loading import load_config
 from search.config.settings import Resources, SearchConfig
 from search.config.teacher_assignment import TeacherAssignment
-from search.study.jobs import Job
+from search.study.jobs import Job, Rerun
 from search.study.ledger import total_device_hours
 from search.study.progress import Progress, ProgressLog
 from search.study.resolved import ResolvedStudy
@@ -122,6 +123,20 @@ def test_a_job_without_a_latency_table_has_no_latency(config: SearchConfig) -> N
 )
 def test_a_job_has_the_folder_of_its_role(config: SearchConfig, role: Role, name: str) -> None:
     assert make_job(config, role).folder == Path("s/trials") / name
+
+
+# Soft labels.
+
+
+@pytest.mark.parametrize("role", Role)
+def test_all_but_the_teacher_learn_from_soft_labels_which_it_alone_gives(config: SearchConfig, role: Role) -> None:
+    soft = SoftLabels(weight=0.9, temperature=2.0)
+    job = make_job(replace(config, finetuning=replace(config.finetuning, soft_labels=soft)), role)
+    is_teacher = role is Role.TEACHER
+    assert job.finetuning == replace(config.finetuning, soft_labels=None if is_teacher else soft)
+    assert job.gives_soft_labels == is_teacher
+    assert not job.again(Rerun(folder=Path("again"), seed=9)).gives_soft_labels
+    assert not make_job(config, role).gives_soft_labels
 
 
 # Progress on disk.

@@ -1,0 +1,109 @@
+"""The outputs of a fine-tuned teacher for the train split of a task, which students learn from as soft labels.
+
+They are computed once and kept on disk in fp32, which takes some 200 MB for SQuAD: a student whose outputs are the
+teacher's then has nothing to learn from them.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+
+from minilm_core.errors import UserError
+from minilm_core.settings.schedules import FinetuningSchedule
+from minilm_core.tasks.column_files import load_columns, save_columns
+from minilm_core.tasks.evaluation import TaskData, evaluation_pass, of_each_feature
+from minilm_core.tasks.kinds.kind import EncodedSplit
+from minilm_core.tasks.ragged import Column, Ragged
+
+_OUTPUTS = "outputs"
+
+
+@torch.no_grad()
+def teacher_outputs(teacher: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> Column:
+    """Returns a fine-tuned model's logits for each feature of the train split, or for each of its tokens, in fp32.
+
+    Raises:
+        NonFiniteLossError: if the output for an example is infinite or NaN.
+    """
+    train = data.train
+
+    def kept(outputs: Any, rows: Int[np.ndarray, " batch"]) -> list[Float[np.ndarray, "..."]]:
+        logits = data.kind.logits(outputs).cpu().numpy()
+        if logits.ndim == 2:
+            return list(logits)
+        # Copies, because a view would keep the padding in memory.
+        return [of_tokens[: train.lengths[row]].copy() for row, of_tokens in zip(rows, logits, strict=True)]
+
+    found = of_each_feature(
+        evaluation_pass(teacher, schedule),
+        data.task,
+        train,
+        kept,
+        pad_token_id=data.pad_token_id,
+        batch_size=schedule.batch_size,
+        device=next(teacher.parameters()).device,
+    )
+    if found[0].ndim == 1:
+        return np.stack(found)
+    lengths = np.array([len(of_tokens) for of_tokens in found])
+    return Ragged(np.concatenate(found), np.cumsum(lengths) - lengths, lengths)
+
+
+def cached_outputs(folder: Path, compute: Callable[[], Column]) -> Column:
+    """Returns the outputs in a folder, mapped from its file, after computing them if they are not there.
+
+    Several processes may do so at once: each has all outputs, and those of one are kept. Damaged ones are replaced.
+    """
+    found = load_columns(folder)
+    if found is None:
+        # Damaged outputs would be kept, because the first of several writers wins.
+        shutil.rmtree(folder, ignore_errors=True)
+        outputs = compute()
+        save_columns(folder, {_OUTPUTS: outputs})
+        found = load_columns(folder) or {_OUTPUTS: outputs}
+    return found[_OUTPUTS]
+
+
+def with_teacher_outputs(data: TaskData, outputs: Column) -> TaskData:
+    """Returns a task's splits with the teacher's outputs for the train split, from which `finetune` then learns.
+
+    Raises:
+        UserError: if there is not one row of them for each feature or token, with as many numbers as the task's head
+            has outputs.
+    """
+    train = data.train
+    if len(outputs) != len(train.features):
+        raise UserError(
+            f"soft labels of task {data.task.name} must be those of its {len(train.features)} features, "
+            f"got {len(outputs)}"
+        )
+    if isinstance(outputs, Ragged) and not np.array_equal(outputs.lengths, train.lengths):
+        raise UserError(
+            f"soft labels of task {data.task.name} must have one row for each of its {train.lengths.sum()} tokens, "
+            f"got {outputs.lengths.sum()}"
+        )
+    width = (outputs.values if isinstance(outputs, Ragged) else outputs).shape[-1]
+    if width != train.split.num_labels:
+        raise UserError(
+            f"soft labels of task {data.task.name} must have {train.split.num_labels} outputs each, got {width}"
+        )
+    return replace(data, train=replace(train, teacher_outputs=outputs))
+
+
+def inputs_sha256(train: EncodedSplit) -> str:
+    """Returns a hash of the model's inputs for a split, on which a teacher's outputs depend, and of their order."""
+    digest = hashlib.sha256()
+    for name, column in sorted(train.features.inputs.items()):
+        digest.update(f"{name} {column.values.dtype} ".encode())
+        digest.update(column.lengths.tobytes())
+        for row in column:
+            digest.update(row.tobytes())
+    return digest.hexdigest()
