@@ -33,6 +33,8 @@ class TaskData:
     test: EncodedSplit | None
     evaluation_sets: Mapping[str, EncodedSplit] = field(default_factory=dict)
     """The task's further sets, by name."""
+    unlabelled: EncodedSplit | None = None
+    """Texts that only a teacher's outputs are learnt for, with soft labels; None: there are none."""
     pad_token_id: int
 
     @property

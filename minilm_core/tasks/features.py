@@ -40,6 +40,10 @@ class Features:
         """The number of tokens of each feature."""
         return self.inputs["input_ids"].lengths
 
+    def followed_by(self, others: Self) -> Self:
+        """Returns these features and then others."""
+        return type(self)({name: values.followed_by(others.inputs[name]) for name, values in self.inputs.items()})
+
     def subset(self, rows: Int[np.ndarray, " some"]) -> Self:
         """Returns some features, given by their indices."""
         return type(self)({name: values.subset(rows) for name, values in self.inputs.items()})

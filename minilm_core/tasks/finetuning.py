@@ -22,6 +22,7 @@ from minilm_core.tasks.encoding_cache import cached_encoding, encoding_key
 from minilm_core.tasks.evaluation import TaskData, padded_batch, predict_with
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split
 from minilm_core.tasks.kinds.registry import kind_of
+from minilm_core.tasks.losses import task_loss
 from minilm_core.tasks.metrics import metric_named, score
 from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import Task
@@ -93,6 +94,7 @@ def load_task_data(
         validation=encoded(splits.validation),
         test=encoded(splits.test) if splits.test is not None else None,
         evaluation_sets={name: encoded(split) for name, split in splits.evaluation_sets.items()},
+        unlabelled=encoded(splits.unlabelled) if splits.unlabelled is not None else None,
         pad_token_id=tokenizer.pad_token_id,
     )
 
@@ -151,6 +153,8 @@ def finetune(
     if schedule.selection_fraction:
         train, selection = cut_off(data.train, schedule.selection_fraction)
         data = replace(data, train=train)
+    if schedule.soft_labels is not None and data.unlabelled is not None:
+        data = replace(data, train=data.train.with_unlabelled(data.unlabelled))
     batches = _batches(data.train, schedule, seed=seed, world_size=world_size)
     train_fast_on_cpu(unwrapped(model))
     # Only a distillation has a choice of schedules: the learning rate of a fine-tuning falls linearly.
@@ -284,11 +288,6 @@ def _task_loss(
     precision: Precision,
     device: torch.device,
 ) -> Tensor:
-    """Returns the mean loss of the labels; with soft labels, weighted against that of the teacher's outputs."""
     with autocast(precision, device):
         outputs = model(**padded_batch(data.train, rows, data.pad_token_id, device))
-    of_labels = data.kind.loss(data.task, outputs, data.train, rows)
-    if soft is None:
-        return of_labels
-    of_teacher = data.kind.soft_loss(outputs, data.train, rows, soft.temperature)
-    return (1 - soft.weight) * of_labels + soft.weight * of_teacher
+    return task_loss(data, outputs, rows, soft)

@@ -37,10 +37,26 @@ class Ragged:
         """Returns some rows, given by their indices."""
         return type(self)(self.values, self.starts[rows], self.lengths[rows])
 
-    def padded(self, rows: Int[np.ndarray, " batch"], padding: int) -> Shaped[np.ndarray, "batch longest ..."]:
-        """Returns some rows as one array, of int64 for integers, in which `padding` follows the shorter ones."""
+    def followed_by(self, others: Self) -> Self:
+        """Returns these rows and then others, whose values are copied."""
+        return type(self)(
+            np.concatenate([self.values, others.values]),
+            np.concatenate([self.starts, len(self.values) + others.starts]),
+            np.concatenate([self.lengths, others.lengths]),
+        )
+
+    def padded(
+        self, rows: Int[np.ndarray, " batch"], padding: int, length: int | None = None
+    ) -> Shaped[np.ndarray, "batch length ..."]:
+        """Returns some rows as one array, of int64 for integers, in which `padding` follows the shorter ones.
+
+        Args:
+            rows: The rows.
+            padding: What follows the shorter ones.
+            length: The length of the array; None: that of the longest row.
+        """
         lengths = self.lengths[rows]
-        is_value = np.arange(lengths.max()) < lengths[:, np.newaxis]
+        is_value = np.arange(length or lengths.max()) < lengths[:, np.newaxis]
         dtype = np.int64 if np.issubdtype(self.values.dtype, np.integer) else self.values.dtype
         batch = np.full((*is_value.shape, *self.values.shape[1:]), padding, dtype=dtype)
         batch[is_value] = np.concatenate([self[row] for row in rows])
@@ -55,6 +71,13 @@ Column = np.ndarray | Ragged
 def subset_of(column: Column, rows: Int[np.ndarray, " some"]) -> Column:
     """Returns the values of some features, given by their indices."""
     return column.subset(rows) if isinstance(column, Ragged) else column[rows]
+
+
+def joined(first: Column, second: Column) -> Column:
+    """Returns the values of some features, and then those of others."""
+    if isinstance(first, Ragged) and isinstance(second, Ragged):
+        return first.followed_by(second)
+    return np.concatenate([np.asarray(first), np.asarray(second)])
 
 
 def arrays_of(columns: Mapping[str, Column]) -> dict[str, np.ndarray]:

@@ -40,6 +40,8 @@ class Splits:
     labels, as in GLUE."""
     evaluation_sets: Mapping[str, Split] = field(default_factory=dict)
     """The task's further sets, by name."""
+    unlabelled: Split | None = None
+    """Texts that only the fine-tuned teacher's outputs are learnt for; None if there are none."""
 
 
 def load_splits(task: Task, base: Path) -> Splits:
@@ -68,6 +70,7 @@ def load_splits(task: Task, base: Path) -> Splits:
         validation=splits[SplitRole.VALIDATION],
         test=splits.get(SplitRole.TEST),
         evaluation_sets={other.name: _evaluation_set(task, other, base, classes) for other in task.evaluation_sets},
+        unlabelled=_unlabelled(task, base, splits[SplitRole.TRAIN]) if task.unlabelled else None,
     )
 
 
@@ -204,6 +207,14 @@ def _read_evaluation_set(task: Task, evaluation_set: EvaluationSet, base: Path) 
     if not files or not files[0].is_file():
         raise UserError(f"the file of {owner} must exist, got {folder / (evaluation_set.file or f'{split}.parquet')}")
     return _not_empty(task, read_files(files, columns))
+
+
+def _unlabelled(task: Task, base: Path, train: Split) -> Split:
+    files = [located(file, base) for file in task.unlabelled]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"the unlabelled texts of task {task.name} must exist, got {file}")
+    return kind_of(task).read_unlabelled(task, _not_empty(task, read_files(files, task.text_columns)), train)
 
 
 def _existing_table(task: Task, base: Path, role: SplitRole) -> Table:

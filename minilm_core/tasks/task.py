@@ -19,6 +19,8 @@ from minilm_core.tasks.spans.rules import MLQA_LANGUAGES
 from minilm_core.tasks.task_kind import TaskKind
 
 SPLIT_ENDINGS = (".parquet", ".jsonl", ".csv", ".conll")
+UNLABELLED_ENDINGS = (".parquet", ".jsonl", ".csv")
+"""A .conll file has a tag in every line."""
 _TEXT_COLUMNS = {TaskKind.SPAN: ("question", "context"), TaskKind.TAGGING: ("tokens",)}
 """The columns of texts of the kinds that have usual ones on the Hub."""
 _LABEL_COLUMNS = {
@@ -166,6 +168,9 @@ class Task:
     set aside. The split must have more than 2,000 examples."""
     evaluation_sets: tuple[EvaluationSet, ...] = ()
     """Further sets that the fine-tuned model is scored on, for the report alone."""
+    unlabelled: tuple[str, ...] = ()
+    """Files of further texts without labels, which have the columns of texts: with soft labels, students learn the
+    teacher's outputs for them, too. They belong to a task, whose columns and kind say how they are read."""
     max_train_examples: int | None = None
     """The largest number of examples to train on; the same ones are drawn every time."""
     max_validation_examples: int | None = None
@@ -219,6 +224,9 @@ class Task:
         for file in (self.files or {}).values():
             if not file.endswith(SPLIT_ENDINGS):
                 raise UserError(f"a task's file must end in one of {', '.join(SPLIT_ENDINGS)}, got {file}")
+        for file in self.unlabelled:
+            if not file.endswith(UNLABELLED_ENDINGS):
+                raise UserError(f"unlabelled must be files that end in {', '.join(UNLABELLED_ENDINGS)}, got {file}")
 
     def _check_evaluation_sets(self) -> None:
         names = [other.name for other in self.evaluation_sets]

@@ -27,25 +27,34 @@ _OUTPUTS = "outputs"
 
 
 @torch.no_grad()
-def teacher_outputs(teacher: nn.Module, data: TaskData, schedule: FinetuningSchedule) -> Column:
-    """Returns a fine-tuned model's logits for each feature of the train split, or for each of its tokens, in fp32.
+def teacher_outputs(
+    teacher: nn.Module, data: TaskData, schedule: FinetuningSchedule, split: EncodedSplit | None = None
+) -> Column:
+    """Returns a fine-tuned model's logits for each feature of a split, or for each of its tokens, in fp32.
+
+    Args:
+        teacher: The fine-tuned model.
+        data: The task's splits.
+        schedule: The settings that it was fine-tuned with.
+        split: The train split, or the unlabelled texts. None: the train split.
 
     Raises:
         NonFiniteLossError: if the output for an example is infinite or NaN.
     """
-    train = data.train
+    split = data.train if split is None else split
+    lengths = split.lengths
 
     def kept(outputs: Any, rows: Int[np.ndarray, " batch"]) -> list[Float[np.ndarray, "..."]]:
         logits = data.kind.logits(outputs).cpu().numpy()
         if logits.ndim == 2:
             return list(logits)
         # Copies, because a view would keep the padding in memory.
-        return [of_tokens[: train.lengths[row]].copy() for row, of_tokens in zip(rows, logits, strict=True)]
+        return [of_tokens[: lengths[row]].copy() for row, of_tokens in zip(rows, logits, strict=True)]
 
     found = of_each_feature(
         evaluation_pass(teacher, schedule),
         data.task,
-        train,
+        split,
         kept,
         pad_token_id=data.pad_token_id,
         batch_size=schedule.batch_size,
@@ -53,7 +62,6 @@ def teacher_outputs(teacher: nn.Module, data: TaskData, schedule: FinetuningSche
     )
     if found[0].ndim == 1:
         return np.stack(found)
-    lengths = np.array([len(of_tokens) for of_tokens in found])
     return Ragged(np.concatenate(found), np.cumsum(lengths) - lengths, lengths)
 
 
@@ -72,36 +80,47 @@ def cached_outputs(folder: Path, compute: Callable[[], Column]) -> Column:
     return found[_OUTPUTS]
 
 
-def with_teacher_outputs(data: TaskData, outputs: Column) -> TaskData:
-    """Returns a task's splits with the teacher's outputs for the train split, from which `finetune` then learns.
+def with_teacher_outputs(data: TaskData, outputs: Column, of_unlabelled: Column | None = None) -> TaskData:
+    """Returns a task's splits with the teacher's outputs, from which `finetune` then learns.
+
+    Args:
+        data: The task's splits.
+        outputs: The outputs for the train split.
+        of_unlabelled: Those for the unlabelled texts, if the task has some.
 
     Raises:
         UserError: if there is not one row of them for each feature or token, with as many numbers as the task's head
             has outputs.
     """
-    train = data.train
-    if len(outputs) != len(train.features):
+    if (data.unlabelled is None) != (of_unlabelled is None):
         raise UserError(
-            f"soft labels of task {data.task.name} must be those of its {len(train.features)} features, "
-            f"got {len(outputs)}"
+            f"soft labels of task {data.task.name} must have the outputs for its unlabelled texts, if it has some, "
+            f"got {'none' if of_unlabelled is None else len(of_unlabelled)}"
         )
-    if isinstance(outputs, Ragged) and not np.array_equal(outputs.lengths, train.lengths):
+    train = _with_outputs(data, data.train, outputs)
+    if data.unlabelled is None or of_unlabelled is None:
+        return replace(data, train=train)
+    return replace(data, train=train, unlabelled=_with_outputs(data, data.unlabelled, of_unlabelled))
+
+
+def _with_outputs(data: TaskData, split: EncodedSplit, outputs: Column) -> EncodedSplit:
+    owner = f"soft labels of task {data.task.name}"
+    if len(outputs) != len(split.features):
+        raise UserError(f"{owner} must be those of its {len(split.features)} features, got {len(outputs)}")
+    if isinstance(outputs, Ragged) and not np.array_equal(outputs.lengths, split.lengths):
         raise UserError(
-            f"soft labels of task {data.task.name} must have one row for each of its {train.lengths.sum()} tokens, "
-            f"got {outputs.lengths.sum()}"
+            f"{owner} must have one row for each of its {split.lengths.sum()} tokens, got {outputs.lengths.sum()}"
         )
     width = (outputs.values if isinstance(outputs, Ragged) else outputs).shape[-1]
-    if width != train.split.num_labels:
-        raise UserError(
-            f"soft labels of task {data.task.name} must have {train.split.num_labels} outputs each, got {width}"
-        )
-    return replace(data, train=replace(train, teacher_outputs=outputs))
+    if width != split.split.num_labels:
+        raise UserError(f"{owner} must have {split.split.num_labels} outputs each, got {width}")
+    return replace(split, teacher_outputs=outputs)
 
 
-def inputs_sha256(train: EncodedSplit) -> str:
+def inputs_sha256(split: EncodedSplit) -> str:
     """Returns a hash of the model's inputs for a split, on which a teacher's outputs depend, and of their order."""
     digest = hashlib.sha256()
-    for name, column in sorted(train.features.inputs.items()):
+    for name, column in sorted(split.features.inputs.items()):
         digest.update(f"{name} {column.values.dtype} ".encode())
         digest.update(column.lengths.tobytes())
         for row in column:

@@ -134,6 +134,7 @@ def _task(loaded: LoadedConfig, task: Task) -> str:
     test += "" if task.set_aside_fraction is None else " (set aside from the validation split)"
     numbers = f"{splits.train.num_examples} train, {splits.validation.num_examples} validation"
     sets = "".join(f", {split.num_examples} {name}" for name, split in splits.evaluation_sets.items())
+    sets += "" if splits.unlabelled is None else f", {splits.unlabelled.num_examples} unlabelled"
     detail = f"{numbers}, {test}{sets} examples; {task.task_kind}, {task.metric}"
     return detail + _reachable(loaded, task, splits) if task.task_kind is TaskKind.SPAN else detail
 

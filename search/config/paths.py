@@ -51,7 +51,10 @@ def rooted(config: SearchConfig, base: Path, source: YamlSource) -> SearchConfig
             for index, other in enumerate(task.evaluation_sets)
         )
         path = None if task.path is None else absolute(task.path, "tasks", number, "path")
-        return replace(task, path=path, evaluation_sets=sets)
+        unlabelled = tuple(
+            absolute(file, "tasks", number, "unlabelled", index) for index, file in enumerate(task.unlabelled)
+        )
+        return replace(task, path=path, evaluation_sets=sets, unlabelled=unlabelled)
 
     storage = replace(
         storage,

@@ -217,11 +217,7 @@ class SearchConfig:
         if self.distillation.relation_heads is not None:
             self.space.check_relation_heads(self.distillation.relation_heads)
         self._check_batches()
-        if self.finetuning.soft_labels is not None and not self.baselines.teacher:
-            raise UserError(
-                "baselines.teacher must be true with finetuning.soft_labels, which are the fine-tuned teacher's "
-                "outputs, got false"
-            )
+        self._check_soft_labels()
 
     @property
     def study_folder(self) -> Path:
@@ -264,6 +260,18 @@ class SearchConfig:
                 raise UserError(
                     f"{section}.batch_size must be a multiple of resources.workers_per_trial, "
                     f"got {batch_size} and {num_workers}"
+                )
+
+    def _check_soft_labels(self) -> None:
+        if self.finetuning.soft_labels is not None and not self.baselines.teacher:
+            raise UserError(
+                "baselines.teacher must be true with finetuning.soft_labels, which are the fine-tuned teacher's "
+                "outputs, got false"
+            )
+        for task in self.tasks:
+            if task.unlabelled and self.finetuning.soft_labels is None:
+                raise UserError(
+                    f"tasks must have no unlabelled texts without finetuning.soft_labels, got some for task {task.name}"
                 )
 
 

@@ -8,6 +8,7 @@ from minilm_core.errors import UserError
 from minilm_core.results.layout import TrialPaths
 from minilm_core.tasks.evaluation import TaskData
 from minilm_core.tasks.finetuning import build_task_model
+from minilm_core.tasks.kinds.kind import EncodedSplit
 from minilm_core.tasks.ragged import Column
 from minilm_core.tasks.task import Task
 from minilm_core.tasks.teacher_outputs import cached_outputs, inputs_sha256, teacher_outputs, with_teacher_outputs
@@ -22,29 +23,36 @@ def data_to_learn(worker: Worker, job: Job, task: Task) -> TaskData:
     Raises:
         UserError: if the fine-tuned teacher is missing.
     """
-    data = worker.node.task_data(task)
     if job.finetuning.soft_labels is None:
-        return data
+        return worker.node.task_data(task)
     if worker.is_first:
         soft_labels(worker.node, task)
     worker.wait_for_others()
-    return with_teacher_outputs(data, soft_labels(worker.node, task))
+    return soft_labels(worker.node, task)
 
 
-def soft_labels(node: NodeContext, task: Task) -> Column:
-    """Returns the outputs of the teacher as the study's first seed fine-tuned it, after computing them if need be.
+def soft_labels(node: NodeContext, task: Task) -> TaskData:
+    """Returns a task's splits with the outputs of the teacher, which are computed if need be.
+
+    The teacher is that of the study's first seed.
 
     Raises:
         UserError: if the fine-tuned teacher is missing.
     """
-    teacher, data = TrialPaths(root=node.paths.teacher_folder), node.task_data(task)
+    data = node.task_data(task)
+    of_unlabelled = None if data.unlabelled is None else _outputs(node, data, data.unlabelled)
+    return with_teacher_outputs(data, _outputs(node, data, data.train), of_unlabelled)
+
+
+def _outputs(node: NodeContext, data: TaskData, split: EncodedSplit) -> Column:
+    teacher, name = TrialPaths(root=node.paths.teacher_folder), data.task.name
 
     def compute() -> Column:
-        folder = teacher.finetuned(task.name)
+        folder = teacher.finetuned(name)
         if not folder.is_dir():
-            raise UserError(f"soft labels of task {task.name} must have a fine-tuned teacher, got no {folder}")
+            raise UserError(f"soft labels of task {name} must have a fine-tuned teacher, got no {folder}")
         # The head is the folder's own, whatever the seed.
         model = build_task_model(folder, data, seed=node.config.seed).to(node.device)
-        return teacher_outputs(model, data, node.config.finetuning)
+        return teacher_outputs(model, data, node.config.finetuning, split)
 
-    return cached_outputs(teacher.soft_labels(task.name, inputs_sha256(data.train)), compute)
+    return cached_outputs(teacher.soft_labels(name, inputs_sha256(split)), compute)

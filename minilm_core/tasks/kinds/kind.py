@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from minilm_core.results.outcomes import Outcomes
 from minilm_core.tasks.features import Features
 from minilm_core.tasks.labels import Classes
-from minilm_core.tasks.ragged import Column, subset_of
+from minilm_core.tasks.ragged import Column, joined, subset_of
 from minilm_core.tasks.tables import Table
 from minilm_core.tasks.task import Task
 
@@ -31,7 +31,7 @@ class Split:
     """One sequence for each text column: strings, or lists of words for tagging. A text may be empty, as in GLUE."""
     labels: Sequence[Any] | np.ndarray
     """The label of each example. Classification: class numbers, int64; regression: values, float64; multi-label: rows
-    of 0 and 1; span: `Answers`; tagging: arrays of tag numbers."""
+    of 0 and 1; span: `Answers`; tagging: arrays of tag numbers. Of unlabelled texts, what nothing is learnt from."""
     num_labels: int
     """The number of classes, labels or tags of the task; 1 for a regression, 2 for spans (start and end)."""
     label_names: tuple[str, ...] | None = None
@@ -41,6 +41,15 @@ class Split:
     def num_examples(self) -> int:
         """The number of examples."""
         return len(self.labels)
+
+    def followed_by(self, others: Self) -> Self:
+        """Returns these examples and then others of the same task."""
+        if isinstance(self.labels, np.ndarray):
+            labels: Any = np.concatenate([self.labels, others.labels])
+        else:
+            labels = [*self.labels, *others.labels]
+        texts = tuple([*these, *more] for these, more in zip(self.texts, others.texts, strict=True))
+        return replace(self, texts=texts, labels=labels)
 
     def subset(self, examples: Int[np.ndarray, " some"]) -> Self:
         """Returns some examples, given by their indices."""
@@ -70,11 +79,27 @@ class EncodedSplit:
     teacher_outputs: Column | None = None
     """The soft labels: the fine-tuned teacher's logits for each feature, [outputs], or for each of its tokens,
     [tokens, outputs]; for a regression its value. None: there are none."""
+    is_labelled: Bool[np.ndarray, " features"] | None = None
+    """Whether each feature has a label to learn from; None: all have."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " features"]:
         """The number of tokens of each feature."""
         return self.features.lengths
+
+    def with_unlabelled(self, others: Self) -> Self:
+        """Returns the examples of this split, which have labels, and then others of the same task, which have none."""
+        outputs = (self.teacher_outputs, others.teacher_outputs)
+        return replace(
+            self,
+            split=self.split.followed_by(others.split),
+            features=self.features.followed_by(others.features),
+            targets=joined(self.targets, others.targets),
+            example_of=np.concatenate([self.example_of, self.split.num_examples + others.example_of]),
+            alignments={name: joined(column, others.alignments[name]) for name, column in self.alignments.items()},
+            teacher_outputs=None if outputs[0] is None or outputs[1] is None else joined(outputs[0], outputs[1]),
+            is_labelled=np.arange(len(self.features) + len(others.features)) < len(self.features),
+        )
 
     def subset(self, examples: Int[np.ndarray, " some"]) -> Self:
         """Returns some examples, given by their indices in rising order, with all of their features."""
@@ -87,6 +112,7 @@ class EncodedSplit:
             example_of=np.searchsorted(examples, self.example_of[rows]),
             alignments={name: subset_of(column, rows) for name, column in self.alignments.items()},
             teacher_outputs=None if self.teacher_outputs is None else subset_of(self.teacher_outputs, rows),
+            is_labelled=None if self.is_labelled is None else self.is_labelled[rows],
         )
 
 
@@ -119,6 +145,13 @@ class Kind(Protocol):
 
         Raises:
             UserError: if a text or label breaks a rule; it names the first such example.
+        """
+
+    def read_unlabelled(self, task: Task, table: Table, train: Split) -> Split:
+        """Returns texts without labels, as further examples for the train split; what stands for a label is empty.
+
+        Raises:
+            UserError: if a text breaks a rule; it names the first such example.
         """
 
     def has_labels(self, task: Task, table: Table) -> bool:

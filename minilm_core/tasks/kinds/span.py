@@ -1,6 +1,7 @@
 """The kind of task that finds the answer to a question in a context, as in SQuAD and MLQA."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from minilm_core.tasks.kinds.kind import EncodedSplit, Predictions, Split
 from minilm_core.tasks.kinds.texts import label_column, read_texts
 from minilm_core.tasks.labels import Classes
 from minilm_core.tasks.spans.answers import choose_answers
-from minilm_core.tasks.spans.examples import read_answers
+from minilm_core.tasks.spans.examples import Answers, read_answers
 from minilm_core.tasks.spans.rules import AnswerRules
 from minilm_core.tasks.spans.thresholds import best_threshold
 from minilm_core.tasks.spans.windows import ContextTokens, Windows, reachable_share, windows
@@ -35,14 +36,12 @@ class SpanKind:
 
     def read(self, task: Task, table: Table, classes: Classes | None) -> Split:
         """Returns questions and contexts with their answers."""
-        questions, contexts = read_texts(task, table)
-        for name, texts in zip(task.text_columns, (questions, contexts), strict=True):
-            for index, text in enumerate(texts):
-                if not text.strip():
-                    raise UserError(
-                        f"every {name} of task {task.name} must have text, got {text!r} in {table.location(index)}"
-                    )
+        questions, contexts = _read_pairs(task, table)
         return Split(texts=(questions, contexts), labels=read_answers(task, table, contexts), num_labels=2)
+
+    def read_unlabelled(self, task: Task, table: Table, train: Split) -> Split:
+        """Returns questions and contexts without answers."""
+        return replace(train, texts=_read_pairs(task, table), labels=[Answers((), ())] * table.num_rows)
 
     def has_labels(self, task: Task, table: Table) -> bool:
         """Returns whether a test split has answers, which are secret in SQuAD."""
@@ -156,6 +155,17 @@ def answer_rules(task: Task) -> AnswerRules:
     """Returns the rules by which the answers of a span task are compared."""
     span = span_settings(task)
     return AnswerRules(mlqa_language=span.mlqa_language, has_unanswerable=span.has_unanswerable)
+
+
+def _read_pairs(task: Task, table: Table) -> tuple[list[str], ...]:
+    texts = read_texts(task, table)
+    for name, column in zip(task.text_columns, texts, strict=True):
+        for index, text in enumerate(column):
+            if not text.strip():
+                raise UserError(
+                    f"every {name} of task {task.name} must have text, got {text!r} in {table.location(index)}"
+                )
+    return texts
 
 
 def reachable_answers(task: Task, split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> float:

@@ -1,6 +1,7 @@
 """The kind of task that tags every word, as in the recognition of named entities. Extra: tagging."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,12 @@ class TaggingKind:
                 )
         return Split(texts=(sentences,), labels=tags, num_labels=classes.count, label_names=classes.names)
 
+    def read_unlabelled(self, task: Task, table: Table, train: Split) -> Split:
+        """Returns words with the first tag for each."""
+        sentences = _read_sentences(task, table)
+        tags = [np.zeros(len(words), dtype=np.int64) for words in sentences]
+        return replace(train, texts=(sentences,), labels=tags)
+
     def has_labels(self, task: Task, table: Table) -> bool:
         """Returns whether a test split has tags."""
         return table.has_column(label_column(task)) and not labels_in(task, table).are_absent
@@ -93,7 +100,7 @@ class TaggingKind:
         from torch.nn import functional
 
         logits = self.logits(outputs)
-        targets = torch.from_numpy(_targets(train, rows)).to(logits.device)
+        targets = torch.from_numpy(_targets(train, rows, logits.shape[1])).to(logits.device)
         each = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
         return _mean_over_words(each, targets)
 
@@ -106,7 +113,7 @@ class TaggingKind:
         from minilm_core.tasks.kinds.divergence import softened_kl, teacher_logits
 
         logits = self.logits(outputs)
-        targets = torch.from_numpy(_targets(train, rows)).to(logits.device)
+        targets = torch.from_numpy(_targets(train, rows, logits.shape[1])).to(logits.device)
         each = softened_kl(logits, teacher_logits(train, rows, logits), temperature)
         return _mean_over_words(each.masked_fill(targets == IGNORED, 0), targets)
 
@@ -138,10 +145,10 @@ class TaggingKind:
         return Predictions(outcomes=np.array(counts, dtype=np.float64))
 
 
-def _targets(train: EncodedSplit, rows: Int[np.ndarray, " batch"]) -> Int[np.ndarray, "batch seq"]:
+def _targets(train: EncodedSplit, rows: Int[np.ndarray, " batch"], length: int) -> Int[np.ndarray, "batch seq"]:
     """Returns the tag of each token that begins a word, and `IGNORED` for the others."""
     assert isinstance(train.targets, Ragged), "a tagging task has a target for each token"
-    return train.targets.padded(rows, IGNORED)
+    return train.targets.padded(rows, IGNORED, length)
 
 
 def _mean_over_words(each: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":

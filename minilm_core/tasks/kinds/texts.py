@@ -1,6 +1,7 @@
 """The kinds of task that ask one thing of a whole text or pair of texts: classification, regression, multi-label."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,12 @@ class TextKind:
     has_classes = True
     problem_type: str
     """The kind of head in transformers' configuration."""
+
+    def read_unlabelled(self, task: Task, table: Table, train: Split) -> Split:
+        """Returns texts with zeros for their labels."""
+        of_train = np.asarray(train.labels)
+        labels = np.zeros((table.num_rows, *of_train.shape[1:]), dtype=of_train.dtype)
+        return replace(train, texts=read_texts(task, table), labels=labels)
 
     def has_labels(self, task: Task, table: Table) -> bool:
         """Returns whether a test split has labels, which are secret in some benchmarks."""

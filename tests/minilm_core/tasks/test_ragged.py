@@ -54,6 +54,24 @@ def test_a_subset_of_a_subset_has_the_rows_that_were_chosen(rows: list[list[int]
     assert listed(column.subset(np.array(second, dtype=np.int64))) == [rows[first[row]] for row in second]
 
 
+def test_a_padded_batch_has_the_length_that_is_asked_for_and_numbers_of_their_own_type() -> None:
+    column = ragged([[1, 2], [3]])
+    assert column.padded(np.array([1, 0]), -1, 3).tolist() == [[3, -1, -1], [1, 2, -1]]
+    pairs = Ragged(np.array([[0.5, 1.5], [2.5, 3.5], [4.5, 5.5]], np.float32), np.array([0, 1]), np.array([1, 2]))
+    batch = pairs.padded(np.array([0, 1]), 0)
+    assert batch.dtype == np.float32
+    assert batch.tolist() == [[[0.5, 1.5], [0, 0]], [[2.5, 3.5], [4.5, 5.5]]]
+
+
+@settings(deadline=None, derandomize=True)
+@given(first=ROWS, second=ROWS)
+def test_rows_that_follow_others_come_out_after_them(first: list[list[int]], second: list[list[int]]) -> None:
+    assert listed(ragged(first).followed_by(ragged(second))) == first + second
+    # A subset's values are those of the whole.
+    last = np.array([len(second) - 1])
+    assert listed(ragged(first).followed_by(ragged(second).subset(last))) == [*first, second[-1]]
+
+
 def test_a_subset_shares_the_values_of_the_whole() -> None:
     column = ragged([[1, 2], [3]])
     assert column.subset(np.array([1])).values is column.values

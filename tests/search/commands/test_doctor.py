@@ -87,6 +87,17 @@ def ask_for_f1_of_three_classes(folder: Path) -> None:
     file.write_text(file.read_text().replace("metric: accuracy", "metric: f1"))
 
 
+def name_unlabelled(name: str, content: str | None) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        file = folder / "search.yaml"
+        text = file.read_text().replace("metric: accuracy", f"metric: accuracy, unlabelled: [{name}]")
+        file.write_text(text.replace("max_length: 24,", "max_length: 24, soft_labels: {weight: 0.9, temperature: 2},"))
+        if content is not None:
+            (folder / name).write_text(content)
+
+    return write
+
+
 def test_a_complete_search_passes_every_check(folder: Path) -> None:
     found = findings(folder)
     assert {"teacher", "corpus", "task mood"} <= found.keys()
@@ -110,6 +121,12 @@ def test_a_complete_search_passes_every_check(folder: Path) -> None:
         (set_aside, "task mood", "set_aside_fraction must be left out where the test split has labels, got 0.25"),
         (set_aside_from_a_small_split, "task mood", "set_aside_fraction must be left out unless the validation split"),
         (ask_for_f1_of_three_classes, "task mood", "metric f1 must have 2 classes"),
+        (name_unlabelled("more.jsonl", None), "task mood", "the unlabelled texts of task mood must exist, got /"),
+        (
+            name_unlabelled("more.jsonl", '{"sentence": "the film"}'),
+            "task mood",
+            "a task's column must be one of sentence, got text for /",
+        ),
     ],
 )
 def test_what_a_search_would_fail_on_is_found(
@@ -120,6 +137,12 @@ def test_what_a_search_would_fail_on_is_found(
     assert finding.is_ok is False
     assert finding.is_input
     assert finding.detail.startswith(rule)
+
+
+def test_the_number_of_unlabelled_texts_is_told(folder: Path) -> None:
+    name_unlabelled("more.csv", "text\nthe film\nthe play\n")(folder)
+    detail = findings(folder)["task mood"].detail
+    assert detail.startswith("100 train, 40 validation, 40 test, 2 unlabelled examples; ")
 
 
 def test_the_sizes_of_a_task_are_those_after_setting_aside(folder: Path) -> None:

@@ -140,6 +140,16 @@ def test_evaluation_sets_are_names_or_copies_of_named_sets(write, tmp_path):
             "baselines: {teacher: false}\nspace: tiny\nfinetuning: {soft_labels: {weight: 0.9, temperature: 2}}",
             "11: baselines.teacher must be true with finetuning.soft_labels, which are the fine-tuned teacher's",
         ),
+        (
+            "    path: data/mrpc",
+            "    path: data/mrpc\n    unlabelled: [more.jsonl]",
+            "7: tasks must have no unlabelled texts without finetuning.soft_labels, got some for task mrpc",
+        ),
+        (
+            "    path: data/mrpc",
+            "    path: data/mrpc\n    unlabelled: [more.conll]",
+            "11: tasks.1.unlabelled must be files that end in .parquet, .jsonl, .csv, got more.conll",
+        ),
         ("    path: data/mrpc", "    pth: data/mrpc", "10: unknown key 'tasks.1.pth'; did you mean 'path'?"),
         (
             "relation_heads: 24",
@@ -230,6 +240,13 @@ def test_short_forms_are_written_out(config):
 def test_a_path_replaces_a_known_tasks_data_set(config, tmp_path):
     assert (config.tasks[1].path, config.tasks[1].dataset) == (str(tmp_path / "data/mrpc"), None)
     assert config.tasks[1].text_columns == ("sentence1", "sentence2")
+
+
+def test_files_of_unlabelled_texts_start_from_the_files_folder(write, tmp_path):
+    text = SEARCH.replace("    path: data/mrpc\n", "    path: data/mrpc\n    unlabelled: [more.jsonl, /far/more.csv]\n")
+    soft = "finetuning.soft_labels={weight: 0.9, temperature: 2}"
+    task = load_config(write(text), [soft]).config.tasks[1]
+    assert task.unlabelled == (str(tmp_path / "more.jsonl"), "/far/more.csv")
 
 
 def test_relative_paths_start_from_the_files_folder(config, tmp_path):

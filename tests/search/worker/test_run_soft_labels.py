@@ -64,6 +64,12 @@ def losses_of(job: Job) -> list[float | None]:
     return [line.progress.loss for line in lines if line.progress.stage == "fine-tuning on mood"]
 
 
+def num_steps_of(job: Job) -> int:
+    lines = ProgressLog(job.paths.progress).lines()
+    (num_steps,) = {line.progress.num_steps for line in lines if line.progress.stage == "fine-tuning on mood"}
+    return num_steps
+
+
 def with_labels_alone(job: Job) -> Job:
     config = replace(job.config, finetuning=replace(job.config.finetuning, soft_labels=None))
     return replace(job, study=replace(job.study, config=config))
@@ -182,6 +188,20 @@ def test_of_several_seeds_the_soft_labels_are_those_of_the_first(open_study: Ope
     record_of(Job.of_teacher(several))
     (one,), (other,) = folders_of(taught), folders_of(several)
     assert (one / "arrays.safetensors").read_bytes() == (other / "arrays.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("record_of_student")
+def test_a_student_learns_the_teachers_outputs_for_unlabelled_texts_too(
+    open_study: OpenStudy, choice: StudentChoice, material: Path, student: Job, num_computed: Callable[[], int]
+) -> None:
+    study = open_study(SOFT, f"tasks.0.unlabelled=[{material / 'corpus.jsonl'}]")
+    record_of(Job.of_teacher(study))
+    assert len(folders_of(study)) == num_computed() == 2
+    job = Job.of_student(study, 7, choice)
+    record_of(job)
+    assert num_computed() == 2
+    num_texts = len((material / "corpus.jsonl").read_text().splitlines())
+    assert num_steps_of(job) == -(-(100 + num_texts) // 16) > num_steps_of(student)
 
 
 def test_a_student_without_a_fine_tuned_teacher_fails_in_one_line(open_study: OpenStudy, choice: StudentChoice) -> None:
