@@ -70,10 +70,13 @@ def cached_outputs(folder: Path, compute: Callable[[], Column]) -> Column:
 
     Several processes may do so at once: each has all outputs, and those of one are kept. Damaged ones are replaced.
     """
+    was_there = folder.is_dir()
     found = load_columns(folder)
     if found is None:
-        # Damaged outputs would be kept, because the first of several writers wins.
-        shutil.rmtree(folder, ignore_errors=True)
+        if was_there:
+            # Damaged outputs would be kept, because the first of several writers wins. Those that another process has
+            # written since are not removed, because that process may have mapped them.
+            shutil.rmtree(folder, ignore_errors=True)
         outputs = compute()
         save_columns(folder, {_OUTPUTS: outputs})
         found = load_columns(folder) or {_OUTPUTS: outputs}

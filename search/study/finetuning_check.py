@@ -30,8 +30,16 @@ from search.study.reruns import check_encoders
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
 
-OWN_SETTINGS = ("precision", "micro_batch_size", "checkpoint_every_seconds", "num_seeds", "teacher_learning_rate")
-"""The settings that a preset leaves as the search has them: those of the machine, and those that change no student."""
+OWN_SETTINGS = (
+    "precision",
+    "micro_batch_size",
+    "checkpoint_every_seconds",
+    "num_seeds",
+    "teacher_learning_rate",
+    "soft_labels",
+)
+"""The settings that a preset leaves as the search has them: those of the machine, those that change no student, and
+what students learn from."""
 MAX_STUDENTS = 100
 """More add little to what a ranking says, and the interval of its tau compares all pairs."""
 
@@ -146,7 +154,8 @@ def full_finetuning(paths: StudyPaths, preset: str | None, overrides: Sequence[s
     of_preset = [f"finetuning.{key}={json.dumps(value)}" for key, value in settings.items()]
     config = load_config(paths.search_yaml, [*of_preset, *overrides]).config
     own = load_config(paths.search_yaml).config.finetuning
-    if replace(config.finetuning, **{name: getattr(own, name) for name in OWN_SETTINGS}) == own:
+    same_students = {name: getattr(own, name) for name in OWN_SETTINGS if name != "soft_labels"}
+    if replace(config.finetuning, **same_students) == own:
         raise UserError(
             "check-finetuning needs a --preset or --set whose settings differ from those that the search fine-tunes "
             "with, got the same"
