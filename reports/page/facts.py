@@ -51,6 +51,8 @@ class Facts:
     costs: tuple[Row, ...]
     wall_clock_hours: float | None
     preparation_seconds: Mapping[str, float]
+    stage_seconds: Mapping[str, float]
+    """The seconds that all students together spent in each stage of their trials."""
     progress: tuple[Row, ...]
     reference_point: Mapping[str, float]
     importances: tuple[Row, ...]
@@ -67,6 +69,18 @@ class Facts:
             return ""
         stages = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in self.preparation_seconds.items())
         return f"Preparation, which the device-hours above do not include: {stages}."
+
+    @property
+    def stages(self) -> str:
+        """What the time of the trials was spent on, as a sentence; empty where it was not recorded."""
+        total = sum(self.stage_seconds.values())
+        if not total:
+            return ""
+        shares = ", ".join(
+            f"{stage} {wording.percentage(seconds / total)}"
+            for stage, seconds in sorted(self.stage_seconds.items(), key=lambda item: -item[1])
+        )
+        return f"The students' {total:,.0f} s were spent on: {shares}."
 
     @property
     def volume(self) -> str:
@@ -97,6 +111,7 @@ class Facts:
             "costs": list(self.costs),
             "wall_clock_hours": self.wall_clock_hours,
             "preparation_seconds": dict(self.preparation_seconds),
+            "stage_seconds": dict(self.stage_seconds),
             "progress": list(self.progress),
             "reference_point": dict(self.reference_point),
             "published": None if self.published is None else asdict(self.published),
@@ -130,6 +145,7 @@ def gather(study: Study) -> Facts:
         costs=tuple(tables.cost_rows(study)),
         wall_clock_hours=tables.wall_clock_hours(study),
         preparation_seconds=study.environment.get("seconds") or {},
+        stage_seconds=tables.stage_seconds(study),
         progress=tuple(_progress_rows(study)),
         reference_point=study.reference_point,
         importances=tuple(_importance_rows(study)),

@@ -196,6 +196,16 @@ def failure_rows(study: Study) -> list[Row]:
     ]
 
 
+def stage_seconds(study: Study) -> dict[str, float]:
+    """Returns the seconds that all students together spent in each stage, those of failed trials included."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for record in study.records:
+        if record.role is Role.STUDENT:
+            for stage, spent in record.seconds.items():
+                seconds[stage] += spent
+    return dict(seconds)
+
+
 def wall_clock_hours(study: Study) -> float | None:
     """Returns the hours from the start of the first trial to the end of the last one, pauses included."""
     trials = study.to_pandas()

@@ -211,14 +211,15 @@ def students_label(numbers: Sequence[int]) -> str:
 
 
 def describe(record: TrialRecord) -> str:
-    """Returns a record as one line."""
+    """Returns a record as one line, with the seconds of each of its stages."""
     head = f"{record.label}: {record.architecture.label}"
     if record.failure is not None:
         return f"{head}  {record.status}: {failure_reason(record.failure.kind, record.failure.message)}"
     latency = "" if record.latency_ms is None else f"  {record.latency_ms:.2f} ms"
     size = "" if record.size_bytes is None else f"  {record.size_bytes / 1e6:.1f} MB"
     accuracy = f"  accuracy {record.objectives['accuracy']:.3f}" if "accuracy" in record.objectives else ""
-    return f"{head}{accuracy}{latency}{size}  {sum(record.seconds.values()):.0f} s"
+    stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in record.seconds.items())
+    return f"{head}{accuracy}{latency}{size}  {sum(record.seconds.values()):.0f} s{stages and f' ({stages})'}"
 
 
 def _duration(seconds: float) -> str:

@@ -68,6 +68,20 @@ def test_page_and_markdown_give_the_seconds_of_the_preparation(drawn: Report, dr
     assert sentence in (drawn.folder / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_page_and_markdown_say_what_the_time_of_the_trials_was_spent_on(make_study: Callable[..., Study]) -> None:
+    fast, slow = (
+        replace(student(number, 0.8), seconds={"distilling": seconds, "fine-tuning on mood": 30.0})
+        for number, seconds in enumerate((10.0, 30.0))
+    )
+    report = write_report(make_study(fast, slow, replace(teacher(0.9), seconds={"fine-tuning on mood": 500.0})))
+    sentence = "The students&#39; 100 s were spent on: fine-tuning on mood 60.0%, distilling 40.0%."
+    assert sentence in report.html.read_text(encoding="utf-8")
+    assert sentence.replace("&#39;", "'") in report.markdown.read_text(encoding="utf-8")
+    stages = json.loads((report.folder / "report.json").read_text())["stage_seconds"]
+    assert stages == {"distilling": 40.0, "fine-tuning on mood": 60.0}
+
+
 def test_the_reference_point_of_the_hypervolume_is_written_in_plain_figures(drawn_page: str) -> None:
     (corner,) = re.findall(r"Hypervolume from the reference point (.*) \(an objective", drawn_page)
     assert re.fullmatch(r"accuracy 0, latency_ms [\d.]+, size_bytes \d{1,3}(,\d{3})+", corner)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from minilm_core.errors import FailureKind
@@ -20,6 +22,12 @@ def test_a_complete_trial_is_one_line_of_its_figures() -> None:
     assert line.startswith("trial 3: 2x64 A")
     assert f"accuracy {record.objectives['accuracy']:.3f}" in line
     assert f"{record.size_bytes / 1e6:.1f} MB" in line
+
+
+def test_a_trials_seconds_are_given_by_stage() -> None:
+    record = replace(student(3, 0.7), seconds={"distilling": 18.2, "fine-tuning on mood": 98.4})
+    assert describe(record).endswith("  117 s (distilling 18, fine-tuning on mood 98)")
+    assert describe(replace(record, seconds={})).endswith("  0 s")
 
 
 def test_a_failed_trial_is_one_line_with_its_kind() -> None:
