@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         material = prepared(options, Path(scratch))
         budgets = sorted(options.budgets)
-        results = []
+        results: list[Trained] = []
         for result in itertools.chain(
             separate_runs(material, LearningRateSchedule.LINEAR, budgets),
             separate_runs(material, LearningRateSchedule.COSINE, budgets),
@@ -198,9 +198,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--relation-heads", type=int, default=24)
     parser.add_argument("--warmup-fraction", type=float, default=0.025, help="of the largest budget; in steps, of all")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--max-tokens", type=int, default=500_000)
-    parser.add_argument("--held-out-sequences", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--max-tokens", type=int, default=250_000)
+    parser.add_argument("--held-out-sequences", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1, help="more are slower where other work shares the cores")
     parser.add_argument("--seed", type=int, default=0, help="of the student's first weights, the order and dropout")
     return parser.parse_args(arguments)
 
