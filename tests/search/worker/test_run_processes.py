@@ -40,13 +40,15 @@ def _run_two_workers(
 def test_two_workers_report_equally_often_and_only_the_first_has_the_records(
     open_study: OpenStudy, choice: StudentChoice, tmp_path: Path
 ) -> None:
-    study = open_study("resources.workers_per_trial=2", CHECKPOINT_EVERY_STEP)
+    study = open_study("resources.workers_per_trial=2", "finetuning.num_seeds=2", CHECKPOINT_EVERY_STEP)
     wild = replace(choice, distillation_learning_rate=1e38)
     jobs = [Job.of_student(study, 7, choice), Job.of_student(study, 8, wild), Job.of_student(study, 9, choice)]
     first, second, records = _run_two_workers(tmp_path / "first", jobs)
     assert [kind for kind in first if kind != "TrialRecord"] == second
     assert second.count("distilling") == 6
-    assert second.count("evaluating on mood") == 2
+    # Two students, each of them with two seeds.
+    assert second.count("evaluating on mood") == 4
+    assert [record.tasks["mood"].num_seeds for record in records[1:]] == [2, 2]
     assert [record.number for record in records] == [8, 7, 9]
     assert [record.status for record in records] == [Status.FAILED, Status.COMPLETE, Status.COMPLETE]
     assert {(record.num_workers, record.num_tokens) for record in records[1:]} == {(2, 6 * 4 * 16)}
