@@ -109,6 +109,7 @@ def test_a_perfect_ranking_of_a_few_is_not_certain() -> None:
     assert 0 < few.low < 0.5 < more.low < 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_students", "true_tau"), [(5, 0.8), (10, 0.0), (10, 0.8)])
 def test_the_interval_covers_the_tau_of_all_students(num_students: int, true_tau: float) -> None:
     """Clayton's copula, whose dependence is in one tail, is not the one that the interval assumes."""

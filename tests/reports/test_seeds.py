@@ -28,6 +28,7 @@ def test_seeds_that_agree_have_no_variance() -> None:
     assert model.example_variance == pytest.approx(one.mean() * (1 - one.mean()) / 400, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_variance_of_seeds_leaves_out_what_the_examples_cause() -> None:
     """Seeds of one accuracy differ on each example by chance; their own variance is zero on average."""
     random = np.random.default_rng(1)
@@ -38,6 +39,7 @@ def test_the_variance_of_seeds_leaves_out_what_the_examples_cause() -> None:
     assert np.mean(found) == pytest.approx(0.0, abs=3 * np.std(found) / np.sqrt(100))
 
 
+@pytest.mark.slow
 def test_the_variance_of_seeds_is_found() -> None:
     random = np.random.default_rng(2)
     found = []

@@ -44,6 +44,7 @@ def test_the_decays_begin_where_these_tests_assume() -> None:
     assert (LONG.learning_rate_curve.first_decay_step, SHORT.learning_rate_curve.first_decay_step) == FIRST_DECAY_STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun_as", "ended_as", "num_shared"),
     [(LONG, SHORT, 32), (LONG, SHORT, 20), (LONG, SHORT, 3), (SHORT, LONG, 32), (SHORT, LONG, 20)],

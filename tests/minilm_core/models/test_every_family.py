@@ -112,6 +112,7 @@ def classifier_folder(taught: Taught, data: TaskData) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_cached_targets_equal_the_teachers(taught: Taught) -> None:
     online = OnlineTargets(RelationEncoder(load_encoder(taught.teacher), [4], RELATIONS), Precision.FP32)
     encoder = build_encoder(ARCHITECTURE, taught.base, seed=0)

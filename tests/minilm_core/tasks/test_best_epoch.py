@@ -108,6 +108,7 @@ def test_impossible_settings_are_refused(settings: dict[str, float], message: st
 # Checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [SCHEDULE, SELECTING, replace(SELECTING, patience=1)])
 @pytest.mark.parametrize("stop_after", [1, 9])
 def test_an_interrupted_fine_tuning_goes_on_bit_for_bit(

@@ -198,6 +198,7 @@ def test_with_all_weight_a_student_comes_close_to_its_teacher_whatever_the_label
 
 
 @each_kind
+@pytest.mark.slow
 def test_micro_batches_learn_what_the_whole_batch_learns(softened: Any, sober_folder: Path, task: Task) -> None:
     """Weights are not compared: a bias that moves all logits of a span alike has rounding as its gradient."""
     data = softened(task)

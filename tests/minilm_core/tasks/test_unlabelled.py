@@ -155,6 +155,7 @@ def test_a_step_has_the_teachers_share_of_all_and_the_labels_share_of_those_that
 
 
 @each_kind
+@pytest.mark.slow
 def test_micro_batches_learn_what_the_whole_batch_learns(softened: Any, sober_folder: Path, task: Task) -> None:
     """With micro-batches of one, some have no label at all."""
     data = softened(task)
@@ -163,6 +164,7 @@ def test_micro_batches_learn_what_the_whole_batch_learns(softened: Any, sober_fo
 
 
 @each_kind
+@pytest.mark.slow
 def test_what_stands_for_the_label_of_an_unlabelled_text_is_not_learnt(
     softened: Any, teacher_folder: Path, task: Task
 ) -> None:

@@ -22,6 +22,7 @@ from tests.search.running import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoints", ["distillation.checkpoint_every_seconds=3600", CHECKPOINT_EVERY_STEP])
 @pytest.mark.parametrize("num_events", [1, 4, 6, 13, 14])
 def test_an_interrupted_trial_ends_with_the_same_figures(

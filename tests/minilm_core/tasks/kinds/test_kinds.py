@@ -29,6 +29,7 @@ LOADERS = {
 }
 
 
+@pytest.mark.slow
 def test_a_separable_task_is_learnt(learnt: Learnt) -> None:
     result = evaluate(learnt.model, learnt.data, SCHEDULE).result
     assert result.test is not None
@@ -37,6 +38,7 @@ def test_a_separable_task_is_learnt(learnt: Learnt) -> None:
     assert result.validation.low <= result.validation.value <= result.validation.high
 
 
+@pytest.mark.slow
 def test_the_value_is_the_metric_of_the_outcomes_of_every_example(learnt: Learnt) -> None:
     evaluation = evaluate(learnt.model, learnt.data, SCHEDULE)
     for split, result in (("validation", evaluation.result.validation), ("test", evaluation.result.test)):
@@ -46,6 +48,7 @@ def test_the_value_is_the_metric_of_the_outcomes_of_every_example(learnt: Learnt
         assert result.value == score(metric_named(learnt.task.metric), outcomes)
 
 
+@pytest.mark.slow
 def test_padding_to_the_longest_of_a_batch_does_not_change_outcomes(learnt: Learnt) -> None:
     alone, together = (
         evaluate(learnt.model, learnt.data, replace(SCHEDULE, batch_size=size)).outcomes["validation"]
@@ -54,6 +57,7 @@ def test_padding_to_the_longest_of_a_batch_does_not_change_outcomes(learnt: Lear
     assert alone == pytest.approx(together, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_saved_model_opens_with_its_head_and_scores_the_same(
     learnt: Learnt, teacher_folder: Path, tmp_path: Path
 ) -> None:
@@ -65,6 +69,7 @@ def test_a_saved_model_opens_with_its_head_and_scores_the_same(
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", KINDS.values(), ids=KINDS)
 def test_micro_batches_do_not_change_what_is_learnt(
     task: Task, kinds_folder: Path, teacher_folder: Path, sober_folder: Path
@@ -79,6 +84,7 @@ def test_micro_batches_do_not_change_what_is_learnt(
     assert in_parts == pytest.approx(whole, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_prediction_that_is_not_finite_fails_and_is_not_scored(learnt: Learnt, teacher_folder: Path) -> None:
     model = build_task_model(teacher_folder, learnt.data, seed=0)
     head = model.qa_outputs if learnt.task.task_kind is TaskKind.SPAN else model.classifier
