@@ -1,6 +1,6 @@
 """The outputs of a fine-tuned teacher for the train split of a task, which students learn from as soft labels.
 
-They are computed once and kept on disk in fp32, which takes some 200 MB for SQuAD: a student whose outputs are the
+They are computed once and kept on disk in fp32, which takes 8 bytes a token for spans: a student whose outputs are the
 teacher's then has nothing to learn from them.
 """
 

@@ -31,10 +31,8 @@ def jobs_after_search(study: ResolvedStudy, ledger: Ledger) -> list[Job]:
 
 
 def _is_done(job: Job, ledger: Ledger) -> bool:
+    complete = [r for r in ledger.records if r.role is job.role and r.status is Status.COMPLETE]
     if job.role is Role.TRUNCATED_TEACHER:
         # It follows from its number of layers alone: that of another student of as many layers is the same model.
-        depth = job.choice.architecture.num_layers
-        found = [r for r in ledger.records if r.role is job.role and r.architecture.num_layers == depth]
-    else:
-        found = [r for r in (ledger.find(job.role, job.number),) if r is not None]
-    return any(record.status is Status.COMPLETE for record in found)
+        return any(record.architecture == job.choice.architecture for record in complete)
+    return any(record.number == job.number for record in complete)

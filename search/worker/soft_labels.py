@@ -25,10 +25,10 @@ def data_to_learn(worker: Worker, job: Job, task: Task) -> TaskData:
     """
     if job.finetuning.soft_labels is None:
         return worker.node.task_data(task)
-    if worker.is_first:
-        soft_labels(worker.node, task)
+    # The first worker computes what is missing; the others then find it.
+    of_first = soft_labels(worker.node, task) if worker.is_first else None
     worker.wait_for_others()
-    return soft_labels(worker.node, task)
+    return soft_labels(worker.node, task) if of_first is None else of_first
 
 
 def soft_labels(node: NodeContext, task: Task) -> TaskData:

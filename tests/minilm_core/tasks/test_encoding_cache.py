@@ -23,8 +23,8 @@ from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.ragged import Ragged
 from minilm_core.tasks.splits import load_split
 from minilm_core.tasks.task import EvaluationSet, SpanSettings, SplitRole, Task
-from tests.minilm_core.finetuning_tasks import CLASSES, PAIRS, VALUES, write_tasks
-from tests.minilm_core.tasks.kinds.material import KINDS, MAYBE, SPANS, TAGS, write_kinds
+from tests.minilm_core.finetuning_tasks import CLASSES, PAIRS, VALUES
+from tests.minilm_core.tasks.kinds.material import KINDS, MAYBE, SPANS, TAGS
 
 FORK = multiprocessing.get_context("fork")
 TASKS = {
@@ -37,14 +37,6 @@ TASKS = {
     "evaluation set": replace(MAYBE, evaluation_sets=(EvaluationSet(name="whom", path="whom"),)),
 }
 MAX_LENGTH = 32
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_tasks(folder)
-    write_kinds(folder)
-    return folder
 
 
 @pytest.fixture

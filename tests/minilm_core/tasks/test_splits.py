@@ -15,9 +15,7 @@ from minilm_core.tasks.kinds.kind import Split
 from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.splits import load_split, load_splits
 from minilm_core.tasks.task import SplitRole, Task
-from tests.paths import SHARED_DATA
-
-needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the real tasks are not in ../shared/data")
+from tests.paths import SHARED_DATA, needs_shared_data
 
 Columns = dict[str, list[Any]]
 FOUR: Columns = {"text": ["a", "b", "c", "d"], "label": [0, 1, 1, 0]}

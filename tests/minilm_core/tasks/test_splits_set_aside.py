@@ -14,9 +14,7 @@ from minilm_core.tasks.benchmarks import named_task
 from minilm_core.tasks.kinds.kind import Split
 from minilm_core.tasks.splits import Splits, load_split, load_splits
 from minilm_core.tasks.task import SplitRole, Task
-from tests.paths import SHARED_DATA
-
-needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the real tasks are not in ../shared/data")
+from tests.paths import SHARED_DATA, needs_shared_data
 
 CLASSES = Task(name="mine", path=".", text_columns=("text",), metric="accuracy", set_aside_fraction=0.3)
 ANSWERS = Task(name="answers", path=".", metric="span_f1", set_aside_fraction=0.3)

@@ -20,22 +20,14 @@ from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_d
 from minilm_core.tasks.ragged import Column, Ragged
 from minilm_core.tasks.task import Task
 from minilm_core.tasks.teacher_outputs import cached_outputs, inputs_sha256, teacher_outputs, with_teacher_outputs
-from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, VALUES, cut, train, weights_of, write_tasks
-from tests.minilm_core.tasks.kinds.material import LABELS, SPANS, TAGS, write_kinds
+from tests.minilm_core.finetuning_tasks import CLASSES, SCHEDULE, VALUES, cut, train, weights_of
+from tests.minilm_core.tasks.kinds.material import LABELS, SPANS, TAGS
 
 ONE_EPOCH = replace(SCHEDULE, num_epochs=1)
 SOFT = replace(ONE_EPOCH, soft_labels=SoftLabels(weight=0.9, temperature=2.0))
 TASKS = {"classification": CLASSES, "regression": VALUES, "multi-label": LABELS, "span": SPANS, "tagging": TAGS}
 
 each_kind = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_tasks(folder)
-    write_kinds(folder)
-    return folder
 
 
 @pytest.fixture

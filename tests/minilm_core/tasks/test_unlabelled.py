@@ -19,8 +19,8 @@ from minilm_core.tasks.kinds.kind import IGNORED
 from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import Task
 from minilm_core.tasks.teacher_outputs import teacher_outputs, with_teacher_outputs
-from tests.minilm_core.finetuning_tasks import CLASSES, PAIRS, SCHEDULE, VALUES, train, weights_of, write_tasks
-from tests.minilm_core.tasks.kinds.material import LABELS, SPANS, TAGS, write_kinds
+from tests.minilm_core.finetuning_tasks import CLASSES, PAIRS, SCHEDULE, VALUES, train, weights_of
+from tests.minilm_core.tasks.kinds.material import LABELS, SPANS, TAGS
 
 TASKS = {
     "classification": CLASSES,
@@ -37,15 +37,12 @@ each_kind = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(base: Path) -> Path:
     """The tasks, and beside the splits of each the texts of its test split without labels."""
-    folder = tmp_path_factory.mktemp("data")
-    write_tasks(folder)
-    write_kinds(folder)
     for task in TASKS.values():
-        table = pyarrow.parquet.read_table(folder / task.name / "test.parquet")
-        pyarrow.parquet.write_table(table.select(list(task.text_columns)), folder / task.name / "more.parquet")
-    return folder
+        table = pyarrow.parquet.read_table(base / task.name / "test.parquet")
+        pyarrow.parquet.write_table(table.select(list(task.text_columns)), base / task.name / "more.parquet")
+    return base
 
 
 @pytest.fixture

@@ -60,10 +60,11 @@ def checked(study: StudyPaths) -> Rerun:
 
 
 def test_the_search_fine_tunes_every_student_with_each_seed(study: StudyPaths) -> None:
-    for record in read_records(study.records):
-        if record.is_complete_student:
-            assert list(record.finetuning_seeds("mood")) == [3, 4]
-            assert study.outcomes_of(record.role, record.number, "mood", 4).is_file()
+    complete = [record for record in read_records(study.records) if record.is_complete_student]
+    assert len(complete) == 6
+    for record in complete:
+        assert list(record.finetuning_seeds("mood")) == [3, 4]
+        assert study.outcomes_of(record.role, record.number, "mood", 4).is_file()
 
 
 def test_a_confirmation_stops_at_its_budget_and_goes_on(confirmed: Rerun) -> None:

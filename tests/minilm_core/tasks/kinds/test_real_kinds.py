@@ -1,16 +1,14 @@
 """Tests of reading real answers and tags, in the column layout of the Hub."""
 
-import pytest
-
 from minilm_core.tasks.benchmarks import named_evaluation_set, named_task
 from minilm_core.tasks.kinds.span import SpanKind, reachable_answers
 from minilm_core.tasks.kinds.tagging import TaggingKind
 from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import SplitRole
 from tests.minilm_core.tasks.tokenizers import word_piece
-from tests.paths import SHARED_DATA
+from tests.paths import SHARED_DATA, needs_shared_data
 
-pytestmark = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the real tasks are not in ../shared/data")
+pytestmark = needs_shared_data
 
 
 def test_real_sentences_have_the_tags_of_wikiann() -> None:
