@@ -1,5 +1,5 @@
-"""Runs apart from the search, such as those of a confirmation: their records have a file of their own, so that no
-decision and no report of the search changes with them.
+"""Runs apart from the search, such as those of a confirmation: their records have a file of their own, so that the
+search's own records and figures stay as they are.
 """
 
 from collections.abc import Callable, Sequence
