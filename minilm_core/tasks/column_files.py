@@ -2,10 +2,11 @@
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
@@ -14,6 +15,27 @@ from minilm_core.tasks.ragged import Column, arrays_of, columns_of
 
 ARRAYS_FILE = "arrays.safetensors"
 SUM_FILE = "arrays.sha256"
+
+
+def cached_columns(folder: Path, make: Callable[[], Mapping[str, Column]]) -> Mapping[str, Column]:
+    """Returns the columns in a folder, mapped from its file, after making and writing them if they are not there.
+
+    Several processes may do so at once: each has whole columns, and those of one are kept. Damaged ones are replaced.
+    """
+    was_there = folder.is_dir()
+    found = load_columns(folder)
+    if found is not None:
+        return found
+    if was_there:
+        # Damaged columns would be kept, because the first of several writers wins. Those that another process has
+        # written since are not removed, because that process may have mapped them.
+        shutil.rmtree(folder, ignore_errors=True)
+    columns = make()
+    # The columns are in memory, so that a full disk or one that cannot be written to costs other processes time alone.
+    with suppress(OSError, SafetensorError):
+        save_columns(folder, columns)
+    # What is read has its pages in common with other processes.
+    return load_columns(folder) or columns
 
 
 def save_columns(folder: Path, columns: Mapping[str, Column]) -> None:

@@ -7,16 +7,12 @@ tokenise them, and to write them takes some 20 ms, once.
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from minilm_core.tasks.column_files import load_columns, save_columns
+from minilm_core.tasks.column_files import cached_columns
 from minilm_core.tasks.features import Features
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split
 from minilm_core.tasks.ragged import Column
@@ -49,30 +45,8 @@ def encoding_key(task: Task, split: Split, *, max_length: int, tokenizer_sha256:
 
 
 def cached_encoding(folder: Path, split: Split, encode: Callable[[], EncodedSplit]) -> EncodedSplit:
-    """Returns the encoding of a split, from the folder of its key if it is there, and else made and written to it.
-
-    Several processes may do so at once: each has a whole encoding, and one of them is kept. A damaged one is replaced.
-    """
-    was_there = folder.is_dir()
-    found = _load(folder, split)
-    if found is not None:
-        return found
-    if was_there:
-        # A damaged encoding would be kept, because the first of several writers wins. One that another process has
-        # written since is not removed, because that process may have mapped it.
-        shutil.rmtree(folder, ignore_errors=True)
-    encoded = encode()
-    # The encoding is in memory, so that a full disk or one that cannot be written to costs other processes time alone.
-    with suppress(OSError, SafetensorError):
-        save_columns(folder, _columns_of(encoded))
-    # What is read has its pages in common with other processes.
-    return _load(folder, split) or encoded
-
-
-def _load(folder: Path, split: Split) -> EncodedSplit | None:
-    """Returns the encoding in a folder; None if it is not there, or not what was written."""
-    columns = load_columns(folder)
-    return None if columns is None else _restored(split, columns)
+    """Returns the encoding of a split, from the folder of its key if it is there, and else made and written to it."""
+    return _restored(split, cached_columns(folder, lambda: _columns_of(encode())))
 
 
 def _columns_of(encoded: EncodedSplit) -> dict[str, Column]:
@@ -86,7 +60,7 @@ def _columns_of(encoded: EncodedSplit) -> dict[str, Column]:
     return columns if encoded.loss_weights is None else {**columns, "loss_weights": encoded.loss_weights}
 
 
-def _restored(split: Split, columns: dict[str, Any]) -> EncodedSplit:
+def _restored(split: Split, columns: Mapping[str, Any]) -> EncodedSplit:
     def below(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): column for name, column in columns.items() if name.startswith(prefix)}
 

@@ -5,7 +5,6 @@ teacher's then has nothing to learn from them.
 """
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 
 from minilm_core.errors import UserError
 from minilm_core.settings.schedules import FinetuningSchedule
-from minilm_core.tasks.column_files import load_columns, save_columns
+from minilm_core.tasks.column_files import cached_columns
 from minilm_core.tasks.evaluation import TaskData, evaluation_pass, of_each_feature
 from minilm_core.tasks.kinds.kind import EncodedSplit
 from minilm_core.tasks.ragged import Column, Ragged
@@ -66,21 +65,8 @@ def teacher_outputs(
 
 
 def cached_outputs(folder: Path, compute: Callable[[], Column]) -> Column:
-    """Returns the outputs in a folder, mapped from its file, after computing them if they are not there.
-
-    Several processes may do so at once: each has all outputs, and those of one are kept. Damaged ones are replaced.
-    """
-    was_there = folder.is_dir()
-    found = load_columns(folder)
-    if found is None:
-        if was_there:
-            # Damaged outputs would be kept, because the first of several writers wins. Those that another process has
-            # written since are not removed, because that process may have mapped them.
-            shutil.rmtree(folder, ignore_errors=True)
-        outputs = compute()
-        save_columns(folder, {_OUTPUTS: outputs})
-        found = load_columns(folder) or {_OUTPUTS: outputs}
-    return found[_OUTPUTS]
+    """Returns the outputs in a folder, mapped from its file, after computing them if they are not there."""
+    return cached_columns(folder, lambda: {_OUTPUTS: compute()})[_OUTPUTS]
 
 
 def with_teacher_outputs(data: TaskData, outputs: Column, of_unlabelled: Column | None = None) -> TaskData:
