@@ -84,7 +84,7 @@ def draw_figures(study: Study, rows: Sequence[Row]) -> tuple[Figure, ...]:
     drawn = [_pareto(altair, axis, placed) for axis in AXES if _is_shown(axis, study, students)]
     drawn += [chart for chart in (_progress(altair, study), _slices(altair, students)) if chart is not None]
     drawn += [_importances(altair, study)] if any(study.importances.values()) else []
-    return tuple(_finish(vl_convert, *chart) for chart in drawn)
+    return tuple(finish(vl_convert, *chart) for chart in drawn)
 
 
 @functools.cache
@@ -300,7 +300,8 @@ def _coding(alt: Any, places: Sequence[str]) -> tuple[Any, Any]:
     )
 
 
-def _finish(vl_convert: Any, name: str, title: str, finding: str, chart: Any) -> Figure:
+def finish(vl_convert: Any, name: str, title: str, finding: str, chart: Any) -> Figure:
+    """Returns the figure of a chart in the report's fonts, with its pictures."""
     sizes = {"labelFontSize": LABEL_SIZE, "titleFontSize": TITLE_SIZE}
     chart = chart.properties(description=finding).configure(background="white", font="sans-serif")
     spec = chart.configure_axis(**sizes).configure_legend(**sizes).to_dict()
