@@ -20,7 +20,7 @@ TEST_ARGS ?= -n logical --maxprocesses 4 --max-worker-restart 0
 # The threads of one process must not spin while those of another have work.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
-.PHONY: install quickstart test test-fast test-long check format bench bench-gpu clean
+.PHONY: install quickstart test test-fast test-long check format bench bench-gpu results-page clean
 
 install: $(VENV)/installed
 
@@ -75,6 +75,10 @@ bench: install $(PEER)/installed
 
 bench-gpu: install $(PEER)/installed
 	$(BIN)/python -m tests.benchmarks.gpu build/bench-gpu.json
+
+# Rebuilds the published results from the committed records, and their part of README.md.
+results-page: install
+	$(BIN)/python -m reports.results_page
 
 clean:
 	rm -rf build $(QUICKSTART) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -205,7 +205,7 @@ def _markdown_environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["table"] = _markdown_table
+    environment.globals["table"] = markdown_table
     return environment
 
 
@@ -224,7 +224,8 @@ def _markdown_text(value: Any) -> Any:
     return text
 
 
-def _markdown_table(columns: Sequence[Column], rows: Sequence[Row]) -> "Markup":
+def markdown_table(columns: Sequence[Column], rows: Sequence[Row]) -> "Markup":
+    """Returns a table in Markdown with one line a row, whose cells are escaped."""
     from markupsafe import Markup
 
     lines = [

@@ -1,0 +1,17 @@
+from .catalogue import Aim as Aim
+from .catalogue import Catalogue as Catalogue
+from .catalogue import Cell as Cell
+from .catalogue import Group as Group
+from .catalogue import Recipe as Recipe
+from .catalogue import load_catalogue as load_catalogue
+from .records import LatencyFigure as LatencyFigure
+from .records import LatencyOrigin as LatencyOrigin
+from .records import Provenance as Provenance
+from .records import ResultRecord as ResultRecord
+from .records import Score as Score
+from .records import TaskScore as TaskScore
+from .records import Training as Training
+from .records import append_results as append_results
+from .records import read_results as read_results
+from .writer import ResultsFolder as ResultsFolder
+from .writer import write_results_page as write_results_page
