@@ -86,7 +86,7 @@ def _chart(alt: Any, points: list[Row]) -> Any:
     y = alt.Y(
         "accuracy:Q",
         title="Mean over tasks, share of the teacher's",
-        scale=alt.Scale(zero=False, nice=True),
+        scale=alt.Scale(zero=False, nice=True, padding=12),
         axis=alt.Axis(format=".0%", tickCount=6),
     )
     models = alt.Chart(alt.Data(values=points))

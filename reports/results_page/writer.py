@@ -179,13 +179,14 @@ def made_with(cell: CellResults) -> str:
     changes = " with uncommitted changes" if made.has_uncommitted_changes else ""
     latency, training = student.latency, student.training
     machine = made.processor if training.device.startswith("CPU") else training.device
+    trained_on = "the same" if machine == latency.device else machine
     noise = "" if latency.noise is None else f" (NOISY: {latency.noise})"
     outdated = "Made by an earlier recipe than the declared one. " if cell.is_outdated else ""
     return (
         f"`{cell.cell.name}`: {outdated}Initialisation {recipe['initialisation']}, peak learning rates "
         f"{recipe['distillation_learning_rate']:g} and {recipe['finetuning_learning_rate']:g}; distillation: "
         f"{distillation}; fine-tuning: {finetuning}. Latency {latency.origin} for {latency.conditions} on "
-        f"{latency.device}{noise}. Trained on {machine} in {training.precision}; {versions}; "
+        f"{latency.device}{noise}. Trained on {trained_on} in {training.precision}; {versions}; "
         f"{made.date[:10]}, {commit}{changes}."
     )
 
