@@ -1,6 +1,7 @@
 """Fine-tunes an encoder on a labelled task of any kind."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from minilm_core.training.checkpoints import load_checkpoint, save_checkpoint
 from minilm_core.training.cpu_layers import train_fast_on_cpu
 from minilm_core.training.devices import autocast, resolve_precision, trim_freed_memory
 from minilm_core.training.optimisation import TrainingState, begin_training, micro_batches, seed_step, unwrapped
+from minilm_core.training.used_rows import only_used_rows
 
 BATCHES_PER_BUCKET = 32
 """The number of batches within which examples are sorted by length, so that batches have little padding."""
@@ -155,6 +157,43 @@ def finetune(
         data = replace(data, train=train)
     if schedule.soft_labels is not None and data.unlabelled is not None:
         data = replace(data, train=data.train.with_unlabelled(data.unlabelled))
+    with _token_rows(model, [split for split in (data.train, selection) if split is not None], data.pad_token_id):
+        yield from _trained(
+            model,
+            data,
+            selection,
+            schedule,
+            learning_rate=learning_rate,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            resume_from=resume_from,
+        )
+
+
+def _token_rows(model: nn.Module, splits: Sequence[EncodedSplit], pad_token_id: int) -> AbstractContextManager[object]:
+    """Returns the block in which a model has the rows of its token table that these splits use."""
+    if unwrapped(model) is not model:
+        # The data-parallel wrapper has taken note of the parameters: all rows are trained.
+        return nullcontext()
+    used = [np.unique(split.features.inputs["input_ids"].values) for split in splits]
+    token_ids = np.unique(np.concatenate([*used, [pad_token_id]]))
+    return only_used_rows(cast(PreTrainedModel, model), torch.from_numpy(token_ids.astype(np.int64)))
+
+
+def _trained(
+    model: nn.Module,
+    data: TaskData,
+    selection: EncodedSplit | None,
+    schedule: FinetuningSchedule,
+    *,
+    learning_rate: float,
+    seed: int,
+    rank: int,
+    world_size: int,
+    resume_from: Path | None,
+) -> Iterator[FinetuningProgress]:
+    """Trains a model on the train split; with the examples of `selection`, chooses the best epoch."""
     batches = _batches(data.train, schedule, seed=seed, world_size=world_size)
     train_fast_on_cpu(unwrapped(model))
     # Only a distillation has a choice of schedules: the learning rate of a fine-tuning falls linearly.

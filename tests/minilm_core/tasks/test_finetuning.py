@@ -1,5 +1,6 @@
 """Tests of fine-tuning on a labelled task: the order of its examples, its loss, its seeds."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from minilm_core.errors import NonFiniteLossError, UserError
+from minilm_core.tasks import finetuning
 from minilm_core.tasks.evaluation import TaskData, evaluate
 from minilm_core.tasks.features import Features
 from minilm_core.tasks.finetuning import (
@@ -164,3 +166,16 @@ def test_building_a_classifier_leaves_the_random_state_alone(who: TaskData, teac
     torch.manual_seed(3)
     build_task_model(teacher_folder, who, seed=9)
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_training_on_the_used_rows_of_the_table_is_one_on_all_of_them(
+    who: TaskData, teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without weight decay, which would move rows that no example uses.
+    schedule = replace(SCHEDULE, weight_decay=0.0)
+    few, all_rows = (build_task_model(teacher_folder, who, seed=0) for _ in range(2))
+    losses = train(few, who, schedule)
+    monkeypatch.setattr(finetuning, "_token_rows", lambda *_: nullcontext())
+    assert train(all_rows, who, schedule) == losses
+    for (name, one), other in zip(few.named_parameters(), all_rows.parameters(), strict=True):
+        assert torch.equal(one, other), name
