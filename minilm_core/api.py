@@ -23,6 +23,7 @@ from minilm_core.results.records import Role, Status, TrialRecord
 from minilm_core.runtimes.onnx_export import export_onnx
 from minilm_core.settings.learning_rates import LearningRateSchedule
 from minilm_core.settings.schedules import (
+    PROJECTED_RELATIONS,
     DistillationSchedule,
     FinetuningSchedule,
     LayerMapping,
@@ -39,6 +40,7 @@ from minilm_core.tasks.task import EvaluationSet, SpanSettings, SplitRole, Task
 from minilm_core.tasks.teacher_outputs import teacher_outputs, with_teacher_outputs
 
 __all__ = [
+    "PROJECTED_RELATIONS",
     "CachedTargets",
     "CorpusSettings",
     "CorpusSource",

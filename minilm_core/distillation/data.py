@@ -27,6 +27,9 @@ class TeacherBatch(NamedTuple):
     """The operands of each distilled layer of the teacher."""
     num_attention_heads: int
     """Attention heads of the teacher."""
+    dimension_order: Int[Tensor, " hidden"] | None = None
+    """The teacher's hidden dimensions; those that a narrower student inherits come first. None: no student is narrower,
+    or no hidden states are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +61,8 @@ class DistillationData:
         # A GPU copies from page-locked memory while the host goes on.
         tokens = tokens.pin_memory() if device.type == "cuda" else tokens
         input_ids = tokens.to(device, non_blocking=True)
-        return TeacherBatch(input_ids, self.targets.relations(rows, input_ids), self.targets.num_heads)
+        relations = self.targets.relations(rows, input_ids)
+        return TeacherBatch(input_ids, relations, self.targets.num_heads, self.targets.dimension_order)
 
 
 class BatchReader:
@@ -127,7 +131,7 @@ def relation_loss(student: nn.Module, batch: TeacherBatch, schedule: Distillatio
         student_relations: list[LayerRelations] = student(batch.input_ids, None)
         _check_comparable(batch.teacher_relations, student_relations, schedule)
         for of_teacher, of_student in zip(batch.teacher_relations, student_relations, strict=True):
-            losses = relation_losses(of_teacher, of_student, relation_heads)
+            losses = relation_losses(of_teacher, of_student, relation_heads, dimension_order=batch.dimension_order)
             terms += [weight * losses[relation] for relation, weight in schedule.weights.items()]
     return torch.stack(terms).sum() / len(student_relations)
 

@@ -1,7 +1,7 @@
 """The losses of MiniLM and MiniLMv2: the distance of a student's self-attention relations from its teacher's."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minilm_core.errors import UserError
@@ -15,30 +15,41 @@ TokenMask = Bool[Tensor, "batch seq"]
 
 
 def relation_losses(
-    teacher: LayerRelations, student: LayerRelations, num_heads: int, mask: TokenMask | None = None
+    teacher: LayerRelations,
+    student: LayerRelations,
+    num_heads: int,
+    mask: TokenMask | None = None,
+    *,
+    dimension_order: Int[Tensor, " hidden"] | None = None,
 ) -> dict[Relation, Float[Tensor, ""]]:
-    """Returns the loss of each relation of one pair of layers: KL(teacher ‖ student) in nats, or MSE for value vectors.
+    """Returns the loss of each relation of one pair of layers: KL(teacher ‖ student) in nats, or an error of vectors.
 
     Args:
         teacher: The operands of the teacher's distilled layer.
         student: The operands of the student's layer. Its relations are compared; the teacher may have more.
         num_heads: The number of relation heads; with MiniLM the number of attention heads, equal in both models.
         mask: True for real tokens, for padded batches. None: all tokens are real, as in the packed rows of `distil`.
+        dimension_order: The teacher's hidden dimensions; the states of a narrower student are compared with the first
+            of them. None: the hidden states have the same width.
 
     Raises:
         UserError: if the teacher lacks a relation, the heads do not divide a width, the value vectors differ in width,
-            or no token is real.
+            the student's hidden states are wider than the teacher's, or no token is real.
 
     Source: MiniLM (Wang et al., 2020), equations 6, 9 and 10; MiniLMv2 (Wang et al., 2021), equations 1 to 5.
     """
     for relation, operands in student.items():
         _check_comparable(relation, teacher, operands, num_heads)
-    return {
-        relation: vector_mse(teacher[relation].left, operands.left, mask)
-        if relation is Relation.VALUE_VECTORS
-        else relation_kl(teacher[relation], operands, num_heads, mask)
-        for relation, operands in student.items()
-    }
+    losses: dict[Relation, Tensor] = {}
+    for relation, operands in student.items():
+        match relation:
+            case Relation.VALUE_VECTORS:
+                losses[relation] = vector_mse(teacher[relation].left, operands.left, mask)
+            case Relation.HIDDEN_STATES:
+                losses[relation] = state_error(teacher[relation].left, operands.left, dimension_order, mask)
+            case _:
+                losses[relation] = relation_kl(teacher[relation], operands, num_heads, mask)
+    return losses
 
 
 def _check_comparable(relation: Relation, teacher: LayerRelations, student: RelationOperands, num_heads: int) -> None:
@@ -53,6 +64,9 @@ def _check_comparable(relation: Relation, teacher: LayerRelations, student: Rela
                 f"value vectors must be as wide as the teacher's, got {widths[1]} and {widths[0]}; "
                 f"pass teacher_width to the student's RelationEncoder"
             )
+    elif relation is Relation.HIDDEN_STATES:
+        if widths[1] > widths[0]:
+            raise UserError(f"hidden states must be no wider than the teacher's, got {widths[1]} and {widths[0]}")
     elif any(width % num_heads for width in widths):
         raise UserError(
             f"relation heads must divide the widths of teacher and student, "
@@ -113,4 +127,25 @@ def vector_mse(
     """
     wide = torch.promote_types(student.dtype, torch.float32)
     error = (student.to(wide) - teacher.detach().to(wide)).square()
+    return error.mean() if mask is None else error[mask].mean()
+
+
+def state_error(
+    teacher: Float[Tensor, "batch seq hidden"],
+    student: Float[Tensor, "batch seq width"],
+    dimension_order: Int[Tensor, " hidden"] | None,
+    mask: TokenMask | None,
+) -> Float[Tensor, ""]:
+    """Returns the squared distance of hidden states over the squared length of the teacher's, over real positions.
+
+    A narrower student's states are compared with those dimensions of its teacher's that a student of its width
+    inherits: the first ones of the order, in rising order. The error of a token depends on no other token, so that it
+    is the same whatever parts a batch is split into.
+    """
+    wide = torch.promote_types(student.dtype, torch.float32)
+    target = teacher.detach().to(wide)
+    if dimension_order is not None and student.shape[-1] < target.shape[-1]:
+        kept = dimension_order[: student.shape[-1]].sort().values
+        target = target.index_select(-1, kept.to(target.device))
+    error = (student.to(wide) - target).square().sum(dim=-1) / target.square().sum(dim=-1)
     return error.mean() if mask is None else error[mask].mean()

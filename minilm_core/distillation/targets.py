@@ -15,8 +15,8 @@ from torch import Tensor
 from minilm_core.corpus.packed import PackedCorpus
 from minilm_core.distillation.target_storage import HEADS_FOLDER, STATES_FILE, TargetsManifest, hold
 from minilm_core.errors import UserError
-from minilm_core.models.adapters import LayerRelations
-from minilm_core.models.encoders import RelationEncoder, load_heads
+from minilm_core.models.adapters import LayerRelations, RelationOperands
+from minilm_core.models.encoders import RelationEncoder, load_dimension_order, load_heads
 from minilm_core.settings.schedules import Precision, Relation
 from minilm_core.training.cpu_linear import multiply_with_onednn
 from minilm_core.training.devices import autocast, resolve_precision
@@ -32,6 +32,9 @@ class Targets(Protocol):
 
     hidden_size: int
     """The hidden size of the teacher."""
+
+    dimension_order: Int[Tensor, " hidden"]
+    """The teacher's hidden dimensions; those that a narrower student inherits come first."""
 
     def relations(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> list[LayerRelations]:
         """Returns the operands of each distilled layer for rows of the corpus with the tokens `input_ids`."""
@@ -49,6 +52,7 @@ class OnlineTargets:
         self.precision = resolve_precision(precision, next(teacher.parameters()).device)
         self.num_heads = teacher.num_heads
         self.hidden_size = teacher.hidden_size
+        self.dimension_order = teacher.dimension_order
 
     @torch.no_grad()
     def relations(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> list[LayerRelations]:
@@ -98,14 +102,20 @@ class CachedTargets:
         weakref.finalize(self, resources.close)
         resources.enter_context(hold(folder))
         self._manifest = TargetsManifest.load(folder)
-        for layer in layers:
+        self._layers = tuple(layers)
+        self._compares_hidden_states = Relation.HIDDEN_STATES in relations
+        # The states that leave a layer enter the next one.
+        self._needed = sorted({*layers, *(layer + 1 for layer in layers if self._compares_hidden_states)})
+        for layer in self._needed:
             if layer not in self._manifest.layers:
                 cached = ", ".join(map(str, self._manifest.layers))
                 raise UserError(f"cached targets must include layer {layer}, got layers {cached} in {folder}")
         self._file = os.open(folder / STATES_FILE, os.O_RDONLY)
         resources.callback(os.close, self._file)
-        self._layer_indices = [self._manifest.layers.index(layer) for layer in layers]
-        self._heads = load_heads(folder / HEADS_FOLDER, layers, relations).to(device)
+        self._layer_indices = [self._manifest.layers.index(layer) for layer in self._needed]
+        projected = [relation for relation in relations if relation is not Relation.HIDDEN_STATES]
+        self._heads = load_heads(folder / HEADS_FOLDER, layers, projected).to(device)
+        self.dimension_order = load_dimension_order(folder / HEADS_FOLDER)
         multiply_with_onednn(self._heads)
         self._device = device
         self._precision = precision
@@ -132,7 +142,8 @@ class CachedTargets:
                 os.posix_fadvise(self._file, int(offset), self._manifest.layer_bytes, os.POSIX_FADV_WILLNEED)
 
     def states(self, rows: RowNumbers) -> list[Float[Tensor, "batch seq hidden"]]:
-        """Returns the hidden states that enter each distilled layer, in bf16."""
+        """Returns the hidden states that enter each layer, in bf16: the distilled ones and, if hidden states are
+        compared, those after them."""
         # All rows are requested before the first is waited for.
         self.prefetch(rows)
         return [self._read(offsets).to(self._device, non_blocking=True) for offsets in self._offsets(rows)]
@@ -140,11 +151,16 @@ class CachedTargets:
     @torch.no_grad()
     def relations(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> list[LayerRelations]:
         """Returns the teacher's operands, computed from the cached states of the rows; the tokens are not used."""
-        with autocast(self._precision, self._device):
-            return [
-                head(states if self._precision is Precision.BF16 else states.float())
-                for head, states in zip(self._heads.values(), self.states(rows), strict=True)
-            ]
+        entering = dict(zip(self._needed, self.states(rows), strict=True))
+        of_layers = []
+        for layer, head in zip(self._layers, self._heads.values(), strict=True):
+            states = entering[layer]
+            with autocast(self._precision, self._device):
+                relations: LayerRelations = head(states if self._precision is Precision.BF16 else states.float())
+            if self._compares_hidden_states:
+                relations[Relation.HIDDEN_STATES] = RelationOperands(entering[layer + 1], entering[layer + 1])
+            of_layers.append(relations)
+        return of_layers
 
     def _offsets(self, rows: RowNumbers) -> Int[np.ndarray, "layers batch"]:
         """Returns the offset in the file of the states of each layer and row, in bytes."""

@@ -7,6 +7,7 @@ from .assistant import learns_from_assistant as learns_from_assistant
 from .encoders import RelationEncoder as RelationEncoder
 from .encoders import base_config as base_config
 from .encoders import build_encoder as build_encoder
+from .encoders import load_dimension_order as load_dimension_order
 from .encoders import load_encoder as load_encoder
 from .encoders import load_encoder_config as load_encoder_config
 from .encoders import load_heads as load_heads

@@ -16,13 +16,16 @@ from minilm_core.atomic import atomic_folder
 from minilm_core.errors import UserError, first_line
 from minilm_core.models.adapters import LayerRelations, RelationOperands, adapter_of
 from minilm_core.models.architecture import StudentArchitecture
-from minilm_core.models.families import check_model_type, student_settings
+from minilm_core.models.families import check_model_type, encoder_architecture, student_settings
 from minilm_core.models.student_family import StudentFamily, student_base
 from minilm_core.models.tokenizers import save_tokenizer
+from minilm_core.models.width_slicing import dimension_order
 from minilm_core.settings.schedules import Relation
 
 HEADS_FILE = "heads.safetensors"
 """The file of the distilled layers' projections, next to the cached states that enter these layers."""
+DIMENSION_ORDER = "dimension_order"
+"""The name in that file of the order of the teacher's hidden dimensions, which `dimension_order` returns."""
 
 
 class RelationEncoder(nn.Module):
@@ -30,7 +33,8 @@ class RelationEncoder(nn.Module):
 
     It shares its modules with the encoder, so training it trains the encoder. It has no parameter without a gradient:
     it leaves out the rest of the highest distilled layer, the layers above, the pooler and the projections that no
-    relation uses. These get their first gradient in fine-tuning.
+    relation uses. These get their first gradient in fine-tuning. If hidden states are compared, that layer is run and
+    learns as a whole.
 
     Source: MiniLM (Wang et al., 2020), section 3: only the last layer's self-attention is distilled.
     """
@@ -47,7 +51,8 @@ class RelationEncoder(nn.Module):
 
         Args:
             encoder: An encoder of a supported family.
-            layers: The distilled layers, counted from 1, in rising order.
+            layers: The distilled layers, counted from 1, in rising order. The number after the last layer stands for
+                the states that leave the encoder, which only `states` returns.
             relations: The relations that are compared in each of them.
             teacher_width: For a student, its teacher's hidden size. If value vectors are compared and the widths
                 differ, a learned matrix per layer maps the student's vectors to this width.
@@ -55,8 +60,18 @@ class RelationEncoder(nn.Module):
         super().__init__()
         adapter = adapter_of(encoder)
         self.layers = tuple(layers)
-        self.trunk = adapter.trunk(encoder, self.layers[-1] - 1)
-        self.heads = nn.ModuleDict({str(layer): adapter.head(encoder, layer, relations) for layer in self.layers})
+        self.compares_hidden_states = Relation.HIDDEN_STATES in relations
+        self.trunk = adapter.trunk(encoder, self.layers[-1] - 1 + self.compares_hidden_states)
+        projected = [relation for relation in relations if relation is not Relation.HIDDEN_STATES]
+        self.heads = nn.ModuleDict(
+            {
+                str(layer): adapter.head(encoder, layer, projected)
+                for layer in self.layers
+                if layer <= encoder_architecture(encoder.config.to_dict()).num_layers
+            }
+        )
+        # No buffer, because the workers of a data-parallel student would exchange it at every step.
+        self.dimension_order = dimension_order(dict(encoder.named_parameters()), encoder.config.hidden_size)
         self.config: PretrainedConfig = encoder.config
         self.num_heads: int = encoder.config.num_attention_heads
         self.hidden_size: int = encoder.config.hidden_size
@@ -87,10 +102,16 @@ class RelationEncoder(nn.Module):
         self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None
     ) -> list[LayerRelations]:
         """Returns the operands of each distilled layer's relations; the arguments are those of `states`."""
-        states = self.states(input_ids, attention_mask)
+        # The states that leave a layer enter the next one.
+        needed = sorted({*self.layers, *(layer + 1 for layer in self.layers if self.compares_hidden_states)})
+        entering = dict(zip(needed, self.trunk(input_ids, attention_mask, needed), strict=True))
         of_layers: list[LayerRelations] = [
-            head(entering) for head, entering in zip(self.heads.values(), states, strict=True)
+            head(entering[layer]) for layer, head in zip(self.layers, self.heads.values(), strict=True)
         ]
+        if self.compares_hidden_states:
+            for layer, relations in zip(self.layers, of_layers, strict=True):
+                leaving = entering[layer + 1]
+                relations[Relation.HIDDEN_STATES] = RelationOperands(leaving, leaving)
         if self.transforms:
             for transform, relations in zip(self.transforms.values(), of_layers, strict=True):
                 vectors = transform(relations[Relation.VALUE_VECTORS].left)
@@ -101,6 +122,7 @@ class RelationEncoder(nn.Module):
 def save_heads(encoder: RelationEncoder, folder: Path) -> None:
     """Saves the heads of the distilled layers and the encoder's configuration, to be used on cached states."""
     tensors = {**encoder.heads.state_dict(), **dict(encoder.heads.named_buffers(remove_duplicate=False))}
+    tensors[DIMENSION_ORDER] = encoder.dimension_order
     # Cloned, because safetensors refuses tensors that the heads of several layers share.
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, folder / HEADS_FILE)
     encoder.config.save_pretrained(folder)
@@ -116,19 +138,32 @@ def load_heads(folder: Path, layers: Sequence[int], relations: Collection[Relati
         skeleton = AutoModel.from_config(load_encoder_config(folder), dtype=torch.float32)
     adapter = adapter_of(skeleton)
     heads = nn.ModuleDict({str(layer): adapter.head(skeleton, layer, relations) for layer in layers})
-    try:
-        tensors = load_file(folder / HEADS_FILE)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(
-            f"cached targets must be complete, got {folder.parent} ({first_line(error)}); "
-            f"remove it to have it built again"
-        ) from error
+    tensors = _load_head_tensors(folder)
     heads.load_state_dict({name: tensors[name] for name in heads.state_dict()}, assign=True)
     # Buffers that modules compute from the configuration, such as rotary angles, are not in the state dict.
     for name, _ in list(heads.named_buffers(remove_duplicate=False)):
         owner, _, attribute = name.rpartition(".")
         setattr(heads.get_submodule(owner), attribute, tensors[name])
     return heads.eval().requires_grad_(False)
+
+
+def load_dimension_order(folder: Path) -> Int[Tensor, " hidden"]:
+    """Loads the order of the teacher's hidden dimensions that `save_heads` wrote.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    return _load_head_tensors(folder)[DIMENSION_ORDER]
+
+
+def _load_head_tensors(folder: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / HEADS_FILE)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(
+            f"cached targets must be complete, got {folder.parent} ({first_line(error)}); "
+            f"remove it to have it built again"
+        ) from error
 
 
 def _seeded_linear(num_inputs: int, num_outputs: int, *, seed: int) -> nn.Linear:

@@ -81,7 +81,7 @@ def kept_indices(
         theirs: The teacher's.
         parameters: The teacher's parameters by name.
     """
-    hidden = _most_varying(parameters, theirs.hidden_size, ours.hidden_size)
+    hidden = dimension_order(parameters, theirs.hidden_size)[: ours.hidden_size].sort().values
     heads = _evenly_spaced(theirs.hidden_size, ours.hidden_size)
     inner = _evenly_spaced(theirs.intermediate_size, ours.intermediate_size)
     (width,) = {table.shape[1] for name, table in parameters.items() if is_table(name)}
@@ -115,8 +115,13 @@ def _axes(name: str) -> tuple[Axis, ...]:
     return _AXES_BY_ENDING[max((ending for ending in _AXES_BY_ENDING if module.endswith(ending)), key=len)]
 
 
-def _most_varying(parameters: Mapping[str, Tensor], hidden_size: int, num_kept: int) -> Indices:
-    """Returns, in rising order, the hidden dimensions with the largest sums of squared norm weights."""
+def dimension_order(parameters: Mapping[str, Tensor], hidden_size: int) -> Int[Tensor, " hidden"]:
+    """Returns the hidden dimensions in falling order of their sums of squared norm weights: students keep the first.
+
+    Args:
+        parameters: The teacher's parameters by name.
+        hidden_size: The teacher's width.
+    """
     weights = [
         parameter
         for name, parameter in parameters.items()
@@ -124,7 +129,7 @@ def _most_varying(parameters: Mapping[str, Tensor], hidden_size: int, num_kept: 
     ]
     spreads = torch.stack(weights).square().sum(dim=0)
     # The stable sort makes the choice between equal dimensions independent of the machine.
-    return spreads.argsort(descending=True, stable=True)[:num_kept].sort().values
+    return spreads.argsort(descending=True, stable=True)
 
 
 def _evenly_spaced(size: int, num_kept: int) -> Indices:

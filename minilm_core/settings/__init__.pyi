@@ -5,6 +5,7 @@ from .quantities import parse_count as parse_count
 from .quantities import parse_milliseconds as parse_milliseconds
 from .quantities import parse_size_bytes as parse_size_bytes
 from .schedules import MAX_SEEDS as MAX_SEEDS
+from .schedules import PROJECTED_RELATIONS as PROJECTED_RELATIONS
 from .schedules import DistillationSchedule as DistillationSchedule
 from .schedules import FinetuningSchedule as FinetuningSchedule
 from .schedules import LayerMapping as LayerMapping

@@ -33,6 +33,13 @@ class Relation(StrEnum):
     """Values with values."""
     VALUE_VECTORS = "value_vectors"
     """The mean squared error of the values themselves, which replaces their relation in MiniLM's ablation."""
+    HIDDEN_STATES = "hidden_states"
+    """The squared distance of the states that leave the layer, over the squared length of the teacher's. The student's
+    are compared with the dimensions of its teacher's that a student of its width inherits."""
+
+
+PROJECTED_RELATIONS = tuple(relation for relation in Relation if relation is not Relation.HIDDEN_STATES)
+"""The relations whose operands the layer's own projections compute from the states that enter it."""
 
 
 METHOD_RELATIONS = {
@@ -42,8 +49,8 @@ METHOD_RELATIONS = {
 """The relations of each method, which have equal weights by default."""
 
 ALLOWED_RELATIONS = {
-    Method.MINILM: (*METHOD_RELATIONS[Method.MINILM], Relation.VALUE_VECTORS),
-    Method.MINILMV2: METHOD_RELATIONS[Method.MINILMV2],
+    Method.MINILM: (*METHOD_RELATIONS[Method.MINILM], Relation.VALUE_VECTORS, Relation.HIDDEN_STATES),
+    Method.MINILMV2: (*METHOD_RELATIONS[Method.MINILMV2], Relation.HIDDEN_STATES),
 }
 """The relations that the setting `relations` may name with each method."""
 
@@ -166,6 +173,11 @@ class DistillationSchedule:
         if num_steps <= num_warmup_steps:
             raise UserError(f"num_steps must be more than the {num_warmup_steps} steps of warm-up, got {num_steps}")
         return replace(self, num_steps=num_steps, warmup_fraction=num_warmup_steps / num_steps)
+
+    @property
+    def compares_hidden_states(self) -> bool:
+        """Whether the states that leave the distilled layers are compared, which a layer more is run for."""
+        return Relation.HIDDEN_STATES in self.weights
 
     @property
     def weights(self) -> dict[Relation, float]:

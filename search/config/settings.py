@@ -218,6 +218,11 @@ class SearchConfig:
             self.space.check_relation_heads(self.distillation.relation_heads)
         self._check_batches()
         self._check_soft_labels()
+        if self.assistant is not None and self.distillation.compares_hidden_states:
+            raise UserError(
+                "assistant must be left out with relation hidden_states, because the dimensions of an assistant are "
+                f"not those that its students inherit, got {self.assistant}"
+            )
 
     @property
     def study_folder(self) -> Path:

@@ -111,4 +111,7 @@ class TeacherAssignment:
             layers.setdefault(key.teacher_role, set()).update(key.layers)
         if TeacherRole.ASSISTANT in layers:
             layers[TeacherRole.TEACHER].update(self.assistant_key.layers)
+        if self.distillation.compares_hidden_states:
+            # The states that leave a layer enter the next one.
+            layers = {role: of_role | {layer + 1 for layer in of_role} for role, of_role in layers.items()}
         return {role: tuple(sorted(layers[role])) for role in TeacherRole if role in layers}

@@ -68,8 +68,8 @@ def _best_group_size(study: ResolvedStudy, worker_bytes: int) -> int:
 def _teacher_work(study: ResolvedStudy, students: Sequence[StudentArchitecture]) -> TeacherWork:
     length = study.config.corpus.sequence_length
     highest_layer = study.teachers.layers(students)[TeacherRole.TEACHER][-1]
-    # No layer of the teacher runs above the highest distilled one.
-    teacher = replace(study.teacher, num_layers=highest_layer)
+    # No layer of the teacher runs above the highest distilled one. The number after its last stands for what leaves it.
+    teacher = replace(study.teacher, num_layers=min(highest_layer, study.teacher.num_layers))
     return TeacherWork(
         teacher_flops=teacher.flops(length, study.teacher_family),
         student_flops=int(statistics.median(student.flops(length, study.student_family) for student in students)),

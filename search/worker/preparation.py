@@ -25,7 +25,7 @@ from minilm_core.errors import UserError
 from minilm_core.models.encoders import RelationEncoder, load_encoder
 from minilm_core.models.teacher import config_sha256, resolve, weights_sha256
 from minilm_core.results.layout import StudyPaths
-from minilm_core.settings.schedules import Relation
+from minilm_core.settings.schedules import PROJECTED_RELATIONS
 from minilm_core.tasks.splits import digest_of, labels_digest, load_splits
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import DistillationKey, TeacherRole
@@ -121,7 +121,7 @@ def _cache(
     if not _has_room(node, teacher_role, cache / key.folder_name, num_bytes):
         return None
     # The operands of every relation are kept, so that another method or other weights find the same cache.
-    teacher = RelationEncoder(encoder, key.layers, tuple(Relation))
+    teacher = RelationEncoder(encoder, key.layers, PROJECTED_RELATIONS)
     has_begun = False
     for num_rows in cache_targets(teacher, corpus, key, cache, rank=shard.rank, world_size=shard.world_size):
         if not has_begun:

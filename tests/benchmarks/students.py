@@ -25,7 +25,13 @@ from minilm_core.models.student_family import StudentFamily
 from minilm_core.models.teacher import TeacherSource, config_sha256, resolve, resolve_config, weights_sha256
 from minilm_core.models.weight_transfer import build_student
 from minilm_core.results.records import TaskResult
-from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule, LayerPairs, Precision, Relation
+from minilm_core.settings.schedules import (
+    PROJECTED_RELATIONS,
+    DistillationSchedule,
+    FinetuningSchedule,
+    LayerPairs,
+    Precision,
+)
 from minilm_core.tasks.benchmarks import named_task
 from minilm_core.tasks.evaluation import TaskData, evaluate
 from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_data, save_task_model
@@ -96,7 +102,9 @@ class Teaching:
             corpus_fingerprint=corpus.fingerprint,
             precision=resolve_precision(Precision.AUTO, device),
         )
-        for _ in cache_targets(RelationEncoder(encoder, key.layers, tuple(Relation)), corpus, key, folder / "targets"):
+        for _ in cache_targets(
+            RelationEncoder(encoder, key.layers, PROJECTED_RELATIONS), corpus, key, folder / "targets"
+        ):
             pass
         cache = folder / "targets" / key.folder_name
         return cls(teacher_folder=teacher_folder, corpus=corpus, cache=cache, device=device)

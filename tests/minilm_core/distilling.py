@@ -21,7 +21,13 @@ from minilm_core.distillation.target_storage import TargetsKey
 from minilm_core.distillation.targets import CachedTargets
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import RelationEncoder, build_encoder, load_encoder
-from minilm_core.settings.schedules import METHOD_RELATIONS, DistillationSchedule, Method, Precision, Relation
+from minilm_core.settings.schedules import (
+    METHOD_RELATIONS,
+    PROJECTED_RELATIONS,
+    DistillationSchedule,
+    Method,
+    Precision,
+)
 
 CPU = torch.device("cpu")
 ARCHITECTURE = StudentArchitecture(num_layers=2, hidden_size=16, num_heads=4)
@@ -54,7 +60,7 @@ def make_corpus(folder: Path, tokenizer_folder: Path) -> PackedCorpus:
 
 
 def teacher_of(folder: Path) -> RelationEncoder:
-    teacher = RelationEncoder(load_encoder(folder), [3], tuple(Relation))
+    teacher = RelationEncoder(load_encoder(folder), [3], PROJECTED_RELATIONS)
     # With small random weights all relations are almost uniform, and a student would have nothing to learn.
     for name, parameter in teacher.heads.named_parameters():
         if name.endswith("weight"):

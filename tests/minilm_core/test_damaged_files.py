@@ -17,7 +17,7 @@ from minilm_core.distillation.target_storage import TargetsManifest
 from minilm_core.errors import UserError
 from minilm_core.models.encoders import load_encoder, load_heads
 from minilm_core.models.tokenizers import TOKENIZER_FILES
-from minilm_core.settings.schedules import Relation
+from minilm_core.settings.schedules import PROJECTED_RELATIONS
 from minilm_core.training.checkpoints import load_checkpoint, save_checkpoint
 
 
@@ -103,7 +103,7 @@ def test_damaged_heads_are_refused(cached: Path, damage: Callable[[Path], None])
     with pytest.raises(
         UserError, match=r"cached targets must be complete, got .*targets \(.*\); remove it to have it built again"
     ):
-        load_heads(cached / "heads", [3], tuple(Relation))
+        load_heads(cached / "heads", [3], PROJECTED_RELATIONS)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from minilm_core.models.adapters.bert import BertAdapter
 from minilm_core.models.encoders import load_encoder
-from minilm_core.settings.schedules import Method, Relation
+from minilm_core.settings.schedules import PROJECTED_RELATIONS, Method
 from minilm_core.tasks.metrics import label_outcomes, score
 from tests.paths import ROOT
 
@@ -88,7 +88,7 @@ def test_the_sizes_that_a_test_replaces_are_those_shown() -> None:
 def test_the_adapter_shown_is_that_of_bert(teacher_folder: Path) -> None:
     namespace: dict[str, Any] = {}
     exec(block_with("class MyAdapter"), namespace)
-    encoder, relations = load_encoder(teacher_folder), tuple(Relation)
+    encoder, relations = load_encoder(teacher_folder), PROJECTED_RELATIONS
     input_ids = torch.tensor([[2, 7, 9, 3]])
     shown, ours = namespace["MyAdapter"](), BertAdapter()
     with torch.no_grad():

@@ -21,7 +21,7 @@ from minilm_core.distillation.target_cache import cache_targets
 from minilm_core.distillation.target_storage import TargetsManifest, is_cached, make_room
 from minilm_core.errors import UserError
 from minilm_core.models.encoders import RelationEncoder, load_encoder
-from minilm_core.settings.schedules import Relation
+from minilm_core.settings.schedules import PROJECTED_RELATIONS
 from tests.minilm_core.distilling import key_of
 
 LAYERS = (2, 3)
@@ -62,7 +62,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path) -> Pa
 
 @pytest.fixture(scope="module")
 def teacher(teacher_folder: Path) -> RelationEncoder:
-    return RelationEncoder(load_encoder(teacher_folder), LAYERS, tuple(Relation))
+    return RelationEncoder(load_encoder(teacher_folder), LAYERS, PROJECTED_RELATIONS)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_finished_cache_is_not_built_again(whole: Path, teacher: RelationEncod
 def test_a_cache_is_built_without_dropout(
     tmp_path: Path, teacher_folder: Path, corpus: PackedCorpus, whole: Path
 ) -> None:
-    training = RelationEncoder(load_encoder(teacher_folder), LAYERS, tuple(Relation)).train()
+    training = RelationEncoder(load_encoder(teacher_folder), LAYERS, PROJECTED_RELATIONS).train()
     finish(cache_targets(training, corpus, KEY, tmp_path))
     assert contents(tmp_path / KEY.folder_name) == contents(whole)
 

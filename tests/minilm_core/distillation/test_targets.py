@@ -25,12 +25,12 @@ from minilm_core.errors import UserError
 from minilm_core.models.adapters import LayerRelations
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import RelationEncoder, build_encoder, load_encoder
-from minilm_core.settings.schedules import Precision, Relation
+from minilm_core.settings.schedules import PROJECTED_RELATIONS, Precision, Relation
 from tests.minilm_core.distilling import key_of
 
 CPU = torch.device("cpu")
 LAYERS = (2, 3)
-RELATIONS = tuple(Relation)
+RELATIONS = PROJECTED_RELATIONS
 SIDES = {
     Relation.ATTENTION: ("query", "key"),
     Relation.QUERY: ("query", "query"),

@@ -10,10 +10,10 @@ from transformers import AutoTokenizer
 from minilm_core.models.adapters import RelationOperands, adapter_of
 from minilm_core.models.encoders import RelationEncoder, load_encoder
 from minilm_core.models.families import encoder_architecture, family_shape
-from minilm_core.settings.schedules import Relation
+from minilm_core.settings.schedules import PROJECTED_RELATIONS, Relation
 from tests.minilm_core.encoder_families import CONFIGS, Seen, build, layers_of, real_teacher
 
-ALL = tuple(Relation)
+ALL = PROJECTED_RELATIONS
 INPUT_IDS = torch.tensor([[0, 7, 8, 9, 12, 31, 5, 2], [0, 11, 6, 2, 1, 1, 1, 1]])
 MASK = torch.tensor([[1] * 8, [1] * 4 + [0] * 4])
 PADDED = {"input_ids": INPUT_IDS, "attention_mask": MASK}

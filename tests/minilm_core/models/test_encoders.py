@@ -21,7 +21,7 @@ from minilm_core.models.encoders import (
     student_config,
 )
 from minilm_core.models.families import MODEL_TYPES, family_shape
-from minilm_core.settings.schedules import METHOD_RELATIONS, Method, Relation
+from minilm_core.settings.schedules import METHOD_RELATIONS, PROJECTED_RELATIONS, Method, Relation
 from spaces.presets import load_space, preset_names
 from tests.minilm_core.encoder_families import CONFIGS, build, layers_of
 
@@ -132,7 +132,7 @@ def test_checkpointed_activations_are_not_kept(family: str) -> None:
 def test_heads_read_from_disk_give_the_encoders_own_relations(
     family: str, relations: tuple[Relation, ...], tmp_path: Path
 ) -> None:
-    encoder = RelationEncoder(build(family), [2, 4], tuple(Relation))
+    encoder = RelationEncoder(build(family), [2, 4], PROJECTED_RELATIONS)
     save_heads(encoder, tmp_path)
     states = torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(5))
     (head,) = load_heads(tmp_path, [4], relations).values()

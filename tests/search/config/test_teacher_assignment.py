@@ -6,7 +6,7 @@ import pytest
 
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.assistant import Assistant
-from minilm_core.settings.schedules import LayerMapping
+from minilm_core.settings.schedules import LayerMapping, Relation
 from search.config.loading import load_config
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import DistillationKey, TeacherAssignment, TeacherRole
@@ -60,6 +60,14 @@ def test_the_layers_of_a_teacher_are_those_of_all_its_students(assisted: SearchC
         TeacherRole.TEACHER: tuple(range(1, 13)),
         TeacherRole.ASSISTANT: (4, 6, 8, 12),
     }
+
+
+def test_hidden_states_need_what_leaves_each_layer_too(config: SearchConfig) -> None:
+    weights = {Relation.VALUE: 1.0, Relation.HIDDEN_STATES: 1.0}
+    compared = replace(config, distillation=replace(config.distillation, relations=weights))
+    assignment = TeacherAssignment.of(compared, TEACHER)
+    assert assignment.key(student(3, 192)).layers == (12,)
+    assert assignment.layers([student(3, 192)]) == {TeacherRole.TEACHER: (12, 13)}
 
 
 def test_an_assistant_without_students_teaches_nothing(assisted: SearchConfig) -> None:
