@@ -48,8 +48,13 @@ def _of_seeds(
 ) -> dict[str, tuple[Outcomes, ...]]:
     """Returns the outcomes of a record by split; a split that was not kept for every seed is left out."""
     further = record.finetuning_seeds(task)[1:]
-    kept = load_outcomes(paths.outcomes_of(record.role, record.number, task)) or _of_predictions(record, task, labels)
-    others = [load_outcomes(paths.outcomes_of(record.role, record.number, task, seed)) for seed in further]
+
+    def of_seed(seed: int | None = None) -> Mapping[str, Outcomes]:
+        file = paths.outcomes_of(record.role, record.number, task, seed, extended_to=record.extended_to)
+        return load_outcomes(file)
+
+    kept = of_seed() or _of_predictions(record, task, labels)
+    others = [of_seed(seed) for seed in further]
     return {
         split: (outcomes, *(other[split] for other in others))
         for split, outcomes in kept.items()

@@ -5,6 +5,7 @@ Larger students have a lower loss and a higher accuracy, so that the two agree w
 a student of a given size. Kendall's partial tau takes out what both owe to size.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -57,16 +58,27 @@ def shown_tau(tau: Interval) -> str:
 
 
 def proxy_quality(students: Sequence[TrialRecord]) -> ProxyQuality | None:
-    """Returns how well the held-out loss of complete students ranks them; None with too few or equal ones."""
+    """Returns how well the held-out loss of complete students ranks them; None with too few or equal ones.
+
+    Students of other numbers of steps are left out: more steps lower the loss and raise the accuracy at every size, so
+    that the two would agree whether or not the loss says anything.
+    """
     known = [
         Ranked(-student.held_out_loss, accuracy, student.num_layer_parameters)
-        for student in students
+        for student in of_one_budget(students)
         if student.held_out_loss is not None
         and student.num_layer_parameters is not None
         and (accuracy := accuracy_of(student)) is not None
     ]
     tau = partial_tau(known)
     return None if tau is None else ProxyQuality(partial_tau=tau, num_students=len(known))
+
+
+def of_one_budget(students: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Returns the students with the number of steps that most have; of numbers that as many have, the largest."""
+    counts = Counter(student.num_steps for student in students)
+    most_common = max(counts, key=lambda num_steps: (counts[num_steps], num_steps), default=0)
+    return [student for student in students if student.num_steps == most_common]
 
 
 def partial_tau(students: Sequence[Ranked]) -> Interval | None:

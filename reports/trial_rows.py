@@ -69,7 +69,8 @@ def mean_of_sets(result: TaskResult) -> float:
 
 def student_path(record: TrialRecord) -> str:
     """Returns the folder of the trained student, relative to the folder of the study."""
-    return TrialPaths(root=StudyPaths(root=Path()).trial_folder(record.number)).student.as_posix()
+    folder = StudyPaths(root=Path()).model_folder(record.role, record.number, record.extended_to)
+    return TrialPaths(root=folder).student.as_posix()
 
 
 def trial_row(record: TrialRecord) -> Row:

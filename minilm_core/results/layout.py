@@ -144,6 +144,11 @@ class StudyPaths:
         return self.finetuning_check / self.trial_folder(number).name
 
     @property
+    def more_steps(self) -> Path:
+        """The steps that students were asked to go on to, by the number of the trial."""
+        return self.root / "more_steps.json"
+
+    @property
     def scratch(self) -> Path:
         """The files of Ray, which are not needed once the search is over."""
         return self.root / "scratch"
@@ -184,11 +189,18 @@ class StudyPaths:
         """Returns the folder of the truncated teacher that has a student's number of layers."""
         return self.trials / f"truncated-teacher-{number:04d}"
 
-    def model_folder(self, role: Role, number: int) -> Path:
-        """Returns the folder of a student or of a baseline."""
+    def model_folder(self, role: Role, number: int, extended_to: int | None = None) -> Path:
+        """Returns the folder of a student or of a baseline.
+
+        Args:
+            role: The part that the model plays.
+            number: Its number.
+            extended_to: The steps of a student that went on from an earlier one, whose folder has its own in it.
+        """
         match role:
             case Role.STUDENT:
-                return self.trial_folder(number)
+                folder = self.trial_folder(number)
+                return folder if extended_to is None else folder / f"steps-{extended_to}"
             case Role.TWIN:
                 return self.twin_folder(number)
             case Role.TRUNCATED_TEACHER:
@@ -196,7 +208,21 @@ class StudyPaths:
             case Role.TEACHER:
                 return self.teacher_folder
 
-    def outcomes_of(self, role: Role, number: int, task: str, further_seed: int | None = None) -> Path:
+    def stable_states(self, number: int) -> tuple[Path, ...]:
+        """Returns the folders of the states that a student and those that went on from it had before their decay."""
+        folder = self.trial_folder(number)
+        folders = (TrialPaths(root=root).stable_state for root in (folder, *sorted(folder.glob("steps-*"))))
+        return tuple(state for state in folders if state.is_dir())
+
+    def outcomes_of(
+        self,
+        role: Role,
+        number: int,
+        task: str,
+        further_seed: int | None = None,
+        *,
+        extended_to: int | None = None,
+    ) -> Path:
         """Returns the file of the outcomes of a model's examples on a task.
 
         Args:
@@ -204,8 +230,9 @@ class StudyPaths:
             number: Its number.
             task: The name of the task.
             further_seed: The seed of fine-tuning, unless it is the first one.
+            extended_to: The steps of a student that went on from an earlier one.
         """
-        folder = self.outcomes / self.model_folder(role, number).name
+        folder = self.outcomes / self.model_folder(role, number, extended_to).relative_to(self.trials)
         if further_seed is not None:
             folder /= f"seed-{further_seed}"
         return folder / f"{task}.safetensors"
@@ -226,6 +253,11 @@ class TrialPaths:
     def checkpoint(self) -> Path:
         """The checkpoints that an interrupted distillation goes on from."""
         return self.root / "checkpoint"
+
+    @property
+    def stable_state(self) -> Path:
+        """The checkpoint of the state at the beginning of the decay, with schedule wsd."""
+        return self.root / "stable"
 
     @property
     def log(self) -> Path:

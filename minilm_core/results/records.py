@@ -18,7 +18,7 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.objectives import Objective, as_costs
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The version of the lines that are written; older ones are read too."""
 
 
@@ -136,6 +136,8 @@ class TrialRecord:
     tasks: dict[str, TaskResult] = field(default_factory=dict)
     num_steps: int = 0
     """The optimiser steps of distillation."""
+    num_steps_before: int = 0
+    """The steps of the student that this one went on from, whose record it replaces; 0 if it was trained at once."""
     num_tokens: int = 0
     """The tokens that the student was distilled on, without padding."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -168,6 +170,11 @@ class TrialRecord:
     def finetuning_seeds(self, task: str) -> range:
         """Returns the seeds that fine-tuned the model on a task."""
         return range(self.seed, self.seed + self.tasks[task].num_seeds)
+
+    @property
+    def extended_to(self) -> int | None:
+        """The steps of a student that went on from an earlier one; None if it was trained at once."""
+        return self.num_steps if self.num_steps_before else None
 
     @property
     def is_complete_student(self) -> bool:
@@ -250,7 +257,12 @@ def _with_counts(result: Any) -> Any:
     return counted
 
 
-_MIGRATIONS = {1: _from_version_1, 2: _from_version_2}
+def _from_version_3(fields: dict[str, Any]) -> dict[str, Any]:
+    """Version 4 added `num_steps_before`, which is 0 in all earlier records."""
+    return fields
+
+
+_MIGRATIONS = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3}
 """What turns the fields of one version of the schema into those of the next."""
 
 
@@ -276,6 +288,8 @@ def read_records(path: Path) -> tuple[TrialRecord, ...]:
     """
     latest: dict[tuple[Role, int], TrialRecord] = {}
     for record in _whole_records(path):
+        # Taken out first, so that the order is that in which the records were written.
+        latest.pop((record.role, record.number), None)
         latest[record.role, record.number] = record
     return tuple(latest.values())
 

@@ -109,6 +109,9 @@ class DistillationSchedule:
     """Fraction of the steps in which the learning rate rises linearly to its peak."""
     decay_fraction: float | None = None
     """Fraction of the steps, at the end, in which the learning rate falls (schedule wsd only). None: 0.2."""
+    keep_stable_state: bool | None = None
+    """Whether a search keeps the state of training at the beginning of that decay (schedule wsd only), from which a
+    student goes on for more steps. None: it does with schedule wsd."""
     weight_decay: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.999)
     max_gradient_norm: float = 1.0
@@ -148,8 +151,17 @@ class DistillationSchedule:
             raise UserError(f"relation_heads must be at least 1 with method minilmv2, got {self.relation_heads}")
         if self.relations is not None:
             self._check_relations(self.relations)
+        if self.keep_stable_state is not None and self.schedule is not LearningRateSchedule.WSD:
+            raise UserError(
+                f"keep_stable_state must be left out with schedule {self.schedule}, got {self.keep_stable_state}"
+            )
         # The curve checks the rest itself.
         _ = self.learning_rate_curve
+
+    @property
+    def keeps_stable_state(self) -> bool:
+        """Whether the state of training at the beginning of the decay is kept."""
+        return self.schedule is LearningRateSchedule.WSD and self.keep_stable_state is not False
 
     @property
     def learning_rate_curve(self) -> LearningRateCurve:

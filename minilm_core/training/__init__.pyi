@@ -1,3 +1,4 @@
+from .checkpoints import checkpoint_step as checkpoint_step
 from .checkpoints import latest_checkpoint as latest_checkpoint
 from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import save_checkpoint as save_checkpoint

@@ -45,6 +45,12 @@ def load_checkpoint(root: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
         ) from error
 
 
+def checkpoint_step(root: Path) -> int | None:
+    """Returns the step of the latest complete checkpoint under `root`; None if there is none."""
+    name = latest_checkpoint(root)
+    return None if name is None else int(name.removeprefix("step-"))
+
+
 def latest_checkpoint(root: Path) -> str | None:
     """Returns the folder name of the latest complete checkpoint under `root`; None if there is none."""
     return max((folder.name for folder in root.glob("step-*") if not is_scratch(folder)), default=None)

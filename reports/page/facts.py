@@ -1,5 +1,6 @@
 """All statements of a report, computed before anything is drawn or written."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -45,6 +46,8 @@ class Facts:
     published: PublishedResults | None
     """What papers published for the tasks of the study, which was not measured here; None where nothing matches."""
     tasks: tuple[str, ...]
+    has_steps: bool
+    """Whether students have different numbers of steps."""
     frontier: tuple[Row, ...]
     trials: tuple[Row, ...]
     failures: tuple[Row, ...]
@@ -139,6 +142,7 @@ def gather(study: Study) -> Facts:
         set_tables=tables.set_tables(_distinct([*_compared(study, found), *study.frontier])),
         published=published_results(study.records),
         tasks=tables.task_names(study),
+        has_steps=len(_students_by_steps(study)) > 1,
         frontier=tuple(by_trial[student.number] for student in study.frontier),
         trials=tuple(rows),
         failures=tuple(tables.failure_rows(study)),
@@ -176,10 +180,22 @@ def _warnings(study: Study) -> Iterator[str]:
             f"Provisional: each student {trained}, and the ranking of {students} is that of the validation "
             "split, which the search optimised: the best of many looks better than it is."
         )
+    by_steps = _students_by_steps(study)
+    if len(by_steps) > 1:
+        groups = [f"{wording.counted(number, 'student')} had {steps:,} steps" for steps, number in by_steps.items()]
+        yield (
+            f"Unequal training: {wording.listed(groups)}. A difference between students of different numbers of steps "
+            "is one of training, too, and not of their sizes alone."
+        )
     if study.latency is not None and study.latency.is_noisy:
         yield "NOISY: the machine was busy while latency was calibrated; do not ship on these latencies."
     if not study.outcomes:
         yield "The outcomes of the examples were not kept (outcomes/), so paired intervals are not measured."
+
+
+def _students_by_steps(study: Study) -> Mapping[int, int]:
+    """Returns how many complete students have each number of steps, the smallest number first."""
+    return dict(sorted(Counter(student.num_steps for student in study.students).items()))
 
 
 def _seeds_in_words(study: Study, seeds: SeedVariance) -> str:

@@ -36,6 +36,10 @@ def _fixed(digits: int, scale: float = 1.0) -> Callable[[float], str]:
     return lambda value: f"{value / scale:.{digits}f}"
 
 
+def _with_commas(value: float) -> str:
+    return f"{value:,}"
+
+
 def _learning_rate(value: float) -> str:
     return f"{value:.1e}"
 
@@ -56,6 +60,7 @@ LEARNING_RATES = (
     Column(key="distillation_learning_rate", title="Distil. rate", write=_learning_rate),
     Column(key="finetuning_learning_rate", title="Fine-tuning rate", write=_learning_rate),
 )
+NUM_STEPS = Column(key="num_steps", title="Steps", write=_with_commas)
 HELD_OUT_LOSS = Column(key="held_out_loss", title="Held-out loss", write=_fixed(4))
 PROBABILITY = Column(key="probability_on_frontier", title="P(on frontier)", write=_fixed(2))
 DEVICE_HOURS = Column(key="device_hours", title="Device-hours", write=_fixed(4))
@@ -68,17 +73,26 @@ _RESAMPLED_DTYPES = {
 STUDENT = Column(key="student", title="Student's folder", is_number=False)
 
 
-def frontier_columns(tasks: Sequence[str]) -> tuple[Column, ...]:
-    """Returns the columns of the table of the frontier, with one for each task where there are several."""
-    of_tasks = task_columns(tasks) if len(tasks) > 1 else ()
-    return (TRIAL, SHAPE, ACCURACY, *FIGURES, *of_tasks, HELD_OUT_LOSS, *LEARNING_RATES, PROBABILITY, STUDENT)
+def frontier_columns(tasks: Sequence[str], *, has_steps: bool = False) -> tuple[Column, ...]:
+    """Returns the columns of the table of the frontier, with one for each task where there are several.
+
+    `has_steps` adds the number of steps, which students do not always have in common.
+    """
+    distillation = _distillation_columns(tasks, has_steps=has_steps)
+    return (TRIAL, SHAPE, ACCURACY, *FIGURES, *distillation, PROBABILITY, STUDENT)
 
 
-def trial_columns(tasks: Sequence[str]) -> tuple[Column, ...]:
-    """Returns the columns of the table of all trials, with one for each task where there are several."""
-    of_tasks = task_columns(tasks) if len(tasks) > 1 else ()
+def trial_columns(tasks: Sequence[str], *, has_steps: bool = False) -> tuple[Column, ...]:
+    """Returns the columns of the table of all trials; the arguments are those of `frontier_columns`."""
+    distillation = _distillation_columns(tasks, has_steps=has_steps)
     place = Column(key="place", title="Place", is_number=False)
-    return (MODEL, STATUS, place, SHAPE, ACCURACY, *FIGURES, *of_tasks, HELD_OUT_LOSS, *LEARNING_RATES, DEVICE_HOURS)
+    return (MODEL, STATUS, place, SHAPE, ACCURACY, *FIGURES, *distillation, DEVICE_HOURS)
+
+
+def _distillation_columns(tasks: Sequence[str], *, has_steps: bool) -> tuple[Column, ...]:
+    of_tasks = task_columns(tasks) if len(tasks) > 1 else ()
+    steps = (NUM_STEPS,) if has_steps else ()
+    return (*of_tasks, *steps, HELD_OUT_LOSS, *LEARNING_RATES)
 
 
 def task_columns(tasks: Sequence[str]) -> tuple[Column, ...]:

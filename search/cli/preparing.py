@@ -188,7 +188,7 @@ def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson =
 def _plan_rows(made: "Plan") -> list[tuple[str, str]]:
     shapes, trials, text, files = made.shapes, made.trials, made.text, made.files
     refused = "an unknown number" if shapes.num_shapes_refused is None else str(shapes.num_shapes_refused)
-    assistant = made.assistant
+    assistant, kept = made.assistant, files.stable_states_bytes
     return [
         ("student shapes", f"{shapes.num_shapes}, {refused} over a limit"),
         *([("assistant", f"{assistant.label}, teaches {assistant.num_shapes} of the shapes")] if assistant else []),
@@ -204,6 +204,7 @@ def _plan_rows(made: "Plan") -> list[tuple[str, str]]:
         ("epochs a student", _figure(text.epochs_per_trial, 1, "", 2)),
         ("students on disk", _figure(files.students_bytes, 1e6, " MB", 0)),
         ("checkpoints on disk", _figure(files.checkpoints_bytes, 1e6, " MB", 0)),
+        *([("kept for more steps", _figure(kept, 1e6, " MB", 0))] if kept is None or kept.high else []),
     ]
 
 

@@ -1,5 +1,6 @@
 """The verbs after a search: report, pick, confirm, check-finetuning, package and verify."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -11,8 +12,11 @@ from search.cli.terminal import (
     Address,
     AsJson,
     ExitCode,
+    Front,
     Overrides,
+    Picked,
     StudyFolder,
+    Trials,
     complain,
     emit_json,
     existing_study,
@@ -23,7 +27,7 @@ from search.cli.terminal import (
 from search.study.lock import only_driver
 
 if TYPE_CHECKING:
-    from reports import ConfirmationResult, FinetuningCheckResult
+    from reports import ConfirmationResult, FinetuningCheckResult, Study
 
 PREFER_HELP = (
     "fastest, smallest, best, knee, or tied: the cheapest that cannot be told apart from the best. "
@@ -96,9 +100,9 @@ def pick(
 def confirm(
     context: typer.Context,
     study_folder: StudyFolder,
-    front: Annotated[bool, typer.Option("--front", help="All students on the frontier.")] = False,
-    picked: Annotated[bool, typer.Option("--picked", help="The student that pick chose.")] = False,
-    trial: Annotated[list[int] | None, typer.Option(help="The student of this trial; may be given again.")] = None,
+    front: Front = False,
+    picked: Picked = False,
+    trial: Trials = None,
     seeds: Annotated[int, typer.Option(help="Fresh seeds of each candidate and of the teacher.")] = 3,
     redistil: Annotated[
         bool, typer.Option("--redistil", help="Distil each seed anew, and not only fine-tune it.")
@@ -108,7 +112,7 @@ def confirm(
     as_json: AsJson = False,
 ) -> None:
     """Train fixed candidates with fresh seeds and score them on the split that the search never saw."""
-    from reports import decided_pick, load_confirmation, load_study, picked_trial
+    from reports import decided_pick, load_confirmation, load_study
     from search.config.loading import load_config
     from search.driver.reruns import run_again
     from search.study.confirmation import ConfirmationPlan, fix_plan
@@ -120,11 +124,8 @@ def confirm(
     paths = existing_study(study_folder)
     note_study(context, paths.root)
     read = load_study(study_folder)
-    numbers = [picked_trial(read)] if picked else trial or [student.number for student in read.frontier]
-    for number in numbers:
-        if read.student(number) is None:
-            raise UserError(f"--trial must be that of a complete student, got {number}")
-    plan = ConfirmationPlan(candidates=tuple(sorted(set(numbers))), num_seeds=seeds, redistils=redistil)
+    candidates = chosen_students(read, picked=picked, trials=trial)
+    plan = ConfirmationPlan(candidates=candidates, num_seeds=seeds, redistils=redistil)
     with only_driver(paths):
         study = find_study(load_config(paths.search_yaml).config, paths)
         jobs = plan.jobs(study, read.records)
@@ -229,6 +230,21 @@ def verify(
             typer.echo(f"{'ok  ' if one.is_passed else 'FAIL'}  {one.name}: {one.detail}")
     if not found.is_ok:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def chosen_students(study: "Study", *, picked: bool, trials: Sequence[int] | None) -> tuple[int, ...]:
+    """Returns the trials of the students that were chosen, in rising order: by default those on the frontier.
+
+    Raises:
+        UserError: if a trial has no complete student, or none was picked.
+    """
+    from reports import picked_trial
+
+    numbers = [picked_trial(study)] if picked else trials or [student.number for student in study.frontier]
+    for number in numbers:
+        if study.student(number) is None:
+            raise UserError(f"--trial must be that of a complete student, got {number}")
+    return tuple(sorted(set(numbers)))
 
 
 def _check_device_hours(most: float | None) -> None:

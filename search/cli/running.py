@@ -9,13 +9,17 @@ import typer
 
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
+from minilm_core.settings.quantities import parse_count
 from search.cli.terminal import (
     Address,
     AsJson,
     ExitCode,
+    Front,
     Overrides,
+    Picked,
     SearchYaml,
     StudyFolder,
+    Trials,
     complain,
     emit_json,
     emit_table,
@@ -63,19 +67,32 @@ def resume(
         int,
         typer.Option(help="Trials to add once all trials asked for before have ended; until then, none is added."),
     ] = 0,
+    add_steps: Annotated[
+        str | None,
+        typer.Option(help="Steps, as in 20k, that finished students of a study with schedule wsd go on for."),
+    ] = None,
+    front: Front = False,
+    picked: Picked = False,
+    trial: Trials = None,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue an interrupted search, or ask it for more trials."""
+    """Continue an interrupted search, ask it for more trials, or its students for more steps.
+
+    --add-steps takes the students of --front, which is the default, of --picked or of --trial.
+    """
     from search.config.loading import load_config
     from search.study.relaunch import extended
     from search.study.resolved import find_study
 
     if add_trials < 0:
         raise UserError(f"--add-trials must be at least 0, got {add_trials}")
+    _check_choice(add_trials, add_steps, [front, picked, bool(trial)].count(True))
     study = existing_study(study_folder)
     try:
         with only_driver(study):
+            if add_steps is not None:
+                _add_steps(study, add_steps, picked=picked, trials=trial)
             earlier = load_config(study.search_yaml).config
             config = extended(study, earlier, add_trials)
             if add_trials and config == earlier:
@@ -89,6 +106,33 @@ def resume(
         words = shlex.join(["minilm-search", "resume", str(study_folder)])
         complain(f"interrupted; nothing recorded is lost. `{words}` continues from here.")
         raise SystemExit(ExitCode.INTERRUPTED) from None
+
+
+def _check_choice(add_trials: int, add_steps: str | None, num_choices: int) -> None:
+    if add_steps is not None and add_trials:
+        raise UserError("resume takes one of --add-trials and --add-steps, got both")
+    if num_choices > 1:
+        raise UserError("resume takes one of --front, --picked and --trial, got several")
+    if num_choices and add_steps is None:
+        raise UserError("--front, --picked and --trial choose the students of --add-steps, got none")
+
+
+def _add_steps(study: StudyPaths, add_steps: str, *, picked: bool, trials: list[int] | None) -> None:
+    """Notes which students go on for how many more steps, unless there is something left to do before."""
+    from reports import load_study
+    from search.cli.results import chosen_students
+    from search.config.loading import load_config
+    from search.study.more_steps import ask_for_more_steps, check_can_go_on
+
+    config = load_config(study.search_yaml).config
+    check_can_go_on(config)
+    num_more = parse_count(add_steps)
+    numbers = chosen_students(load_study(study.root), picked=picked, trials=trials)
+    if not ask_for_more_steps(study, config, numbers, num_more):
+        complain(
+            "--add-steps adds none until all trials and all steps asked for before have ended; the search continues "
+            "with those"
+        )
 
 
 def status(study_folder: StudyFolder, as_json: AsJson = False) -> None:
@@ -131,6 +175,11 @@ def _run(study: "ResolvedStudy", address: str | None, as_json: bool) -> None:
     if outcome.failure is not None and outcome.failure.failure is not None:
         complain(f"{outcome.ending}:")
         complain(outcome.failure.failure.traceback or outcome.failure.failure.message)
+        raise typer.Exit(ExitCode.FAILED)
+    for failed in outcome.failed_extensions:
+        reason = failed.failure.message if failed.failure is not None else ""
+        complain(f"{failed.label} stays as it was, because its further steps failed: {reason}; resume tries again")
+    if outcome.failed_extensions:
         raise typer.Exit(ExitCode.FAILED)
     if outcome.num_complete == 0:
         complain("no trial ended with a student; records.jsonl and trials/*/log.txt have the failures")

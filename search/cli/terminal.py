@@ -40,6 +40,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Address = Annotated[
     str | None, typer.Option(help="HOST:PORT of a running Ray cluster, or auto. Default: start Ray on this machine.")
 ]
+Front = Annotated[bool, typer.Option("--front", help="All students on the frontier.")]
+Picked = Annotated[bool, typer.Option("--picked", help="The student that pick chose.")]
+Trials = Annotated[list[int] | None, typer.Option("--trial", help="The student of this trial; may be given again.")]
 
 
 class ExitCode(IntEnum):

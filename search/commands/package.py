@@ -79,10 +79,11 @@ def package_student(
 
 def _source(deployment: Deployment, licence: str | None) -> PackageSource:
     paths, config = deployment.paths, deployment.config
-    trial = TrialPaths(root=paths.trial_folder(deployment.record.number))
+    record = deployment.record
+    trial = TrialPaths(root=paths.model_folder(record.role, record.number, record.extended_to))
     return PackageSource(
         model_folder=trial.finetuned(deployment.task.name),
-        record=deployment.record,
+        record=record,
         task=deployment.task.name,
         study=config.name,
         config_sha256=hashlib.sha256(paths.search_yaml.read_bytes()).hexdigest(),

@@ -91,6 +91,8 @@ class PlannedFiles:
     """All students with their fine-tuned models."""
     checkpoints_bytes: int | None
     """Upper bound of the checkpoints of the concurrent trials, with one student a trial if that number is automatic."""
+    stable_states_bytes: Span | None
+    """Upper bounds of the states before the decay that are kept of all students; None is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,6 +223,7 @@ def _plan_files(
         targets_bytes=None if study is None or num_tokens is None else _targets_bytes(study, num_tokens),
         students_bytes=None if size_bytes is None else _students_bytes(config, size_bytes),
         checkpoints_bytes=None if size_bytes is None else _checkpoints_bytes(config, size_bytes),
+        stable_states_bytes=_stable_states_bytes(config, size_bytes),
     )
 
 
@@ -237,6 +240,13 @@ def _targets_bytes(study: ResolvedStudy, num_tokens: int) -> int:
 def _students_bytes(config: SearchConfig, size_bytes: Span) -> Span:
     copies = config.budget.num_trials * (1 + len(config.tasks))
     return Span(low=copies * size_bytes.low, high=copies * size_bytes.high)
+
+
+def _stable_states_bytes(config: SearchConfig, size_bytes: Span | None) -> Span | None:
+    if not config.distillation.keeps_stable_state:
+        return Span(low=0, high=0)
+    copies = config.budget.num_trials * CHECKPOINT_COPIES
+    return None if size_bytes is None else Span(low=copies * size_bytes.low, high=copies * size_bytes.high)
 
 
 def _checkpoints_bytes(config: SearchConfig, size_bytes: Span) -> int:

@@ -106,8 +106,12 @@ class Display:
         self._running.pop(work, None)
 
     def record(self, record: TrialRecord) -> None:
-        """Shows the outcome of a trial."""
-        self._records.append(record)
+        """Shows the outcome of a trial; a student that went on for more steps takes the place of the former one."""
+        others = [other for other in self._records if (other.role, other.number) != (record.role, record.number)]
+        stays = record.failure is not None and any(
+            other.is_complete_student and other.number == record.number for other in self._records
+        )
+        self._records = self._records if stays else [*others, record]
         self.ended(record.label)
         if record.status is not Status.REFUSED and not self._console.is_terminal:
             self.message(f"{describe(record)}  {self._progress_note()}")

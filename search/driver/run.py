@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from search.driver.trial import jobs_left, make_trainable
 from search.study.baselines import jobs_after_search, teacher_job
 from search.study.ledger import Ending, Ledger
 from search.study.messages import WorkersLost, decode
+from search.study.more_steps import jobs_going_on
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
 from search.worker.preparation import read_preparation, targets_held
@@ -51,6 +53,8 @@ class Outcome:
     """The number of complete students."""
     failure: TrialRecord | None
     """The failure that stopped the search."""
+    failed_extensions: Sequence[TrialRecord] = ()
+    """The failures of students that were to go on for more steps, and stay as they were."""
 
 
 def run_study(study: ResolvedStudy, address: str | None) -> Outcome:
@@ -72,13 +76,15 @@ def run_study(study: ResolvedStudy, address: str | None) -> Outcome:
     ledger = Ledger(config, study.paths, on_record=display.record, on_trouble=display.message)
     display.seen_before(ledger.records)
     ending = ledger.ending
-    if ending is None or teacher_job(study, ledger) or jobs_after_search(study, ledger):
+    left = teacher_job(study, ledger) or jobs_going_on(study, ledger.records) or jobs_after_search(study, ledger)
+    if ending is None or left:
         with display, cluster(config.resources, address), reported_in_one_line(study.paths):
             ending = _run(study, ledger, display)
     return Outcome(
         ending=ending,
         num_complete=sum(record.is_complete_student for record in ledger.records),
         failure=ledger.repeated_failure,
+        failed_extensions=ledger.failed_extensions,
     )
 
 
@@ -92,6 +98,9 @@ def _run(study: ResolvedStudy, ledger: Ledger, display: Display) -> Ending:
     repair_journal(study.paths, display.message)
     with targets_held(study.paths):
         ending = _search(study, ledger, _Watcher(study, display, teacher))
+        if ending is not Ending.REPEATED_FAILURE:
+            # Before the baselines, which follow from the best student.
+            run_side_by_side(jobs_going_on(study, ledger.records), ledger, display)
     if teacher is not None:
         teacher.finish()
     if ending is not Ending.REPEATED_FAILURE:

@@ -21,6 +21,9 @@ from .messages import WorkersLost as WorkersLost
 from .messages import decode as decode
 from .messages import encode as encode
 from .mirror import check_mirror as check_mirror
+from .more_steps import ask_for_more_steps as ask_for_more_steps
+from .more_steps import check_can_go_on as check_can_go_on
+from .more_steps import jobs_going_on as jobs_going_on
 from .progress import Progress as Progress
 from .progress import ProgressLine as ProgressLine
 from .progress import ProgressLog as ProgressLog

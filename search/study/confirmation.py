@@ -14,7 +14,6 @@ from search.config.settings import SearchConfig
 from search.study.jobs import Job, Rerun
 from search.study.reruns import check_encoders
 from search.study.resolved import ResolvedStudy
-from spaces.space import StudentChoice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,9 +70,7 @@ class ConfirmationPlan:
         # A run has one seed, whatever the study has.
         finetuning = replace(study.config.finetuning, num_seeds=1)
         once = replace(study, config=replace(study.config, finetuning=finetuning))
-        students = [
-            Job.of_student(once, number, StudentChoice.from_record(by_number[number])) for number in self.candidates
-        ]
+        students = [Job.of_record(once, by_number[number]) for number in self.candidates]
         jobs = [
             job.again(
                 Rerun(

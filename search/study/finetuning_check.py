@@ -121,7 +121,7 @@ class FinetuningCheck:
             choice = replace(StudentChoice.from_record(by_number[number]), finetuning_learning_rate=rate)
             folder = study.paths.finetuning_check_folder(number)
             rerun = Rerun(folder=folder, seed=study.config.seed, keeps_models=False)
-            jobs.append(Job.of_student(study, number, choice).again(rerun))
+            jobs.append(replace(Job.of_record(study, by_number[number]), choice=choice).again(rerun))
         check_encoders(jobs, "a student that was drawn must still have its distilled encoder")
         return jobs
 

@@ -10,7 +10,7 @@ from minilm_core.models.architecture import FamilyShape
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
-from minilm_core.settings.schedules import FinetuningSchedule
+from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule
 from search.config.settings import SearchConfig
 from search.study.memory import NodeOutOfMemoryError
 from search.study.progress import ProgressLog, now
@@ -43,11 +43,19 @@ class Job:
     study: ResolvedStudy
     rerun: Rerun | None = None
     """The run apart from the search that this is; None for the search's own trials and baselines."""
+    extended_to: int | None = None
+    """The steps of a finished student that goes on, or has gone on, for more than the settings say; None: theirs."""
 
     @classmethod
     def of_student(cls, study: ResolvedStudy, number: int, choice: StudentChoice) -> Self:
         """Returns the job of a trial."""
         return cls(role=Role.STUDENT, number=number, choice=choice, study=study)
+
+    @classmethod
+    def of_record(cls, study: ResolvedStudy, record: TrialRecord) -> Self:
+        """Returns the job of a student that has a record, with as many steps as the student has."""
+        job = cls.of_student(study, record.number, StudentChoice.from_record(record))
+        return replace(job, extended_to=record.extended_to)
 
     @classmethod
     def of_twin(cls, study: ResolvedStudy, number: int, choice: StudentChoice) -> Self:
@@ -74,6 +82,10 @@ class Job:
         choice = replace(whole.choice, architecture=architecture, initialisation=Initialisation.FIRST_LAYERS)
         return replace(whole, role=Role.TRUNCATED_TEACHER, number=number, choice=choice)
 
+    def with_num_steps(self, num_steps: int) -> Self:
+        """Returns the job of the same student, which goes on from its state before the decay to more steps."""
+        return replace(self, extended_to=num_steps)
+
     def again(self, rerun: Rerun) -> Self:
         """Returns the same job as a run apart from the search."""
         return replace(self, rerun=rerun)
@@ -89,6 +101,22 @@ class Job:
         return self.role is Role.STUDENT and (self.rerun is None or self.rerun.redistils)
 
     @property
+    def distillation(self) -> DistillationSchedule:
+        """The settings of distillation; of more steps, the warm-up is as long as that of the search's own trials."""
+        schedule = self.config.distillation
+        return schedule if self.extended_to is None else schedule.with_num_steps(self.extended_to)
+
+    @property
+    def keeps_stable_state(self) -> bool:
+        """Whether the state before the decay is kept, so that the student can go on for more steps."""
+        return self.rerun is None and self.config.distillation.keeps_stable_state
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether this is a finished student's training for more steps."""
+        return self.rerun is None and self.extended_to is not None
+
+    @property
     def keeps_models(self) -> bool:
         """Whether the fine-tuned models are saved, and not only their results."""
         return self.rerun is None or self.rerun.keeps_models
@@ -97,7 +125,7 @@ class Job:
     def encoder_folder(self) -> Path:
         """The folder of the encoder that is fine-tuned, except for the teacher."""
         if self.role is Role.STUDENT and not self.distils:
-            return TrialPaths(root=self.study.paths.model_folder(self.role, self.number)).student
+            return TrialPaths(root=self._model_folder).student
         return self.paths.student
 
     @property
@@ -125,7 +153,7 @@ class Job:
         if self.rerun is not None:
             return self.finetuning_paths(seed).outcomes(task)
         further_seed = None if seed == self.seed else seed
-        return self.study.paths.outcomes_of(self.role, self.number, task, further_seed)
+        return self.study.paths.outcomes_of(self.role, self.number, task, further_seed, extended_to=self.extended_to)
 
     @property
     def config(self) -> SearchConfig:
@@ -156,12 +184,17 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where the job's files are written."""
-        return self.study.paths.model_folder(self.role, self.number) if self.rerun is None else self.rerun.folder
+        return self._model_folder if self.rerun is None else self.rerun.folder
+
+    @property
+    def _model_folder(self) -> Path:
+        """The folder of the model in the study, whether or not this is a run apart from the search."""
+        return self.study.paths.model_folder(self.role, self.number, self.extended_to)
 
     @property
     def world_size(self) -> int:
         """The number of processes that train the model: all but the search's own trials are trained by one."""
-        is_trial = self.role is Role.STUDENT and self.rerun is None
+        is_trial = self.role is Role.STUDENT and self.rerun is None and not self.goes_on
         return self.config.resources.workers_per_trial if is_trial else 1
 
     @property

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 from minilm_core.errors import FailureKind
@@ -54,6 +55,8 @@ class Ledger(RecordKeeper):
         self._config = config
         # A search that its failures stopped may be resumed once their cause is removed, so the count begins at 0.
         self._failures_in_a_row: list[TrialRecord] = []
+        self.failed_extensions: list[TrialRecord] = []
+        """The failures of students that were to go on for more steps, and stay as they were."""
 
     @property
     def num_left(self) -> int:
@@ -77,10 +80,26 @@ class Ledger(RecordKeeper):
         return self._latest.get((role, number))
 
     def add_together(self, records: Sequence[TrialRecord]) -> None:
-        """Writes the records of jobs that ended together durably. If they failed, that counts as one failure."""
-        for record in records[-1:]:
+        """Writes the records of jobs that ended together durably. If they failed, that counts as one failure.
+
+        A complete student has another record only if it went on for more steps. The new one then takes the place of the
+        former one and bears its costs, too; of one that failed, nothing is written.
+        """
+        further = [record for record in records if self._former(record) is not None]
+        trials = [record for record in records if record not in further]
+        for record in trials[-1:]:
             self._count_failure(record)
-        super().add_together(records)
+        failed = [record for record in further if record.failure is not None]
+        gone_on = [_with_costs(r, former) for r in further if r not in failed and (former := self._former(r))]
+        super().add_together([*trials, *gone_on])
+        for record in failed:
+            self.failed_extensions.append(record)
+            self._on_record(record)
+
+    def _former(self, record: TrialRecord) -> TrialRecord | None:
+        """Returns the record of the complete student that a record's student went on from, or None."""
+        former = self.find(record.role, record.number)
+        return former if former is not None and former.is_complete_student else None
 
     def _count_failure(self, record: TrialRecord) -> None:
         if not record.counts_for_budget:
@@ -91,6 +110,19 @@ class Ledger(RecordKeeper):
         before = self._failures_in_a_row[-1].failure if self._failures_in_a_row else None
         is_same = before is not None and _sort_of(before) == _sort_of(record.failure)
         self._failures_in_a_row = [*self._failures_in_a_row, record] if is_same else [record]
+
+
+def _with_costs(record: TrialRecord, former: TrialRecord) -> TrialRecord:
+    """Returns the record of a student that went on from a former one, with the costs of both."""
+    stages = dict.fromkeys((*former.seconds, *record.seconds))
+    seconds = {stage: round(former.seconds.get(stage, 0.0) + record.seconds.get(stage, 0.0), 3) for stage in stages}
+    return replace(
+        record,
+        num_steps_before=former.num_steps,
+        seconds=seconds,
+        device_hours=former.device_hours + record.device_hours,
+        started_at=former.started_at,
+    )
 
 
 def _sort_of(failure: Failure) -> tuple[FailureKind, str]:

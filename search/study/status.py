@@ -1,7 +1,7 @@
 """The status of a study, read from its files alone, so that its driver need not answer. No torch, no Ray."""
 
 import json
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -11,6 +11,7 @@ from minilm_core.results.records import Role, Status, read_records
 from search.config.loading import load_config
 from search.study.ledger import budget_ending, num_counted, total_device_hours
 from search.study.lock import is_driven
+from search.study.more_steps import steps_left
 from search.study.progress import ProgressLine, ProgressLog
 
 
@@ -36,6 +37,8 @@ class StudyStatus:
     counts: dict[str, int]
     """The number of trials by their status."""
     device_hours: float
+    num_going_on: int
+    """The number of finished students that were asked to go on for more steps and have not yet."""
     running: tuple[tuple[str, ProgressLine], ...]
     """The folders of trials that have begun and not ended, with their latest line of progress."""
 
@@ -45,6 +48,7 @@ class StudyStatus:
         return (
             f"{self.name}: {self.state}, {self.num_ended} of {self.num_trials} trials ended"
             f"{f' ({counts})' if counts else ''}, {self.device_hours:.2f} device-hours"
+            f"{f', {self.num_going_on} to go on for more steps' if self.num_going_on else ''}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +64,8 @@ def read_status(paths: StudyPaths, *, has_ended: bool = False) -> StudyStatus:
     students = [record for record in records if record.role is Role.STUDENT]
     # A space that holds no other student ends a search before its budget does.
     is_done = budget_ending(config.budget, records) is not None or paths.exhausted.exists()
-    at_rest = State.DONE if is_done else State.INTERRUPTED
+    going_on = steps_left(paths, records)
+    at_rest = State.DONE if is_done and not going_on else State.INTERRUPTED
     statuses = [record.status for record in students]
     return StudyStatus(
         name=config.name,
@@ -69,13 +74,17 @@ def read_status(paths: StudyPaths, *, has_ended: bool = False) -> StudyStatus:
         num_ended=num_counted(records),
         counts={str(status): statuses.count(status) for status in Status if status in statuses},
         device_hours=total_device_hours(records),
-        running=tuple(_running(paths, {record.number for record in students})),
+        num_going_on=len(going_on),
+        running=tuple(_running(paths, {record.number for record in students}, going_on)),
     )
 
 
-def _running(paths: StudyPaths, ended: Set[int]) -> Iterator[tuple[str, ProgressLine]]:
+def _running(paths: StudyPaths, ended: Set[int], going_on: Mapping[int, int]) -> Iterator[tuple[str, ProgressLine]]:
     """Yields the folders of trials that have begun and not ended, with their latest line of progress."""
-    for number, folder in paths.student_folders().items():
-        lines = ProgressLog(TrialPaths(root=folder).progress).lines() if number not in ended else []
-        if lines:
-            yield folder.name, lines[-1]
+    begun = {folder.name: folder for number, folder in paths.student_folders().items() if number not in ended}
+    for number, steps in going_on.items():
+        folder = paths.model_folder(Role.STUDENT, number, steps)
+        begun[str(folder.relative_to(paths.trials))] = folder
+    for name, folder in begun.items():
+        if lines := ProgressLog(TrialPaths(root=folder).progress).lines():
+            yield name, lines[-1]

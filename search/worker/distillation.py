@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from transformers import PreTrainedModel
@@ -11,7 +12,10 @@ from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import DistillationFailure, DistillationProgress, StudentRun, distil_together
 from minilm_core.models.encoders import RelationEncoder
 from minilm_core.results.records import TrialRecord
+from minilm_core.settings.schedules import DistillationSchedule
+from minilm_core.training.checkpoints import checkpoint_step
 from search.config.teacher_assignment import DistillationKey
+from search.study.jobs import Job
 from search.study.progress import Progress
 from search.worker.preparation import open_distillation_data
 from search.worker.worker import (
@@ -49,9 +53,19 @@ class _Learner:
         student_run = StudentRun(
             student=worker.in_parallel(student),
             learning_rate=job.choice.distillation_learning_rate,
-            resume_from=agreed_checkpoint(worker, job.paths.checkpoint),
+            resume_from=agreed_checkpoint(worker, job.paths.checkpoint) or _state_before_decay(job),
         )
         return cls(run=run, encoder=encoder, student_run=student_run)
+
+
+def _state_before_decay(job: Job) -> Path | None:
+    """Returns the folder of the latest state that a student which goes on shares with the longer run; None without."""
+    if not job.goes_on:
+        return None
+    first_decay_step = job.distillation.learning_rate_curve.first_decay_step
+    states = {checkpoint_step(root): root for root in job.study.paths.stable_states(job.number)}
+    shared = [step for step in states if step is not None and step <= first_decay_step]
+    return states[max(shared)] if shared else None
 
 
 def distil_students(worker: Worker, runs: Sequence[JobRun]) -> Iterator[Progress | TrialRecord]:
@@ -71,7 +85,8 @@ def distil_students(worker: Worker, runs: Sequence[JobRun]) -> Iterator[Progress
 
 
 def _distil_group(worker: Worker, key: DistillationKey, runs: Sequence[JobRun]) -> Iterator[Progress | TrialRecord]:
-    schedule = worker.node.config.distillation
+    # All runs of a group are trials, or there is one run.
+    schedule = runs[0].job.distillation
     data = _open_data(worker, key)
     learners: list[_Learner] = []
     for run in runs:
@@ -83,6 +98,8 @@ def _distil_group(worker: Worker, key: DistillationKey, runs: Sequence[JobRun]) 
         worker.share_time([runs[index] for index in outcomes])
         yield from _failed_records(worker, runs, outcomes)
         progress = [(runs[i], outcome) for i, outcome in outcomes.items() if isinstance(outcome, DistillationProgress)]
+        if worker.is_first:
+            _keep_stable_states(progress, schedule)
         if worker.is_first and not all(of_run.is_finished for _, of_run in progress) and checkpoints.is_due():
             # None is saved after the last step: the students are saved next, and a crash before that repeats that step.
             for run, of_run in progress:
@@ -92,6 +109,15 @@ def _distil_group(worker: Worker, key: DistillationKey, runs: Sequence[JobRun]) 
             yield event
             worker.check_time([run for run in runs if not run.has_failed], event)
     yield from _save_students(worker, learners)
+
+
+def _keep_stable_states(
+    progress: Sequence[tuple[JobRun, DistillationProgress]], schedule: DistillationSchedule
+) -> None:
+    """Saves the states of the students whose decay begins with the next step, if they are kept."""
+    for run, of_run in progress:
+        if run.job.keeps_stable_state and of_run.step == schedule.learning_rate_curve.first_decay_step:
+            of_run.save_checkpoint(run.job.paths.stable_state)
 
 
 def _open_data(worker: Worker, key: DistillationKey) -> DistillationData:

@@ -145,7 +145,7 @@ def _evaluation(job: Job, task: Task, seed: int) -> TaskEvaluation:
 
 
 def _record(worker: Worker, run: JobRun) -> TrialRecord:
-    job, log, schedule = run.job, run.log, worker.node.config.distillation
+    job, log, schedule = run.job, run.log, run.job.distillation
     tasks = {
         task.name: mean_over_seeds([_evaluation(job, task, s) for s in job.finetuning_seeds])
         for task in job.config.tasks

@@ -140,8 +140,8 @@ class Worker:
             TimeoutError: if each run's own time exceeds the budget's trial_timeout_minutes.
         """
         limit_minutes = self.node.config.budget.trial_timeout_minutes
-        # A run apart from the search may have other settings, and has a budget of its own.
-        if limit_minutes is None or runs[0].job.rerun is not None:
+        # A run apart from the search may have other settings, and a student that goes on has more steps than a trial.
+        if limit_minutes is None or runs[0].job.rerun is not None or runs[0].job.goes_on:
             return
         limit_seconds = 60 * limit_minutes
         if self.agree(lambda: all(run.log.spent_seconds > limit_seconds for run in runs)):

@@ -1,5 +1,7 @@
 """Tests of proxies of accuracy: Kendall's tau against SciPy, its intervals, and what size accounts for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,6 +14,7 @@ from reports.proxy import (
     _partial_tau,
     _signs,
     half_ties,
+    of_one_budget,
     partial_tau,
     proxy_quality,
     tau_b,
@@ -140,3 +143,12 @@ def test_half_ties_are_equal_in_one_figure_alone() -> None:
     proxies, accuracies = np.array([1.0, 1, 1, 2]), np.array([1.0, 1, 2, 2])
     # Of the six pairs, the first is equal in both, two in the proxy, one in the accuracy.
     assert half_ties(ranked(proxies, accuracies)) == 3
+
+
+def test_students_of_other_numbers_of_steps_are_left_out() -> None:
+    random = np.random.default_rng(1)
+    quality = random.normal(size=30)
+    students = students_of(1 - 0.1 * quality, 0.7 + 0.05 * quality, random.integers(1, 5, 30))
+    further = [replace(one, number=one.number + 30, num_steps=20, held_out_loss=9.0) for one in students[:12]]
+    assert proxy_quality([*students, *further]) == proxy_quality(students)
+    assert of_one_budget([*students[:12], *further]) == further, "of equally many, those with more steps"

@@ -137,7 +137,7 @@ def test_a_record_of_an_unknown_schema_is_refused(path: Path, version: Any, reme
 def test_a_record_without_a_version_is_refused() -> None:
     content = json.loads(to_json(make_record()))
     del content["schema_version"]
-    with pytest.raises(UserError, match="schema_version must be between 1 and 3, got None"):
+    with pytest.raises(UserError, match="schema_version must be between 1 and 4, got None"):
         from_json(json.dumps(content))
 
 

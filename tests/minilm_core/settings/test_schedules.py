@@ -193,3 +193,12 @@ def test_names_of_no_member_are_refused(name: str, message: str) -> None:
     settings: dict[str, Any] = {"num_steps": 1, "batch_size": 1, "relation_heads": 4, name: "x"}
     with pytest.raises(UserError, match=f"^{message}$"):
         DistillationSchedule(**settings)
+
+
+def test_the_state_before_the_decay_is_kept_by_default_with_wsd_alone() -> None:
+    settings: dict[str, Any] = {"num_steps": 10, "batch_size": 1, "relation_heads": 4}
+    assert not DistillationSchedule(**settings).keeps_stable_state
+    assert DistillationSchedule(**settings, schedule="wsd").keeps_stable_state
+    assert not DistillationSchedule(**settings, schedule="wsd", keep_stable_state=False).keeps_stable_state
+    with pytest.raises(UserError, match=r"^keep_stable_state must be left out with schedule linear, got False$"):
+        DistillationSchedule(**settings, keep_stable_state=False)

@@ -300,3 +300,16 @@ def test_parquet_and_csv_have_one_row_a_record_and_the_same_columns(drawn: Repor
 
 def test_the_csv_of_the_frontier_has_the_most_accurate_first(drawn: Report) -> None:
     assert pandas.read_csv(drawn.folder / "frontier.csv")["trial"].tolist() == [1, 0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_report_names_the_steps_of_each_student_where_they_differ(make_study: Callable[..., Study]) -> None:
+    same = write_report(make_study(student(0, 0.8, num_steps=40), student(1, 0.7, num_steps=40)))
+    assert "Unequal training" not in same.markdown.read_text(encoding="utf-8")
+    assert "| Steps |" not in same.markdown.read_text(encoding="utf-8")
+    further = student(1, 0.85, num_steps=12_000, num_steps_before=40)
+    text = write_report(make_study(student(0, 0.8, num_steps=40), further)).markdown.read_text(encoding="utf-8")
+    assert "Unequal training: 1 student had 40 steps and 1 student had 12,000 steps." in text
+    assert text.count("| Steps |") == 2
+    assert "12,000" in text
+    assert "trials/0001/steps-12000/student" in text

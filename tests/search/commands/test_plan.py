@@ -9,7 +9,7 @@ from minilm_core.latency.measurements import Measurement, Width
 from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable
 from minilm_core.models.assistant import Assistant
 from minilm_core.results.layout import StudyPaths
-from search.commands.plan import PlannedFiles, PlannedShapes, make_plan
+from search.commands.plan import PlannedFiles, PlannedShapes, Span, make_plan
 from search.config.loading import load_config
 from search.study.resolved import resolve_study
 from spaces.limits import Limits
@@ -60,7 +60,9 @@ def test_without_a_teacher_sizes_are_unknown(loaded):
     assert plan.shapes == PlannedShapes(
         num_shapes=32, num_shapes_refused=None, num_parameters=None, size_bytes=None, flops=None, latency_ms=None
     )
-    assert plan.files == PlannedFiles(targets_bytes=None, students_bytes=None, checkpoints_bytes=None)
+    assert plan.files == PlannedFiles(
+        targets_bytes=None, students_bytes=None, checkpoints_bytes=None, stable_states_bytes=Span(low=0, high=0)
+    )
 
 
 def test_a_latency_limit_without_a_table_leaves_the_refused_unknown(loaded):
@@ -146,3 +148,14 @@ def test_a_plan_is_one_flat_mapping_of_plain_json(loaded):
     assert (content["latency_ms"], content["num_trials"], content["assistant"]) == (None, 12, "6x192 A12")
     assert content["num_shapes_assisted"] == 12
     assert content.keys() == make_plan(loaded, None).to_dict().keys()
+
+
+def test_the_states_that_students_go_on_from_are_counted_only_where_they_are_kept(loaded):
+    assert plan_of(loaded).files.stable_states_bytes.high == 0
+    wsd = replace(loaded.config.distillation, schedule="wsd")
+    plan = plan_of(with_config(loaded, distillation=wsd))
+    assert plan.files.stable_states_bytes.low == 12 * 3 * plan.shapes.size_bytes.low
+    assert plan.files.stable_states_bytes.high == 12 * 3 * plan.shapes.size_bytes.high
+    unwanted = replace(wsd, keep_stable_state=False)
+    assert plan_of(with_config(loaded, distillation=unwanted)).files.stable_states_bytes.high == 0
+    assert make_plan(with_config(loaded, distillation=wsd), None).files.stable_states_bytes is None

@@ -277,3 +277,31 @@ def test_the_next_record_completes_a_mirror_that_failed(tmp_path: Path) -> None:
 def test_records_that_another_ledger_did_not_write_are_read(tmp_path: Path) -> None:
     append_record(tmp_path / "records.jsonl", make_record(4))
     assert [record.number for record in LedgerWithOutput(tmp_path).ledger.records] == [4]
+
+
+# Students that go on for more steps.
+
+
+def test_a_student_that_went_on_takes_the_place_of_the_former_one_and_bears_the_costs_of_both(tmp_path: Path) -> None:
+    kept = LedgerWithOutput(tmp_path)
+    kept.ledger.add(
+        make_record(0, num_steps=40, device_hours=1.5, seconds={"distilling": 3.0, "evaluating": 1.0}, started_at="a")
+    )
+    kept.ledger.add(make_record(1, num_steps=40))
+    kept.ledger.add(make_record(0, num_steps=60, device_hours=0.5, seconds={"distilling": 2.0}, started_at="b"))
+    for records in (kept.ledger.records, read_records(kept.study.records), kept.reopened().records):
+        (found,) = (record for record in records if record.number == 0)
+        assert (found.num_steps, found.num_steps_before, found.extended_to) == (60, 40, 60)
+        assert (found.device_hours, found.started_at) == (2.0, "a")
+        assert found.seconds == {"distilling": 5.0, "evaluating": 1.0}
+    assert num_counted(kept.ledger.records) == 2
+
+
+def test_a_student_whose_further_steps_failed_stays_as_it_was(tmp_path: Path) -> None:
+    kept = LedgerWithOutput(tmp_path, max_identical_failures=1)
+    student = kept.ledger.add(make_record(0, num_steps=40))
+    kept.ledger.add(failed(0))
+    assert kept.ledger.records == read_records(kept.study.records) == (student,)
+    assert kept.ledger.failed_extensions == [failed(0)]
+    assert kept.ledger.repeated_failure is None
+    assert kept.announced == [student, failed(0)]
