@@ -18,6 +18,9 @@ from minilm_core.models.encoders import RelationEncoder, base_config, build_enco
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.student_family import StudentFamily
 from minilm_core.models.teacher import TeacherSource, config_sha256, resolve, weights_sha256
+from minilm_core.models.vocabulary.comparison import compare_tokenizers
+from minilm_core.models.vocabulary.cut import CutVocabulary
+from minilm_core.models.vocabulary.tokenizers import choose_tokens, save_cut_tokenizer
 from minilm_core.models.weight_transfer import build_student, initialise, truncate_teacher
 from minilm_core.results.records import Role, Status, TrialRecord
 from minilm_core.runtimes.onnx_export import export_onnx
@@ -44,6 +47,7 @@ __all__ = [
     "CachedTargets",
     "CorpusSettings",
     "CorpusSource",
+    "CutVocabulary",
     "DistillationData",
     "DistillationProgress",
     "DistillationSchedule",
@@ -76,6 +80,8 @@ __all__ = [
     "build_student",
     "build_task_model",
     "cache_targets",
+    "choose_tokens",
+    "compare_tokenizers",
     "config_sha256",
     "distil",
     "distil_together",
@@ -93,6 +99,7 @@ __all__ = [
     "quantise_int8",
     "relation_losses",
     "resolve",
+    "save_cut_tokenizer",
     "save_encoder",
     "save_task_model",
     "teacher_outputs",

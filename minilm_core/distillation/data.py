@@ -14,6 +14,7 @@ from minilm_core.distillation.relations import relation_losses
 from minilm_core.distillation.targets import RowNumbers, Targets
 from minilm_core.errors import UserError
 from minilm_core.models.adapters import LayerRelations
+from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.settings.schedules import DistillationSchedule
 from minilm_core.training.devices import autocast, resolve_precision
 from minilm_core.training.optimisation import MicroBatch, micro_batches, unwrapped
@@ -23,6 +24,7 @@ class TeacherBatch(NamedTuple):
     """Rows of the corpus with the teacher's relations for them."""
 
     input_ids: Int[Tensor, "batch seq"]
+    """The tokens as the student reads them."""
     teacher_relations: list[LayerRelations]
     """The operands of each distilled layer of the teacher."""
     num_attention_heads: int
@@ -41,6 +43,8 @@ class DistillationData:
     evaluation_targets: Targets | None = None
     """What the held-out loss is measured against; None: `targets`. Students of an assistant are evaluated against the
     teacher, so that their losses compare with those of the teacher's own students."""
+    vocabulary: CutVocabulary | None = None
+    """The tokens that the students keep, under whose ids they read the rows; None: they read the teacher's."""
     rank: int = 0
     """This worker's number, from 0."""
     world_size: int = 1
@@ -56,13 +60,24 @@ class DistillationData:
         )
 
     def teacher_batch(self, rows: RowNumbers, device: torch.device) -> TeacherBatch:
-        """Returns rows of the corpus on a device, with the teacher's relations for them."""
-        tokens = torch.from_numpy(self.corpus.rows(rows))
-        # A GPU copies from page-locked memory while the host goes on.
-        tokens = tokens.pin_memory() if device.type == "cuda" else tokens
-        input_ids = tokens.to(device, non_blocking=True)
-        relations = self.targets.relations(rows, input_ids)
-        return TeacherBatch(input_ids, relations, self.targets.num_heads, self.targets.dimension_order)
+        """Returns rows of the corpus on a device, with the teacher's relations for them.
+
+        The teacher reads its own ids, and a student with a cut vocabulary reads the same tokens under its ids.
+        """
+        tokens = self.corpus.rows(rows)
+        of_teacher = _on_device(tokens, device)
+        relations = self.targets.relations(rows, of_teacher)
+        of_student = of_teacher
+        if self.vocabulary is not None:
+            of_student = _on_device(self.vocabulary.read_by_student(tokens), device)
+        return TeacherBatch(of_student, relations, self.targets.num_heads, self.targets.dimension_order)
+
+
+def _on_device(tokens: Int[np.ndarray, "batch seq"], device: torch.device) -> Int[Tensor, "batch seq"]:
+    ids = torch.from_numpy(tokens)
+    # A GPU copies from page-locked memory while the host goes on.
+    ids = ids.pin_memory() if device.type == "cuda" else ids
+    return ids.to(device, non_blocking=True)
 
 
 class BatchReader:

@@ -37,6 +37,13 @@ from .tokenizers import load_tokenizer as load_tokenizer
 from .tokenizers import save_tokenizer as save_tokenizer
 from .tokenizers import tokenizer_sha256 as tokenizer_sha256
 from .tokenizers import vocabulary_size as vocabulary_size
+from .vocabulary.comparison import compare_tokenizers as compare_tokenizers
+from .vocabulary.cut import CutVocabulary as CutVocabulary
+from .vocabulary.cut import Vocabulary as Vocabulary
+from .vocabulary.tokenizers import Counts as Counts
+from .vocabulary.tokenizers import check_can_be_cut as check_can_be_cut
+from .vocabulary.tokenizers import choose_tokens as choose_tokens
+from .vocabulary.tokenizers import save_cut_tokenizer as save_cut_tokenizer
 from .weight_transfer import build_student as build_student
 from .weight_transfer import initialise as initialise
 from .weight_transfer import truncate_teacher as truncate_teacher

@@ -19,6 +19,7 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import check_model_type, encoder_architecture, student_settings
 from minilm_core.models.student_family import StudentFamily, student_base
 from minilm_core.models.tokenizers import save_tokenizer
+from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.models.width_slicing import dimension_order
 from minilm_core.settings.schedules import Relation
 
@@ -208,11 +209,23 @@ def save_encoder(encoder: PreTrainedModel, tokenizer_folder: Path, folder: Path)
         save_tokenizer(tokenizer_folder, encoder.config.to_dict(), scratch)
 
 
-def base_config(teacher_config: PretrainedConfig, family: StudentFamily) -> PretrainedConfig:
-    """Returns the configuration that a student's sizes are written into: its teacher's, or one for BERT."""
+def base_config(
+    teacher_config: PretrainedConfig, family: StudentFamily, vocabulary: CutVocabulary | None = None
+) -> PretrainedConfig:
+    """Returns the configuration that a student's sizes are written into: its teacher's, or one for BERT.
+
+    Args:
+        teacher_config: The teacher's configuration.
+        family: The family of the student.
+        vocabulary: The tokens that the student keeps, whose ids the configuration then has; None: all.
+    """
     teacher_json = teacher_config.to_dict()
     base = student_base(teacher_json, family)
-    return teacher_config if base is teacher_json else AutoConfig.for_model(**base)
+    config = teacher_config if base is teacher_json else AutoConfig.for_model(**base)
+    if vocabulary is not None:
+        config = copy.deepcopy(config)
+        config.update(vocabulary.settings(config.to_dict()))
+    return config
 
 
 def student_config(architecture: StudentArchitecture, base: PretrainedConfig) -> PretrainedConfig:

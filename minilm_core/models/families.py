@@ -238,10 +238,24 @@ def max_sequence_length(config_json: Mapping[str, Any]) -> int:
         return num_positions - _MPNET_PADDING - 1
     if config_json["model_type"] not in _COUNTS_POSITIONS_AFTER_PADDING:
         return num_positions
+    return num_positions - _padding(config_json) - 1
+
+
+def num_fixed_ids(config_json: Mapping[str, Any]) -> int:
+    """Returns how many of the first token ids must stay as they are, because positions are counted from one of them.
+
+    These are the ids up to the padding token's, from which the families of RoBERTa and MPNet count.
+    """
+    if config_json["model_type"] == "mpnet":
+        return _MPNET_PADDING + 1
+    return _padding(config_json) + 1 if config_json["model_type"] in _COUNTS_POSITIONS_AFTER_PADDING else 0
+
+
+def _padding(config_json: Mapping[str, Any]) -> int:
     padding = config_json.get("pad_token_id", 1)
     if not isinstance(padding, int):
         raise UserError(f"a teacher's config.json must have a whole pad_token_id, got {padding}")
-    return num_positions - padding - 1
+    return padding
 
 
 def _disentangled(config_json: Mapping[str, Any]) -> DisentangledAttention:

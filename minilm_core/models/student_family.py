@@ -23,7 +23,7 @@ _WITH_BERT_LAYERS = (BERT, "roberta", "xlm-roberta", "camembert", "electra")
 
 
 class StudentFamily(StrEnum):
-    """The family that students are built in. Their tokenizer is always the teacher's, so that positions correspond."""
+    """The family that students are built in. Their tokenizer is the teacher's or cut from it: positions correspond."""
 
     TEACHER = "teacher"
     """The teacher's family."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from minilm_core.errors import UserError
@@ -15,6 +15,7 @@ from minilm_core.models.encoders import base_config, build_encoder, load_encoder
 from minilm_core.models.families import encoder_architecture, max_sequence_length, settings_of_first_layers
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.student_family import StudentFamily, check_inheritance
+from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.models.width_slicing import is_table, kept_indices, slice_parameter
 
 ROWS_AT_ONCE = 16384
@@ -41,15 +42,22 @@ def build_student(
     family: StudentFamily = StudentFamily.TEACHER,
     distilled_layer: int,
     seed: int,
+    vocabulary: CutVocabulary | None = None,
 ) -> PreTrainedModel:
     """Builds a student for training; the weights that it does not inherit from its teacher are drawn from the seed.
+
+    With a cut vocabulary, the student has the kept tokens alone, and inherits their embeddings.
 
     Raises:
         UserError: if the student is larger than what it inherits, or cannot inherit from the teacher's family.
     """
-    student = build_encoder(architecture, base_config(load_encoder_config(teacher_folder), family), seed=seed)
+    base = base_config(load_encoder_config(teacher_folder), family, vocabulary)
+    student = build_encoder(architecture, base, seed=seed)
     if initialisation is not Initialisation.RANDOM:
-        initialise(student, _load_teacher(teacher_folder, seed), initialisation, distilled_layer=distilled_layer)
+        teacher = _load_teacher(teacher_folder, seed)
+        if vocabulary is not None:
+            keep_tokens(teacher, vocabulary)
+        initialise(student, teacher, initialisation, distilled_layer=distilled_layer)
     return student
 
 
@@ -74,6 +82,13 @@ def _load_teacher(folder: Path, seed: int) -> PreTrainedModel:
         # transformers draws the weights that the teacher's folder lacks, often those of the pooler.
         torch.manual_seed(seed)
         return load_encoder(folder)
+
+
+@torch.no_grad()
+def keep_tokens(encoder: PreTrainedModel, vocabulary: CutVocabulary) -> None:
+    """Cuts an encoder's token table to the kept rows; its configuration stays as it is."""
+    table = encoder.get_input_embeddings()
+    table.weight = nn.Parameter(table.weight[torch.from_numpy(vocabulary.kept)])
 
 
 def initialise(
