@@ -17,6 +17,7 @@ def evaluation(source: PackageSource) -> dict[str, Any]:
     record, table = source.record, source.latency_table
     return {
         "tasks": {name: _scores(task) for name, task in record.tasks.items()},
+        "vocabulary_size": record.vocabulary_size,
         "num_parameters": record.num_parameters,
         "size_bytes": record.size_bytes,
         "flops": record.flops,

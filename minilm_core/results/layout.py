@@ -71,6 +71,11 @@ class StudyPaths:
         return self.root / "preparation.json"
 
     @property
+    def vocabulary(self) -> Path:
+        """The folder of the students' tokenizer and the ids that it keeps, if the study cuts the vocabulary."""
+        return self.root / "vocabulary"
+
+    @property
     def preparation_log(self) -> Path:
         """The exception that ended the preparation, if one did."""
         return self.root / "preparation.log"

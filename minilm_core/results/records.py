@@ -121,6 +121,8 @@ class TrialRecord:
     """None for the teacher, and in old records whose students all began with random weights."""
     objectives: dict[str, float] = field(default_factory=dict)
     """The value of each objective in its own unit and direction; empty unless the trial is complete."""
+    vocabulary_size: int | None = None
+    """The rows of the token table, if the study has cut it; None where it is the teacher's."""
     num_parameters: int | None = None
     """All parameters of the encoder: embeddings, layers and pooler."""
     num_layer_parameters: int | None = None
@@ -245,6 +247,11 @@ def _from_version_2(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _from_version_3(fields: dict[str, Any]) -> dict[str, Any]:
+    """Version 4 added what earlier studies do not have: cut vocabularies, and students that went on for more steps."""
+    return fields
+
+
 def _with_counts(result: Any) -> Any:
     """Returns a task's result with the number of examples of each split; what is no result stays as it is."""
     if not isinstance(result, dict):
@@ -255,11 +262,6 @@ def _with_counts(result: Any) -> Any:
         if isinstance(evaluation, dict) and isinstance(evaluation.get("predictions"), list):
             counted[split] = {"num_examples": len(evaluation["predictions"]), **evaluation}
     return counted
-
-
-def _from_version_3(fields: dict[str, Any]) -> dict[str, Any]:
-    """Version 4 added `num_steps_before`, which is 0 in all earlier records."""
-    return fields
 
 
 _MIGRATIONS = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3}

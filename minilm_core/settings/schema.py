@@ -5,6 +5,7 @@ import difflib
 import json
 import re
 import types
+from enum import StrEnum
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -75,8 +76,10 @@ def _problem(content: Any, settings: type, details: ErrorDetails) -> tuple[KeyPa
     value = _at(content, key_path)
     dotted = ".".join(map(str, key_path))
     kind = details["type"]
-    if branch is not None and not isinstance(_at(content, branch.key_path), dict | list):
-        return branch.key_path, f"{'.'.join(map(str, branch.key_path))} {_UNION_RULE}, got {shown(value)}"
+    plain_types = () if branch is None else _plain_types(settings, branch.key_path)
+    if branch is not None and (plain_types or not isinstance(_at(content, branch.key_path), dict | list)):
+        rule = f"must be {', '.join(plain_types[:-1])} or {plain_types[-1]}" if plain_types else _UNION_RULE
+        return branch.key_path, f"{'.'.join(map(str, branch.key_path))} {rule}, got {shown(value)}"
     if branch is not None and not branch.is_meant(content):
         return key_path, ""
     if kind == "missing":
@@ -152,6 +155,21 @@ def _closest(settings: type, key_path: KeyPath) -> KeyPath | None:
 
 def _keys(settings: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(settings)] if dataclasses.is_dataclass(settings) else []
+
+
+def _plain_types(settings: Any, key_path: KeyPath) -> tuple[str, ...]:
+    """Returns what a value may be whose type is a number or one of several names; nothing for any other type."""
+    *section, key = key_path
+    kind = get_type_hints(_settings_at(settings, tuple(section))).get(str(key))
+    names: list[str] = []
+    for member in get_args(kind):
+        if isinstance(member, type) and issubclass(member, StrEnum):
+            names += member
+        elif member is int:
+            names.append("an integer")
+        else:
+            return ()
+    return tuple(names)
 
 
 def _settings_at(settings: Any, key_path: KeyPath) -> Any:

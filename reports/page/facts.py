@@ -227,8 +227,18 @@ def _caveats(study: Study, seeds: SeedVariance) -> Iterator[str]:
     yield "A student is tied with the frontier if it cannot be told apart, in accuracy, from the student that beats it."
     yield "GFLOP counts one forward pass over one sequence; held-out loss is the relation loss in nats."
     yield "Size counts the encoder's weights in fp32, without tokenizer and task head."
+    yield from _cut_vocabulary(study)
     yield "Latency is predicted from a calibrated table, not timed on the trained student."
     yield "The hypervolume depends on its reference point: compare it only within this study."
+
+
+def _cut_vocabulary(study: Study) -> Iterator[str]:
+    """Yields a sentence on the students' vocabulary, if the study has cut it."""
+    for size in sorted({record.vocabulary_size for record in study.students if record.vocabulary_size is not None}):
+        yield (
+            f"The students' vocabulary has {size:,} of the teacher's tokens, those of the corpus and the tasks "
+            f"(vocabulary: {study.config.get('vocabulary')}). Text of another kind is split into more pieces."
+        )
 
 
 def _set_aside(study: Study) -> Iterator[str]:

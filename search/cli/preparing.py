@@ -187,13 +187,16 @@ def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson =
 
 def _plan_rows(made: "Plan") -> list[tuple[str, str]]:
     shapes, trials, text, files = made.shapes, made.trials, made.text, made.files
-    refused = "an unknown number" if shapes.num_shapes_refused is None else str(shapes.num_shapes_refused)
-    assistant, kept = made.assistant, files.stable_states_bytes
+    vocabulary, assistant, kept = made.vocabulary, made.assistant, files.stable_states_bytes
+    # A vocabulary that is not cut yet may become smaller.
+    most = "at most " if vocabulary is not None and not vocabulary.is_known else ""
+    refused = "an unknown number" if shapes.num_shapes_refused is None else f"{most}{shapes.num_shapes_refused}"
     return [
         ("student shapes", f"{shapes.num_shapes}, {refused} over a limit"),
         *([("assistant", f"{assistant.label}, teaches {assistant.num_shapes} of the shapes")] if assistant else []),
-        ("parameters", _figure(shapes.num_parameters, 1e6, " M")),
-        ("size in fp32", _figure(shapes.size_bytes, 1e6, " MB")),
+        *([("vocabulary", f"{most}{vocabulary.size:,} of {vocabulary.num_full:,} tokens")] if vocabulary else []),
+        ("parameters", most + _figure(shapes.num_parameters, 1e6, " M")),
+        ("size in fp32", most + _figure(shapes.size_bytes, 1e6, " MB")),
         ("FLOPs a sequence", _figure(shapes.flops, 1e9, " GFLOP", 2)),
         ("predicted latency", _figure(shapes.latency_ms, 1, " ms", 2)),
         ("trials", f"{trials.num_trials}, {trials.max_concurrent_trials} at a time"),
@@ -202,9 +205,9 @@ def _plan_rows(made: "Plan") -> list[tuple[str, str]]:
         ("corpus at most", _figure(text.max_corpus_tokens, 1e6, " M tokens", 2)),
         ("teacher's targets", _figure(files.targets_bytes, 1e6, " MB")),
         ("epochs a student", _figure(text.epochs_per_trial, 1, "", 2)),
-        ("students on disk", _figure(files.students_bytes, 1e6, " MB", 0)),
-        ("checkpoints on disk", _figure(files.checkpoints_bytes, 1e6, " MB", 0)),
-        *([("kept for more steps", _figure(kept, 1e6, " MB", 0))] if kept is None or kept.high else []),
+        ("students on disk", most + _figure(files.students_bytes, 1e6, " MB", 0)),
+        ("checkpoints on disk", most + _figure(files.checkpoints_bytes, 1e6, " MB", 0)),
+        *([("kept for more steps", most + _figure(kept, 1e6, " MB", 0))] if kept is None or kept.high else []),
     ]
 
 

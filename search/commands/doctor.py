@@ -5,7 +5,7 @@ import itertools
 import os
 import platform
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from minilm_core.errors import UserError
 from minilm_core.models.families import encoder_architecture
 from minilm_core.models.teacher import resolve
 from minilm_core.provenance import versions_of
+from minilm_core.results.layout import StudyPaths
 from minilm_core.tasks.kinds.span import reachable_answers
 from minilm_core.tasks.splits import Splits, load_splits
 from minilm_core.tasks.task import Task
@@ -26,6 +27,7 @@ from search.config.loading import LoadedConfig, load_config
 from search.config.settings import Resources
 from search.study.environment import PACKAGES
 from search.study.mirror import check_mirror
+from search.study.resolved import resolve_study
 
 DOCUMENTS_READ = 1000
 """Documents of a corpus that are read to see whether it has text. One document is not enough: some may be null."""
@@ -109,7 +111,22 @@ def _teacher(loaded: LoadedConfig) -> str:
     CorpusTokenizer.load(folder)
     sizes = encoder_architecture(config_json)
     family = f"{sizes.num_layers}x{sizes.hidden_size} {config_json['model_type']}"
-    return f"{family}, fits {space.num_shapes} student shapes, {folder}"
+    return f"{family}, fits {space.num_shapes} student shapes{_vocabulary(loaded, folder, config_json)}, {folder}"
+
+
+def _vocabulary(loaded: LoadedConfig, teacher_folder: Path, config_json: Mapping[str, Any]) -> str:
+    """Returns how many tokens students have, if they have fewer than their teacher, whose tokenizer is checked."""
+    from minilm_core.models.vocabulary.tokenizers import check_can_be_cut
+
+    study = resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), config_json)
+    if not loaded.config.cuts_vocabulary:
+        return ""
+    check_can_be_cut(teacher_folder)
+    most = "" if study.is_vocabulary_known else "at most "
+    return (
+        f", whose vocabulary has {most}{study.student_family.vocabulary_size:,} "
+        f"of {study.teacher_family.vocabulary_size:,} tokens"
+    )
 
 
 def _corpus(loaded: LoadedConfig, source: CorpusSource) -> str:
@@ -140,7 +157,10 @@ def _task(loaded: LoadedConfig, task: Task) -> str:
 
 
 def _reachable(loaded: LoadedConfig, task: Task, splits: Splits) -> str:
-    """Returns what token boundaries allow at best on each split with answers, which no student can exceed."""
+    """Returns what the teacher's token boundaries allow at best on each split with answers.
+
+    No student with all the teacher's tokens can exceed it.
+    """
     from minilm_core.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(resolve(loaded.config.teacher, loaded.base))
@@ -150,7 +170,7 @@ def _reachable(loaded: LoadedConfig, task: Task, splits: Splits) -> str:
         scored = task.scored_on(other)
         shares[other.name] = reachable_answers(scored, splits.evaluation_sets[other.name], tokenizer, length)
     shown = ", ".join(f"{100 * share:.1f}% of {name}" for name, share in shares.items())
-    return f"; tokens can give {shown} exactly"
+    return f"; the teacher's tokens can give {shown} exactly"
 
 
 def _writable(folder: Path) -> str:

@@ -30,7 +30,10 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedShapes:
-    """The space, and the ranges over its shapes within the limits; a range is None if no shape is within them."""
+    """The space, and the ranges over its shapes within the limits; a range is None if no shape is within them.
+
+    Before the preparation has cut the vocabulary, the ranges are upper bounds over all shapes.
+    """
 
     num_shapes: int
     """Different architectures in the space."""
@@ -43,6 +46,18 @@ class PlannedShapes:
     """Floating-point operations of a forward pass over one sequence of the latency target's length."""
     latency_ms: Span | None
     """Predicted median latency on the latency target."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedVocabulary:
+    """The tokens of the students, if they have fewer than their teacher."""
+
+    size: int
+    """The rows of the token table; the most that there may be if it is not known yet."""
+    num_full: int
+    """The rows of the teacher's."""
+    is_known: bool
+    """Whether the preparation has cut it. Otherwise all sizes are upper bounds, and so is the number refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +118,8 @@ class Plan:
     sha256: str
     """Hash of the resolved configuration."""
     shapes: PlannedShapes
+    vocabulary: PlannedVocabulary | None
+    """None if students have all their teacher's tokens, or if the teacher's are unknown."""
     assistant: PlannedAssistant | None
     """None without an assistant, or if the teacher's sizes are unknown."""
     trials: PlannedTrials
@@ -115,6 +132,8 @@ class Plan:
             "name": self.name,
             "sha256": self.sha256,
             **asdict(self.shapes),
+            "vocabulary_size": None if self.vocabulary is None else self.vocabulary.size,
+            "is_vocabulary_known": None if self.vocabulary is None else self.vocabulary.is_known,
             "assistant": None if self.assistant is None else self.assistant.label,
             "num_shapes_assisted": None if self.assistant is None else self.assistant.num_shapes,
             **asdict(self.trials),
@@ -139,6 +158,7 @@ def make_plan(loaded: LoadedConfig, study: ResolvedStudy | None, num_corpus_toke
         name=config.name,
         sha256=loaded.sha256,
         shapes=shapes,
+        vocabulary=None if study is None else planned_vocabulary(study),
         assistant=None if study is None else _plan_assistant(study),
         trials=_plan_trials(config),
         text=text,
@@ -154,11 +174,13 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
     if table is not None and not table.covers(every):
         table = None
     admitted = _within_limits(config.limits, every, family, table)
+    # With fewer tokens than the bound, more shapes may be within the limits: the bound on their sizes is that of all.
+    bounding = admitted if study is None or study.is_vocabulary_known else every
 
     def span(figure: Callable[[StudentArchitecture, FamilyShape], float]) -> Span | None:
-        if family is None or not admitted:
+        if family is None or not bounding:
             return None
-        figures = [figure(shape, family) for shape in admitted]
+        figures = [figure(shape, family) for shape in bounding]
         return Span(low=min(figures), high=max(figures))
 
     return PlannedShapes(
@@ -184,6 +206,17 @@ def _within_limits(
         shape
         for shape, latency_ms in zip(shapes, latencies_ms, strict=True)
         if limits.violation(shape, family, latency_ms) is None
+    )
+
+
+def planned_vocabulary(study: ResolvedStudy) -> PlannedVocabulary | None:
+    """Returns the tokens of a study's students; None if they have all their teacher's."""
+    if not study.config.cuts_vocabulary:
+        return None
+    return PlannedVocabulary(
+        size=study.student_family.vocabulary_size,
+        num_full=study.teacher_family.vocabulary_size,
+        is_known=study.is_vocabulary_known,
     )
 
 

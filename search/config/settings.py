@@ -10,9 +10,11 @@ from minilm_core.latency.table import LatencyTarget
 from minilm_core.models.assistant import Assistant
 from minilm_core.models.student_family import StudentFamily
 from minilm_core.models.teacher import TeacherSource
+from minilm_core.models.vocabulary.cut import Vocabulary
 from minilm_core.results.objectives import Objective, objectives_named
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule
 from minilm_core.tasks.task import Task
+from minilm_core.tasks.task_kind import TaskKind
 from spaces.limits import Limits
 from spaces.space import StudentSpace
 
@@ -192,6 +194,8 @@ class SearchConfig:
     space: StudentSpace
     student_family: StudentFamily = StudentFamily.TEACHER
     """The family that students are built as."""
+    vocabulary: Vocabulary | int = Vocabulary.FULL
+    """The tokens of their teacher that students have: all, those that occur, or this many of the most frequent ones."""
     assistant: Assistant | None = None
     """A model that is distilled once a study and that small students learn from. None: all learn from the teacher."""
     distillation: DistillationSchedule
@@ -213,6 +217,8 @@ class SearchConfig:
         # The range of seeds that both NumPy and PyTorch accept.
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must be at least 0 and below {2**32}, got {self.seed}")
+        if isinstance(self.vocabulary, int):
+            _check_at_least(1, vocabulary=self.vocabulary)
         self._check_objectives()
         if self.distillation.relation_heads is not None:
             self.space.check_relation_heads(self.distillation.relation_heads)
@@ -233,6 +239,16 @@ class SearchConfig:
     def mirror_url(self) -> str | None:
         """The folder of the study in the mirror; None without one."""
         return None if self.storage.mirror is None else f"{self.storage.mirror}/{self.name}"
+
+    @property
+    def cuts_vocabulary(self) -> bool:
+        """Whether students have fewer tokens than their teacher."""
+        return self.vocabulary is not Vocabulary.FULL
+
+    @property
+    def max_vocabulary_size(self) -> int | None:
+        """The most tokens that students have; None if no number limits them."""
+        return self.vocabulary if isinstance(self.vocabulary, int) else None
 
     @property
     def declared_objectives(self) -> tuple[Objective, ...]:
@@ -274,6 +290,13 @@ class SearchConfig:
                 "outputs, got false"
             )
         for task in self.tasks:
+            is_per_token = task.task_kind in (TaskKind.SPAN, TaskKind.TAGGING)
+            if is_per_token and self.finetuning.soft_labels is not None and self.cuts_vocabulary:
+                raise UserError(
+                    f"vocabulary must be {Vocabulary.FULL} with finetuning.soft_labels and a task of kind "
+                    f"{task.task_kind}, because soft labels of each token need the teacher's tokens, "
+                    f"got {self.vocabulary} and task {task.name}"
+                )
             if task.unlabelled and self.finetuning.soft_labels is None:
                 raise UserError(
                     f"tasks must have no unlabelled texts without finetuning.soft_labels, got some for task {task.name}"

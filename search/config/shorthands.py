@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
+from minilm_core.models.vocabulary.cut import Vocabulary
 from minilm_core.settings.finetuning_presets import FINETUNING_PRESETS
 from minilm_core.settings.quantities import parse_count, parse_milliseconds, parse_size_bytes
 from minilm_core.settings.schema import plain
@@ -34,6 +35,7 @@ def expanded(source: YamlSource, base: Path) -> YamlSource:
     for pattern, parse in _QUANTITIES.items():
         _rewrite(source, pattern, parse)
     _rewrite(source, ("assistant",), _assistant)
+    _rewrite(source, ("vocabulary",), _vocabulary)
     _rewrite(source, ("space",), lambda name: plain(load_space(name, base)))
     _apply_finetuning_preset(source)
     _rewrite(source, ("tasks", _EACH), lambda name: plain(named_task(name)))
@@ -66,6 +68,15 @@ def _assistant(name: str) -> dict[str, Any]:
     if name != "auto":
         raise UserError(f"must be auto, the paper's rule, or a mapping of settings, got {name}")
     return {}
+
+
+def _vocabulary(size: str) -> str | int:
+    if size in list(Vocabulary):
+        return size
+    try:
+        return parse_count(size)
+    except UserError as error:
+        raise UserError(f"must be {', '.join(Vocabulary)} or a count such as 16k, got {size!r}") from error
 
 
 def _rewrite(source: YamlSource, pattern: KeyPath, write_out: Callable[[str], Any]) -> None:

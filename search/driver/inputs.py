@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from minilm_core.corpus.tokenisation import CorpusTokenizer
+from minilm_core.models.vocabulary.tokenizers import check_can_be_cut
 from minilm_core.tasks.splits import load_splits
 from search.config.settings import SearchConfig
 
@@ -19,5 +20,7 @@ def check_inputs(config: SearchConfig, teacher_folder: Path, base: Path) -> None
         UserError: naming the file and its line or row, or what is wrong with the tokenizer.
     """
     CorpusTokenizer.load(teacher_folder)
+    if config.cuts_vocabulary:
+        check_can_be_cut(teacher_folder)
     for task in config.tasks:
         load_splits(task, base)

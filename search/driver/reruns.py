@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from minilm_core.errors import UserError
 from minilm_core.results.records import TrialRecord
 from search.driver.baseline import run_side_by_side, seed_label
 from search.driver.cluster import cluster
@@ -27,7 +28,7 @@ def run_again(jobs: Sequence[Job], records_file: Path, *, max_device_hours: floa
         address: The address of a Ray cluster; None starts Ray on this machine.
 
     Raises:
-        UserError: if the cluster is too small.
+        UserError: if the cluster is too small, or the study's vocabulary is missing.
         SearchError: if the runs cannot go on for another reason; the records that are written are whole.
     """
     study = jobs[0].study
@@ -45,6 +46,11 @@ def run_again(jobs: Sequence[Job], records_file: Path, *, max_device_hours: floa
     left = [job for job in jobs if not reruns.is_done(job)]
     if not left:
         return 0
+    if not study.is_vocabulary_known:
+        raise UserError(
+            f"a study's cut vocabulary must be there for runs apart from the search, got no {study.paths.vocabulary}; "
+            f"resume the study to have it made again"
+        )
     with display, cluster(config.resources, address), reported_in_one_line(study.paths), ExitStack() as holds:
         if any(job.distils for job in left):
             prepare_study(study, display)

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from ray import tune
 
 from minilm_core.atomic import write_text_atomically
-from minilm_core.errors import UserError, first_line
+from minilm_core.errors import first_line
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.teacher import resolve
 from minilm_core.results.records import TrialRecord
@@ -38,7 +38,7 @@ from search.study.ledger import Ending, Ledger
 from search.study.messages import WorkersLost, decode
 from search.study.more_steps import jobs_going_on
 from search.study.progress import Progress
-from search.study.resolved import ResolvedStudy
+from search.study.resolved import ResolvedStudy, with_vocabulary
 from search.worker.preparation import read_preparation, targets_held
 
 MIN_TRIALS_FOR_IMPORTANCES = 20
@@ -90,6 +90,7 @@ def run_study(study: ResolvedStudy, address: str | None) -> Outcome:
 
 def _run(study: ResolvedStudy, ledger: Ledger, display: Display) -> Ending:
     prepare_study(study, display)
+    study = with_vocabulary(study)
     job, teacher = teacher_job(study, ledger), None
     if job is not None and job.gives_soft_labels:
         finetune_first(job, ledger, display)
@@ -116,14 +117,12 @@ def _checked(study: ResolvedStudy, display: Display) -> ResolvedStudy:
     if not paths.evaluation.exists():
         # This check comes before the calibration, which takes minutes. A study that has begun keeps its labels.
         check_inputs(config, teacher_folder, paths.root)
+    # What was found before may be of settings that the relaunch has replaced.
+    study = with_vocabulary(study)
     if config.needs_latency_table:
         study = _with_latency_tables(study, display)
-    violations = [study.violation(student) for student in study.space.architectures()]
-    if all(violations):
-        closest = min((v for v in violations if v is not None), key=lambda violation: violation.excess)
-        raise UserError(
-            f"limits must admit at least one student of the space, but even the closest exceeds one: {closest}"
-        )
+    if study.is_vocabulary_known:
+        study.check_limits()
     return study
 
 

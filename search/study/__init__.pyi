@@ -36,6 +36,7 @@ from .reruns import Reruns as Reruns
 from .resolved import ResolvedStudy as ResolvedStudy
 from .resolved import find_study as find_study
 from .resolved import resolve_study as resolve_study
+from .resolved import with_vocabulary as with_vocabulary
 from .status import State as State
 from .status import StudyStatus as StudyStatus
 from .status import read_status as read_status

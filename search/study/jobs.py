@@ -162,7 +162,7 @@ class Job:
 
     @property
     def has_teachers_family(self) -> bool:
-        """Whether the model is of the teacher's family even if the students are not."""
+        """Whether the model is of the teacher's family, with its vocabulary, even if the students are not."""
         return self.role in (Role.TEACHER, Role.TRUNCATED_TEACHER)
 
     @property
@@ -216,6 +216,8 @@ class Job:
     def blank_record(self, status: Status, failure: Failure | None = None) -> TrialRecord:
         """Returns a record with all that is known before training."""
         architecture = self.choice.architecture
+        is_cut = self.config.cuts_vocabulary and not self.has_teachers_family
+        assert self.study.is_vocabulary_known or not is_cut, "a study is prepared before its students have records"
         return TrialRecord(
             number=self.number,
             role=self.role,
@@ -224,6 +226,7 @@ class Job:
             distillation_learning_rate=self.choice.distillation_learning_rate if self.distils else None,
             finetuning_learning_rate=self.choice.finetuning_learning_rate,
             initialisation=None if self.role is Role.TEACHER else self.choice.initialisation,
+            vocabulary_size=self.family.vocabulary_size if is_cut else None,
             num_parameters=architecture.num_parameters(self.family),
             num_layer_parameters=architecture.num_layer_parameters(self.family),
             size_bytes=architecture.size_bytes(self.family),

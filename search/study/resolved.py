@@ -1,14 +1,16 @@
 """A study, resolved once before its first trial and passed to the driver and to every worker. No torch, no Ray."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from minilm_core.errors import UserError
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.models.families import encoder_architecture, family_shape
 from minilm_core.models.student_family import student_base
 from minilm_core.models.teacher import read_config, resolve_config
+from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.layout import StudyPaths
 from search.config.compatibility import check_against_teacher
 from search.config.settings import SearchConfig
@@ -31,6 +33,9 @@ class ResolvedStudy:
     """The teacher's config.json."""
     teacher_family: FamilyShape
     student_family: FamilyShape
+    """What students have whatever their sizes. A cut vocabulary is as large as it may become until it is known."""
+    is_vocabulary_known: bool = True
+    """Whether the vocabulary's size is known: a cut one is, once the preparation has made it."""
     latency_table: LatencyTable | None = None
     """Predicts the latency of the students; None before a calibration, or if the study needs no latency."""
     teacher_latency_table: LatencyTable | None = None
@@ -51,6 +56,19 @@ class ResolvedStudy:
         """Returns the limit that a student exceeds by most, or None. Limits are on what is known before training."""
         return self.config.limits.violation(student, self.student_family, self.latency_ms(student))
 
+    def check_limits(self) -> None:
+        """Refuses limits that no student of the space is within.
+
+        Raises:
+            UserError: naming the limit that is exceeded least.
+        """
+        violations = [self.violation(student) for student in self.space.architectures()]
+        if all(violations):
+            closest = min((v for v in violations if v is not None), key=lambda violation: violation.excess)
+            raise UserError(
+                f"limits must admit at least one student of the space, but even the closest exceeds one: {closest}"
+            )
+
     def latency_ms(self, student: StudentArchitecture) -> float | None:
         """Returns the predicted latency of a student in ms, or None without a table of its width."""
         return _predicted_ms(self.latency_table, student)
@@ -67,7 +85,7 @@ def resolve_study(config: SearchConfig, paths: StudyPaths, teacher_json: Mapping
         UserError: if the teacher's family is unknown or a setting does not fit its sizes.
     """
     space = check_against_teacher(config, teacher_json)
-    return ResolvedStudy(
+    study = ResolvedStudy(
         config=config,
         paths=paths,
         space=space,
@@ -76,6 +94,24 @@ def resolve_study(config: SearchConfig, paths: StudyPaths, teacher_json: Mapping
         teacher_family=family_shape(teacher_json),
         student_family=family_shape(student_base(teacher_json, config.student_family)),
     )
+    return with_vocabulary(study)
+
+
+def with_vocabulary(study: ResolvedStudy) -> ResolvedStudy:
+    """Returns a study with the size of its students' vocabulary, or with the largest one possible if it is not known.
+
+    Raises:
+        UserError: if the file of the vocabulary is damaged.
+    """
+    limit, num_full = study.config.max_vocabulary_size, study.teacher_family.vocabulary_size
+    size, is_known = num_full if limit is None else min(limit, num_full), not study.config.cuts_vocabulary
+    if study.config.cuts_vocabulary and study.paths.vocabulary.is_dir():
+        found = CutVocabulary.load(study.paths.vocabulary)
+        # A plan may be of other settings than those of the study in the same folder.
+        if found.limit == limit:
+            size, is_known = found.size, True
+    family = replace(study.student_family, vocabulary_size=size)
+    return replace(study, student_family=family, is_vocabulary_known=is_known)
 
 
 def find_study(config: SearchConfig, paths: StudyPaths) -> ResolvedStudy:

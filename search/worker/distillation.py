@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -127,7 +127,7 @@ def _open_data(worker: Worker, key: DistillationKey) -> DistillationData:
     worker.wait_for_others()
     if not worker.is_first:
         data = open_distillation_data(worker.node, key, rank=worker.rank, world_size=worker.world_size)
-    return data
+    return replace(data, vocabulary=worker.node.vocabulary)
 
 
 def _failed_records(

@@ -8,6 +8,7 @@ import torch
 
 from minilm_core.kernels.compiled_loops import keep_compiled_loops_in
 from minilm_core.models.teacher import resolve
+from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.layout import StudyPaths
 from minilm_core.settings.schedules import Precision
 from minilm_core.tasks.evaluation import TaskData
@@ -38,14 +39,14 @@ class NodeContext:
         teacher = replace(study.config.teacher, sha256=None)
         return cls(study=study, teacher_folder=resolve(teacher, study.paths.root))
 
-    def task_data(self, task: Task) -> TaskData:
+    def task_data(self, task: Task, tokenizer_folder: Path) -> TaskData:
         """Returns a task's splits, tokenised; a process reads them once, and a study tokenises them once."""
-        key = (repr(task), self.paths.root, self.teacher_folder, self.config.finetuning.max_length)
+        key = (repr(task), self.paths.root, tokenizer_folder, self.config.finetuning.max_length)
         if key not in _TASK_DATA:
             # A process may run the trials of one study after those of another.
             for other in [other for other in _TASK_DATA if other[1] != self.paths.root]:
                 del _TASK_DATA[other]
-            _TASK_DATA[key] = load_task_data(task, self.paths.root, self.teacher_folder, key[3], self.encodings)
+            _TASK_DATA[key] = load_task_data(task, self.paths.root, tokenizer_folder, key[3], self.encodings)
         return _TASK_DATA[key]
 
     @property
@@ -57,6 +58,16 @@ class NodeContext:
     def paths(self) -> StudyPaths:
         """The layout of the study's folder."""
         return self.study.paths
+
+    @property
+    def student_tokenizer(self) -> Path:
+        """The folder of the students' tokenizer: the teacher's, or the study's own if it cuts the vocabulary."""
+        return self.paths.vocabulary if self.config.cuts_vocabulary else self.teacher_folder
+
+    @property
+    def vocabulary(self) -> CutVocabulary | None:
+        """The tokens that students keep; None: all. It is there once the study is prepared."""
+        return CutVocabulary.load(self.paths.vocabulary) if self.config.cuts_vocabulary else None
 
     @property
     def encodings(self) -> Path:

@@ -1,4 +1,4 @@
-"""What all trials of a study share: the packed corpus, the models that teach, and their targets.
+"""What all trials of a study share: the packed corpus, the students' tokenizer, the models that teach, their targets.
 
 Each is made once and found again later. `preparation.json` in the study's folder has their paths and the time that it
 took to make them.
@@ -31,9 +31,10 @@ from search.config.settings import SearchConfig
 from search.config.teacher_assignment import DistillationKey, TeacherRole
 from search.study.messages import CachingBegun
 from search.study.progress import Progress
-from search.study.resolved import ResolvedStudy
+from search.study.resolved import ResolvedStudy, with_vocabulary
 from search.worker.assistant import teach_assistant
 from search.worker.node import NodeContext
+from search.worker.vocabulary import cut_vocabulary
 
 SECONDS_BETWEEN_ENTRIES = 10.0
 """The least time between two writes of a stage's seconds; a killed preparation loses the time since the last."""
@@ -82,7 +83,12 @@ def prepare(
     # Labels come first: they are read in seconds, and text may take hours.
     write_evaluation(study.config, study.paths)
     yield from _timed(study.paths, _pack(node))
-    yield from _timed(study.paths, _tokenise(node))
+    yield from _timed(study.paths, _tokenise(node, node.teacher_folder))
+    if study.config.cuts_vocabulary:
+        yield from _timed(study.paths, cut_vocabulary(node, Path(read_preparation(study.paths).corpus)))
+        # Before the targets are cached, which may take hours.
+        with_vocabulary(study).check_limits()
+        yield from _timed(study.paths, _tokenise(node, node.student_tokenizer))
     yield from _timed(study.paths, make_ready(node, TeacherRole.TEACHER, shard))
     if TeacherRole.ASSISTANT in study.layers:
         data = open_distillation_data(node, study.teachers.assistant_key, rank=0, world_size=1)
@@ -219,12 +225,12 @@ def _pack(node: NodeContext) -> Iterator[Progress]:
         _write(node.paths, Preparation(corpus=str(packing.folder), targets={}, seconds=seconds))
 
 
-def _tokenise(node: NodeContext) -> Iterator[Progress]:
+def _tokenise(node: NodeContext, tokenizer_folder: Path) -> Iterator[Progress]:
     """Tokenises the tasks into the cache, so that trials that start together do not each do it."""
     tasks = node.config.tasks
     for number, task in enumerate(tasks, start=1):
         found = set(node.encodings.glob("*"))
-        node.task_data(task)
+        node.task_data(task, tokenizer_folder)
         if set(node.encodings.glob("*")) != found:
             yield Progress(stage="tokenising the tasks", step=number, num_steps=len(tasks))
 

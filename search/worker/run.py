@@ -103,7 +103,7 @@ def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Pr
         folder = paths.finetuned(task.name)
         if job.keeps_models and seed == job.seed and not folder.is_dir():
             with atomic_folder(folder) as scratch:
-                save_task_model(model, worker.node.teacher_folder, scratch)
+                save_task_model(model, worker.tokenizer_folder(job), scratch)
         evaluation = evaluate(model, data, schedule)
         save_outcomes(job.outcomes_file(task.name, seed), evaluation.outcomes)
         write_text_atomically(result, json.dumps(asdict(evaluation.result)))
@@ -115,7 +115,7 @@ def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Pr
 def _give_soft_labels(worker: Worker, run: JobRun) -> Iterator[Progress]:
     """Computes what all other models learn from, so that trials that start together do not each do it."""
     for task in run.job.config.tasks:
-        soft_labels(worker.node, task)
+        soft_labels(worker.node, task, worker.tokenizer_folder(run.job))
         yield from _report(worker, run, Progress(stage=f"soft labels of {task.name}", step=1, num_steps=1))
 
 

@@ -4,6 +4,8 @@ They lie beside the teacher that they are of, and are found by the model's input
 another length of the examples has its own.
 """
 
+from pathlib import Path
+
 from minilm_core.errors import UserError
 from minilm_core.results.layout import TrialPaths
 from minilm_core.tasks.evaluation import TaskData
@@ -23,25 +25,26 @@ def data_to_learn(worker: Worker, job: Job, task: Task) -> TaskData:
     Raises:
         UserError: if the fine-tuned teacher is missing.
     """
+    folder = worker.tokenizer_folder(job)
     if job.finetuning.soft_labels is None:
-        return worker.node.task_data(task)
+        return worker.node.task_data(task, folder)
     # The first worker computes what is missing; the others then find it.
-    of_first = soft_labels(worker.node, task) if worker.is_first else None
+    of_first = soft_labels(worker.node, task, folder) if worker.is_first else None
     worker.wait_for_others()
-    return soft_labels(worker.node, task) if of_first is None else of_first
+    return soft_labels(worker.node, task, folder) if of_first is None else of_first
 
 
-def soft_labels(node: NodeContext, task: Task) -> TaskData:
+def soft_labels(node: NodeContext, task: Task, tokenizer_folder: Path) -> TaskData:
     """Returns a task's splits with the outputs of the teacher, which are computed if need be.
 
-    The teacher is that of the study's first seed.
+    The teacher is that of the study's first seed, and reads its own tokens.
 
     Raises:
         UserError: if the fine-tuned teacher is missing.
     """
-    data = node.task_data(task)
-    of_unlabelled = None if data.unlabelled is None else _outputs(node, data, data.unlabelled)
-    return with_teacher_outputs(data, _outputs(node, data, data.train), of_unlabelled)
+    read = node.task_data(task, node.teacher_folder)
+    of_unlabelled = None if read.unlabelled is None else _outputs(node, read, read.unlabelled)
+    return with_teacher_outputs(node.task_data(task, tokenizer_folder), _outputs(node, read, read.train), of_unlabelled)
 
 
 def _outputs(node: NodeContext, data: TaskData, split: EncodedSplit) -> Column:

@@ -161,11 +161,16 @@ class Worker:
             family=self.node.config.student_family,
             distilled_layer=self.node.study.teachers.distilled_layer,
             seed=job.seed,
+            vocabulary=self.node.vocabulary,
         )
+
+    def tokenizer_folder(self, job: Job) -> Path:
+        """Returns the folder of the tokenizer of a job's model; only models of the teacher's own have the teacher's."""
+        return self.node.teacher_folder if job.has_teachers_family else self.node.student_tokenizer
 
     def save_encoder(self, encoder: PreTrainedModel, job: Job) -> None:
         """Saves a job's encoder as a folder that transformers can load."""
-        save_encoder(encoder, self.node.teacher_folder, job.paths.student)
+        save_encoder(encoder, self.tokenizer_folder(job), job.paths.student)
 
     def student_folder(self, job: Job) -> Path:
         """Returns the folder of the encoder that is fine-tuned."""

@@ -1,13 +1,18 @@
 """Tests of the loss of a batch: which terms it has, how they are weighted, over which layers it is averaged."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from minilm_core.distillation.data import TeacherBatch, relation_loss
+from minilm_core.corpus.packed import PackedCorpus
+from minilm_core.distillation.data import DistillationData, TeacherBatch, relation_loss
 from minilm_core.distillation.relations import relation_losses
 from minilm_core.errors import UserError
 from minilm_core.models.adapters import LayerRelations, RelationOperands
+from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.settings.schedules import DistillationSchedule, Precision, Relation
 
 RELATIONS = (Relation.QUERY, Relation.VALUE)
@@ -90,3 +95,39 @@ def test_a_student_that_computes_other_relations_than_its_schedule_is_refused(
         "a student must compute the relations of its schedule, query, got query, value; "
         "build its RelationEncoder with schedule.weights"
     )
+
+
+class RecordingTargets:
+    """Keeps the tokens that the teacher reads."""
+
+    num_heads, hidden_size = NUM_HEADS, 8
+
+    def __init__(self) -> None:
+        self.read: list[Tensor] = []
+
+    def relations(self, rows: np.ndarray, input_ids: Tensor) -> list[LayerRelations]:
+        self.read.append(input_ids)
+        return []
+
+    def prefetch(self, rows: np.ndarray) -> None:
+        pass
+
+
+@pytest.mark.parametrize("is_evaluated", [False, True])
+def test_a_student_reads_its_own_ids_and_the_teacher_its_own(corpus: PackedCorpus, is_evaluated: bool) -> None:
+    ids, counts = np.unique(corpus.rows(np.arange(corpus.num_rows)), return_counts=True)
+    dropped = ids[np.argmax(np.where(ids > 4, counts, 0))]
+    kept = np.array([1, *(number for number in ids if number not in (1, dropped))])
+    vocabulary = CutVocabulary(kept=np.sort(kept), num_full=40, unknown=1, coverage=0.9)
+    targets, rows = RecordingTargets(), np.arange(6)
+    data = DistillationData(
+        corpus=corpus, targets=targets, evaluation_targets=targets if is_evaluated else None, vocabulary=vocabulary
+    )
+    data = data.for_evaluation if is_evaluated else data
+    read = data.teacher_batch(rows, torch.device("cpu")).input_ids.numpy()
+    np.testing.assert_array_equal(targets.read[0], corpus.rows(rows))
+    is_dropped = corpus.rows(rows) == dropped
+    assert is_dropped.any()
+    np.testing.assert_array_equal(vocabulary.kept[read], np.where(is_dropped, 1, corpus.rows(rows)))
+    whole = replace(data, vocabulary=None).teacher_batch(rows, torch.device("cpu"))
+    np.testing.assert_array_equal(whole.input_ids, corpus.rows(rows))

@@ -3,12 +3,16 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from minilm_core.latency.measurements import Measurement, Width
 from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable
 from minilm_core.models.assistant import Assistant
+from minilm_core.models.families import family_shape
+from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.layout import StudyPaths
+from search.cli.preparing import _plan_rows
 from search.commands.plan import PlannedFiles, PlannedShapes, Span, make_plan
 from search.config.loading import load_config
 from search.study.resolved import resolve_study
@@ -159,3 +163,36 @@ def test_the_states_that_students_go_on_from_are_counted_only_where_they_are_kep
     unwanted = replace(wsd, keep_stable_state=False)
     assert plan_of(with_config(loaded, distillation=unwanted)).files.stable_states_bytes.high == 0
     assert make_plan(with_config(loaded, distillation=wsd), None).files.stable_states_bytes is None
+
+
+@pytest.mark.parametrize(("vocabulary", "size"), [("corpus", 30522), ("4k", 4000), ("99k", 30522)])
+def test_sizes_are_upper_bounds_before_the_vocabulary_is_cut(vocabulary, size):
+    loaded = load_config(QUICKSTART_YAML, [*PINNED, f"vocabulary={vocabulary}", "limits={max_parameters: 3M}"])
+    plan = plan_of(loaded)
+    assert (plan.vocabulary.size, plan.vocabulary.num_full, plan.vocabulary.is_known) == (size, 30522, False)
+    family = replace(family_shape(TEACHER_JSON), vocabulary_size=size)
+    every = [shape.num_parameters(family) for shape in loaded.config.space.architectures()]
+    # A shape that is refused with so many tokens may be within the limits with fewer.
+    assert (plan.shapes.num_parameters.low, plan.shapes.num_parameters.high) == (min(every), max(every))
+    assert plan.shapes.num_shapes_refused == sum(figure > 3e6 for figure in every)
+    assert (plan.to_dict()["vocabulary_size"], plan.to_dict()["is_vocabulary_known"]) == (size, False)
+    shown = dict(_plan_rows(plan))
+    assert shown["vocabulary"] == f"at most {size:,} of 30,522 tokens"
+    assert shown["parameters"].startswith("at most ")
+
+
+def test_a_full_vocabulary_is_not_mentioned(loaded):
+    plan = plan_of(loaded)
+    assert plan.vocabulary is None
+    assert plan.to_dict()["vocabulary_size"] is None
+    assert "vocabulary" not in dict(_plan_rows(plan))
+
+
+def test_sizes_are_exact_once_the_vocabulary_is_cut(tmp_path):
+    loaded = load_config(QUICKSTART_YAML, [*PINNED, "vocabulary=4k", f"storage.path={tmp_path}"])
+    folder = StudyPaths(root=loaded.config.study_folder).vocabulary
+    folder.mkdir(parents=True)
+    CutVocabulary(kept=np.arange(3000), num_full=30522, unknown=100, limit=4000, coverage=1.0).save(folder)
+    plan = plan_of(loaded)
+    assert (plan.vocabulary.size, plan.vocabulary.is_known) == (3000, True)
+    assert dict(_plan_rows(plan))["vocabulary"] == "3,000 of 30,522 tokens"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from minilm_core.corpus.packed import CorpusSource
 from minilm_core.errors import UserError
 from minilm_core.models.assistant import Assistant
+from minilm_core.models.vocabulary.cut import Vocabulary
 from minilm_core.settings.finetuning_presets import FINETUNING_PRESETS
 from minilm_core.settings.schedules import Method
 from minilm_core.tasks.benchmarks import named_evaluation_set
@@ -194,6 +195,14 @@ def test_evaluation_sets_are_names_or_copies_of_named_sets(write, tmp_path):
             "students_per_worker: 0",
             "23: resources.students_per_worker must be at least 1, got 0",
         ),
+        (
+            "budget:\n",
+            "vocabulary: many\nbudget:\n",
+            "20: vocabulary: must be full, corpus or a count such as 16k, got",
+        ),
+        ("budget:\n", "vocabulary: 0\nbudget:\n", "20: vocabulary must be at least 1, got 0"),
+        ("budget:\n", "vocabulary: 0.5\nbudget:\n", "20: vocabulary must be full, corpus or an integer, got 0.5"),
+        ("budget:\n", "vocabulary: [9]\nbudget:\n", "20: vocabulary must be full, corpus or an integer, got a list"),
         ("name: example", "name: [example", "2: must be valid YAML, got: expected ',' or ']', but got ':'"),
     ],
 )
@@ -235,6 +244,31 @@ def test_short_forms_are_written_out(config):
         20.0,
     )
     assert config.tasks[0].dataset == "nyu-mll/glue"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "most"),
+    [("full", Vocabulary.FULL, None), ("corpus", Vocabulary.CORPUS, None), ("16k", 16_000, 16_000), ("9", 9, 9)],
+)
+def test_a_vocabulary_is_whole_or_of_the_corpus_or_a_number(write, text, expected, most):
+    config = load_config(write(), [f"vocabulary={text}"]).config
+    assert config.vocabulary == expected
+    assert config.cuts_vocabulary is (expected != Vocabulary.FULL)
+    assert config.max_vocabulary_size == most
+    assert load_config(write(resolved_yaml(config))).config == config
+
+
+@pytest.mark.parametrize(("task", "is_refused"), [("squad", True), ("wikiann-de", True), ("sst2", False)])
+def test_soft_labels_of_tokens_need_the_teachers_tokens(write, task, is_refused):
+    overrides = [f"tasks=[{task}]", "finetuning={soft_labels: {weight: 0.5, temperature: 2}}"]
+    assert load_config(write(), overrides).config.finetuning.soft_labels is not None
+    if not is_refused:
+        assert load_config(write(), [*overrides, "vocabulary=9k"]).config.cuts_vocabulary
+        return
+    with pytest.raises(
+        UserError, match=r"vocabulary must be full with finetuning\.soft_labels and a task of kind (span|tagging), "
+    ):
+        load_config(write(), [*overrides, "vocabulary=9k"])
 
 
 def test_a_path_replaces_a_known_tasks_data_set(config, tmp_path):

@@ -56,6 +56,7 @@ def prepared(tmp_path: Path) -> StudyPaths:
     """A study that is prepared and has run no trial."""
     study = StudyPaths(root=tmp_path / "prepared")
     study.assistant.student.mkdir(parents=True)
+    study.vocabulary.mkdir()
     for file in (study.latency, study.preparation):
         file.write_text("{}", encoding="utf-8")
     return study
@@ -70,6 +71,7 @@ def prepared(tmp_path: Path) -> StudyPaths:
         ("distillation.num_steps=81", False, False),
         ("distillation.schedule=cosine", False, False),
         ("seed=1", False, False),
+        ("vocabulary=16k", False, True),
     ],
 )
 def test_other_settings_before_the_first_trial_remove_what_was_made_for_the_earlier_ones(
@@ -77,7 +79,7 @@ def test_other_settings_before_the_first_trial_remove_what_was_made_for_the_earl
 ) -> None:
     prepared.search_yaml.write_text(resolved_yaml(config_with(tmp_path, earlier)), encoding="utf-8")
     assert validate_relaunch(prepared, config_with(tmp_path)) == (not keeps_assistant)
-    assert prepared.latency.exists() == keeps_calibration
+    assert prepared.latency.exists() == prepared.vocabulary.exists() == keeps_calibration
     assert prepared.assistant.student.exists() == prepared.preparation.exists() == keeps_assistant
     assert not list(prepared.root.glob("*.removed"))
 

@@ -28,7 +28,8 @@ def test_a_task_is_tokenised_once_for_all_processes_of_a_study(
     for _ in range(2):
         # What a new process has.
         monkeypatch.setattr(node, "_TASK_DATA", {})
-        found.append(NodeContext.open(study).task_data(task))
+        opened = NodeContext.open(study)
+        found.append(opened.task_data(task, opened.student_tokenizer))
     assert len(calls) == 3
     assert len(list((tmp_path / "cache" / "tasks").iterdir())) == 3
     first, second = (data.train.features.inputs["input_ids"] for data in found)
