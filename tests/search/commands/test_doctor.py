@@ -54,6 +54,21 @@ def change_tokenizer_version(folder: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": "7.0"}))
 
 
+def cut_vocabulary(folder: Path) -> None:
+    with (folder / "search.yaml").open("a") as file:
+        file.write("vocabulary: 40\n")
+
+
+def cut_vocabulary_of_words(folder: Path) -> None:
+    cut_vocabulary(folder)
+    file = folder / "teacher" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"] = {"type": "WordLevel", "vocab": content["model"]["vocab"], "unk_token": "[UNK]"}
+    file.write_text(json.dumps(content))
+    settings = folder / "teacher" / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}))
+
+
 def empty_corpus(folder: Path) -> None:
     (folder / "corpus.jsonl").write_text("")
 
@@ -104,6 +119,12 @@ def test_a_complete_search_passes_every_check(folder: Path) -> None:
     assert all(finding.is_ok is not False for finding in found.values()), found
 
 
+def test_the_vocabulary_of_students_is_named_if_it_is_cut(folder: Path) -> None:
+    assert "tokens" not in findings(folder)["teacher"].detail
+    cut_vocabulary(folder)
+    assert "whose vocabulary has at most 40 of 80 tokens, " in findings(folder)["teacher"].detail
+
+
 @pytest.mark.parametrize(
     ("spoil", "subject", "rule"),
     [
@@ -112,6 +133,7 @@ def test_a_complete_search_passes_every_check(folder: Path) -> None:
         (remove_vocabulary, "teacher", "a teacher folder must hold a tokenizer"),
         (enlarge_vocabulary, "teacher", "every token of the tokenizer must have an embedding"),
         (change_tokenizer_version, "teacher", "a teacher's tokenizer must be one that the installed version can read"),
+        (cut_vocabulary_of_words, "teacher", "a tokenizer must be of WordPiece, Unigram, BPE for its vocabulary to be"),
         (empty_corpus, "corpus", "a corpus must have text among its first 1,000 documents, got no document"),
         (number_corpus, "corpus", "a corpus must have text among its first 1,000 documents, got int"),
         (spoil_split("train", 0, 1, None), "task mood", "every example of task mood must have a label"),

@@ -1,0 +1,31 @@
+"""Tests of a whole study whose students have some of their teacher's tokens."""
+
+from pathlib import Path
+
+import pytest
+
+from minilm_core.models.vocabulary.cut import CutVocabulary
+from minilm_core.results.layout import StudyPaths
+from minilm_core.results.records import Role, read_records
+from tests.search.studies import launch, run
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_search_sizes_and_packages_its_students_by_their_own_tokens(material: Path, tmp_path: Path) -> None:
+    # A student of 2x16 has 8,688 parameters with all 80 tokens, which no student of the space may have.
+    limited = ("vocabulary=40", "limits.max_parameters=8500", "space.num_layers=[2]", "space.hidden_sizes=[16]")
+    baselines = ("baselines.teacher=false", "baselines.truncated_teacher=false")
+    done = launch(material, tmp_path, "budget.num_trials=1", *limited, *baselines)
+    assert done.returncode == 0, done.stderr
+    study = StudyPaths(root=tmp_path / "tiny")
+    assert CutVocabulary.load(study.vocabulary).size == 40
+    records = {record.role: record for record in read_records(study.records) if record.tasks}
+    assert {role: record.vocabulary_size for role, record in records.items()} == {Role.STUDENT: 40, Role.TWIN: 40}
+    assert run("report", study.root).returncode == 0
+    assert "vocabulary has 40 of the teacher's tokens" in (study.report / "report.md").read_text(encoding="utf-8")
+    package = tmp_path / "package"
+    assert run("package", study.root, "--trial", "0", "-o", package).returncode == 0
+    verified = run("verify", package)
+    assert verified.returncode == 0, verified.stdout
+    assert "40 tokens, 40 embeddings" in verified.stdout
