@@ -27,7 +27,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(CONSTRAINTS) \
-	  -e '.[report,onnx,tagging,quickstart,dev]'
+	  -e '.[report,onnx,tagging,embedding,quickstart,dev]'
 	touch $@
 
 $(QUICKSTART)/search.yaml: | install

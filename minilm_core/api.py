@@ -16,6 +16,7 @@ from minilm_core.distillation.targets import CachedTargets, OnlineTargets
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import RelationEncoder, base_config, build_encoder, load_encoder, save_encoder
 from minilm_core.models.initialisation import Initialisation
+from minilm_core.models.sentence_files import Pooling
 from minilm_core.models.student_family import StudentFamily
 from minilm_core.models.teacher import TeacherSource, config_sha256, resolve, weights_sha256
 from minilm_core.models.vocabulary.comparison import compare_tokenizers
@@ -36,11 +37,12 @@ from minilm_core.settings.schedules import (
 )
 from minilm_core.settings.soft_labels import SoftLabels
 from minilm_core.tasks.benchmarks import named_task
+from minilm_core.tasks.embeddings.settings import EmbeddingSettings
 from minilm_core.tasks.evaluation import evaluate
 from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_data, save_task_model
 from minilm_core.tasks.splits import load_split
 from minilm_core.tasks.task import EvaluationSet, SpanSettings, SplitRole, Task
-from minilm_core.tasks.teacher_outputs import teacher_outputs, with_teacher_outputs
+from minilm_core.tasks.teacher_outputs import reduction_for, teacher_outputs, with_teacher_outputs
 
 __all__ = [
     "PROJECTED_RELATIONS",
@@ -51,6 +53,7 @@ __all__ = [
     "DistillationData",
     "DistillationProgress",
     "DistillationSchedule",
+    "EmbeddingSettings",
     "EvaluationSet",
     "FinetuningSchedule",
     "Initialisation",
@@ -60,6 +63,7 @@ __all__ = [
     "OnlineTargets",
     "PackageSource",
     "PackedCorpus",
+    "Pooling",
     "Precision",
     "Relation",
     "RelationEncoder",
@@ -97,6 +101,7 @@ __all__ = [
     "pack",
     "package",
     "quantise_int8",
+    "reduction_for",
     "relation_losses",
     "resolve",
     "save_cut_tokenizer",

@@ -5,8 +5,9 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from minilm_core.deployment.source import PackageSource, evaluations_by_split
+from minilm_core.models.sentence_files import read_sentence_settings
 from minilm_core.results.records import Evaluation
-from minilm_core.runtimes.torch_model import head_of
+from minilm_core.runtimes.torch_model import EMBEDDING, head_of
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 """The card in jinja."""
@@ -16,6 +17,7 @@ HUB_METRICS = {
     "pearson": "pearsonr",
     "span_f1": "f1",
     "entity_f1": "f1",
+    "cosine_spearman": "spearman_cosine",
     "subset_accuracy": "accuracy",
     "multilabel_micro_f1": "f1",
     "multilabel_macro_f1": "f1",
@@ -26,6 +28,7 @@ HUB_METRICS = {
 def model_card(source: PackageSource, folder: Path) -> ModelCard:
     """Returns the card of a package whose model and exports lie in a folder."""
     head = head_of(folder)
+    sentence = read_sentence_settings(folder) if head is EMBEDDING else None
     result = source.record.tasks[source.task]
     evaluations = [
         (name, task.metric, split, evaluation)
@@ -36,7 +39,7 @@ def model_card(source: PackageSource, folder: Path) -> ModelCard:
         model_name=source.title,
         base_model=source.base_model,
         license=source.licence,
-        library_name="transformers",
+        library_name="transformers" if sentence is None else "sentence-transformers",
         pipeline_tag=head.pipeline_tag,
         tags=["minilm", "distillation"],
         eval_results=[_hub_result(head.pipeline_tag, *evaluation) for evaluation in evaluations],
@@ -50,6 +53,7 @@ def model_card(source: PackageSource, folder: Path) -> ModelCard:
         evaluations=evaluations,
         model_class=head.model_class.__name__,
         is_question_answering=head.pipeline_tag == "question-answering",
+        sentence=sentence,
         result=result,
         null_threshold=result.of_kept_model.null_threshold,
         onnx_files=sorted(path.name for path in folder.glob("onnx/*.onnx")),

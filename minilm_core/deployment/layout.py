@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from minilm_core.models.sentence_files import SENTENCE_FILES
+
 REQUIRED_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 OPTIONAL_FILES = (
     "special_tokens_map.json",
@@ -14,8 +16,9 @@ OPTIONAL_FILES = (
     "spiece.model",
     "spm.model",
     "tokenizer.model",
+    *SENTENCE_FILES,
 )
-"""Files of a tokenizer that are copied where a student has them."""
+"""Files of a tokenizer, and of sentence-transformers, that are copied where a student has them."""
 CARD_FILE = "README.md"
 DECISION_FILE = "decision.json"
 """Why the student was picked, as `pick` wrote it."""

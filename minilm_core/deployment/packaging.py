@@ -85,6 +85,7 @@ def _check(source: PackageSource, out: Path, overwrite: bool) -> None:
 def _copy_model(source: PackageSource, folder: Path) -> None:
     for name in REQUIRED_FILES + OPTIONAL_FILES:
         if (source.model_folder / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source.model_folder / name, folder / name)
     _limit_length(folder)
     if source.decision is not None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -233,6 +234,24 @@ def _check_int8(package: _Package) -> str:
     return detail
 
 
+def _check_sentence_transformers(package: _Package) -> str:
+    """Compares the embeddings of the library that an embedding package is made for, if it is installed."""
+    import torch
+
+    from minilm_core.models.sentence_files import has_sentence_files
+
+    if not has_sentence_files(package.folder):
+        return "no embeddings in this package"
+    if find_spec("sentence_transformers") is None:
+        return "not checked, because sentence-transformers is not installed: pip install minilm-search[embedding]"
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(package.folder), device="cpu", local_files_only=True)
+    # Without the prompt of the package: the reference outputs are those of the texts alone.
+    outputs = model.encode(package.reference["texts"], prompt="", convert_to_tensor=True)
+    return _compare(outputs - torch.tensor(package.reference["outputs"]), package.reference)
+
+
 CHECKS: tuple[tuple[str, Callable[[_Package], str]], ...] = (
     ("files", _check_files),
     ("heads", _check_heads),
@@ -240,6 +259,7 @@ CHECKS: tuple[tuple[str, Callable[[_Package], str]], ...] = (
     ("tokenizer", _check_tokenizer),
     ("processor", _compare_processors),
     ("outputs", _check_outputs),
+    ("sentence-transformers", _check_sentence_transformers),
     ("onnx", _check_onnx),
     ("int8", _check_int8),
 )

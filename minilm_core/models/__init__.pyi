@@ -4,6 +4,7 @@ from .architecture import FamilyShape as FamilyShape
 from .architecture import StudentArchitecture as StudentArchitecture
 from .assistant import Assistant as Assistant
 from .assistant import learns_from_assistant as learns_from_assistant
+from .embedding_model import EmbeddingModel as EmbeddingModel
 from .encoders import RelationEncoder as RelationEncoder
 from .encoders import base_config as base_config
 from .encoders import build_encoder as build_encoder
@@ -21,6 +22,12 @@ from .families import family_shape as family_shape
 from .families import kind_of_calls as kind_of_calls
 from .families import max_sequence_length as max_sequence_length
 from .initialisation import Initialisation as Initialisation
+from .sentence_files import SENTENCE_FILES as SENTENCE_FILES
+from .sentence_files import Pooling as Pooling
+from .sentence_files import SentenceSettings as SentenceSettings
+from .sentence_files import has_sentence_files as has_sentence_files
+from .sentence_files import pooling_of as pooling_of
+from .sentence_files import read_sentence_settings as read_sentence_settings
 from .student_family import StudentFamily as StudentFamily
 from .student_family import check_inheritance as check_inheritance
 from .student_family import student_base as student_base

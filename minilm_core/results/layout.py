@@ -283,8 +283,12 @@ class TrialPaths:
         return self.root / "finetuned" / task
 
     def soft_labels(self, task: str, inputs_sha256: str) -> Path:
-        """Returns the folder of the fine-tuned teacher's outputs for a task's train split, as the model's inputs."""
+        """Returns the folder of the teacher's outputs for a task's train split, as the model's inputs."""
         return self.root / "soft_labels" / f"{task}-{inputs_sha256[:16]}"
+
+    def reduction(self, task: str, inputs_sha256: str) -> Path:
+        """Returns the folder of what takes the teacher's embeddings of a task's texts to the model's width."""
+        return self.root / "reductions" / f"{task}-{inputs_sha256[:16]}"
 
     def finetuning_checkpoint(self, task: str) -> Path:
         """Returns the folder of the checkpoints that an interrupted fine-tuning on a task goes on from."""

@@ -5,6 +5,7 @@ from .onnx_model import ONNX_FILE as ONNX_FILE
 from .onnx_model import PARITY_FILE as PARITY_FILE
 from .onnx_model import OnnxModel as OnnxModel
 from .onnx_model import require_onnx as require_onnx
+from .torch_model import EMBEDDING as EMBEDDING
 from .torch_model import PackagedModel as PackagedModel
 from .torch_model import head_of as head_of
 from .torch_model import load_packaged as load_packaged

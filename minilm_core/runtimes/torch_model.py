@@ -19,6 +19,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from minilm_core.models.embedding_model import EmbeddingModel
+from minilm_core.models.sentence_files import has_sentence_files
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
@@ -37,6 +40,8 @@ class Head:
         return self.model_class is AutoModelForSequenceClassification
 
 
+EMBEDDING = Head(model_class=EmbeddingModel, output_names=("sentence_embedding",), pipeline_tag="sentence-similarity")
+"""An encoder with its pooling."""
 ENCODER = Head(model_class=AutoModel, output_names=("last_hidden_state",), pipeline_tag="feature-extraction")
 HEADS = {
     "ForSequenceClassification": Head(
@@ -80,11 +85,13 @@ class PackagedModel:
 def comparable_outputs(outputs: Mapping[str, Tensor], attention_mask: Tensor) -> Float[Tensor, "batch values"]:
     """Returns what a model says of each text as one vector, without what it says of padding.
 
-    That is the logits of a classifier, the logits of the real tokens of a head on tokens, or the mean of an encoder's
-    last states. States of padding differ between runtimes, and no user reads them.
+    That is the logits of a classifier, an embedding, the logits of the real tokens of a head on tokens, or the mean of
+    an encoder's last states. States of padding differ between runtimes, and no user reads them.
     """
     if "logits" in outputs and outputs["logits"].ndim == 2:
         return outputs["logits"]
+    if "sentence_embedding" in outputs:
+        return outputs["sentence_embedding"]
     mask = attention_mask.unsqueeze(-1).to(torch.float32)
     if "logits" in outputs:
         return (outputs["logits"] * mask).flatten(1)
@@ -103,7 +110,9 @@ def load_packaged(folder: Path) -> PackagedModel:
 
 
 def head_of(folder: Path) -> Head:
-    """Returns the head of the model in a folder, which its configuration names; ENCODER if it has none."""
+    """Returns the head of the model in a folder, which its files name; ENCODER if it has none."""
+    if has_sentence_files(folder):
+        return EMBEDDING
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for suffix, head in HEADS.items():
         if any(name.endswith(suffix) for name in config.get("architectures") or ()):

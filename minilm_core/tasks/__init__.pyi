@@ -2,6 +2,8 @@ from .benchmarks import NAMED_EVALUATION_SETS as NAMED_EVALUATION_SETS
 from .benchmarks import NAMED_TASKS as NAMED_TASKS
 from .benchmarks import named_evaluation_set as named_evaluation_set
 from .benchmarks import named_task as named_task
+from .embeddings.settings import EmbeddingSettings as EmbeddingSettings
+from .embeddings.teacher import as_teacher_embeds as as_teacher_embeds
 from .evaluation import TaskData as TaskData
 from .evaluation import TaskEvaluation as TaskEvaluation
 from .evaluation import evaluate as evaluate
@@ -40,5 +42,6 @@ from .task import Task as Task
 from .task_kind import TaskKind as TaskKind
 from .teacher_outputs import cached_outputs as cached_outputs
 from .teacher_outputs import inputs_sha256 as inputs_sha256
+from .teacher_outputs import reduction_for as reduction_for
 from .teacher_outputs import teacher_outputs as teacher_outputs
 from .teacher_outputs import with_teacher_outputs as with_teacher_outputs

@@ -1,6 +1,6 @@
 """Scores a model on every example of a task, whatever runs the model: PyTorch in training, or an export."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -200,10 +200,8 @@ def of_each_feature(
     Raises:
         NonFiniteLossError: if anything that is kept is infinite or NaN.
     """
-    by_length = np.argsort(split.lengths, kind="stable")
-    of_features: list[np.ndarray] = [np.empty(0)] * len(by_length)
-    for start in range(0, len(by_length), batch_size):
-        rows = by_length[start : start + batch_size]
+    of_features: list[np.ndarray] = [np.empty(0)] * len(split.features)
+    for rows in batches_by_length(split, batch_size):
         outputs = run(padded_batch(split, rows, pad_token_id, device))
         for row, of_feature in zip(rows, kept(outputs, rows), strict=True):
             # NaN has an argmax and a rank, which would be scored like predictions.
@@ -212,6 +210,13 @@ def of_each_feature(
                 raise NonFiniteLossError(f"predictions on task {task.name} must be finite, got {found}")
             of_features[row] = of_feature
     return of_features
+
+
+def batches_by_length(split: EncodedSplit, batch_size: int) -> Iterator[Int[np.ndarray, " batch"]]:
+    """Yields the features of a split in batches of similar length, which have little padding."""
+    by_length = np.argsort(split.lengths, kind="stable")
+    for start in range(0, len(by_length), batch_size):
+        yield by_length[start : start + batch_size]
 
 
 def padded_batch(

@@ -19,11 +19,12 @@ from minilm_core.settings.learning_rates import LearningRateCurve
 from minilm_core.settings.schedules import FinetuningSchedule, Precision
 from minilm_core.settings.soft_labels import SoftLabels
 from minilm_core.tasks.best_epoch import BestEpoch, cut_off
+from minilm_core.tasks.embeddings.teacher import as_teacher_embeds
 from minilm_core.tasks.encoding_cache import cached_encoding, encoding_key
 from minilm_core.tasks.evaluation import TaskData, padded_batch, predict_with
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split
 from minilm_core.tasks.kinds.registry import kind_of
-from minilm_core.tasks.losses import task_loss
+from minilm_core.tasks.losses import mean_loss, task_loss
 from minilm_core.tasks.metrics import metric_named, score
 from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import Task
@@ -70,7 +71,7 @@ def load_task_data(
     Args:
         task: The task.
         base: The folder that a relative path of the task starts from.
-        tokenizer_folder: The folder of the tokenizer.
+        tokenizer_folder: The folder of the tokenizer and, for a task of embeddings, of the teacher.
         max_length: The number of tokens that an example is cut to, unless the task has its own.
         cache: The folder in which encoded splits are kept and found again; None: they are tokenised every time.
 
@@ -78,8 +79,7 @@ def load_task_data(
         UserError: if a file or column is missing, a label is no label of the task, or the tokenizer cannot be read.
     """
     tokenizer = load_padding_tokenizer(tokenizer_folder)
-
-    length = task.length(max_length)
+    task, length = as_teacher_embeds(task, tokenizer_folder, max_length), task.length(max_length)
     identity = None if cache is None else tokenizer_sha256(tokenizer_folder)
 
     def encoded(split: Split) -> EncodedSplit:
@@ -110,7 +110,7 @@ def build_task_model(encoder_folder: Path, data: TaskData, *, seed: int) -> PreT
             local_files_only=True,
             use_safetensors=True,
             dtype=torch.float32,
-            **data.kind.head_settings(data.train.split),
+            **data.kind.head_settings(data.task, data.train.split),
         )
     return model
 
@@ -146,9 +146,11 @@ def finetune(
         UserError: if there are fewer examples than workers, or soft labels without the teacher's outputs, or the
             checkpoint is damaged or of another training.
     """
-    if schedule.soft_labels is not None and data.train.teacher_outputs is None:
+    needs_teacher = schedule.soft_labels is not None or data.kind.learns_without_labels
+    if needs_teacher and data.train.teacher_outputs is None:
+        what = "embeddings" if data.kind.learns_without_labels else "soft_labels"
         raise UserError(
-            f"soft_labels must come with the teacher's outputs, which with_teacher_outputs gives the data, "
+            f"{what} must come with the teacher's outputs, which with_teacher_outputs gives the data, "
             f"got none for task {data.task.name}"
         )
     selection = None
@@ -272,9 +274,15 @@ def _add_gradients(
 def _selection_score(
     model: nn.Module, data: TaskData, selection: EncodedSplit, schedule: FinetuningSchedule, world_size: int
 ) -> float:
-    """Returns the task's metric on the examples that choose the epoch; the first worker's for all workers."""
-    predictions = predict_with(model, data.task, selection, schedule, pad_token_id=data.pad_token_id)
-    found = score(metric_named(data.task.metric), predictions.outcomes)
+    """Returns the score of the examples that choose the epoch; the first worker's for all workers.
+
+    It is the task's metric or, for a kind that learns without labels, how near the teacher's outputs are.
+    """
+    if data.kind.learns_without_labels:
+        found = -mean_loss(model, data, selection, schedule)
+    else:
+        predictions = predict_with(model, data.task, selection, schedule, pad_token_id=data.pad_token_id)
+        found = score(metric_named(data.task.metric), predictions.outcomes)
     if world_size > 1:
         # Rounding may differ between workers, which must all stop after the same step.
         shared = torch.tensor(found, dtype=torch.float64, device=next(model.parameters()).device)

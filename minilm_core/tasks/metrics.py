@@ -5,7 +5,8 @@ Every metric is computed from a table of outcomes, with one row an example, whos
 - classification and regression: label, prediction;
 - multi-label: a column of 0 and 1 for each label, then one for each label's prediction;
 - span: exact match, F1, and how much the score of "no answer" exceeds that of the best answer;
-- tagging: the entities that were found with the right type and ends, all that were predicted, all that there are.
+- tagging: the entities that were found with the right type and ends, all that were predicted, all that there are;
+- embedding: the label of a pair of texts and the cosine of its embeddings.
 
 The score of a model is that of a library where one computes it. Resamples are a function of weights over the examples,
 so that one matrix product evaluates all resamples of a bootstrap; with equal weights it equals the library's.
@@ -56,7 +57,7 @@ class Interval:
 
 
 def label_outcomes(labels: Labels, predictions: Labels) -> Outcomes:
-    """Returns the outcomes of a classification or regression."""
+    """Returns the outcomes of a classification or regression, or of pairs of embeddings."""
     return np.stack([labels, predictions], axis=1).astype(np.float64)
 
 
@@ -195,6 +196,7 @@ _VALUES = (TaskKind.REGRESSION,)
 _MULTI_LABEL = (TaskKind.MULTI_LABEL,)
 _SPAN = (TaskKind.SPAN,)
 _TAGGING = (TaskKind.TAGGING,)
+_EMBEDDING = (TaskKind.EMBEDDING,)
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric(kinds=_CLASSES, resampled=_accuracy, plain=_scikit_learn("accuracy_score")),
@@ -219,6 +221,7 @@ METRICS: Mapping[str, Metric] = {
     "exact_match": Metric(kinds=_SPAN, resampled=_exact_match),
     "span_f1": Metric(kinds=_SPAN, resampled=_span_f1),
     "entity_f1": Metric(kinds=_TAGGING, resampled=_entity_f1),
+    "cosine_spearman": Metric(kinds=_EMBEDDING, resampled=_spearman, plain=_scipy("spearmanr")),
 }
 
 

@@ -41,7 +41,8 @@ class Splits:
     evaluation_sets: Mapping[str, Split] = field(default_factory=dict)
     """The task's further sets, by name."""
     unlabelled: Split | None = None
-    """Texts that only the fine-tuned teacher's outputs are learnt for; None if there are none."""
+    """Texts that only the fine-tuned teacher's outputs are learnt for; None if there are none. A task of embeddings,
+    which learns nothing else, has them in its train split."""
 
 
 def load_splits(task: Task, base: Path) -> Splits:
@@ -65,12 +66,16 @@ def load_splits(task: Task, base: Path) -> Splits:
         splits |= _test_split(task, base, classes)
     else:
         splits |= _divided(task, base, validation, classes)
+    unlabelled = _unlabelled(task, base, splits[SplitRole.TRAIN]) if task.unlabelled else None
+    if unlabelled is not None and kind_of(task).learns_without_labels:
+        # All texts are unlabelled, so these differ in nothing from the others.
+        splits[SplitRole.TRAIN], unlabelled = splits[SplitRole.TRAIN].followed_by(unlabelled), None
     return Splits(
         train=splits[SplitRole.TRAIN],
         validation=splits[SplitRole.VALIDATION],
         test=splits.get(SplitRole.TEST),
         evaluation_sets={other.name: _evaluation_set(task, other, base, classes) for other in task.evaluation_sets},
-        unlabelled=_unlabelled(task, base, splits[SplitRole.TRAIN]) if task.unlabelled else None,
+        unlabelled=unlabelled,
     )
 
 
@@ -248,8 +253,12 @@ def _not_empty(task: Task, table: Table) -> Table:
 
 def _to_split(task: Task, role: SplitRole, table: Table, classes: Classes | None) -> Split:
     limits = {SplitRole.TRAIN: task.max_train_examples, SplitRole.VALIDATION: task.max_validation_examples}
-    split = kind_of(task).read(task, table, classes)
-    kept = _subsample(table.num_rows, limits.get(role))
+    kind = kind_of(task)
+    if kind.learns_without_labels and role is SplitRole.TRAIN:
+        split = kind.read_unlabelled(task, table, None)
+    else:
+        split = kind.read(task, table, classes)
+    kept = _subsample(split.num_examples, limits.get(role))
     return split.subset(np.array(kept))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from minilm_core.errors import UserError
 from minilm_core.paths import located
+from minilm_core.tasks.embeddings.settings import EmbeddingSettings
 from minilm_core.tasks.labels import MAX_CLASSES, check_metric
 from minilm_core.tasks.metrics import METRICS, metric_named
 from minilm_core.tasks.spans.rules import MLQA_LANGUAGES
@@ -29,8 +30,11 @@ _LABEL_COLUMNS = {
     TaskKind.MULTI_LABEL: "labels",
     TaskKind.SPAN: "answers",
     TaskKind.TAGGING: "ner_tags",
+    TaskKind.EMBEDDING: "label",
 }
-_NUM_TEXT_COLUMNS = {TaskKind.SPAN: (2,), TaskKind.TAGGING: (1,)}
+_NUM_TEXT_COLUMNS = {TaskKind.SPAN: (2,), TaskKind.TAGGING: (1,), TaskKind.EMBEDDING: (2,)}
+_WITHOUT_NAMES = (TaskKind.REGRESSION, TaskKind.SPAN, TaskKind.EMBEDDING)
+"""The kinds without classes."""
 RESERVED_NAMES = ("train", "validation", "test", "low", "high", "mean", "metric")
 """What no evaluation set may be called, because the splits of a task and the columns of its figures are."""
 SPAN_LENGTH = 384
@@ -141,9 +145,9 @@ class Task:
     """One column, or two whose texts are a pair. Span: the question and its context; tagging: the list of words. Empty:
     the usual columns of the kind."""
     label_column: str | None = None
-    """The column of labels. Classification: class numbers from 0, class names or truth values (true is 1); regression:
-    values; multi-label: lists of numbers or names; span: {text: [...], answer_start: [...]}; tagging: a list of tags.
-    None: label, labels, answers or ner_tags, by kind."""
+    """The column of labels. Classification: class numbers from 0, class names or truth values (true is 1); regression
+    and embedding: values; multi-label: lists of numbers or names; span: {text: [...], answer_start: [...]}; tagging: a
+    list of tags. None: label, labels, answers or ner_tags, by kind."""
     label_names: tuple[str, ...] | None = None
     """The names of classes, labels or tags that are numbers in the data, in order of their numbers."""
     metric: str
@@ -157,6 +161,8 @@ class Task:
     """Whether each class, or each label's presence, weighs in the loss in inverse proportion to its frequency."""
     span: SpanSettings | None = None
     """The settings of a span task; None: the defaults."""
+    embedding: EmbeddingSettings | None = None
+    """The settings of a task of embeddings; None: the defaults."""
     max_length: int | None = None
     """The tokens that an example, or a window of a span task, is cut to. None: finetuning.max_length; at least 384 for
     a span task."""
@@ -169,8 +175,9 @@ class Task:
     evaluation_sets: tuple[EvaluationSet, ...] = ()
     """Further sets that the fine-tuned model is scored on, for the report alone."""
     unlabelled: tuple[str, ...] = ()
-    """Files of further texts without labels, which have the columns of texts: with soft labels, students learn the
-    teacher's outputs for them, too. They belong to a task, whose columns and kind say how they are read."""
+    """Files of further texts without labels, which have the columns of texts: with soft labels, and for embeddings,
+    students learn the teacher's outputs for them, too. They belong to a task, whose columns and kind say
+    how they are read."""
     max_train_examples: int | None = None
     """The largest number of examples to train on; the same ones are drawn every time."""
     max_validation_examples: int | None = None
@@ -217,6 +224,8 @@ class Task:
             object.__setattr__(self, "label_column", _LABEL_COLUMNS[self.task_kind])
         if self.span is None and self.task_kind is TaskKind.SPAN:
             object.__setattr__(self, "span", SpanSettings())
+        if self.embedding is None and self.task_kind is TaskKind.EMBEDDING:
+            object.__setattr__(self, "embedding", EmbeddingSettings())
 
     def _check_files(self) -> None:
         if self.files is not None and self.path is None:
@@ -257,12 +266,13 @@ class Task:
                 f"task {self.name} must have text_columns and a label_column that all differ, "
                 f"got {', '.join(self.text_columns)} and {self.label_column}"
             )
-        if self.span is not None and self.task_kind is not TaskKind.SPAN:
-            raise UserError(f"span must be left out with kind {self.task_kind}, got it for task {self.name}")
+        for field, kind in (("span", TaskKind.SPAN), ("embedding", TaskKind.EMBEDDING)):
+            if getattr(self, field) is not None and self.task_kind is not kind:
+                raise UserError(f"{field} must be left out with kind {self.task_kind}, got it for task {self.name}")
 
     def _check_num_labels(self) -> None:
         names = self.label_names
-        if names is not None and self.task_kind in (TaskKind.REGRESSION, TaskKind.SPAN):
+        if names is not None and self.task_kind in _WITHOUT_NAMES:
             raise UserError(f"label_names must be left out with kind {self.task_kind}, got {', '.join(names)}")
         if names is not None and (len(names) < 1 or len(set(names)) < len(names)):
             raise UserError(f"label_names must be names that all differ, got {', '.join(names) or 'none'}")
@@ -270,8 +280,8 @@ class Task:
             return
         if names is not None and len(names) != self.num_labels:
             raise UserError(f"num_labels must be the number of label_names, got {self.num_labels} and {len(names)}")
-        if self.task_kind is TaskKind.SPAN:
-            raise UserError(f"num_labels must be left out with kind span, got {self.num_labels}")
+        if self.task_kind in (TaskKind.SPAN, TaskKind.EMBEDDING):
+            raise UserError(f"num_labels must be left out with kind {self.task_kind}, got {self.num_labels}")
         least, most = (1, 1) if self.is_regression else (2, MAX_CLASSES)
         if not least <= self.num_labels <= most:
             allowed = "1" if self.is_regression else f"{least} to {most:,}"
@@ -301,6 +311,12 @@ class Task:
         if self.max_length is not None:
             return self.max_length
         return max(SPAN_LENGTH, default) if self.task_kind is TaskKind.SPAN else default
+
+    @property
+    def embedding_settings(self) -> EmbeddingSettings:
+        """The settings of a task of embeddings, which it fills in."""
+        assert self.embedding is not None, "a task of embeddings fills in its settings"
+        return self.embedding
 
     @property
     def is_regression(self) -> bool:

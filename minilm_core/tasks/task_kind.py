@@ -16,3 +16,5 @@ class TaskKind(StrEnum):
     """The part of a context that answers a question, as in SQuAD."""
     TAGGING = "tagging"
     """A tag of every word, as in the recognition of named entities."""
+    EMBEDDING = "embedding"
+    """A vector of a text, near to those of texts of like meaning."""

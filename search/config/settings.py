@@ -13,6 +13,7 @@ from minilm_core.models.teacher import TeacherSource
 from minilm_core.models.vocabulary.cut import Vocabulary
 from minilm_core.results.objectives import Objective, objectives_named
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule
+from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.task import Task
 from minilm_core.tasks.task_kind import TaskKind
 from spaces.limits import Limits
@@ -297,7 +298,7 @@ class SearchConfig:
                     f"{task.task_kind}, because soft labels of each token need the teacher's tokens, "
                     f"got {self.vocabulary} and task {task.name}"
                 )
-            if task.unlabelled and self.finetuning.soft_labels is None:
+            if task.unlabelled and self.finetuning.soft_labels is None and not kind_of(task).learns_without_labels:
                 raise UserError(
                     f"tasks must have no unlabelled texts without finetuning.soft_labels, got some for task {task.name}"
                 )

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from minilm_core.corpus.tokenisation import CorpusTokenizer
 from minilm_core.models.vocabulary.tokenizers import check_can_be_cut
+from minilm_core.tasks.embeddings.teacher import as_teacher_embeds
 from minilm_core.tasks.splits import load_splits
 from search.config.settings import SearchConfig
 
 
 def check_inputs(config: SearchConfig, teacher_folder: Path, base: Path) -> None:
-    """Refuses a tokenizer or a task's data on which a trial of the search would fail.
+    """Refuses a tokenizer, a teacher of embeddings, or a task's data on which a trial of the search would fail.
 
     Args:
         config: The settings that name the inputs.
@@ -23,4 +24,5 @@ def check_inputs(config: SearchConfig, teacher_folder: Path, base: Path) -> None
     if config.cuts_vocabulary:
         check_can_be_cut(teacher_folder)
     for task in config.tasks:
+        as_teacher_embeds(task, teacher_folder, config.finetuning.max_length)
         load_splits(task, base)

@@ -11,6 +11,8 @@ from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule
+from minilm_core.tasks.kinds.registry import kind_of
+from minilm_core.tasks.task import Task
 from search.config.settings import SearchConfig
 from search.study.memory import NodeOutOfMemoryError
 from search.study.progress import ProgressLog, now
@@ -133,6 +135,17 @@ class Job:
         """The settings of fine-tuning; the teacher, whose outputs the others learn from, learns from labels alone."""
         schedule = self.config.finetuning
         return replace(schedule, soft_labels=None) if self.role is Role.TEACHER else schedule
+
+    def learns_from_teacher(self, task: Task) -> bool:
+        """Whether the model learns the teacher's outputs on a task; from what kind of task it follows for embeddings.
+
+        The teacher itself learns from labels alone, and nothing of a task without labels.
+        """
+        return self.finetuning.soft_labels is not None or (self.learns(task) and kind_of(task).learns_without_labels)
+
+    def learns(self, task: Task) -> bool:
+        """Whether the model is fine-tuned on a task: all are, but the teacher where its own outputs are learnt."""
+        return self.role is not Role.TEACHER or not kind_of(task).learns_without_labels
 
     @property
     def gives_soft_labels(self) -> bool:

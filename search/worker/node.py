@@ -11,6 +11,7 @@ from minilm_core.models.teacher import resolve
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.layout import StudyPaths
 from minilm_core.settings.schedules import Precision
+from minilm_core.tasks.embeddings.teacher import as_teacher_embeds
 from minilm_core.tasks.evaluation import TaskData
 from minilm_core.tasks.finetuning import load_task_data
 from minilm_core.tasks.task import Task
@@ -41,6 +42,8 @@ class NodeContext:
 
     def task_data(self, task: Task, tokenizer_folder: Path) -> TaskData:
         """Returns a task's splits, tokenised; a process reads them once, and a study tokenises them once."""
+        # The folder of a cut vocabulary does not say how the teacher embeds.
+        task = as_teacher_embeds(task, self.teacher_folder, self.config.finetuning.max_length)
         key = (repr(task), self.paths.root, tokenizer_folder, self.config.finetuning.max_length)
         if key not in _TASK_DATA:
             # A process may run the trials of one study after those of another.

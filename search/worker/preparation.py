@@ -26,6 +26,7 @@ from minilm_core.models.encoders import RelationEncoder, load_encoder
 from minilm_core.models.teacher import config_sha256, resolve, weights_sha256
 from minilm_core.results.layout import StudyPaths
 from minilm_core.settings.schedules import PROJECTED_RELATIONS
+from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.splits import digest_of, labels_digest, load_splits
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import DistillationKey, TeacherRole
@@ -34,6 +35,7 @@ from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy, with_vocabulary
 from search.worker.assistant import teach_assistant
 from search.worker.node import NodeContext
+from search.worker.soft_labels import with_outputs
 from search.worker.vocabulary import cut_vocabulary
 
 SECONDS_BETWEEN_ENTRIES = 10.0
@@ -84,6 +86,7 @@ def prepare(
     write_evaluation(study.config, study.paths)
     yield from _timed(study.paths, _pack(node))
     yield from _timed(study.paths, _tokenise(node, node.teacher_folder))
+    yield from _timed(study.paths, _embed(node))
     if study.config.cuts_vocabulary:
         yield from _timed(study.paths, cut_vocabulary(node, Path(read_preparation(study.paths).corpus)))
         # Before the targets are cached, which may take hours.
@@ -233,6 +236,16 @@ def _tokenise(node: NodeContext, tokenizer_folder: Path) -> Iterator[Progress]:
         node.task_data(task, tokenizer_folder)
         if set(node.encodings.glob("*")) != found:
             yield Progress(stage="tokenising the tasks", step=number, num_steps=len(tasks))
+
+
+def _embed(node: NodeContext) -> Iterator[Progress]:
+    """Computes the teacher's embeddings of the texts that students learn them from."""
+    tasks = [task for task in node.config.tasks if kind_of(task).learns_without_labels]
+    for number, task in enumerate(tasks, start=1):
+        found = set((node.paths.teacher_folder / "soft_labels").glob("*"))
+        with_outputs(node, task, node.teacher_folder)
+        if set((node.paths.teacher_folder / "soft_labels").glob("*")) != found:
+            yield Progress(stage="embedding the tasks' texts", step=number, num_steps=len(tasks))
 
 
 def _timed(

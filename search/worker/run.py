@@ -23,7 +23,7 @@ from minilm_core.training.devices import device_name, resolve_precision
 from search.study.jobs import Job
 from search.study.progress import Progress, is_reported, now
 from search.worker.distillation import distil_students
-from search.worker.soft_labels import data_to_learn, soft_labels
+from search.worker.soft_labels import data_to_learn, with_outputs
 from search.worker.worker import (
     CheckpointClock,
     JobRun,
@@ -76,7 +76,8 @@ def _initialise(worker: Worker, run: JobRun) -> Iterator[Progress]:
 def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Progress]:
     """Fine-tunes on a task, evaluates, and saves the outcomes of its examples and its result.
 
-    The model of the first seed is saved, if the job keeps its models.
+    The model of the first seed is saved, if the job keeps its models. A teacher whose embeddings are learnt is only
+    evaluated.
     """
     job, schedule, paths = run.job, run.job.finetuning, run.job.finetuning_paths(seed)
     result, checkpoint = paths.result(task.name), paths.finetuning_checkpoint(task.name)
@@ -85,7 +86,7 @@ def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Pr
     data = data_to_learn(worker, job, task)
     model = worker.in_parallel(build_task_model(worker.student_folder(job), data, seed=seed))
     checkpoints = CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
-    for step in finetune(
+    steps = finetune(
         model,
         data,
         schedule,
@@ -94,7 +95,8 @@ def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Pr
         rank=worker.rank,
         world_size=worker.world_size,
         resume_from=agreed_checkpoint(worker, checkpoint),
-    ):
+    )
+    for step in steps if job.learns(task) else ():
         if worker.is_first and not step.is_last and checkpoints.is_due():
             step.save_checkpoint(checkpoint)
         if is_reported(step.step, step.num_steps):
@@ -115,7 +117,7 @@ def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Pr
 def _give_soft_labels(worker: Worker, run: JobRun) -> Iterator[Progress]:
     """Computes what all other models learn from, so that trials that start together do not each do it."""
     for task in run.job.config.tasks:
-        soft_labels(worker.node, task, worker.tokenizer_folder(run.job))
+        with_outputs(worker.node, task, worker.tokenizer_folder(run.job))
         yield from _report(worker, run, Progress(stage=f"soft labels of {task.name}", step=1, num_steps=1))
 
 

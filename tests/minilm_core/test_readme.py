@@ -66,6 +66,8 @@ def test_the_code_distils_fine_tunes_and_packages_a_student(
     examples = [{"text": text, "label": label} for label, text in enumerate(["a student", "a teacher"])]
     for split in ("train", "validation"):
         write_lines(tmp_path / "reviews" / f"{split}.jsonl", 4 * examples)
+        pairs = [{"first": "a student", "second": "a teacher", "label": label} for label in range(4)]
+        write_lines(tmp_path / "pairs" / f"{split}.jsonl", pairs)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     for shown in code_blocks():
@@ -73,7 +75,7 @@ def test_the_code_distils_fine_tunes_and_packages_a_student(
         for ours, tiny in SMALLER.items():
             code = code.replace(ours, tiny)
         exec(compile(code, "README.md", "exec"), namespace)
-    for folder in ("student", "classifier", "package"):
+    for folder in ("student", "classifier", "embedder", "package"):
         assert (tmp_path / folder / "model.safetensors").is_file()
     assert namespace["targets"].num_heads == 4
     printed = capsys.readouterr().out

@@ -31,9 +31,11 @@ class Split:
     """One sequence for each text column: strings, or lists of words for tagging. A text may be empty, as in GLUE."""
     labels: Sequence[Any] | np.ndarray
     """The label of each example. Classification: class numbers, int64; regression: values, float64; multi-label: rows
-    of 0 and 1; span: `Answers`; tagging: arrays of tag numbers. Of unlabelled texts, what nothing is learnt from."""
+    of 0 and 1; span: `Answers`; tagging: arrays of tag numbers; embedding: values, float64. Of unlabelled texts, what
+    nothing is learnt from."""
     num_labels: int
-    """The number of classes, labels or tags of the task; 1 for a regression, 2 for spans (start and end)."""
+    """The number of classes, labels or tags of the task; 1 for a regression, 2 for spans (start and end), 0 for
+    embeddings, which have no head."""
     label_names: tuple[str, ...] | None = None
     """Their names in order of their numbers; None where they have no names."""
 
@@ -78,7 +80,9 @@ class EncodedSplit:
     """Columns that lead from the tokens of a feature back to its text, by name; none for kinds that need nothing."""
     teacher_outputs: Column | None = None
     """The soft labels: the fine-tuned teacher's logits for each feature, [outputs], or for each of its tokens,
-    [tokens, outputs]; for a regression its value. None: there are none."""
+    [tokens, outputs]; for a regression its value, for an embedding the embedding. None: there are none."""
+    reduction: Float[np.ndarray, "outputs width"] | None = None
+    """The matrix that takes a teacher's embeddings to the width of the student; None: they have it."""
     is_labelled: Bool[np.ndarray, " features"] | None = None
     """Whether each feature has a label to learn from; None: all have."""
 
@@ -132,6 +136,9 @@ class Kind(Protocol):
 
     has_classes: bool
     """Whether the train split determines the classes of the other splits."""
+    learns_without_labels: bool
+    """Whether nothing but the outputs of a teacher is learnt, which is not fine-tuned. The train split is then read by
+    `read_unlabelled`, and needs the teacher's outputs whether or not there are soft labels."""
 
     def classes(self, task: Task, train: Table) -> Classes | None:
         """Returns the classes, labels or tags of a task, which the train split determines; None if it has none.
@@ -147,8 +154,10 @@ class Kind(Protocol):
             UserError: if a text or label breaks a rule; it names the first such example.
         """
 
-    def read_unlabelled(self, task: Task, table: Table, train: Split) -> Split:
+    def read_unlabelled(self, task: Task, table: Table, train: Split | None) -> Split:
         """Returns texts without labels, as further examples for the train split; what stands for a label is empty.
+
+        The train split is None where it is itself read so.
 
         Raises:
             UserError: if a text breaks a rule; it names the first such example.
@@ -163,7 +172,7 @@ class Kind(Protocol):
     def model_class(self) -> Any:
         """Returns the class of transformers that loads a model with the head of this kind."""
 
-    def head_settings(self, split: Split) -> dict[str, Any]:
+    def head_settings(self, task: Task, split: Split) -> dict[str, Any]:
         """Returns the settings of the head in a model's configuration."""
 
     def loss(

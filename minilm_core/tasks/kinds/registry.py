@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from minilm_core.tasks.kinds.embedding import EmbeddingKind
 from minilm_core.tasks.kinds.kind import Kind
 from minilm_core.tasks.kinds.span import SpanKind
 from minilm_core.tasks.kinds.tagging import TaggingKind
@@ -15,6 +16,7 @@ KINDS: Mapping[TaskKind, Kind] = {
     TaskKind.MULTI_LABEL: MultiLabelKind(),
     TaskKind.SPAN: SpanKind(),
     TaskKind.TAGGING: TaggingKind(),
+    TaskKind.EMBEDDING: EmbeddingKind(),
 }
 
 

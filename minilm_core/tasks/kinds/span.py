@@ -29,6 +29,7 @@ class SpanKind:
     """The part of a context that answers a question."""
 
     has_classes = False
+    learns_without_labels = False
 
     def classes(self, task: Task, train: Table) -> Classes | None:
         """Returns None: a span has no classes."""
@@ -39,8 +40,9 @@ class SpanKind:
         questions, contexts = _read_pairs(task, table)
         return Split(texts=(questions, contexts), labels=read_answers(task, table, contexts), num_labels=2)
 
-    def read_unlabelled(self, task: Task, table: Table, train: Split) -> Split:
+    def read_unlabelled(self, task: Task, table: Table, train: Split | None) -> Split:
         """Returns questions and contexts without answers."""
+        assert train is not None, "a task with labels has a train split"
         return replace(train, texts=_read_pairs(task, table), labels=[Answers((), ())] * table.num_rows)
 
     def has_labels(self, task: Task, table: Table) -> bool:
@@ -69,7 +71,7 @@ class SpanKind:
 
         return AutoModelForQuestionAnswering
 
-    def head_settings(self, split: Split) -> dict[str, Any]:
+    def head_settings(self, task: Task, split: Split) -> dict[str, Any]:
         """Returns the settings of the head in a model's configuration: it has two outputs, start and end."""
         return {"num_labels": 2}
 

@@ -28,6 +28,7 @@ class TaggingKind:
     """A tag of every word."""
 
     has_classes = True
+    learns_without_labels = False
 
     def classes(self, task: Task, train: Table) -> Classes | None:
         """Returns the tags that the task or its data set names, or those in its train split."""
@@ -51,8 +52,9 @@ class TaggingKind:
                 )
         return Split(texts=(sentences,), labels=tags, num_labels=classes.count, label_names=classes.names)
 
-    def read_unlabelled(self, task: Task, table: Table, train: Split) -> Split:
+    def read_unlabelled(self, task: Task, table: Table, train: Split | None) -> Split:
         """Returns words with the first tag for each."""
+        assert train is not None, "a task with labels has a train split"
         sentences = _read_sentences(task, table)
         tags = [np.zeros(len(words), dtype=np.int64) for words in sentences]
         return replace(train, texts=(sentences,), labels=tags)
@@ -88,7 +90,7 @@ class TaggingKind:
 
         return AutoModelForTokenClassification
 
-    def head_settings(self, split: Split) -> dict[str, Any]:
+    def head_settings(self, task: Task, split: Split) -> dict[str, Any]:
         """Returns the settings of the head in a model's configuration."""
         return named_outputs(split)
 

@@ -34,11 +34,13 @@ class TextKind:
     """What the three kinds have in common: reading, encoding, and a head with one vector of logits a text."""
 
     has_classes = True
+    learns_without_labels = False
     problem_type: str
     """The kind of head in transformers' configuration."""
 
-    def read_unlabelled(self, task: Task, table: Table, train: Split) -> Split:
+    def read_unlabelled(self, task: Task, table: Table, train: Split | None) -> Split:
         """Returns texts with zeros for their labels."""
+        assert train is not None, "a task with labels has a train split"
         of_train = np.asarray(train.labels)
         labels = np.zeros((table.num_rows, *of_train.shape[1:]), dtype=of_train.dtype)
         return replace(train, texts=read_texts(task, table), labels=labels)
@@ -51,7 +53,7 @@ class TextKind:
         """Returns one feature for each example."""
         return EncodedSplit(
             split=split,
-            features=Features.of(_inputs(split, tokenizer, max_length)),
+            features=Features.of(inputs_of(split.texts, tokenizer, max_length)),
             targets=np.asarray(split.labels),
             example_of=np.arange(split.num_examples),
             loss_weights=_loss_weights(task, split),
@@ -63,7 +65,7 @@ class TextKind:
 
         return AutoModelForSequenceClassification
 
-    def head_settings(self, split: Split) -> dict[str, Any]:
+    def head_settings(self, task: Task, split: Split) -> dict[str, Any]:
         """Returns the settings of the head in a model's configuration."""
         return {**named_outputs(split), "problem_type": self.problem_type}
 
@@ -241,14 +243,22 @@ def read_texts(task: Task, table: Table) -> tuple[list[str], ...]:
     Raises:
         UserError: if a text is not a string; it names the first such example.
     """
-    texts = tuple(table.column(column) for column in task.text_columns)
-    for column, values in zip(task.text_columns, texts, strict=True):
-        for index, text in enumerate(values):
-            if not isinstance(text, str):
-                raise UserError(
-                    f"every text of task {task.name} must be a string, "
-                    f"got {'none' if text is None else text} for {column} in {table.location(index)}"
-                )
+    return tuple(read_text_column(task, table, column) for column in task.text_columns)
+
+
+def read_text_column(task: Task, table: Table, column: str) -> list[str]:
+    """Returns the texts of one column.
+
+    Raises:
+        UserError: if a text is not a string; it names the first such example.
+    """
+    texts = table.column(column)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(
+                f"every text of task {task.name} must be a string, "
+                f"got {'none' if text is None else text} for {column} in {table.location(index)}"
+            )
     return texts
 
 
@@ -298,10 +308,12 @@ def output_names(split: Split) -> tuple[str, ...]:
     return split.label_names or tuple(str(label) for label in range(split.num_labels))
 
 
-def _inputs(split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Iterator[dict[str, list[int]]]:
-    """Yields the model's inputs of each text or pair of texts."""
-    for start in range(0, split.num_examples, TOKENISED_AT_ONCE):
-        part = [list(texts[start : start + TOKENISED_AT_ONCE]) for texts in split.texts]
+def inputs_of(
+    columns: tuple[Sequence[str], ...], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> Iterator[dict[str, list[int]]]:
+    """Yields the model's inputs of each text or pair of texts, whose one or two columns are given."""
+    for start in range(0, len(columns[0]), TOKENISED_AT_ONCE):
+        part = [list(texts[start : start + TOKENISED_AT_ONCE]) for texts in columns]
         encoded = tokenizer(*part, truncation=True, max_length=max_length, padding=False)
         for index in range(len(part[0])):
             yield {name: values[index] for name, values in encoded.items()}

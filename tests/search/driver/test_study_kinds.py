@@ -1,6 +1,7 @@
 """Tests of a whole study whose tasks are of every kind with a head of its own: launched, reported, picked, packaged.
 
-Its students learn from soft labels, too, so that its teacher is fine-tuned first.
+Its students learn from soft labels, too, so that its teacher is fine-tuned first; of the task of embeddings they learn
+the teacher's own.
 """
 
 import json
@@ -10,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from transformers import (
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -28,13 +30,15 @@ TASKS = """[
   {name: whom, path: FOLDER/whom, metric: span_f1, max_length: 32, span: {has_unanswerable: true},
    evaluation_sets: [{name: again, path: FOLDER/whom, split: test, has_unanswerable: true}]},
   {name: names, path: FOLDER/names, metric: entity_f1},
+  {name: alike, path: FOLDER/alike, text_columns: [first, second], metric: cosine_spearman},
 ]"""
 HEADS = {
     "topics": AutoModelForSequenceClassification,
     "whom": AutoModelForQuestionAnswering,
     "names": AutoModelForTokenClassification,
+    "alike": AutoModel,
 }
-METRICS = {"topics": "multilabel_micro_f1", "whom": "span_f1", "names": "entity_f1"}
+METRICS = {"topics": "multilabel_micro_f1", "whom": "span_f1", "names": "entity_f1", "alike": "cosine_spearman"}
 
 
 def write_tasks(folder: Path) -> None:
@@ -57,6 +61,14 @@ def write_tasks(folder: Path) -> None:
             "topics": {"text": texts, "labels": topics},
             "whom": {"question": ["who"] * len(texts), "context": texts, "answers": answers},
             "names": {"tokens": [text.split() for text in texts], "ner_tags": tags},
+            "alike": {
+                "first": texts,
+                "second": [*texts[1:], texts[0]],
+                "label": [
+                    float(len({*text.split()} & {*other.split()}))
+                    for text, other in zip(texts, [*texts[1:], texts[0]], strict=True)
+                ],
+            },
         }
         for name, of_task in columns.items():
             (folder / name).mkdir(exist_ok=True)
@@ -100,7 +112,7 @@ def test_the_report_names_every_task_and_its_metric(study: StudyPaths) -> None:
     done = run("report", study.root)
     assert done.returncode == 0, done.stderr
     page = (study.report / "report.md").read_text(encoding="utf-8")
-    assert "entity_f1, multilabel_micro_f1, span_f1" in page
+    assert "cosine_spearman, entity_f1, multilabel_micro_f1, span_f1" in page
     assert "whom: span_f1 [95% interval]" in page
     assert "paired intervals are not measured" not in page
 

@@ -1,0 +1,1 @@
+"""What tasks of embeddings need: their settings, and what a student learns of a teacher's embeddings."""
