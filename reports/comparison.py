@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from minilm_core.results.records import Role, TrialRecord
-from minilm_core.tasks.metrics import Interval
+from minilm_core.tasks.metrics import Interval, metric_named
+from minilm_core.tasks.task_kind import TaskKind
 from reports import wording
 from reports.statistics import Resamples, Split
 from reports.study import Study
@@ -44,7 +45,7 @@ def name_of(record: TrialRecord) -> str:
     """Returns the name of a record in a sentence."""
     match record.role:
         case Role.TEACHER:
-            return "the fine-tuned teacher"
+            return "the fine-tuned teacher" if _is_finetuned(record) else "the teacher"
         case Role.TWIN:
             return f"the twin of trial {record.number} without distillation"
         case Role.TRUNCATED_TEACHER:
@@ -52,6 +53,12 @@ def name_of(record: TrialRecord) -> str:
             return f"the fine-tuned first {'layer' if depth == 1 else f'{depth} layers'} of the teacher"
         case Role.STUDENT:
             return record.label
+
+
+def _is_finetuned(record: TrialRecord) -> bool:
+    """Returns whether a teacher has learnt any of its tasks: one whose embeddings are learnt is as it was."""
+    kinds = {metric_named(result.metric).kinds for result in record.tasks.values()}
+    return kinds != {(TaskKind.EMBEDDING,)}
 
 
 def compare(record: TrialRecord, other: TrialRecord, validation: Resamples, test: Resamples) -> Comparison:

@@ -193,7 +193,7 @@ def _pareto_finding(axis: Axis, placed: Sequence[Row], num_steps: int) -> str:
     best = max(students, key=lambda row: row["accuracy"])
     cheapest = min(students, key=lambda row: row[axis.key])
     teacher = next((row for row in placed if row["role"] == "teacher"), None)
-    against = "" if teacher is None else f"; the fine-tuned teacher has {wording.accuracy(teacher['accuracy'])}"
+    against = "" if teacher is None else f"; the teacher has {wording.accuracy(teacher['accuracy'])}"
 
     def named(row: Row) -> str:
         return f"{row['name']} ({axis.write(row[axis.key])}, accuracy {wording.accuracy(row['accuracy'])})"

@@ -1,9 +1,10 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from reports import Study
-from reports.comparison import comparisons, verdict
+from reports.comparison import comparisons, name_of, verdict
 from reports.statistics import Resamples, Split, resample
 from tests.reports.example_studies import TASK, kept_labels, student, task_result, teacher, truncated_teacher, twin
 
@@ -43,6 +44,12 @@ def test_a_difference_within_the_interval_cannot_be_told(make_study: Callable[..
     (only,) = comparisons(study, *both(study))
     assert not only.is_told_apart
     assert only.sentence.startswith("Trial 0 and the fine-tuned teacher cannot be told apart: ")
+
+
+def test_a_teacher_whose_embeddings_are_learnt_is_not_called_fine_tuned() -> None:
+    embeddings = {TASK: replace(task_result(0.8, 0), metric="cosine_spearman")}
+    assert name_of(teacher(0.8)) == "the fine-tuned teacher"
+    assert name_of(replace(teacher(0.8), tasks=embeddings)) == "the teacher"
 
 
 def test_without_a_test_split_the_validation_split_is_used_and_named(make_study: Callable[..., Study]) -> None:

@@ -37,7 +37,7 @@ def test_every_figure_is_drawn_of_a_full_study_and_states_its_finding(full_study
     assert all(figure.finding.endswith(".") and figure.svg.startswith("<svg") for figure in figures.values())
     assert figures["accuracy_latency_ms"].finding == (
         "Of 4 complete students, 2 lie on the line of these two figures, from trial 0 (2.00 ms, accuracy 0.8000) "
-        "to trial 1 (8.00 ms, accuracy 0.9000); the fine-tuned teacher has 0.9200."
+        "to trial 1 (8.00 ms, accuracy 0.9000); the teacher has 0.9200."
     )
 
 
