@@ -76,6 +76,10 @@ class EmbeddingModel(nn.Module):
         table: nn.Module = self.encoder.get_input_embeddings()
         return table
 
+    def set_input_embeddings(self, table: nn.Module) -> None:
+        """Replaces the encoder's table of tokens, as models of transformers do."""
+        self.encoder.set_input_embeddings(table)
+
     def forward(
         self,
         input_ids: Int[Tensor, "batch seq"],
