@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from minilm_core.errors import UserError
+from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.frontier import hypervolume, is_on_frontier
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import Objective, as_costs, objectives_named
@@ -58,6 +59,8 @@ class Study:
     environment: Mapping[str, Any]
     latency: LatencyFacts | None
     importances: Mapping[str, Mapping[str, float]]
+    vocabulary: CutVocabulary | None = None
+    """The tokens that the students keep; None if they have all their teacher's."""
 
     @property
     def path(self) -> Path:
@@ -207,6 +210,7 @@ def load_study(path: Path | str) -> Study:
         environment=read_environment(paths.environment),
         latency=read_latency(paths.latency),
         importances=read_importances(paths.importances),
+        vocabulary=CutVocabulary.load(paths.vocabulary) if paths.vocabulary.is_dir() else None,
     )
 
 

@@ -234,10 +234,11 @@ def _caveats(study: Study, seeds: SeedVariance) -> Iterator[str]:
 
 def _cut_vocabulary(study: Study) -> Iterator[str]:
     """Yields a sentence on the students' vocabulary, if the study has cut it."""
-    for size in sorted({record.vocabulary_size for record in study.students if record.vocabulary_size is not None}):
+    if study.vocabulary is not None:
         yield (
-            f"The students' vocabulary has {size:,} of the teacher's tokens, those of the corpus and the tasks "
-            f"(vocabulary: {study.config.get('vocabulary')}). Text of another kind is split into more pieces."
+            f"The students' vocabulary has {study.vocabulary.size:,} of the teacher's {study.vocabulary.num_full:,} "
+            f"tokens, which make up {wording.percentage(study.vocabulary.coverage)} of the corpus and of the tasks' "
+            "train splits. Text of another kind is split into more pieces, and may have unknown ones."
         )
 
 

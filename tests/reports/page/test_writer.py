@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 
 from minilm_core.errors import FailureKind
-from reports import Requirements, Study, pick, write_decision
+from minilm_core.models.vocabulary.cut import CutVocabulary
+from reports import Requirements, Study, load_study, pick, write_decision
 from reports.page.figures import INSTALL_HINT
 from reports.page.writer import Report, write_report
 from tests.reports.example_studies import (
@@ -212,6 +214,16 @@ def test_the_verdict_says_when_models_cannot_be_told_apart(make_study: Callable[
 def test_a_noisy_latency_is_announced(make_study: Callable[..., Study]) -> None:
     assert "NOISY" in page_of(make_study(student(0, 0.8), latency=latency_table(busy_cores=2.0)))
     assert "NOISY" not in page_of(make_study(student(0, 0.8), latency=latency_table(busy_cores=0.0)))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_cut_vocabulary_is_stated_with_its_share_of_the_texts(full_study: Study) -> None:
+    said = "vocabulary has 3 of the teacher's 9,000 tokens, which make up 98.5% of the corpus"
+    assert said not in page_of(full_study)
+    full_study.paths.vocabulary.mkdir()
+    vocabulary = CutVocabulary(kept=np.array([0, 4, 8_000]), num_full=9_000, unknown=4, coverage=0.985)
+    vocabulary.save(full_study.paths.vocabulary)
+    assert said in page_of(load_study(full_study.path)).replace("&#39;", "'")
 
 
 @pytest.mark.usefixtures("undrawn")

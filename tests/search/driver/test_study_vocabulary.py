@@ -23,7 +23,7 @@ def test_a_search_sizes_and_packages_its_students_by_their_own_tokens(material: 
     records = {record.role: record for record in read_records(study.records) if record.tasks}
     assert {role: record.vocabulary_size for role, record in records.items()} == {Role.STUDENT: 40, Role.TWIN: 40}
     assert run("report", study.root).returncode == 0
-    assert "vocabulary has 40 of the teacher's tokens" in (study.report / "report.md").read_text(encoding="utf-8")
+    assert "vocabulary has 40 of the teacher's 80 tokens" in (study.report / "report.md").read_text(encoding="utf-8")
     package = tmp_path / "package"
     assert run("package", study.root, "--trial", "0", "-o", package).returncode == 0
     verified = run("verify", package)
