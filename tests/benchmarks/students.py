@@ -141,11 +141,13 @@ class Teaching:
         learning_rate: float,
         seed: int = 0,
         resume_from: Path | None = None,
+        teacher_layer: int | None = None,
     ) -> Iterator[DistillationProgress]:
         """Distils a student in place, and yields its progress after each step, as the library's `distil` does."""
+        pairs = self._pairs(student, schedule, teacher_layer)
         return distil(
-            self._in_distillation(student, schedule),
-            self._data(student, schedule),
+            self._in_distillation(student, schedule, pairs),
+            self._data(schedule, pairs),
             schedule,
             learning_rate=learning_rate,
             seed=seed,
@@ -154,31 +156,36 @@ class Teaching:
 
     def held_out_loss(self, student: PreTrainedModel, schedule: DistillationSchedule) -> float:
         """Returns a student's loss on the held-out rows by a schedule's method, in nats."""
-        return held_out_loss(self._in_distillation(student, schedule), self._data(student, schedule), schedule)
+        pairs = self._pairs(student, schedule)
+        return held_out_loss(self._in_distillation(student, schedule, pairs), self._data(schedule, pairs), schedule)
 
-    def _in_distillation(self, student: PreTrainedModel, schedule: DistillationSchedule) -> RelationEncoder:
+    def _in_distillation(
+        self, student: PreTrainedModel, schedule: DistillationSchedule, pairs: LayerPairs
+    ) -> RelationEncoder:
         return RelationEncoder(
             student,
-            self._pairs(student, schedule).student,
+            pairs.student,
             tuple(schedule.weights),
             teacher_width=self.architecture.hidden_size,
         ).to(self.device)
 
-    def _data(self, student: PreTrainedModel, schedule: DistillationSchedule) -> DistillationData:
+    def _data(self, schedule: DistillationSchedule, pairs: LayerPairs) -> DistillationData:
         targets = CachedTargets(
             self.cache,
             self.device,
             resolve_precision(schedule.precision, self.device),
-            layers=self._pairs(student, schedule).teacher,
+            layers=pairs.teacher,
             relations=tuple(schedule.weights),
         )
         return DistillationData(corpus=self.corpus, targets=targets)
 
-    def _pairs(self, student: PreTrainedModel, schedule: DistillationSchedule) -> LayerPairs:
+    def _pairs(
+        self, student: PreTrainedModel, schedule: DistillationSchedule, teacher_layer: int | None = None
+    ) -> LayerPairs:
         return schedule.layer_pairs(
             num_student_layers=student.config.num_hidden_layers,
             num_teacher_layers=self.architecture.num_layers,
-            teacher_layer=None,
+            teacher_layer=teacher_layer,
         )
 
     def load_task(self, name: str, path: Path, *, max_length: int, max_train_examples: int | None = None) -> TaskData:

@@ -9,10 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from minilm_core.corpus.json_lines import read_objects
-from minilm_core.errors import UserError
 from reports import wording
 from reports.page.figures import HEIGHT, PLACES, WIDTH, finish
+from tests.benchmarks.row_files import read_fields
 
 NUM_COLUMNS = 120
 COLOURS = tuple(colour for _, colour in PLACES.values())
@@ -75,23 +74,9 @@ class Point:
     """The mean difference to the twin of the same seeds, in percentage points; None for the twin itself."""
 
 
-def read_settings(file: Path) -> Mapping[str, Any]:
-    """Returns what all rows of a file have in common.
-
-    Raises:
-        UserError: if the file does not begin with them.
-    """
-    with file.open(encoding="utf-8") as lines:
-        _, first = next(read_objects(lines, file), (0, {}))
-    if "settings" not in first:
-        raise UserError(f"a file of rows must begin with its settings, got {file}")
-    return dict(first["settings"])
-
-
 def read_rows(file: Path) -> list[Row]:
     """Returns the rows of a file."""
-    with file.open(encoding="utf-8") as lines:
-        return [Row(**content) for _, content in read_objects(lines, file) if "settings" not in content]
+    return [Row(**fields) for fields in read_fields(file)]
 
 
 def points(rows: Sequence[Row]) -> Iterator[Point]:

@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import re
 import shutil
 import sys
 import time
@@ -35,13 +34,13 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import load_encoder, save_encoder
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.settings.learning_rates import LearningRateSchedule
-from minilm_core.settings.quantities import parse_count
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule
-from minilm_core.tasks.benchmarks import NAMED_TASKS
 from minilm_core.training.checkpoints import latest_checkpoint
 from minilm_core.training.devices import device_name, keep_freed_memory
+from tests.benchmarks.arguments import count, named_folder, size
+from tests.benchmarks.row_files import begin, read_settings
 from tests.benchmarks.students import DEFAULT_TEACHER, Teaching
-from tests.benchmarks.token_curves import Row, draw, read_rows, read_settings, render
+from tests.benchmarks.token_curves import Row, draw, read_rows, render
 
 WEIGHTS_FOLDER = "student"
 FACTS_FILE = "distillation.json"
@@ -252,22 +251,6 @@ def settings_of(options: argparse.Namespace, teaching: Teaching) -> dict[str, An
     return {**given, "targets": teaching.cache.name}
 
 
-def begin(rows: Path, settings: Mapping[str, Any]) -> None:
-    """Writes the settings into a new file of rows, or checks that they are those of the file.
-
-    Raises:
-        UserError: if the file has other settings.
-    """
-    if not rows.exists():
-        append_line(rows, json.dumps({"settings": settings}))
-        return
-    for name, value in read_settings(rows).items():
-        if settings.get(name) != value:
-            raise UserError(
-                f"the rows of a file must have the same {name}, got {settings.get(name)} after {value} in {rows}"
-            )
-
-
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Returns the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.tokens")
@@ -303,30 +286,6 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(words)
     options.work = options.work or options.rows.with_suffix(".work")
     return options
-
-
-def named_folder(text: str) -> tuple[str, Path]:
-    """Reads NAME=FOLDER."""
-    name, equals, folder = text.partition("=")
-    if not equals or name not in NAMED_TASKS:
-        raise argparse.ArgumentTypeError(f"must be NAME=FOLDER with the name of a known task, got {text}")
-    return name, Path(folder)
-
-
-def size(text: str) -> tuple[int, int]:
-    """Reads LAYERSxWIDTH."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"must be LAYERSxWIDTH such as 3x384, got {text}")
-    return int(match[1]), int(match[2])
-
-
-def count(text: str) -> int:
-    """Reads a count such as 3M."""
-    try:
-        return parse_count(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 if __name__ == "__main__":

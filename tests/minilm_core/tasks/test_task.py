@@ -40,7 +40,10 @@ def task_of(**settings: Any) -> Task:
         ({"set_aside_fraction": 1.0}, r"set_aside_fraction must be above 0 and below 1, got 1\.0"),
         ({"max_length": 2}, "max_length must be at least 3, got 2"),
         ({"kind": "generation"}, "kind must be one that an encoder can do, got generation: text is not generated here"),
-        ({"kind": "qa"}, "kind must be one of classification, regression, multi_label, span, tagging, embedding, got qa"),
+        (
+            {"kind": "qa"},
+            "kind must be one of classification, regression, multi_label, span, tagging, embedding, got qa",
+        ),
         ({"kind": "regression"}, "metric must be one of pearson, spearman with kind regression, got accuracy"),
         ({"metric": "span_f1"}, "task mine must have 2 text_columns, got 1"),
         ({"metric": "entity_f1", "text_columns": ("a", "b")}, "task mine must have 1 text_columns, got 2"),
