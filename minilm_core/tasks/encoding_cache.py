@@ -38,7 +38,7 @@ def encoding_key(task: Task, split: Split, *, max_length: int, tokenizer_sha256:
         "balance_classes": task.balance_classes,
         "num_labels": split.num_labels,
         "label_names": split.label_names,
-        "texts": [_sha256_of(texts) for texts in split.texts],
+        "texts": [_sha256_of(texts) for texts in (*split.texts, *([split.passages] if split.passages else []))],
         "labels": _sha256_of(split.labels),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

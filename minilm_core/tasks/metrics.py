@@ -6,7 +6,7 @@ Every metric is computed from a table of outcomes, with one row an example, whos
 - multi-label: a column of 0 and 1 for each label, then one for each label's prediction;
 - span: exact match, F1, and how much the score of "no answer" exceeds that of the best answer;
 - tagging: the entities that were found with the right type and ends, all that were predicted, all that there are;
-- embedding: the label of a pair of texts and the cosine of its embeddings.
+- embedding: the label of a pair of texts and the cosine of its embeddings; of a retrieval each query's nDCG.
 
 The score of a model is that of a library where one computes it. Resamples are a function of weights over the examples,
 so that one matrix product evaluates all resamples of a bootstrap; with equal weights it equals the library's.
@@ -140,14 +140,14 @@ def _multilabel_macro_f1(outcomes: Outcomes, weights: Weights) -> Resampled:
     return np.asarray(each.mean(axis=1))
 
 
-def _exact_match(outcomes: Outcomes, weights: Weights) -> Resampled:
-    """Returns the fraction of questions answered exactly, in [0, 1]."""
-    return _ratio(weights @ outcomes[:, 0], weights.sum(axis=1))
-
-
 def _span_f1(outcomes: Outcomes, weights: Weights) -> Resampled:
     """Returns the mean F1 of the answers' words, in [0, 1]."""
     return _ratio(weights @ outcomes[:, 1], weights.sum(axis=1))
+
+
+def _mean(outcomes: Outcomes, weights: Weights) -> Resampled:
+    """Returns the mean of what an example has of its own, such as whether a question is answered exactly."""
+    return _ratio(weights @ outcomes[:, 0], weights.sum(axis=1))
 
 
 def _entity_f1(outcomes: Outcomes, weights: Weights) -> Resampled:
@@ -218,10 +218,11 @@ METRICS: Mapping[str, Metric] = {
         resampled=_multilabel_macro_f1,
         plain=_scikit_learn("f1_score", average="macro", zero_division=0),
     ),
-    "exact_match": Metric(kinds=_SPAN, resampled=_exact_match),
+    "exact_match": Metric(kinds=_SPAN, resampled=_mean),
     "span_f1": Metric(kinds=_SPAN, resampled=_span_f1),
     "entity_f1": Metric(kinds=_TAGGING, resampled=_entity_f1),
     "cosine_spearman": Metric(kinds=_EMBEDDING, resampled=_spearman, plain=_scipy("spearmanr")),
+    "ndcg_at_10": Metric(kinds=_EMBEDDING, resampled=_mean),
 }
 
 

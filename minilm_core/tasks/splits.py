@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 
 from minilm_core.errors import UserError
 from minilm_core.paths import located
+from minilm_core.tasks.embeddings.retrieval import read_retrieval
 from minilm_core.tasks.kinds.kind import Split
 from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.kinds.texts import label_column
@@ -208,6 +209,11 @@ def _read_evaluation_set(task: Task, evaluation_set: EvaluationSet, base: Path) 
             raise UserError(f"{owner} must have a split named {split}, got none in {evaluation_set.dataset}")
         return _not_empty(task, table)
     folder = existing_folder(owner, evaluation_set.path, base)
+    if task.is_retrieval:
+        found = read_retrieval(folder, split)
+        if found is None:
+            raise UserError(f"{owner} must have qrels/{split}.tsv, got none in {folder}")
+        return _not_empty(task, found)
     files = files_of_split(folder, split) if evaluation_set.file is None else (folder / evaluation_set.file,)
     if not files or not files[0].is_file():
         raise UserError(f"the file of {owner} must exist, got {folder / (evaluation_set.file or f'{split}.parquet')}")
@@ -239,6 +245,10 @@ def _read(task: Task, base: Path, role: SplitRole) -> Table | None:
     if task.dataset is not None:
         repository = Repository(dataset=task.dataset, subset=task.subset, revision=task.revision)
         table = read_dataset(repository, task.split_name(role), wanted, label_column=label_column(task))
+    elif task.is_retrieval and role is not SplitRole.TRAIN:
+        name = task.split_name(role)
+        folder = existing_folder(f"task {task.name}", task.path or "", base)
+        table = None if name is None else read_retrieval(folder, name)
     else:
         files = task.find_files(base, role)
         table = read_files(files, wanted) if files else None

@@ -58,6 +58,8 @@ class Table:
     parts: tuple[Rows, ...]
     class_names: tuple[str, ...] | None = None
     """The names of the label's classes, if the data set declares them."""
+    passages: tuple[str, ...] = ()
+    """The texts that a retrieval searches in."""
 
     @property
     def num_rows(self) -> int:

@@ -32,7 +32,7 @@ _LABEL_COLUMNS = {
     TaskKind.TAGGING: "ner_tags",
     TaskKind.EMBEDDING: "label",
 }
-_NUM_TEXT_COLUMNS = {TaskKind.SPAN: (2,), TaskKind.TAGGING: (1,), TaskKind.EMBEDDING: (2,)}
+_NUM_TEXT_COLUMNS = {TaskKind.SPAN: (2,), TaskKind.TAGGING: (1,)}
 _WITHOUT_NAMES = (TaskKind.REGRESSION, TaskKind.SPAN, TaskKind.EMBEDDING)
 """The kinds without classes."""
 RESERVED_NAMES = ("train", "validation", "test", "low", "high", "mean", "metric")
@@ -189,6 +189,7 @@ class Task:
         _check_location(f"task {self.name}", self.path, self.dataset, self.subset, self.revision)
         self._check_files()
         self._check_evaluation_sets()
+        self._check_retrieval()
         self._check_columns()
         self._check_num_labels()
         self._check_weights()
@@ -255,8 +256,23 @@ class Task:
                     f"task {self.name} is, got true: the task has no questions to choose a threshold on"
                 )
 
+    def _check_retrieval(self) -> None:
+        """Refuses what is not in a folder of BEIR's layout, where the files of a split have fixed names."""
+        if not self.is_retrieval:
+            return
+        if self.path is None:
+            raise UserError(f"task {self.name} must have a path with metric {self.metric}, got {self.dataset}")
+        for other in self.evaluation_sets:
+            if other.path is None or other.file is not None:
+                raise UserError(
+                    f"evaluation set {other.name} must have a path and no file with metric {self.metric}, "
+                    f"got {other.dataset or other.file}"
+                )
+
     def _check_columns(self) -> None:
         allowed = _NUM_TEXT_COLUMNS.get(self.task_kind, (1, 2))
+        if self.task_kind is TaskKind.EMBEDDING and not self.is_retrieval:
+            allowed = (2,)
         if len(self.text_columns) not in allowed:
             numbers = " or ".join(map(str, allowed))
             raise UserError(f"task {self.name} must have {numbers} text_columns, got {len(self.text_columns)}")
@@ -317,6 +333,11 @@ class Task:
         """The settings of a task of embeddings, which it fills in."""
         assert self.embedding is not None, "a task of embeddings fills in its settings"
         return self.embedding
+
+    @property
+    def is_retrieval(self) -> bool:
+        """Whether embeddings are scored by a search among passages, in a folder of BEIR's layout."""
+        return self.metric == "ndcg_at_10"
 
     @property
     def is_regression(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from minilm_core.models.sentence_files import SentenceSettings
+from minilm_core.tasks.embeddings.retrieval import GRADES, QUERY, ndcg
 from minilm_core.tasks.features import Features
 from minilm_core.tasks.kinds.kind import EncodedSplit, Predictions, Split
 from minilm_core.tasks.kinds.texts import inputs_of, label_column, labels_in, read_text_column, read_texts
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from transformers.utils import ModelOutput
 
+NO_EXAMPLE = -1
+"""The example of a passage, which is searched for by all queries."""
 COSINE_DECIMALS = 6
 """More would be rounding errors of fp32, which batches of other lengths change."""
 
@@ -39,7 +42,9 @@ class EmbeddingKind:
         return None
 
     def read(self, task: Task, table: Table, classes: Classes | None) -> Split:
-        """Returns pairs of texts with the number that says how alike they are."""
+        """Returns pairs of texts with the number that says how alike they are, or queries with graded passages."""
+        if task.is_retrieval:
+            return _read_queries(task, table)
         first, second = read_texts(task, table)
         prefix = task.embedding_settings.prefix
         texts = (_prefixed(prefix, first), _prefixed(prefix, second))
@@ -56,18 +61,23 @@ class EmbeddingKind:
         return Split(texts=(list(texts),), labels=np.zeros(len(texts)), num_labels=0)
 
     def has_labels(self, task: Task, table: Table) -> bool:
-        """Returns whether a test split has scores."""
-        return table.has_column(label_column(task)) and not labels_in(task, table).are_absent
+        """Returns whether a test split has scores; the queries of a retrieval always have."""
+        return task.is_retrieval or (table.has_column(label_column(task)) and not labels_in(task, table).are_absent)
 
     def encode(self, task: Task, split: Split, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> EncodedSplit:
-        """Returns one feature for each text: those of the first column of all examples, then those of the second."""
-        every = [text for column in split.texts for text in column]
+        """Returns one feature for each text: those of the first column of all examples, then of the second.
+
+        Those of passages come last; they belong to no example.
+        """
+        every = [text for column in (*split.texts, split.passages) for text in column]
         features = Features.of(inputs_of((every,), tokenizer, max_length))
         return EncodedSplit(
             split=split,
             features=features,
             targets=np.zeros(len(features), dtype=np.int8),
-            example_of=np.tile(np.arange(split.num_examples), len(split.texts)),
+            example_of=np.append(
+                np.tile(np.arange(split.num_examples), len(split.texts)), np.full(len(split.passages), NO_EXAMPLE)
+            ),
         )
 
     def model_class(self) -> Any:
@@ -129,10 +139,24 @@ class EmbeddingKind:
         scores: Sequence[Float[np.ndarray, "..."]],
         null_threshold: float | None,
     ) -> Predictions:
-        """Returns the score of each pair and the cosine of its embeddings."""
-        first, second = np.split(np.stack(scores).astype(np.float64), 2)
+        """Returns the score of each pair and the cosine of its embeddings, or the nDCG of each query."""
+        embeddings = np.stack(scores)
+        if task.is_retrieval:
+            queries, passages = np.split(embeddings, [encoded.split.num_examples])
+            return Predictions(outcomes=ndcg(queries, passages, list(encoded.split.labels))[:, np.newaxis])
+        first, second = np.split(embeddings.astype(np.float64), 2)
         cosines = (first * second).sum(axis=1).round(COSINE_DECIMALS)
         return Predictions(outcomes=label_outcomes(np.asarray(encoded.split.labels), cosines))
+
+
+def _read_queries(task: Task, table: Table) -> Split:
+    embedding = task.embedding_settings
+    return Split(
+        texts=(_prefixed(embedding.prefix, table.column(QUERY)),),
+        labels=[np.array(graded) for graded in table.column(GRADES)],
+        num_labels=0,
+        passages=_prefixed(embedding.of_passages, table.passages),
+    )
 
 
 def _prefix_of(task: Task, column: str) -> str:

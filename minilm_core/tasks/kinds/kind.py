@@ -31,13 +31,16 @@ class Split:
     """One sequence for each text column: strings, or lists of words for tagging. A text may be empty, as in GLUE."""
     labels: Sequence[Any] | np.ndarray
     """The label of each example. Classification: class numbers, int64; regression: values, float64; multi-label: rows
-    of 0 and 1; span: `Answers`; tagging: arrays of tag numbers; embedding: values, float64. Of unlabelled texts, what
+    of 0 and 1; span: `Answers`; tagging: arrays of tag numbers; embedding: values, float64,
+    or of a retrieval arrays of passages' indices and grades. Of unlabelled texts, what
     nothing is learnt from."""
     num_labels: int
     """The number of classes, labels or tags of the task; 1 for a regression, 2 for spans (start and end), 0 for
     embeddings, which have no head."""
     label_names: tuple[str, ...] | None = None
     """Their names in order of their numbers; None where they have no names."""
+    passages: Sequence[str] = ()
+    """The texts that a retrieval searches in, which are those of all examples."""
 
     @property
     def num_examples(self) -> int:
