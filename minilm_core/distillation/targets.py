@@ -33,8 +33,9 @@ class Targets(Protocol):
     hidden_size: int
     """The hidden size of the teacher."""
 
-    dimension_order: Int[Tensor, " hidden"]
-    """The teacher's hidden dimensions; those that a narrower student inherits come first."""
+    dimension_order: Int[Tensor, " hidden"] | None
+    """The teacher's hidden dimensions; those that a narrower student inherits come first. None: no hidden states are
+    compared."""
 
     def relations(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> list[LayerRelations]:
         """Returns the operands of each distilled layer for rows of the corpus with the tokens `input_ids`."""
@@ -52,7 +53,7 @@ class OnlineTargets:
         self.precision = resolve_precision(precision, next(teacher.parameters()).device)
         self.num_heads = teacher.num_heads
         self.hidden_size = teacher.hidden_size
-        self.dimension_order = teacher.dimension_order
+        self.dimension_order: Int[Tensor, " hidden"] | None = teacher.dimension_order
 
     @torch.no_grad()
     def relations(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> list[LayerRelations]:
@@ -115,7 +116,8 @@ class CachedTargets:
         self._layer_indices = [self._manifest.layers.index(layer) for layer in self._needed]
         projected = [relation for relation in relations if relation is not Relation.HIDDEN_STATES]
         self._heads = load_heads(folder / HEADS_FOLDER, layers, projected).to(device)
-        self.dimension_order = load_dimension_order(folder / HEADS_FOLDER)
+        # Caches of earlier versions do not have it.
+        self.dimension_order = load_dimension_order(folder / HEADS_FOLDER) if self._compares_hidden_states else None
         multiply_with_onednn(self._heads)
         self._device = device
         self._precision = precision

@@ -152,9 +152,15 @@ def load_dimension_order(folder: Path) -> Int[Tensor, " hidden"]:
     """Loads the order of the teacher's hidden dimensions that `save_heads` wrote.
 
     Raises:
-        UserError: if the file is damaged.
+        UserError: if the file is damaged, or of an earlier version, which did not write it.
     """
-    return _load_head_tensors(folder)[DIMENSION_ORDER]
+    tensors = _load_head_tensors(folder)
+    if DIMENSION_ORDER not in tensors:
+        raise UserError(
+            f"cached targets must have the order of hidden dimensions with relation hidden_states, got those of an "
+            f"earlier version in {folder.parent}; remove it to have it built again"
+        )
+    return tensors[DIMENSION_ORDER]
 
 
 def _load_head_tensors(folder: Path) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from minilm_core.training.checkpoints import load_checkpoint, save_checkpoint
 from minilm_core.training.cpu_layers import train_fast_on_cpu
 from minilm_core.training.devices import autocast, resolve_precision, trim_freed_memory
 from minilm_core.training.optimisation import TrainingState, begin_training, micro_batches, seed_step, unwrapped
-from minilm_core.training.used_rows import only_used_rows
+from minilm_core.training.used_rows import of_used_rows, only_used_rows
 
 BATCHES_PER_BUCKET = 32
 """The number of batches within which examples are sorted by length, so that batches have little padding."""
@@ -297,6 +297,7 @@ def _resume(state: TrainingState, best: BestEpoch | None, root: Path | None) -> 
     if checkpoint is None:
         return best
     tensors, plain = checkpoint
+    tensors = of_used_rows(cast(PreTrainedModel, state.module), tensors)
     try:
         state.restore(tensors, plain)
     except UserError as error:

@@ -20,4 +20,5 @@ from .optimisation import begin_training as begin_training
 from .optimisation import micro_batches as micro_batches
 from .optimisation import seed_step as seed_step
 from .optimisation import unwrapped as unwrapped
+from .used_rows import of_used_rows as of_used_rows
 from .used_rows import only_used_rows as only_used_rows

@@ -28,6 +28,7 @@ class UsedRows(nn.Module):
             token_ids: The tokens, each of them once.
         """
         super().__init__()
+        self.token_ids = token_ids
         self.weight = nn.Parameter(table.weight.detach()[token_ids])
         positions = torch.full((table.num_embeddings,), -1, device=token_ids.device)
         positions[token_ids] = torch.arange(len(token_ids), device=token_ids.device)
@@ -39,6 +40,22 @@ class UsedRows(nn.Module):
     def forward(self, input_ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
         """Looks tokens up."""
         return functional.embedding(self.positions[input_ids], self.weight, self.padding_position)
+
+
+def of_used_rows(model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors of a checkpoint, with those of a whole token table reduced to the rows that the model uses.
+
+    Earlier versions trained the whole table, and so does data parallelism.
+    """
+    used = model.get_input_embeddings()
+    if not isinstance(used, UsedRows):
+        return tensors
+    (parameter,) = (name for name, value in model.named_parameters() if value is used.weight)
+    whole = (len(used.positions), used.weight.shape[1])
+    return {
+        name: tensor[used.token_ids.cpu()] if name.endswith(parameter) and tensor.shape == whole else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def failure(folder: Path) -> Check:
 def test_a_sound_package_passes_every_check_in_a_fresh_process(packaged: Path):
     result = verify(packaged)
     assert result.is_ok, result.checks
-    names = ["files", "heads", "loading", "tokenizer", "processor", "outputs", "onnx", "int8"]
+    names = ["files", "heads", "loading", "tokenizer", "processor", "outputs", "sentence-transformers", "onnx", "int8"]
     assert [check.name for check in result.checks] == names
 
 

@@ -100,7 +100,7 @@ def test_a_student_that_computes_other_relations_than_its_schedule_is_refused(
 class RecordingTargets:
     """Keeps the tokens that the teacher reads."""
 
-    num_heads, hidden_size = NUM_HEADS, 8
+    num_heads, hidden_size, dimension_order = NUM_HEADS, 8, torch.arange(8)
 
     def __init__(self) -> None:
         self.read: list[Tensor] = []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from minilm_core.corpus.packed import PackedCorpus
@@ -16,7 +17,7 @@ from minilm_core.distillation.targets import CachedTargets, OnlineTargets
 from minilm_core.errors import UserError
 from minilm_core.models.adapters import RelationOperands
 from minilm_core.models.architecture import StudentArchitecture
-from minilm_core.models.encoders import RelationEncoder, load_encoder
+from minilm_core.models.encoders import DIMENSION_ORDER, HEADS_FILE, RelationEncoder, load_encoder
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.weight_transfer import build_student
 from minilm_core.settings.schedules import PROJECTED_RELATIONS, LayerMapping, Precision, Relation
@@ -93,6 +94,21 @@ def test_cached_states_are_those_of_a_teacher_that_runs_beside_the_student(
     ]
     # The states on disk are rounded to bf16.
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+def test_a_cache_of_an_earlier_version_must_be_built_again(
+    teacher_folder: Path, corpus: PackedCorpus, tmp_path: Path
+) -> None:
+    key = key_of((3, 4), corpus.fingerprint)
+    teacher = RelationEncoder(load_encoder(teacher_folder), key.layers, PROJECTED_RELATIONS)
+    for _ in cache_targets(teacher, corpus, key, tmp_path):
+        pass
+    heads = tmp_path / key.folder_name / "heads" / HEADS_FILE
+    save_file({name: value for name, value in load_file(heads).items() if name != DIMENSION_ORDER}, heads)
+    folder, settings = heads.parent.parent, {"device": CPU, "precision": Precision.FP32, "layers": (3,)}
+    assert CachedTargets(folder, **settings, relations=(Relation.VALUE,)).dimension_order is None
+    with pytest.raises(UserError, match=r"must have the order of hidden dimensions .* got those of an earlier version"):
+        CachedTargets(folder, **settings, relations=(Relation.VALUE, Relation.HIDDEN_STATES))
 
 
 def test_every_parameter_learns_and_the_states_get_nearer(teacher_folder: Path, corpus: PackedCorpus) -> None:
