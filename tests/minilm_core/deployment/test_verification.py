@@ -16,6 +16,8 @@ from minilm_core.deployment.quantisation import quantise_int8
 from minilm_core.deployment.verification import Check, run_checks, verify
 from minilm_core.errors import UserError
 from minilm_core.latency.table import Device, fingerprint
+from minilm_core.models.embedding_model import EmbeddingModel
+from minilm_core.models.sentence_files import Pooling, SentenceSettings
 from minilm_core.runtimes.torch_model import load_packaged
 from minilm_core.tasks.kinds.kind import Split
 from minilm_core.tasks.task import Task
@@ -96,8 +98,39 @@ def failure(folder: Path) -> Check:
 def test_a_sound_package_passes_every_check_in_a_fresh_process(packaged: Path):
     result = verify(packaged)
     assert result.is_ok, result.checks
-    names = ["files", "heads", "loading", "tokenizer", "processor", "outputs", "sentence-transformers", "onnx", "int8"]
+    names = [
+        *("files", "heads", "loading", "tokenizer", "processor"),
+        *("outputs", "sentence-transformers", "onnx", "int8"),
+    ]
     assert [check.name for check in result.checks] == names
+
+
+@pytest.fixture
+def embedding_folder(teacher_folder: Path, tmp_path: Path) -> Path:
+    """The package of a model that embeds texts, with a prompt."""
+    settings = SentenceSettings(pooling=Pooling.MEAN, max_length=32, prefix="the teacher ")
+    EmbeddingModel.from_pretrained(teacher_folder, settings=settings).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(tmp_path / "model")
+    return package(source_of(tmp_path / "model"), tmp_path / "package")
+
+
+def test_the_embeddings_of_a_package_are_those_of_sentence_transformers(embedding_folder: Path):
+    pytest.importorskip("sentence_transformers", reason="the extra embedding is not installed")
+    assert "4 sentences within 0.001" in passed(embedding_folder)["sentence-transformers"]
+    card = (embedding_folder / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: sentence-similarity" in card
+    assert "from sentence_transformers import SentenceTransformer" in card
+    assert 'a prompt before each text, "the teacher "' in card
+
+
+def test_a_package_that_sentence_transformers_embeds_with_otherwise_is_found(embedding_folder: Path):
+    pytest.importorskip("sentence_transformers", reason="the extra embedding is not installed")
+    modules = json.loads((embedding_folder / "modules.json").read_text(encoding="utf-8"))
+    (embedding_folder / "modules.json").write_text(json.dumps(modules[:2]), encoding="utf-8")
+    reseal(embedding_folder)
+    found = failure(embedding_folder)
+    assert found.name == "sentence-transformers"
+    assert re.match(r"outputs must be within 0\.001 of reference\.json, differ by ", found.detail)
 
 
 def test_a_package_with_onnx_passes(packaged_with_int8: Path):
