@@ -127,6 +127,8 @@ def _add_steps(study: StudyPaths, add_steps: str, *, picked: bool, trials: list[
     config = load_config(study.search_yaml).config
     check_can_go_on(config)
     num_more = parse_count(add_steps)
+    if num_more < 1:
+        raise UserError(f"--add-steps must be at least 1, got {add_steps}")
     numbers = chosen_students(load_study(study.root), picked=picked, trials=trials)
     if not ask_for_more_steps(study, config, numbers, num_more):
         complain(

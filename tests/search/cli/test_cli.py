@@ -213,6 +213,25 @@ def test_resume_refuses_to_take_trials_away(interrupted: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "minilm-search: --add-trials must be at least 0, got -1\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--add-steps", "2k"], "--add-steps needs distillation.schedule wsd, got linear, whose learning rate falls"),
+        (["--add-steps", "2k", "--add-trials", "1"], "resume takes one of --add-trials and --add-steps, got both"),
+        (
+            ["--add-steps", "2k", "--front", "--picked"],
+            "resume takes one of --front, --picked and --trial, got several",
+        ),
+        (["--trial", "0"], "--front, --picked and --trial choose the students of --add-steps, got none"),
+    ],
+)
+def test_resume_says_in_one_line_why_students_cannot_go_on(interrupted: Path, options: list[str], message: str) -> None:
+    done = run("resume", interrupted, *options)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.startswith(f"minilm-search: {message}")
+
+
 def test_pick_names_the_winner_and_writes_the_decision(study: Path) -> None:
     done = run("pick", study, "--prefer", "best", "--json")
     decision = json.loads((study / "decision.json").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from tests.search.studies import NO_BASELINES, ROOT, command, launch, run, stude
 pytestmark = pytest.mark.slow
 
 WSD = ("distillation.schedule=wsd", "distillation.num_steps=8", "distillation.checkpoint_every_seconds=0")
-MANY_STEPS = 400
+MANY_STEPS = 100
 """Enough for the test to kill the driver meanwhile."""
 
 
@@ -28,7 +28,7 @@ def test_killed_students_go_on_with_resume_and_take_their_former_places(material
     more = ("resume", study.root, "--add-steps", MANY_STEPS, "--trial", "1")
     driver = subprocess.Popen(command(*more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log = ProgressLog(TrialPaths(root=further).progress)
-    wait_for(lambda: len(log.lines()) >= 2)
+    wait_for(lambda: bool(log.lines()))
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     assert {record.number: record for record in students(study)} == before
@@ -49,13 +49,3 @@ def test_killed_students_go_on_with_resume_and_take_their_former_places(material
     weights = (tmp_path / "package" / "model.safetensors").read_bytes()
     assert weights == (TrialPaths(root=further).finetuned("mood") / "model.safetensors").read_bytes()
     assert f"({8 + MANY_STEPS} steps" in (tmp_path / "package" / "README.md").read_text(encoding="utf-8")
-
-
-def test_other_schedules_are_refused_in_one_line(material: Path, tmp_path: Path) -> None:
-    assert launch(material, tmp_path, "budget.num_trials=1", *NO_BASELINES).returncode == 0
-    refused = run("resume", tmp_path / "tiny", "--add-steps", "2k")
-    assert refused.returncode == 2
-    (line,) = refused.stderr.splitlines()
-    assert line.startswith(
-        "minilm-search: --add-steps needs distillation.schedule wsd, got linear, whose learning rate"
-    )
