@@ -17,7 +17,7 @@ from minilm_core.distillation.target_storage import HEADS_FOLDER, STATES_FILE, T
 from minilm_core.errors import UserError
 from minilm_core.models.adapters import LayerRelations, RelationOperands
 from minilm_core.models.encoders import RelationEncoder, load_dimension_order, load_heads
-from minilm_core.settings.schedules import Precision, Relation
+from minilm_core.settings.schedules import Precision, Relation, entered_layers
 from minilm_core.training.cpu_linear import multiply_with_onednn
 from minilm_core.training.devices import autocast, resolve_precision
 
@@ -105,17 +105,15 @@ class CachedTargets:
         self._manifest = TargetsManifest.load(folder)
         self._layers = tuple(layers)
         self._compares_hidden_states = Relation.HIDDEN_STATES in relations
-        # The states that leave a layer enter the next one.
-        self._needed = sorted({*layers, *(layer + 1 for layer in layers if self._compares_hidden_states)})
-        for layer in self._needed:
+        self._entered = entered_layers(layers, relations)
+        for layer in self._entered:
             if layer not in self._manifest.layers:
                 cached = ", ".join(map(str, self._manifest.layers))
                 raise UserError(f"cached targets must include layer {layer}, got layers {cached} in {folder}")
         self._file = os.open(folder / STATES_FILE, os.O_RDONLY)
         resources.callback(os.close, self._file)
-        self._layer_indices = [self._manifest.layers.index(layer) for layer in self._needed]
-        projected = [relation for relation in relations if relation is not Relation.HIDDEN_STATES]
-        self._heads = load_heads(folder / HEADS_FOLDER, layers, projected).to(device)
+        self._layer_indices = [self._manifest.layers.index(layer) for layer in self._entered]
+        self._heads = load_heads(folder / HEADS_FOLDER, layers, relations).to(device)
         # Caches of earlier versions do not have it.
         self.dimension_order = load_dimension_order(folder / HEADS_FOLDER) if self._compares_hidden_states else None
         multiply_with_onednn(self._heads)
@@ -153,7 +151,7 @@ class CachedTargets:
     @torch.no_grad()
     def relations(self, rows: RowNumbers, input_ids: Int[Tensor, "batch seq"]) -> list[LayerRelations]:
         """Returns the teacher's operands, computed from the cached states of the rows; the tokens are not used."""
-        entering = dict(zip(self._needed, self.states(rows), strict=True))
+        entering = dict(zip(self._entered, self.states(rows), strict=True))
         of_layers = []
         for layer, head in zip(self._layers, self._heads.values(), strict=True):
             states = entering[layer]

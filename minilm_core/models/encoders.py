@@ -21,7 +21,7 @@ from minilm_core.models.student_family import StudentFamily, student_base
 from minilm_core.models.tokenizers import save_tokenizer
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.models.width_slicing import dimension_order
-from minilm_core.settings.schedules import Relation
+from minilm_core.settings.schedules import PROJECTED_RELATIONS, Relation, entered_layers
 
 HEADS_FILE = "heads.safetensors"
 """The file of the distilled layers' projections, next to the cached states that enter these layers."""
@@ -63,7 +63,8 @@ class RelationEncoder(nn.Module):
         self.layers = tuple(layers)
         self.compares_hidden_states = Relation.HIDDEN_STATES in relations
         self.trunk = adapter.trunk(encoder, self.layers[-1] - 1 + self.compares_hidden_states)
-        projected = [relation for relation in relations if relation is not Relation.HIDDEN_STATES]
+        self._entered = entered_layers(self.layers, relations)
+        projected = [relation for relation in relations if relation in PROJECTED_RELATIONS]
         self.heads = nn.ModuleDict(
             {
                 str(layer): adapter.head(encoder, layer, projected)
@@ -103,9 +104,7 @@ class RelationEncoder(nn.Module):
         self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None
     ) -> list[LayerRelations]:
         """Returns the operands of each distilled layer's relations; the arguments are those of `states`."""
-        # The states that leave a layer enter the next one.
-        needed = sorted({*self.layers, *(layer + 1 for layer in self.layers if self.compares_hidden_states)})
-        entering = dict(zip(needed, self.trunk(input_ids, attention_mask, needed), strict=True))
+        entering = dict(zip(self._entered, self.trunk(input_ids, attention_mask, self._entered), strict=True))
         of_layers: list[LayerRelations] = [
             head(entering[layer]) for layer, head in zip(self.layers, self.heads.values(), strict=True)
         ]
@@ -138,7 +137,8 @@ def load_heads(folder: Path, layers: Sequence[int], relations: Collection[Relati
     with torch.device("meta"):
         skeleton = AutoModel.from_config(load_encoder_config(folder), dtype=torch.float32)
     adapter = adapter_of(skeleton)
-    heads = nn.ModuleDict({str(layer): adapter.head(skeleton, layer, relations) for layer in layers})
+    projected = [relation for relation in relations if relation in PROJECTED_RELATIONS]
+    heads = nn.ModuleDict({str(layer): adapter.head(skeleton, layer, projected) for layer in layers})
     tensors = _load_head_tensors(folder)
     heads.load_state_dict({name: tensors[name] for name in heads.state_dict()}, assign=True)
     # Buffers that modules compute from the configuration, such as rotary angles, are not in the state dict.

@@ -13,6 +13,7 @@ from .schedules import LayerPairs as LayerPairs
 from .schedules import Method as Method
 from .schedules import Precision as Precision
 from .schedules import Relation as Relation
+from .schedules import entered_layers as entered_layers
 from .schedules import is_event as is_event
 from .schema import build as build
 from .schema import plain as plain

@@ -1,7 +1,7 @@
 """The settings of distillation and fine-tuning. Imports no torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
@@ -40,6 +40,17 @@ class Relation(StrEnum):
 
 PROJECTED_RELATIONS = tuple(relation for relation in Relation if relation is not Relation.HIDDEN_STATES)
 """The relations whose operands the layer's own projections compute from the states that enter it."""
+
+
+def entered_layers(layers: Iterable[int], relations: Collection[Relation]) -> tuple[int, ...]:
+    """Returns the layers whose entering states the relations of some layers need, in rising order.
+
+    The states that leave a layer are those that enter the next one; the number after the last layer stands for what
+    leaves the encoder.
+    """
+    distilled = set(layers)
+    leaving = {layer + 1 for layer in distilled} if Relation.HIDDEN_STATES in relations else set()
+    return tuple(sorted(distilled | leaving))
 
 
 METHOD_RELATIONS = {

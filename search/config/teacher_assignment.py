@@ -7,7 +7,7 @@ from typing import Self
 
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.assistant import learns_from_assistant
-from minilm_core.settings.schedules import DistillationSchedule, LayerPairs
+from minilm_core.settings.schedules import DistillationSchedule, LayerPairs, entered_layers
 from search.config.settings import SearchConfig
 
 
@@ -111,7 +111,5 @@ class TeacherAssignment:
             layers.setdefault(key.teacher_role, set()).update(key.layers)
         if TeacherRole.ASSISTANT in layers:
             layers[TeacherRole.TEACHER].update(self.assistant_key.layers)
-        if self.distillation.compares_hidden_states:
-            # The states that leave a layer enter the next one.
-            layers = {role: of_role | {layer + 1 for layer in of_role} for role, of_role in layers.items()}
-        return {role: tuple(sorted(layers[role])) for role in TeacherRole if role in layers}
+        relations = self.distillation.weights
+        return {role: entered_layers(layers[role], relations) for role in TeacherRole if role in layers}
