@@ -65,8 +65,6 @@ class Cell:
     num_layers: int
     hidden_size: int
     num_heads: int
-    waits_for: str | None = None
-    """What the program lacks for this cell; None: it can be made."""
 
     @property
     def architecture(self) -> StudentArchitecture:

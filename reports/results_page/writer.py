@@ -153,8 +153,7 @@ def _aims(results: GroupResults) -> str:
 
 
 def _missing(cell: Cell) -> str:
-    reason = "" if cell.waits_for is None else f", which waits for {cell.waits_for}"
-    return f"- Missing: `{cell.name}`{reason}."
+    return f"- Missing: `{cell.name}`."
 
 
 def _task_columns(results: GroupResults) -> tuple[Column, ...]:

@@ -34,9 +34,9 @@ from minilm_core.models.initialisation import Initialisation
 from minilm_core.settings.learning_rates import LearningRateSchedule
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule, LayerMapping, Relation
 from minilm_core.training.devices import device_name, keep_freed_memory
-from tests.benchmarks.arguments import count, named_folder, size
+from tests.benchmarks.arguments import count, parsed_rows, rows_parser
 from tests.benchmarks.row_files import begin, read_fields
-from tests.benchmarks.students import DEFAULT_TEACHER, Teaching, teacher_architecture
+from tests.benchmarks.students import Teaching, teacher_architecture
 from tests.benchmarks.token_curves import standard_error
 
 NUM_COLUMNS = 120
@@ -249,36 +249,17 @@ def read_rows(file: Path) -> list[Row]:
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Returns the options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.recipe")
     words = sys.argv[1:] if arguments is None else arguments
-    is_table = "--table" in words
-    parser.add_argument("rows", type=Path, help="the file of the rows, in JSON lines")
-    parser.add_argument("--table", action="store_true", help="print the table of the rows")
-    parser.add_argument("--text", type=Path, nargs="+", required=not is_table, help="files or folders of text")
-    parser.add_argument(
-        "--tasks", type=named_folder, nargs="+", required=not is_table, help="NAME=FOLDER, in the Hub's layout"
-    )
+    parser = rows_parser("python -m tests.benchmarks.recipe", words, table="print the table of the rows")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--work", type=Path, help="the folder of caches; by default ROWS.work")
-    parser.add_argument("--teacher", default=DEFAULT_TEACHER, help="a folder, Hub id or package:")
-    parser.add_argument("--sizes", type=size, nargs="+", default=[(3, 384), (3, 192)], help="LAYERSxWIDTH")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of distillation and fine-tuning")
     parser.add_argument("--steps", type=int, default=1500, help="of distillation")
     parser.add_argument("--batch-size", type=int, default=16, help="of distillation")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="the first recipe's, of distillation")
-    parser.add_argument("--sequence-length", type=int, default=128)
-    parser.add_argument("--held-out-sequences", type=int, default=128)
-    parser.add_argument("--relation-heads", type=int, default=24)
     parser.add_argument("--corpus-tokens", type=count, default=3_000_000, help="tokens of text on disk at most")
     parser.add_argument("--finetuning-epochs", type=int, default=2)
     parser.add_argument("--finetuning-batch-size", type=int, default=16)
     parser.add_argument("--finetuning-learning-rate", type=float, default=3e-4)
     parser.add_argument("--max-length", type=int, default=64, help="of the tasks' examples, in tokens")
-    parser.add_argument("--max-train-examples", type=int, help="of each task; by default all")
-    parser.add_argument("--threads", type=int, default=1, help="more are slower where other work shares the cores")
-    options = parser.parse_args(words)
-    options.work = options.work or options.rows.with_suffix(".work")
-    return options
+    return parsed_rows(parser, words)
 
 
 if __name__ == "__main__":

@@ -59,13 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def listed(catalogue: Catalogue, records: Sequence[ResultRecord]) -> str:
-    """Returns one line a cell: whether it is made, or what it waits for."""
+    """Returns one line a cell: whether it is made."""
     made = {record.cell for record in records if not record.overrides}
-    lines = []
-    for cell in catalogue.cells:
-        state = "made" if cell.name in made else "missing"
-        lines.append(f"{cell.name}: {state}{'' if cell.waits_for is None else f', waits for {cell.waits_for}'}")
-    return "\n".join(lines)
+    return "\n".join(f"{cell.name}: {'made' if cell.name in made else 'missing'}" for cell in catalogue.cells)
 
 
 def make(catalogue: Catalogue, cell: Cell, records: Sequence[ResultRecord], options: argparse.Namespace) -> None:

@@ -55,11 +55,8 @@ def write_settings(catalogue: Catalogue, cell: Cell, folders: Folders, overrides
     """Writes the search.yaml of a cell, and returns its settings with the overrides.
 
     Raises:
-        UserError: if the cell waits for something, its teacher needs a folder that was not given, or a setting is
-            wrong.
+        UserError: if its teacher needs a folder that was not given, or a setting is wrong.
     """
-    if cell.waits_for is not None:
-        raise UserError(f"a cell must need only what there is, got {cell.name}, which waits for {cell.waits_for}")
     path = folders.search_yaml(cell.name)
     write_text_atomically(path, dump_yaml(settings(catalogue, cell, folders)))
     return load_config(path, overrides).config

@@ -9,9 +9,7 @@ from rich.console import Console
 
 from tests.benchmarks import recipe
 from tests.benchmarks.recipe import FIRST, VARIANTS, Row, read_rows, table
-from tests.minilm_core.encoder_families import write_teacher
-from tests.minilm_core.finetuning_tasks import write
-from tests.paths import ROOT
+from tests.benchmarks.tiny_material import write_material
 
 Call = Callable[..., list[Row]]
 
@@ -31,31 +29,11 @@ ROW = Row(
 @pytest.fixture
 def call(tmp_path: Path) -> Call:
     """Runs the benchmark on a tiny teacher, and returns the rows of its file."""
-    write_teacher("bert", tmp_path / "teacher")
-    text = tmp_path / "text.txt"
-    text.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    for split, number in {"train": 24, "validation": 10}.items():
-        sentences = [("the student learns", "the teacher knows")[index % 2] for index in range(number)]
-        write(tmp_path / "sst2" / f"{split}.parquet", sentence=sentences, label=[n % 2 for n in range(number)])
+    material = write_material(tmp_path)
 
     def run(*options: str) -> list[Row]:
         rows = tmp_path / "rows.jsonl"
-        given = ["--text", str(text), "--teacher", str(tmp_path / "teacher"), "--tasks", f"sst2={tmp_path / 'sst2'}"]
-        few = ["--sizes", "1x16", "--seeds", "0", "--steps", "4", "--batch-size", "2", "--relation-heads", "2"]
-        recipe.main(
-            [
-                str(rows),
-                *given,
-                *few,
-                "--finetuning-epochs",
-                "1",
-                "--sequence-length",
-                "32",
-                "--held-out-sequences",
-                "2",
-                *options,
-            ]
-        )
+        recipe.main([str(rows), *material, "--sizes", "1x16", "--steps", "4", *options])
         return read_rows(rows)
 
     return run

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Role, append_record, read_records
 from minilm_core.settings.yaml_source import dump_yaml
@@ -23,7 +22,6 @@ from tests.reports.results_page.example_results import records
 from tests.search.searching import make_record
 
 CATALOGUE = load_catalogue(ResultsFolder(root=ROOT / "reports" / "results").cells)
-READY = [cell for cell in CATALOGUE.cells if cell.waits_for is None]
 TINY = """
 recipes:
   - name: tiny
@@ -45,7 +43,7 @@ groups:
 cells:
   - {name: tiny-1x16, group: tiny, num_layers: 1, hidden_size: 16, num_heads: 2}
   - {name: tiny-1x8, group: tiny, num_layers: 1, hidden_size: 8, num_heads: 2}
-  - {name: tiny-2x8, group: tiny, num_layers: 2, hidden_size: 8, num_heads: 2, waits_for: a hill}
+  - {name: tiny-2x8, group: tiny, num_layers: 2, hidden_size: 8, num_heads: 2}
 """
 
 
@@ -70,7 +68,7 @@ def call(tmp_path: Path, *words: str) -> None:
     results.main([*options, *where, *words])
 
 
-@pytest.mark.parametrize("cell", READY, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", CATALOGUE.cells, ids=lambda cell: cell.name)
 def test_the_settings_of_every_declared_cell_are_valid(cell: Cell, tmp_path: Path) -> None:
     for name in ("e5-small-multilingual", "mpnet-base"):
         (tmp_path / "teachers" / name).mkdir(parents=True)
@@ -90,11 +88,6 @@ def test_nothing_that_is_declared_names_a_folder_of_a_machine() -> None:
     text = (ROOT / "reports" / "results" / "cells.yaml").read_text(encoding="utf-8")
     assert "path: /" not in text
     assert "model: /" not in text
-
-
-def test_a_cell_that_waits_for_something_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"results: a cell must need only what there is, got tiny-2x8, .* a hill"):
-        call(tmp_path, "--cell", "tiny-2x8")
 
 
 def test_an_unknown_cell_is_refused(tmp_path: Path) -> None:
@@ -124,7 +117,7 @@ def test_without_a_cell_all_are_listed(tmp_path: Path, capsys: pytest.CaptureFix
     append_results(tmp_path / "records.jsonl", records(cell="tiny-1x8"))
     call(tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["tiny-1x16: missing", "tiny-1x8: made", "tiny-2x8: missing, waits for a hill"]
+    assert lines == ["tiny-1x16: missing", "tiny-1x8: made", "tiny-2x8: missing"]
 
 
 def study_of(catalogue: Catalogue, name: str, tmp_path: Path, *overrides: str) -> ResolvedStudy:
@@ -215,14 +208,6 @@ def test_what_is_made_already_is_not_expected_to_take_time(tmp_path: Path) -> No
     assert set(whole) - set(left) == {"distillation", "the teacher's targets", "fine-tuning the teacher"}
     assert set(left) == {"fine-tuning the student", "fine-tuning the twin", "fine-tuning the truncated teacher"}
     assert min(whole.values()) > 0
-
-
-def test_a_waiting_cell_has_its_settings_in_the_catalogue() -> None:
-    (cell,) = [cell for cell in CATALOGUE.cells if cell.waits_for is not None]
-    (task,) = CATALOGUE.group_of(cell).search["tasks"]
-    assert task["kind"] == "embedding"
-    with pytest.raises(UserError, match="waits for the task kind"):
-        write_settings(CATALOGUE, cell, folders(Path()), ())
 
 
 @needs_shared_data

@@ -10,10 +10,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from tests.benchmarks import tokens
+from tests.benchmarks.tiny_material import write_material
 from tests.benchmarks.token_curves import Row, points, read_rows
-from tests.minilm_core.encoder_families import write_teacher
-from tests.minilm_core.finetuning_tasks import write
-from tests.paths import ROOT
 
 Call = Callable[..., list[Row]]
 
@@ -21,19 +19,12 @@ Call = Callable[..., list[Row]]
 @pytest.fixture
 def call(tmp_path: Path) -> Call:
     """Runs the benchmark on a tiny teacher, and returns the rows of its file."""
-    write_teacher("bert", tmp_path / "teacher")
-    text = tmp_path / "text.txt"
-    text.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    for split, count in {"train": 24, "validation": 10}.items():
-        sentences = [("the student learns", "the teacher knows")[number % 2] for number in range(count)]
-        write(tmp_path / "sst2" / f"{split}.parquet", sentence=sentences, label=[n % 2 for n in range(count)])
+    material = write_material(tmp_path)
 
     def run(*options: str, name: str = "rows") -> list[Row]:
         rows = tmp_path / f"{name}.jsonl"
-        task, sizes = f"sst2={tmp_path / 'sst2'}", ["--sizes", "1x24", "--sequence-length", "32", "--batch-size", "2"]
-        given = ["--text", str(text), "--teacher", str(tmp_path / "teacher"), "--tasks", task, *sizes, "--seeds", "0"]
-        few = ["--relation-heads", "2", "--held-out-sequences", "2", "--warmup-steps", "2", "--finetuning-seeds", "1"]
-        tokens.main([str(rows), *given, *few, "--finetuning-epochs", "1", "--learning-rate", "1e-3", *options])
+        few = ["--sizes", "1x24", "--warmup-steps", "2", "--finetuning-seeds", "1", "--learning-rate", "1e-3"]
+        tokens.main([str(rows), *material, *few, *options])
         return read_rows(rows)
 
     return run

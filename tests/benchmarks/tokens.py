@@ -37,9 +37,9 @@ from minilm_core.settings.learning_rates import LearningRateSchedule
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule
 from minilm_core.training.checkpoints import latest_checkpoint
 from minilm_core.training.devices import device_name, keep_freed_memory
-from tests.benchmarks.arguments import count, named_folder, size
+from tests.benchmarks.arguments import count, parsed_rows, rows_parser
 from tests.benchmarks.row_files import begin, read_settings
-from tests.benchmarks.students import DEFAULT_TEACHER, Teaching
+from tests.benchmarks.students import Teaching
 from tests.benchmarks.token_curves import Row, draw, read_rows, render
 
 WEIGHTS_FOLDER = "student"
@@ -253,39 +253,21 @@ def settings_of(options: argparse.Namespace, teaching: Teaching) -> dict[str, An
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Returns the options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.tokens")
     words = sys.argv[1:] if arguments is None else arguments
-    is_table = "--table" in words
-    parser.add_argument("rows", type=Path, help="the file of the rows, in JSON lines")
-    parser.add_argument("--table", action="store_true", help="print the table of the rows, and draw the figure")
-    parser.add_argument("--text", type=Path, nargs="+", required=not is_table, help="files or folders of text")
-    parser.add_argument(
-        "--tasks", type=named_folder, nargs="+", required=not is_table, help="NAME=FOLDER, in the Hub's layout"
-    )
-    parser.add_argument("--work", type=Path, help="the folder of caches and checkpoints; by default ROWS.work")
-    parser.add_argument("--teacher", default=DEFAULT_TEACHER, help="a folder, Hub id or package:")
-    parser.add_argument("--sizes", type=size, nargs="+", default=[(3, 384), (3, 192)], help="LAYERSxWIDTH")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of first weights, order and dropout")
+    table = "print the table of the rows, and draw the figure"
+    parser = rows_parser("python -m tests.benchmarks.tokens", words, table=table)
     parser.add_argument("--budgets", type=count, nargs="+", default=[1_000_000, 3_000_000, 10_000_000], help="tokens")
     parser.add_argument("--initialisation", type=Initialisation, choices=list(Initialisation), default="spaced_layers")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--sequence-length", type=int, default=128)
-    parser.add_argument("--relation-heads", type=int, default=24)
     parser.add_argument("--warmup-steps", type=int, default=50, help="of every budget")
     parser.add_argument("--dropout", type=float, help="in distillation; by default the teacher's")
     parser.add_argument("--corpus-tokens", type=count, default=10_000_000, help="tokens of text on disk at most")
-    parser.add_argument("--held-out-sequences", type=int, default=128)
     parser.add_argument("--finetuning-seeds", type=int, default=3, help="their number")
     parser.add_argument("--finetuning-epochs", type=int, default=3)
     parser.add_argument("--finetuning-learning-rate", type=float, default=1e-4)
-    parser.add_argument("--max-train-examples", type=int, help="of each task; by default all")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--checkpoint-every-seconds", type=float, default=60.0)
-    parser.add_argument("--threads", type=int, default=1, help="more are slower where other work shares the cores")
-    options = parser.parse_args(words)
-    options.work = options.work or options.rows.with_suffix(".work")
-    return options
+    return parsed_rows(parser, words)
 
 
 if __name__ == "__main__":

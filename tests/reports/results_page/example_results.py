@@ -42,7 +42,7 @@ groups:
 cells:
   - {name: english-3x192, group: english, num_layers: 3, hidden_size: 192, num_heads: 8}
   - {name: english-3x144, group: english, num_layers: 3, hidden_size: 144, num_heads: 6}
-  - {name: english-2x96, group: english, num_layers: 2, hidden_size: 96, num_heads: 4, waits_for: a larger corpus}
+  - {name: english-2x96, group: english, num_layers: 2, hidden_size: 96, num_heads: 4}
 """
 TRAINING = {
     "initialisation": "random",

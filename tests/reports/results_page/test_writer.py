@@ -32,7 +32,7 @@ def test_without_records_the_page_names_every_cell_and_the_readme_stays(tmp_path
     folder, readme = written(tmp_path)
     page = folder.page.read_text(encoding="utf-8")
     assert "0 cells of 3" in page
-    assert "- Missing: `english-3x144`.\n- Missing: `english-2x96`, which waits for a larger corpus." in page
+    assert "- Missing: `english-3x144`.\n- Missing: `english-2x96`." in page
     assert readme.read_text(encoding="utf-8") == README
     assert not folder.figure("svg").exists()
 
