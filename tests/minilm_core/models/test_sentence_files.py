@@ -81,4 +81,4 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_pooling_is_refused() -> None:
     with pytest.raises(UserError, match="pooling must be one of mean, cls, max, got sum"):
-        SentenceSettings(pooling="sum", max_length=8)  # type: ignore[arg-type]
+        SentenceSettings(pooling="sum", max_length=8)

@@ -134,7 +134,7 @@ def test_settings_of_embeddings_are_refused_elsewhere() -> None:
     with pytest.raises(UserError, match="embedding must be left out with kind regression, got it for task alike"):
         replace(TASK, embedding=EmbeddingSettings(), metric="spearman")
     with pytest.raises(UserError, match="pooling must be one of mean, cls, max, got sum"):
-        EmbeddingSettings(pooling="sum")  # type: ignore[arg-type]
+        EmbeddingSettings(pooling="sum")
 
 
 # What is learnt
