@@ -4,7 +4,9 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -14,6 +16,7 @@ from search.driver.display import Display
 from search.study.jobs import Job
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
+from search.worker import soft_labels
 from search.worker.run import run_group
 from spaces.space import StudentChoice
 
@@ -75,3 +78,16 @@ class RecordingDisplay(Display):
 
     def message(self, text: str) -> None:
         self.lines.append(text)
+
+
+def count_teacher_outputs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Returns what tells how often the teacher's outputs have been computed since this call."""
+    calls: list[int] = []
+    compute = soft_labels.teacher_outputs
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return compute(*arguments)
+
+    monkeypatch.setattr(soft_labels, "teacher_outputs", counted)
+    return lambda: len(calls)

@@ -20,7 +20,7 @@ from search.worker import soft_labels
 from search.worker.soft_labels import data_to_learn
 from search.worker.worker import Worker
 from spaces.space import StudentChoice
-from tests.search.running import OpenStudy, figures_of, record_of
+from tests.search.running import OpenStudy, count_teacher_outputs, figures_of, record_of
 
 EMBEDDING = "tasks=[{name: alike, path: %s, text_columns: [first, second], metric: cosine_spearman}]"
 NARROW = 16
@@ -59,11 +59,7 @@ def record_of_student(student: Job) -> TrialRecord:
 
 @pytest.fixture
 def num_computed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Returns how often the teacher's embeddings were computed."""
-    calls: list[int] = []
-    compute = soft_labels.teacher_outputs
-    monkeypatch.setattr(soft_labels, "teacher_outputs", lambda *given: [calls.append(1), compute(*given)][1])
-    return lambda: len(calls)
+    return count_teacher_outputs(monkeypatch)
 
 
 def stages_of(job: Job) -> set[str]:

@@ -14,10 +14,9 @@ from search.study.confirmation import ConfirmationPlan
 from search.study.jobs import Job, Rerun
 from search.study.progress import ProgressLog
 from search.study.resolved import ResolvedStudy
-from search.worker import soft_labels
 from search.worker.worker import JobsFailedError
 from spaces.space import StudentChoice
-from tests.search.running import OpenStudy, assert_same_bits, figures_of, interrupt, record_of
+from tests.search.running import OpenStudy, assert_same_bits, count_teacher_outputs, figures_of, interrupt, record_of
 
 SOFT = "finetuning.soft_labels={weight: 0.9, temperature: 2}"
 
@@ -42,16 +41,7 @@ def record_of_student(student: Job) -> TrialRecord:
 
 @pytest.fixture
 def num_computed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Returns how often the teacher's outputs were computed."""
-    calls: list[int] = []
-    compute = soft_labels.teacher_outputs
-
-    def counted(*arguments: Any) -> Any:
-        calls.append(1)
-        return compute(*arguments)
-
-    monkeypatch.setattr(soft_labels, "teacher_outputs", counted)
-    return lambda: len(calls)
+    return count_teacher_outputs(monkeypatch)
 
 
 def folders_of(study: ResolvedStudy) -> list[Path]:
