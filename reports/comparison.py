@@ -48,6 +48,10 @@ def name_of(record: TrialRecord) -> str:
             return "the fine-tuned teacher" if _is_finetuned(record) else "the teacher"
         case Role.TWIN:
             return f"the twin of trial {record.number} without distillation"
+        case Role.TWIN_WITHOUT_SOFT_LABELS:
+            return f"the twin of trial {record.number} without distillation and soft labels"
+        case Role.TWIN_FROM_RANDOM_WEIGHTS:
+            return f"the twin of trial {record.number} from random weights"
         case Role.TRUNCATED_TEACHER:
             depth = record.architecture.num_layers
             return f"the fine-tuned first {'layer' if depth == 1 else f'{depth} layers'} of the teacher"

@@ -102,6 +102,14 @@ class Study:
         return next(reversed(of_best or twins), None)
 
     @cached_property
+    def lesser_twins(self) -> tuple[TrialRecord, ...]:
+        """The twins of that twin's student that lack more than distillation, the one that lacks most first."""
+        roles = (Role.TWIN_FROM_RANDOM_WEIGHTS, Role.TWIN_WITHOUT_SOFT_LABELS)
+        number = None if self.twin is None else self.twin.number
+        of_student = [twin for role in roles for twin in self._complete(role) if twin.number == number]
+        return tuple({twin.role: twin for twin in of_student}.values())
+
+    @cached_property
     def truncated_teacher(self) -> TrialRecord | None:
         """The teacher's first layers, as many as the best student has; those trained last where none are as many."""
         found = self._complete(Role.TRUNCATED_TEACHER)

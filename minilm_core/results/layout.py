@@ -186,14 +186,6 @@ class StudyPaths:
         """Returns the folder of a student."""
         return self.trials / f"{number:04d}"
 
-    def twin_folder(self, number: int) -> Path:
-        """Returns the folder of a student's twin."""
-        return self.trials / f"twin-{number:04d}"
-
-    def truncated_teacher_folder(self, number: int) -> Path:
-        """Returns the folder of the truncated teacher that has a student's number of layers."""
-        return self.trials / f"truncated-teacher-{number:04d}"
-
     def model_folder(self, role: Role, number: int, extended_to: int | None = None) -> Path:
         """Returns the folder of a student or of a baseline.
 
@@ -206,12 +198,10 @@ class StudyPaths:
             case Role.STUDENT:
                 folder = self.trial_folder(number)
                 return folder if extended_to is None else folder / f"steps-{extended_to}"
-            case Role.TWIN:
-                return self.twin_folder(number)
-            case Role.TRUNCATED_TEACHER:
-                return self.truncated_teacher_folder(number)
             case Role.TEACHER:
                 return self.teacher_folder
+            case _:
+                return self.trials / f"{role.value.replace('_', '-')}-{number:04d}"
 
     def stable_states(self, number: int) -> tuple[Path, ...]:
         """Returns the folders of the states that a student and those that went on from it had before their decay."""

@@ -19,6 +19,7 @@ from reports.selection.answer import Answer, answer, command_line
 from reports.statistics import Resamples, Split, accuracy_interval, resample
 from reports.study import Study
 from reports.trial_rows import Row, accuracy_of
+from reports.worth import Worth, worth_of_recipe
 
 SCHEMA_VERSION = 1
 
@@ -33,6 +34,8 @@ class Facts:
     verdict: str
     warnings: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
+    worth: Worth | None
+    """What each part of the best student's recipe was worth; None without a twin."""
     models: tuple[Row, ...]
     """The models compared, with their accuracy on both splits."""
     proxy: str
@@ -108,6 +111,7 @@ class Facts:
             "verdict": self.verdict,
             "warnings": list(self.warnings),
             "comparisons": [_comparison_row(comparison) for comparison in self.comparisons],
+            "worth": None if self.worth is None else _worth_rows(self.worth),
             "frontier": list(self.frontier),
             "trials": list(self.trials),
             "failures": list(self.failures),
@@ -127,6 +131,7 @@ def gather(study: Study) -> Facts:
     rows = tables.rows(study, validation)
     by_trial = {row["trial"]: row for row in rows}
     found = comparisons(study, validation, test)
+    compared = _compared(study, found)
     first = answer(study, validation)
     return Facts(
         name=study.name,
@@ -135,11 +140,12 @@ def gather(study: Study) -> Facts:
         verdict=verdict(study, validation, test),
         warnings=tuple(_warnings(study)),
         comparisons=found,
-        models=tuple(_model_row(record, validation, test) for record in _compared(study, found)),
+        worth=worth_of_recipe(study, validation, test),
+        models=tuple(_model_row(record, validation, test) for record in compared),
         proxy="" if (quality := proxy_quality(study.students)) is None else quality.sentence,
         finetuning_check=() if (checked := load_finetuning_check(study)) is None else checked.lines(),
         confirmation=() if (confirmed := load_confirmation(study)) is None else confirmed.lines(),
-        set_tables=tables.set_tables(_distinct([*_compared(study, found), *study.frontier])),
+        set_tables=tables.set_tables(_distinct([*compared, *study.frontier])),
         published=published_results(study.records),
         tasks=tables.task_names(study),
         has_steps=len(_students_by_steps(study)) > 1,
@@ -255,7 +261,8 @@ def _set_aside(study: Study) -> Iterator[str]:
 
 
 def _compared(study: Study, found: tuple[Comparison, ...]) -> list[TrialRecord]:
-    records = [study.best, *(record for c in found for record in (c.record, c.other)), study.teacher]
+    pairs = (record for comparison in found for record in (comparison.record, comparison.other))
+    records = [study.best, *pairs, *study.lesser_twins, study.teacher]
     return _distinct([record for record in records if record is not None])
 
 
@@ -285,6 +292,14 @@ def _comparison_row(comparison: Comparison) -> Row:
         "high": None if difference is None else difference.high,
         "is_told_apart": comparison.is_told_apart,
         "sentence": comparison.sentence,
+    }
+
+
+def _worth_rows(worth: Worth) -> Row:
+    return {
+        "trial": worth.student.number,
+        "parts": [{"part": part.name, **_comparison_row(part.comparison)} for part in worth.parts],
+        "sentence": worth.sentence,
     }
 
 

@@ -24,6 +24,8 @@ PLACES: Mapping[str, tuple[str, str]] = {
     "behind the frontier": ("cross", "#8a8a8a"),
     "teacher": ("square", "#b34700"),
     "twin": ("triangle-up", "#a6458a"),
+    "twin without soft labels": ("triangle-right", "#5b3a8c"),
+    "twin from random weights": ("triangle-left", "#2f6f6f"),
     "truncated teacher": ("triangle-down", "#7a6a00"),
 }
 FAINT, OPAQUE = 0.55, 1.0

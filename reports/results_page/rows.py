@@ -113,6 +113,8 @@ def model_name(record: ResultRecord) -> str:
             return f"twin of {shape(record)}"
         case Role.TRUNCATED_TEACHER:
             return f"cut teacher, {shape(record)}"
+        case Role.TWIN_WITHOUT_SOFT_LABELS | Role.TWIN_FROM_RANDOM_WEIGHTS:
+            return f"{record.role.value.replace('_', ' ')}, {shape(record)}"
 
 
 def model_row(cell: CellResults, record: ResultRecord) -> Row:

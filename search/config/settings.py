@@ -173,6 +173,10 @@ class Baselines:
     """Whether the teacher is fine-tuned with the students' settings."""
     twin: bool = True
     """Whether the best student's twin, which is not distilled, is fine-tuned once the search is over."""
+    ablations: bool = True
+    """Whether two more twins are fine-tuned, so that the report tells what each part of the recipe was worth: one on
+    labels alone where students learn from soft labels, one of random weights where the best student has its teacher's.
+    """
     truncated_teacher: bool = True
     """Whether the teacher's first layers, as many as the best student has, are fine-tuned once the search is over. If
     the student has as many layers as the teacher, there is nothing to cut."""

@@ -1,6 +1,9 @@
 """The baselines that a study still lacks: the jobs that follow from its settings and its records. No torch, no Ray."""
 
-from minilm_core.results.records import Role, Status, most_accurate_first
+from collections.abc import Iterator
+
+from minilm_core.models.initialisation import Initialisation
+from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first
 from search.study.jobs import Job
 from search.study.ledger import Ledger
 from search.study.resolved import ResolvedStudy
@@ -22,12 +25,23 @@ def jobs_after_search(study: ResolvedStudy, ledger: Ledger) -> list[Job]:
     if not students:
         return []
     best = most_accurate_first(students, study.config.declared_objectives)[0]
-    jobs = []
+    jobs: list[Job] = []
     if study.config.baselines.twin:
-        jobs.append(Job.of_twin(study, best.number, StudentChoice.from_record(best)))
+        jobs += _twins(study, best)
     if study.config.baselines.truncated_teacher and best.architecture.num_layers < study.teacher.num_layers:
         jobs.append(Job.of_truncated_teacher(study, best.number, best.architecture.num_layers))
     return [job for job in jobs if not _is_done(job, ledger)]
+
+
+def _twins(study: ResolvedStudy, best: TrialRecord) -> Iterator[Job]:
+    """Yields the twin, and those that lack one part of the recipe more each, where the student has that part."""
+    twin = Job.of_twin(study, best.number, StudentChoice.from_record(best))
+    yield twin
+    if study.config.baselines.ablations:
+        if twin.finetuning.soft_labels is not None:
+            yield twin.without_soft_labels()
+        if twin.choice.initialisation is not Initialisation.RANDOM:
+            yield twin.from_random_weights()
 
 
 def _is_done(job: Job, ledger: Ledger) -> bool:

@@ -64,6 +64,15 @@ class Job:
         """Returns the job of a student's twin, which is trained without distillation."""
         return cls(role=Role.TWIN, number=number, choice=choice, study=study)
 
+    def without_soft_labels(self) -> Self:
+        """Returns the job of a twin that lacks what its student learns from the teacher's outputs, too."""
+        return replace(self, role=Role.TWIN_WITHOUT_SOFT_LABELS)
+
+    def from_random_weights(self) -> Self:
+        """Returns the job of a twin that has nothing of the teacher: neither its weights nor its outputs."""
+        choice = replace(self.choice, initialisation=Initialisation.RANDOM)
+        return replace(self, role=Role.TWIN_FROM_RANDOM_WEIGHTS, choice=choice)
+
     @classmethod
     def of_teacher(cls, study: ResolvedStudy) -> Self:
         """Returns the job of fine-tuning the teacher itself."""
@@ -134,7 +143,12 @@ class Job:
     def finetuning(self) -> FinetuningSchedule:
         """The settings of fine-tuning; the teacher, whose outputs the others learn from, learns from labels alone."""
         schedule = self.config.finetuning
-        return replace(schedule, soft_labels=None) if self.role is Role.TEACHER else schedule
+        return replace(schedule, soft_labels=None) if self.role.learns_from_labels_alone else schedule
+
+    @property
+    def begins_undistilled(self) -> bool:
+        """Whether the model is a baseline that is built for it: its encoder is not distilled, nor the teacher's own."""
+        return self.role not in (Role.STUDENT, Role.TEACHER)
 
     def learns_from_teacher(self, task: Task) -> bool:
         """Whether the model learns the teacher's outputs on a task; from what kind of task it follows for embeddings.

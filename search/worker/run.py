@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from minilm_core.atomic import atomic_folder, write_text_atomically
 from minilm_core.results.outcomes import load_outcomes, save_outcomes
-from minilm_core.results.records import Role, Status, TrialRecord, task_result_from_dict
+from minilm_core.results.records import Status, TrialRecord, task_result_from_dict
 from minilm_core.tasks.evaluation import TaskEvaluation, evaluate, mean_over_seeds
 from minilm_core.tasks.finetuning import FinetuningProgress, build_task_model, finetune, save_task_model
 from minilm_core.tasks.metrics import accuracy_over_seeds
@@ -53,7 +53,7 @@ def run_group(jobs: Sequence[Job]) -> Iterator[Progress | TrialRecord]:
 
 def _finish(worker: Worker, run: JobRun) -> Iterator[Progress | TrialRecord]:
     """Runs the stages after distillation, which a student goes through alone."""
-    if run.job.role in (Role.TWIN, Role.TRUNCATED_TEACHER):
+    if run.job.begins_undistilled:
         yield from _initialise(worker, run)
     for task in run.job.config.tasks:
         for seed in run.job.finetuning_seeds:

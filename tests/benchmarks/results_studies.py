@@ -88,6 +88,7 @@ def settings(catalogue: Catalogue, cell: Cell, folders: Folders) -> dict[str, An
         "distillation": training["distillation"],
         "finetuning": training["finetuning"],
         "budget": {"num_trials": 1},
+        "baselines": {"ablations": False},
         "storage": {"path": str(folders.studies.resolve()), "cache": str((folders.work / "cache").resolve())},
     }
 

@@ -74,7 +74,7 @@ def test_the_settings_of_every_declared_cell_are_valid(cell: Cell, tmp_path: Pat
         (tmp_path / "teachers" / name).mkdir(parents=True)
     config = write_settings(CATALOGUE, cell, folders(tmp_path), ())
     assert list(config.space.architectures()) == [cell.architecture]
-    assert config.baselines == Baselines(teacher=True, twin=True, truncated_teacher=True)
+    assert config.baselines == Baselines(teacher=True, twin=True, truncated_teacher=True, ablations=False)
     assert config.name == cell.name
 
 

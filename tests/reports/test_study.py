@@ -25,7 +25,7 @@ def test_students_tied_in_every_objective_all_stay_on_the_frontier(make_study: C
 
 def test_only_complete_students_count_as_students(full_study: Study) -> None:
     assert numbers(full_study.students) == [0, 1, 2, 3]
-    assert len(full_study.records) == 9
+    assert len(full_study.records) == 10
 
 
 def test_the_teacher_is_found(full_study: Study) -> None:

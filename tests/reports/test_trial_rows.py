@@ -16,7 +16,12 @@ STAGES = {"distillation": 12.5, "finetuning": 3.0}
 def test_a_frame_has_one_row_a_record_in_their_order(full_study: Study) -> None:
     frame = full_study.to_pandas()
     assert frame["name"].tolist() == [record.label for record in full_study.records]
-    assert frame["role"].tolist() == ["student"] * 6 + ["teacher", "twin", "truncated_teacher"]
+    assert frame["role"].tolist() == ["student"] * 6 + [
+        "teacher",
+        "twin",
+        "twin_from_random_weights",
+        "truncated_teacher",
+    ]
     assert frame["failure"].dropna().tolist() == ["out of memory", "infeasible"]
     assert frame["trial"].dropna().tolist() == [0, 1, 2, 3, 4, 5]
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from minilm_core.results.layout import StudyPaths, TrialPaths
+from minilm_core.results.records import Role
 from tests.paths import EARLIER_STUDY
 
 PROPERTIES = [name for name, value in vars(StudyPaths).items() if isinstance(value, property)]
@@ -10,10 +11,15 @@ PROPERTIES = [name for name, value in vars(StudyPaths).items() if isinstance(val
 
 def test_trials_and_baselines_have_folders_of_their_own() -> None:
     study = StudyPaths(root=Path("s"))
-    assert study.trial_folder(7) == Path("s/trials/0007")
-    assert study.twin_folder(7) == Path("s/trials/twin-0007")
-    assert study.truncated_teacher_folder(7) == Path("s/trials/truncated-teacher-0007")
-    assert study.teacher_folder == Path("s/trials/teacher")
+    assert {role: study.model_folder(role, 7).name for role in Role} == {
+        Role.STUDENT: "0007",
+        Role.TEACHER: "teacher",
+        Role.TWIN: "twin-0007",
+        Role.TWIN_WITHOUT_SOFT_LABELS: "twin-without-soft-labels-0007",
+        Role.TWIN_FROM_RANDOM_WEIGHTS: "twin-from-random-weights-0007",
+        Role.TRUNCATED_TEACHER: "truncated-teacher-0007",
+    }
+    assert {study.model_folder(role, 7).parent for role in Role} == {Path("s/trials")}
 
 
 def test_every_file_of_an_earlier_study_has_its_place_in_the_layout() -> None:

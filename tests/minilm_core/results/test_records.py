@@ -237,6 +237,8 @@ def test_only_a_complete_student_has_a_place_on_the_frontier(role: Role, status:
 def test_a_record_is_labelled_by_its_role() -> None:
     assert make_record(7).label == "trial 7"
     assert make_record(7, role=Role.TWIN).label == "twin of trial 7"
+    assert make_record(7, role=Role.TWIN_WITHOUT_SOFT_LABELS).label == "twin of trial 7 without soft labels"
+    assert make_record(7, role=Role.TWIN_FROM_RANDOM_WEIGHTS).label == "twin of trial 7 from random weights"
     assert make_record(7, role=Role.TRUNCATED_TEACHER).label == "truncated teacher 2x96/3 A6"
     assert make_record(role=Role.TEACHER).label == "teacher 2x96/3 A6"
 

@@ -28,6 +28,7 @@ def test_every_record_has_a_row_with_its_place(full_study: Study) -> None:
         "",
         "teacher",
         "twin",
+        "twin from random weights",
         "truncated teacher",
     ]
 
@@ -82,7 +83,7 @@ def test_the_frame_has_what_pandas_gives_and_the_columns_that_need_resamples(ful
     assert set(full_study.to_pandas().columns) < set(frame.columns)
     assert frame["place"].tolist() == [row["place"] for row in written]
     assert frame["accuracy_low"].iloc[1] == written[1]["accuracy_low"]
-    assert frame["probability_on_frontier"].isna().tolist() == [False] * 4 + [True] * 5
+    assert frame["probability_on_frontier"].isna().tolist() == [False] * 4 + [True] * 6
 
 
 def test_the_frame_of_the_frontier_has_the_most_accurate_first(full_study: Study) -> None:

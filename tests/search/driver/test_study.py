@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Status
 from reports import load_study
 from reports.comparison import verdict
 from reports.statistics import Split, resample
+from reports.worth import worth_of_recipe
 from tests.search.studies import (
     launch,
     optuna_states,
@@ -44,6 +46,8 @@ def finished(material: Path, shadowing_folder: Path, tmp_path_factory: pytest.Te
         "objectives=[accuracy, latency_ms, size_bytes]",
         # The teacher has two layers: one of them is a truncated teacher.
         "space.num_layers=[1]",
+        # Students begin with the teacher's weights: a twin without these is measured, too.
+        "space.initialisations=[spaced_layers]",
         f"storage.mirror={studies / 'mirror'}",
     )
     done = launch(material, studies, *overrides, cwd=shadowing_folder)
@@ -67,6 +71,15 @@ def test_the_teacher_and_the_best_students_twin_are_measured_too(finished: Study
     assert study.best is not None
     assert study.twin.number == study.best.number
     assert study.twin.architecture == study.best.architecture
+
+
+def test_the_report_tells_what_the_teachers_weights_and_distillation_were_worth(finished: StudyPaths) -> None:
+    study = load_study(finished.root)
+    found = worth_of_recipe(study, resample(study, Split.VALIDATION), resample(study, Split.TEST))
+    assert found is not None
+    assert [part.name for part in found.parts] == ["the teacher's weights", "distillation"]
+    assert "not measured" not in found.sentence
+    assert found.whole.other.initialisation is Initialisation.RANDOM
 
 
 def test_the_teachers_first_layer_is_measured_too(finished: StudyPaths) -> None:

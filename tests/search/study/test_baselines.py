@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.records import Role, Status, TrialRecord
 from search.study.baselines import jobs_after_search, teacher_job
 from search.study.jobs import Job
@@ -82,6 +83,40 @@ def test_another_best_student_of_as_many_layers_has_the_same_truncated_teacher(s
     before = ledger_of(study, student(study, 3, 0.7))
     done = [job.blank_record(Status.COMPLETE) for job in jobs_after_search(study, before)]
     assert lacking(study, *done, student(study, 4, 0.8)) == [(Role.TWIN, 4)]
+
+
+SOFT = "finetuning.soft_labels={weight: 0.5, temperature: 2}"
+INHERITED = replace(SHALLOW, initialisation=Initialisation.SPACED_LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "choice", "expected"),
+    [
+        ((), INHERITED, [Role.TWIN_FROM_RANDOM_WEIGHTS]),
+        ((SOFT,), SHALLOW, [Role.TWIN_WITHOUT_SOFT_LABELS]),
+        ((SOFT,), INHERITED, [Role.TWIN_WITHOUT_SOFT_LABELS, Role.TWIN_FROM_RANDOM_WEIGHTS]),
+        ((SOFT, "baselines.ablations=false"), INHERITED, []),
+        ((SOFT, "baselines.twin=false"), INHERITED, []),
+    ],
+)
+def test_a_twin_lacks_each_part_that_its_student_has(
+    open_study: OpenStudy, overrides: tuple[str, ...], choice: StudentChoice, expected: list[Role]
+) -> None:
+    study = open_study(*overrides, is_prepared=False)
+    found = [role for role, _ in lacking(study, student(study, 3, 0.7, choice))]
+    assert [role for role in found if role not in (Role.TWIN, Role.TRUNCATED_TEACHER)] == expected
+
+
+def test_the_lesser_twins_learn_from_labels_alone_and_one_has_random_weights(open_study: OpenStudy) -> None:
+    study = open_study(SOFT, is_prepared=False)
+    jobs = {job.role: job for job in jobs_after_search(study, ledger_of(study, student(study, 3, 0.7, INHERITED)))}
+    assert {role for role, job in jobs.items() if job.finetuning.soft_labels is None} == {
+        Role.TWIN_WITHOUT_SOFT_LABELS,
+        Role.TWIN_FROM_RANDOM_WEIGHTS,
+    }
+    assert jobs[Role.TWIN_WITHOUT_SOFT_LABELS].choice == jobs[Role.TWIN].choice
+    from_nothing = jobs[Role.TWIN_FROM_RANDOM_WEIGHTS].choice
+    assert from_nothing == replace(jobs[Role.TWIN].choice, initialisation=Initialisation.RANDOM)
 
 
 @pytest.mark.parametrize(

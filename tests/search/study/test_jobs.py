@@ -129,12 +129,14 @@ def test_a_job_has_the_folder_of_its_role(config: SearchConfig, role: Role, name
 
 
 @pytest.mark.parametrize("role", Role)
-def test_all_but_the_teacher_learn_from_soft_labels_which_it_alone_gives(config: SearchConfig, role: Role) -> None:
+def test_students_and_their_like_learn_from_soft_labels_which_the_teacher_gives(
+    config: SearchConfig, role: Role
+) -> None:
     soft = SoftLabels(weight=0.9, temperature=2.0)
     job = make_job(replace(config, finetuning=replace(config.finetuning, soft_labels=soft)), role)
-    is_teacher = role is Role.TEACHER
-    assert job.finetuning == replace(config.finetuning, soft_labels=None if is_teacher else soft)
-    assert job.gives_soft_labels == is_teacher
+    learns = role in (Role.STUDENT, Role.TWIN, Role.TRUNCATED_TEACHER)
+    assert job.finetuning == replace(config.finetuning, soft_labels=soft if learns else None)
+    assert job.gives_soft_labels == (role is Role.TEACHER)
     assert not job.again(Rerun(folder=Path("again"), seed=9)).gives_soft_labels
     assert not make_job(config, role).gives_soft_labels
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from minilm_core.errors import UserError
-from minilm_core.results.records import TrialRecord
+from minilm_core.models.initialisation import Initialisation
+from minilm_core.results.records import Role, TrialRecord
 from search.study.confirmation import ConfirmationPlan
 from search.study.jobs import Job, Rerun
 from search.study.progress import ProgressLog
@@ -100,6 +101,21 @@ def test_every_model_but_the_teacher_learns_from_the_soft_labels(
     record_of(plain)
     assert_same_bits(job.paths.student, plain.paths.student)
     assert losses_of(job) != losses_of(plain)
+    assert num_computed() == 0
+
+
+def test_the_lesser_twins_learn_nothing_from_the_soft_labels(
+    taught: ResolvedStudy, choice: StudentChoice, num_computed: Callable[[], int]
+) -> None:
+    inherited = replace(choice, initialisation=Initialisation.SPACED_LAYERS)
+    on_labels = Job.of_twin(taught, 21, inherited).without_soft_labels()
+    from_random = Job.of_twin(taught, 21, inherited).from_random_weights()
+    plain = with_labels_alone(Job.of_twin(taught, 22, inherited))
+    records = [record_of(job) for job in (on_labels, from_random, plain)]
+    assert [record.role for record in records] == [on_labels.role, from_random.role, Role.TWIN]
+    assert_same_bits(on_labels.paths.finetuned("mood"), plain.paths.finetuned("mood"))
+    assert losses_of(on_labels) == losses_of(plain) != losses_of(from_random)
+    assert records[1].initialisation is Initialisation.RANDOM
     assert num_computed() == 0
 
 
