@@ -11,18 +11,21 @@ from minilm_core.paths import located
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusSource:
-    """A source of text: a local file or folder, or a data set on the Hub.
+    """A source of text: a local file or folder, a data set on the Hub, or the texts of a task.
 
     In .txt files a document is a paragraph: the lines between two blank lines.
 
     Raises:
-        UserError: unless exactly one of `path` and `dataset` is given.
+        UserError: unless exactly one of `path`, `dataset` and `task` is given.
     """
 
     path: str | None = None
     """A .txt, .jsonl, .json (also JSON lines) or .parquet file, or a folder of such files. Text may be compressed."""
     dataset: str | None = None
     """A Hub id."""
+    task: str | None = None
+    """The name of a task of the search, whose train split and unlabelled texts are read, without labels. Its columns
+    and files are the task's own. `minilm_core.tasks.corpus_sources` finds them, because a task is not known here."""
     subset: str | None = None
     """The data set's configuration."""
     split: str = "train"
@@ -38,10 +41,15 @@ class CorpusSource:
     """
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (self.dataset is None):
-            raise UserError(f"a corpus source must have one of path and dataset, got {self.path} and {self.dataset}")
-        if self.path is not None and (self.subset is not None or self.revision is not None):
-            raise UserError(f"subset and revision must be left out with a path, got {self.subset} and {self.revision}")
+        given = [value for value in (self.path, self.dataset, self.task) if value is not None]
+        if len(given) != 1:
+            raise UserError(
+                f"a corpus source must have one of path, dataset and task, got {' and '.join(given) or 'none'}"
+            )
+        if self.dataset is None and (self.subset is not None or self.revision is not None):
+            raise UserError(
+                f"subset and revision must be left out without a dataset, got {self.subset} and {self.revision}"
+            )
         if not 0 < self.weight < math.inf:
             raise UserError(f"a corpus source's weight must be positive and finite, got {self.weight}")
 

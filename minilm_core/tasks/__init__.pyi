@@ -45,3 +45,4 @@ from .teacher_outputs import inputs_sha256 as inputs_sha256
 from .teacher_outputs import reduction_for as reduction_for
 from .teacher_outputs import teacher_outputs as teacher_outputs
 from .teacher_outputs import with_teacher_outputs as with_teacher_outputs
+from .text_sources import corpus_sources as corpus_sources

@@ -22,6 +22,7 @@ from minilm_core.tasks.kinds.span import reachable_answers
 from minilm_core.tasks.splits import Splits, load_splits
 from minilm_core.tasks.task import Task
 from minilm_core.tasks.task_kind import TaskKind
+from minilm_core.tasks.text_sources import corpus_sources
 from search.config.compatibility import check_against_teacher, find_teacher_config
 from search.config.loading import LoadedConfig, load_config
 from search.config.settings import Resources
@@ -83,7 +84,7 @@ def _search_needs(loaded: LoadedConfig) -> Iterator[Finding]:
     config = loaded.config
     yield _tried("teacher", lambda: _teacher(loaded))
     for source in config.corpus.sources:
-        yield _tried("corpus", partial(_corpus, loaded, source))
+        yield _tried("corpus", partial(_source, loaded, source))
     for task in config.tasks:
         yield _tried(f"task {task.name}", partial(_task, loaded, task))
     for name, folder in (("storage", config.storage.path), ("cache", config.storage.cache)):
@@ -132,6 +133,12 @@ def _vocabulary(loaded: LoadedConfig, teacher_folder: Path, config_json: Mapping
         f", whose vocabulary has {most}{study.student_family.vocabulary_size:,} "
         f"of {study.teacher_family.vocabulary_size:,} tokens"
     )
+
+
+def _source(loaded: LoadedConfig, source: CorpusSource) -> str:
+    """Returns what a source of the corpus has; a task may have several files and columns."""
+    parts = corpus_sources((source,), loaded.config.tasks, loaded.base)
+    return "; ".join(dict.fromkeys(_corpus(loaded, part) for part in parts))
 
 
 def _corpus(loaded: LoadedConfig, source: CorpusSource) -> str:

@@ -227,6 +227,7 @@ class SearchConfig:
         self._check_objectives()
         if self.distillation.relation_heads is not None:
             self.space.check_relation_heads(self.distillation.relation_heads)
+        self._check_corpus()
         self._check_batches()
         self._check_soft_labels()
         if self.assistant is not None and self.distillation.compares_hidden_states:
@@ -277,6 +278,15 @@ class SearchConfig:
             raise UserError("tasks must name at least 1 task, because accuracy is measured on them, got 0")
         if len(set(names)) < len(names):
             raise UserError(f"tasks must have different names, got {', '.join(names)}")
+
+    def _check_corpus(self) -> None:
+        with_texts = [task.name for task in self.tasks if task.task_kind is not TaskKind.TAGGING]
+        for source in self.corpus.sources:
+            if source.task is not None and source.task not in with_texts:
+                raise UserError(
+                    f"corpus.sources must name tasks that have texts ({', '.join(with_texts) or 'there are none'}), "
+                    f"got task {source.task}"
+                )
 
     def _check_batches(self) -> None:
         num_workers = self.resources.workers_per_trial

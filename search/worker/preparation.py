@@ -28,6 +28,7 @@ from minilm_core.results.layout import StudyPaths
 from minilm_core.settings.schedules import PROJECTED_RELATIONS
 from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.splits import digest_of, labels_digest, load_splits
+from minilm_core.tasks.text_sources import corpus_sources
 from search.config.settings import SearchConfig
 from search.config.teacher_assignment import DistillationKey, TeacherRole
 from search.study.messages import CachingBegun
@@ -214,8 +215,9 @@ def _open_targets(
 
 def _pack(node: NodeContext) -> Iterator[Progress]:
     """Packs the corpus, unless it is packed already, and begins the study's preparation.json."""
-    corpus = node.config.corpus
-    packing = Packing.plan(corpus, node.paths.root, node.teacher_folder, Path(node.config.storage.cache) / "corpora")
+    config = node.config
+    corpus = replace(config.corpus, sources=corpus_sources(config.corpus.sources, config.tasks, node.paths.root))
+    packing = Packing.plan(corpus, node.paths.root, node.teacher_folder, Path(config.storage.cache) / "corpora")
     _check_same_corpus(node.paths, packing.folder)
     for num_tokens in packing.steps():
         # The number of tokens is unknown before all text is read; only its limit is known.

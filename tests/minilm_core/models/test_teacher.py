@@ -205,14 +205,16 @@ def test_a_corpus_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         CorpusSource(path="missing").find_files(tmp_path)
 
 
-@pytest.mark.parametrize("origins", [{}, {"path": "a", "dataset": "b"}])
+@pytest.mark.parametrize(
+    "origins", [{}, {"path": "a", "dataset": "b"}, {"path": "a", "task": "c"}, {"dataset": "b", "task": "c"}]
+)
 def test_a_corpus_source_without_exactly_one_origin_is_refused(origins: dict[str, str]) -> None:
-    with pytest.raises(UserError, match="must have one of path and dataset"):
+    with pytest.raises(UserError, match="must have one of path, dataset and task, got"):
         CorpusSource(**origins)
 
 
 def test_a_revision_of_a_corpus_path_is_refused() -> None:
-    with pytest.raises(UserError, match="subset and revision must be left out with a path"):
+    with pytest.raises(UserError, match="subset and revision must be left out without a dataset"):
         CorpusSource(path="a.txt", revision="main")
 
 

@@ -179,6 +179,11 @@ def test_evaluation_sets_are_names_or_copies_of_named_sets(write, tmp_path):
             "23: resources.workers_per_trial must be 1 with executor direct, got 2",
         ),
         ("workers_per_trial: 1", "executor: slurm", "23: resources.executor must be 'auto', 'direct' or 'train', got"),
+        (
+            "    - path: corpus.jsonl",
+            "    - task: moods",
+            "5: corpus.sources must name tasks that have texts (sst2, mrpc), got task moods",
+        ),
         ("    - path: corpus.jsonl", "    - file: corpus.jsonl", "6: unknown key 'corpus.sources.0.file'; must be one"),
         ("budget:\n  num_trials: 8\n", "seed: -1\nbudget: {num_trials: 8}\n", "20: seed must be at least 0 and below"),
         ("teacher:\n", "tutor: x\nteacher:\n", "2: unknown key 'tutor'; must be one of name, seed, teacher,"),

@@ -26,6 +26,7 @@ from minilm_core.errors import NonFiniteLossError, UserError
 from minilm_core.models.adapters import LayerRelations
 from minilm_core.models.encoders import RelationEncoder, load_encoder
 from minilm_core.settings.schedules import Precision, Relation
+from minilm_core.tasks.splits import load_splits
 from search.config.teacher_assignment import TeacherRole
 from search.study.messages import CachingBegun
 from search.study.progress import Progress
@@ -107,6 +108,14 @@ def test_a_second_study_finds_what_the_first_made(open_study: OpenStudy, tmp_pat
     assert (found.corpus, found.targets) == (again.corpus, again.targets)
     assert set(found.seconds) == {"packing the corpus", "tokenising the tasks", "caching the teacher's targets"}
     assert again.seconds == {}
+
+
+def test_the_texts_of_a_task_are_a_source_of_the_corpus(open_study: OpenStudy) -> None:
+    study = open_study("corpus.sources=[{path: corpus.jsonl}, {task: mood}]", is_prepared=False)
+    list(steps_of(study))
+    _, of_task = PackedCorpus.load(Path(read_preparation(study.paths).corpus)).manifest.sources
+    (task,) = study.config.tasks
+    assert of_task["num_documents"] == load_splits(task, Path()).train.num_examples
 
 
 @pytest.mark.parametrize(
