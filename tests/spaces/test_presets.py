@@ -1,5 +1,6 @@
 """Tests of the preset spaces and of spaces in a user's file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,14 @@ def test_a_wrong_space_is_refused_with_its_file_and_line(tmp_path):
     assert str(refusal.value) == f"{tmp_path / 'mine.yaml'}:1: num_layers must not repeat a value, got [2, 2]"
 
 
-def test_the_preset_that_takes_layers_fits_the_smallest_teacher_that_it_is_meant_for():
-    space = load_space("cpu_serving", Path())
-    assert Initialisation.SPACED_LAYERS in space.initialisations
-    space.check_initialisations(StudentArchitecture(num_layers=6, hidden_size=384, num_heads=12), distilled_layer=6)
+@pytest.mark.parametrize(
+    ("name", "num_layers", "hidden_size"),
+    [("tiny", 4, 288), ("cpu_serving", 6, 384), ("minilm", 12, 768), ("multilingual", 12, 576)],
+)
+def test_a_preset_takes_layers_of_the_smallest_teacher_that_it_is_meant_for(name, num_layers, hidden_size):
+    space = load_space(name, Path())
+    assert space.initialisations == (Initialisation.SPACED_LAYERS,)
+    teacher = StudentArchitecture(num_layers=num_layers, hidden_size=hidden_size, num_heads=12)
+    space.check_initialisations(teacher, distilled_layer=num_layers)
+    with pytest.raises(UserError, match="must be at most"):
+        space.check_initialisations(replace(teacher, num_layers=num_layers - 1), distilled_layer=num_layers - 1)
