@@ -29,6 +29,7 @@ from .sentence_files import has_sentence_files as has_sentence_files
 from .sentence_files import pooling_of as pooling_of
 from .sentence_files import read_sentence_settings as read_sentence_settings
 from .student_family import StudentFamily as StudentFamily
+from .student_family import check_embedding_size as check_embedding_size
 from .student_family import check_inheritance as check_inheritance
 from .student_family import student_base as student_base
 from .teacher import TeacherSource as TeacherSource

@@ -216,17 +216,22 @@ def save_encoder(encoder: PreTrainedModel, tokenizer_folder: Path, folder: Path)
 
 
 def base_config(
-    teacher_config: PretrainedConfig, family: StudentFamily, vocabulary: CutVocabulary | None = None
+    teacher_config: PretrainedConfig,
+    family: StudentFamily,
+    vocabulary: CutVocabulary | None = None,
+    *,
+    embedding_size: int | None = None,
 ) -> PretrainedConfig:
-    """Returns the configuration that a student's sizes are written into: its teacher's, or one for BERT.
+    """Returns the configuration that a student's sizes are written into: its teacher's, or one for BERT or ELECTRA.
 
     Args:
         teacher_config: The teacher's configuration.
         family: The family of the student.
         vocabulary: The tokens that the student keeps, whose ids the configuration then has; None: all.
+        embedding_size: The width of an ELECTRA student's tables.
     """
     teacher_json = teacher_config.to_dict()
-    base = student_base(teacher_json, family)
+    base = student_base(teacher_json, family, embedding_size)
     config = teacher_config if base is teacher_json else AutoConfig.for_model(**base)
     if vocabulary is not None:
         config = copy.deepcopy(config)

@@ -1,11 +1,10 @@
 """Initialises a student from its teacher's weights: layers, embeddings, or the embeddings' principal directions."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -15,19 +14,16 @@ from minilm_core.models.encoders import base_config, build_encoder, load_encoder
 from minilm_core.models.families import encoder_architecture, max_sequence_length, settings_of_first_layers
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.student_family import StudentFamily, check_inheritance
+from minilm_core.models.table_factorisation import factorised, main_directions
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.models.width_slicing import is_table, kept_indices, slice_parameter
-
-ROWS_AT_ONCE = 16384
-"""Rows of a table that are converted to float64 at once."""
-
-Table = Float[Tensor, "rows width"]
 
 _LAYER = re.compile(r"(?P<stack>.*\blayers?\.)(?P<index>\d+)(?P<rest>\..*)")
 _EMBEDDINGS = "embeddings"
 """The prefix of the names of all embedding parameters, and of no other parameter."""
 _TABLE_NORM = "embeddings.LayerNorm"
 _TABLE_PROJECTION = "embeddings_project.weight"
+_TABLE_PROJECTION_BIAS = "embeddings_project.bias"
 _POSITIONS = "embeddings.position_embeddings.weight"
 _TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 _MODERNBERT_NAMES = {"embeddings.tok_embeddings": "embeddings.word_embeddings", "embeddings.norm": _TABLE_NORM}
@@ -40,6 +36,7 @@ def build_student(
     initialisation: Initialisation,
     *,
     family: StudentFamily = StudentFamily.TEACHER,
+    embedding_size: int | None = None,
     distilled_layer: int,
     seed: int,
     vocabulary: CutVocabulary | None = None,
@@ -51,7 +48,7 @@ def build_student(
     Raises:
         UserError: if the student is larger than what it inherits, or cannot inherit from the teacher's family.
     """
-    base = base_config(load_encoder_config(teacher_folder), family, vocabulary)
+    base = base_config(load_encoder_config(teacher_folder), family, vocabulary, embedding_size=embedding_size)
     student = build_encoder(architecture, base, seed=seed)
     if initialisation is not Initialisation.RANDOM:
         teacher = _load_teacher(teacher_folder, seed)
@@ -122,25 +119,23 @@ def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequ
         UserError: if the teacher does not have one of the layers, or the student is wider.
     """
     _check_layers(_sizes(student), _sizes(teacher), layers)
-    sources = _sources(student, teacher)
-    kept = kept_indices(_sizes(student), _sizes(teacher), sources)
+    sliced = _sliced(student, teacher)
     for name, parameter in student.named_parameters():
-        source = sources.get(_of_layer(name, layers))
+        source = sliced.get(_of_layer(name, layers))
         # ModernBERT's first layer has no norm before its attention, while a later student layer needs one.
         if source is not None:
-            parameter.copy_(slice_parameter(source, name, kept))
+            parameter.copy_(source)
 
 
 @torch.no_grad()
 def slice_embeddings(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Copies the kept indices of the embeddings, rescaled to the spread of randomly drawn embeddings."""
-    sources = _sources(student, teacher)
-    kept = kept_indices(_sizes(student), _sizes(teacher), sources)
+    sliced = _sliced(student, teacher)
     drawn = _spread(student)
     for name, parameter in student.named_parameters():
-        if name.startswith(_EMBEDDINGS) and name in sources:
-            parameter.copy_(slice_parameter(sources[name], name, kept))
-    _scale_tables(student, sources, drawn / _spread(student))
+        if name.startswith(_EMBEDDINGS) and name in sliced:
+            parameter.copy_(sliced[name])
+    _scale_tables(student, sliced, drawn / _spread(student))
 
 
 @torch.no_grad()
@@ -164,22 +159,6 @@ def project_embeddings(student: PreTrainedModel, teacher: PreTrainedModel) -> No
     _scale_tables(student, tables, drawn / _spread(student))
 
 
-def main_directions(tables: Collection[Table], num_directions: int) -> Float[Tensor, "width directions"]:
-    """Returns the orthonormal directions, in float64, that keep most of the squared length of sums of embeddings.
-
-    A sum has one row of each table, and all rows are equally likely. No other subspace with as many dimensions keeps
-    more of the expected squared length. The largest component of each direction is positive.
-    """
-    means = torch.stack([table.mean(dim=0, dtype=torch.float64) for table in tables])
-    # The rows of a sum are drawn independently: covariances add, and so do means.
-    covariance = torch.stack([_second_moment(table) for table in tables]).sum(dim=0) - means.T @ means
-    mean = means.sum(dim=0)
-    _, directions = torch.linalg.eigh(covariance + torch.outer(mean, mean))
-    # Eigenvalues come in rising order.
-    main: Tensor = directions.flip(1)[:, :num_directions]
-    return main * main.gather(0, main.abs().argmax(dim=0, keepdim=True)).sign()
-
-
 def _check_layers(ours: StudentArchitecture, theirs: StudentArchitecture, layers: Sequence[int]) -> None:
     if len(layers) != ours.num_layers or not all(1 <= layer <= theirs.num_layers for layer in layers):
         raise UserError(
@@ -194,12 +173,28 @@ def _check_layers(ours: StudentArchitecture, theirs: StudentArchitecture, layers
             )
 
 
-def _second_moment(table: Table) -> Float[Tensor, "width width"]:
-    moment = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64)
-    for start in range(0, len(table), ROWS_AT_ONCE):
-        block = table[start : start + ROWS_AT_ONCE].double()
-        moment.addmm_(block.T, block)
-    return moment / len(table)
+def _sliced(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Tensor]:
+    """Returns the teacher's parameters under the student's names, reduced to the student's width.
+
+    If only the student projects its embeddings, the reduced tables are factorised besides.
+    """
+    sources = _sources(student, teacher)
+    kept = kept_indices(_sizes(student), _sizes(teacher), sources)
+    sliced = {name: slice_parameter(source, name, kept) for name, source in sources.items()}
+    if _TABLE_PROJECTION in dict(student.named_parameters()) and _TABLE_PROJECTION not in sources:
+        return _with_narrow_tables(sliced, student.config.embedding_size)
+    return sliced
+
+
+def _with_narrow_tables(sliced: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
+    """Returns a student's parameters with factorised tables; the norm after these stays as drawn."""
+    norm = sliced[f"{_TABLE_NORM}.weight"]
+    tables = {name: table for name, table in sliced.items() if is_table(name)}
+    narrow, weight = factorised(tables, norm, width)
+    # ModernBERT's norms have no bias.
+    bias = sliced.get(f"{_TABLE_NORM}.bias", torch.zeros_like(norm))
+    others = {name: source for name, source in sliced.items() if not name.startswith(f"{_TABLE_NORM}.")}
+    return {**others, **narrow, _TABLE_PROJECTION: weight, _TABLE_PROJECTION_BIAS: bias}
 
 
 def _sources(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Tensor]:
@@ -216,7 +211,8 @@ def _sources(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Te
         return sources
     projection = sources[f"{_TABLE_NORM}.weight"][:, None] * sources[_TABLE_PROJECTION].T
     sources = {name: source @ projection if is_table(name) else source for name, source in sources.items()}
-    return {name: source for name, source in sources.items() if not name.startswith(_TABLE_NORM)}
+    gone = (_TABLE_NORM, _TABLE_PROJECTION, _TABLE_PROJECTION_BIAS)
+    return {name: source for name, source in sources.items() if not name.startswith(gone)}
 
 
 def _as_bert(sources: dict[str, Tensor], student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ def check_against_teacher(config: SearchConfig, config_json: Mapping[str, Any]) 
             f"teacher.layer must be at most the teacher's {teacher.num_layers} layers, got {config.teacher.layer}"
         )
     _check_relation_heads(config.distillation.relation_heads, teacher.hidden_size, "the teacher's")
-    base = student_base(config_json, config.student_family)
+    base = student_base(config_json, config.student_family, config.embedding_size)
     _check_lengths(config, {"the teacher's": config_json, "the students'": base})
     teachers = TeacherAssignment.of(config, teacher)
     if teachers.assistant is not None:

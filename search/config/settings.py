@@ -8,7 +8,7 @@ from minilm_core.corpus.packed import CorpusSettings
 from minilm_core.errors import UserError
 from minilm_core.latency.table import LatencyTarget
 from minilm_core.models.assistant import Assistant
-from minilm_core.models.student_family import StudentFamily
+from minilm_core.models.student_family import StudentFamily, check_embedding_size
 from minilm_core.models.teacher import TeacherSource
 from minilm_core.models.vocabulary.cut import Vocabulary
 from minilm_core.results.objectives import Objective, objectives_named
@@ -199,6 +199,8 @@ class SearchConfig:
     space: StudentSpace
     student_family: StudentFamily = StudentFamily.TEACHER
     """The family that students are built as."""
+    embedding_size: int | None = None
+    """The width of an ELECTRA student's tables of embeddings; None for other families."""
     vocabulary: Vocabulary | int = Vocabulary.FULL
     """The tokens of their teacher that students have: all, those that occur, or this many of the most frequent ones."""
     assistant: Assistant | None = None
@@ -224,6 +226,7 @@ class SearchConfig:
             raise UserError(f"seed must be at least 0 and below {2**32}, got {self.seed}")
         if isinstance(self.vocabulary, int):
             _check_at_least(1, vocabulary=self.vocabulary)
+        check_embedding_size(self.student_family, self.embedding_size)
         self._check_objectives()
         if self.distillation.relation_heads is not None:
             self.space.check_relation_heads(self.distillation.relation_heads)

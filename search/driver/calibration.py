@@ -68,7 +68,7 @@ def encoders_to_time(study: ResolvedStudy) -> tuple[TimedEncoders, ...]:
     Both are timed together if the teacher is of the students' family; otherwise the students come first.
     """
     students = tuple(study.space.architectures())
-    base = student_base(study.teacher_json, study.config.student_family)
+    base = student_base(study.teacher_json, study.config.student_family, study.config.embedding_size)
     if base is study.teacher_json:
         return (TimedEncoders(name="students", base=base, architectures=(*students, study.teacher)),)
     return (

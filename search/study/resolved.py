@@ -92,7 +92,7 @@ def resolve_study(config: SearchConfig, paths: StudyPaths, teacher_json: Mapping
         teachers=TeacherAssignment.of(config, encoder_architecture(teacher_json)),
         teacher_json=teacher_json,
         teacher_family=family_shape(teacher_json),
-        student_family=family_shape(student_base(teacher_json, config.student_family)),
+        student_family=family_shape(student_base(teacher_json, config.student_family, config.embedding_size)),
     )
     return with_vocabulary(study)
 

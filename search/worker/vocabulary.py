@@ -40,7 +40,8 @@ def cut_vocabulary(node: NodeContext, corpus_folder: Path) -> Iterator[Progress]
         return
     yield Progress(stage=STAGE, step=0, num_steps=1)
     of_teacher = load_encoder_config(node.teacher_folder)
-    configs = [of_teacher.to_dict(), base_config(of_teacher, node.config.student_family).to_dict()]
+    base = base_config(of_teacher, node.config.student_family, embedding_size=node.config.embedding_size)
+    configs = [of_teacher.to_dict(), base.to_dict()]
     corpus = PackedCorpus.load(corpus_folder)
     counts = _counts(node, corpus, of_teacher.vocab_size)
     vocabulary = choose_tokens(node.teacher_folder, configs, counts, node.config.max_vocabulary_size)

@@ -159,6 +159,7 @@ class Worker:
             self.node.teacher_folder,
             job.choice.initialisation,
             family=self.node.config.student_family,
+            embedding_size=self.node.config.embedding_size,
             distilled_layer=self.node.study.teachers.distilled_layer,
             seed=job.seed,
             vocabulary=self.node.vocabulary,

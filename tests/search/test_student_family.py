@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.layout import TrialPaths
 from minilm_core.results.records import Role, Status, TrialRecord
 from search.study.jobs import Job
@@ -15,6 +16,7 @@ from search.worker.run import run_group
 from spaces.space import StudentChoice
 from tests.minilm_core.encoder_families import write_teacher
 from tests.search.latency_tables import table_of
+from tests.search.running import record_of
 
 
 @pytest.fixture(scope="module", params=["roberta", "modernbert"])
@@ -79,6 +81,17 @@ def test_the_records_tell_the_size_of_what_was_built(
         model = AutoModelForSequenceClassification.from_pretrained(TrialPaths(root=folder).finetuned("mood"))
         assert records[role].num_parameters == sum(p.numel() for p in model.bert.parameters())
     assert study.student_family != study.teacher_family
+
+
+def test_a_student_has_narrow_tables_of_its_teachers_whole_vocabulary(
+    open_study: Callable[..., ResolvedStudy], choice: StudentChoice
+) -> None:
+    study = open_study("student_family=electra", "embedding_size=6", "space.initialisations=[spaced_layers]")
+    record = record_of(Job.of_student(study, 0, replace(choice, initialisation=Initialisation.SPACED_LAYERS)))
+    folder = TrialPaths(root=study.paths.trial_folder(0)).finetuned("mood")
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.electra.get_input_embeddings().weight.shape == (study.teacher_family.vocabulary_size, 6)
+    assert record.num_parameters == sum(parameter.numel() for parameter in model.electra.parameters())
 
 
 def test_students_and_teacher_have_latencies_of_tables_of_their_own(

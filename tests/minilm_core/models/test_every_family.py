@@ -63,6 +63,8 @@ class Taught:
     params=[
         *((name, StudentFamily.TEACHER) for name in FAMILIES),
         *((name, StudentFamily.BERT) for name in CROSSINGS),
+        ("bert", StudentFamily.ELECTRA),
+        ("modernbert", StudentFamily.ELECTRA),
     ],
     ids="-".join,
 )
@@ -76,7 +78,8 @@ def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     for _ in cache_targets(teacher, corpus, key, folder / "targets"):
         pass
     cached = CachedTargets(folder / "targets" / key.folder_name, CPU, Precision.FP32, layers=[4], relations=RELATIONS)
-    base = base_config(load_encoder_config(folder / "teacher"), student_family)
+    embedding_size = 6 if student_family is StudentFamily.ELECTRA else None
+    base = base_config(load_encoder_config(folder / "teacher"), student_family, embedding_size=embedding_size)
     encoder = build_encoder(ARCHITECTURE, base, seed=0)
     losses = taught_losses(encoder, DistillationData(corpus=corpus, targets=cached))
     encoder.save_pretrained(folder / "student")

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.initialisation import Initialisation
-from minilm_core.models.weight_transfer import ROWS_AT_ONCE, main_directions
+from minilm_core.models.table_factorisation import ROWS_AT_ONCE, main_directions
 from tests.minilm_core.encoder_families import CONFIGS, build
 from tests.minilm_core.inheriting import NARROW, changed, drawn, initialised, kept_hidden
 
