@@ -16,7 +16,7 @@ PARTS = {
     Role.STUDENT: "distillation",
 }
 """What a model has that the next lesser one lacks, where there are all four."""
-FROM_NOTHING = "random weights fine-tuned on labels alone"
+FROM_NOTHING = "random weights"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,13 +48,13 @@ class Worth:
     @property
     def sentence(self) -> str:
         """The worth of each part, and of all together over the least of the models."""
-        found = f"Of {name_of(self.student)} ({self.student.architecture.label})"
-        where = "" if self.whole.split is None else f" on the {self.whole.split} split"
+        recipe = f"The recipe of {name_of(self.student)} ({self.student.architecture.label}) was worth"
+        where = "" if self.whole.split is None else f", on the {self.whole.split} split"
         parts = wording.listed([part.worth for part in self.parts])
         if len(self.parts) == 1 or self.whole.difference is None:
-            return f"{found}, this was worth{where}: {parts}."
+            return f"{recipe}{where}: {parts}."
         total = f"{wording.points_interval(self.whole.difference)} over {_beginning(self.whole.other)}"
-        return f"{found}, this was worth{where}: {parts}; together {total}."
+        return f"{recipe}{where}: {parts}; together {total}."
 
 
 def worth_of_recipe(study: Study, validation: Resamples, test: Resamples) -> Worth | None:

@@ -36,10 +36,10 @@ def test_each_part_is_the_gain_over_the_model_that_lacks_it(make_study: MakeStud
     assert len(gains) == 3
     assert abs(sum(gains) - found.whole.difference.value) < 1e-12
     assert found.sentence.startswith(
-        "Of trial 1 (2x64 A2), this was worth on the test split: the teacher's weights +20.0"
+        "The recipe of trial 1 (2x64 A2) was worth, on the test split: the teacher's weights +20.0"
     )
     assert "soft labels +5.0 points [" in found.sentence
-    assert found.sentence.endswith("] over random weights fine-tuned on labels alone.")
+    assert found.sentence.endswith("] over random weights.")
 
 
 @pytest.mark.parametrize(
@@ -77,4 +77,4 @@ def test_without_outcomes_a_part_is_not_measured(make_study: MakeStudy) -> None:
     study = make_study(best, twin(best, 0.75))
     found = worth_of_recipe(study, resample(study, Split.VALIDATION), resample(study, Split.TEST))
     assert found is not None
-    assert found.sentence == "Of trial 1 (2x64 A2), this was worth: distillation not measured."
+    assert found.sentence == "The recipe of trial 1 (2x64 A2) was worth: distillation not measured."
