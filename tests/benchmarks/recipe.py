@@ -31,6 +31,7 @@ from minilm_core.atomic import append_line
 from minilm_core.errors import UserError
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.initialisation import Initialisation
+from minilm_core.models.student_family import StudentFamily
 from minilm_core.settings.learning_rates import LearningRateSchedule
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule, LayerMapping, Relation
 from minilm_core.training.devices import device_name, keep_freed_memory
@@ -58,6 +59,8 @@ class Variant:
     layers_above: int = 0
     """How many of the teacher's layers are above the distilled one."""
     is_distilled: bool = True
+    width_over_tables: int = 1
+    """The student's width over that of its tables of embeddings; with more than 1, a projection follows them."""
 
 
 VARIANTS = {
@@ -75,6 +78,7 @@ VARIANTS = {
         Variant(name="layer L-1", layers_above=1),
         Variant(name="layer L-2", layers_above=2),
         Variant(name="hidden states", schedule={"relations": {**RELATIONS, **STATES}}),
+        Variant(name="hidden states, rate / 3", rate_factor=1 / 3, schedule={"relations": {**RELATIONS, **STATES}}),
         Variant(name="hidden states alone", schedule={"relations": STATES}),
         Variant(
             name="hidden states, layer to layer",
@@ -82,6 +86,7 @@ VARIANTS = {
         ),
         Variant(name="wsd", schedule={"schedule": LearningRateSchedule.WSD}),
         Variant(name="no dropout", schedule={"dropout": 0.0}),
+        Variant(name="tables of a third of the width", width_over_tables=3),
     )
 }
 
@@ -187,7 +192,14 @@ def distilled(
     teaching: Teaching, variant: Variant, sizes: StudentArchitecture, seed: int, options: argparse.Namespace
 ) -> PreTrainedModel:
     """Returns the student of a variant before fine-tuning."""
-    student = teaching.new_student(sizes, initialisation=variant.initialisation, seed=seed)
+    is_factorised = variant.width_over_tables > 1
+    student = teaching.new_student(
+        sizes,
+        initialisation=variant.initialisation,
+        family=StudentFamily.ELECTRA if is_factorised else StudentFamily.TEACHER,
+        embedding_size=sizes.hidden_size // variant.width_over_tables if is_factorised else None,
+        seed=seed,
+    )
     if variant.is_distilled:
         teacher_layer = teaching.architecture.num_layers - variant.layers_above if variant.layers_above else None
         schedule = replace(first_schedule(options), **variant.schedule)

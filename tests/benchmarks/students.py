@@ -120,6 +120,7 @@ class Teaching:
         *,
         initialisation: Initialisation = Initialisation.RANDOM,
         family: StudentFamily = StudentFamily.TEACHER,
+        embedding_size: int | None = None,
         seed: int = 0,
     ) -> PreTrainedModel:
         """Builds a student before training; the seed draws what it does not inherit from the teacher."""
@@ -128,6 +129,7 @@ class Teaching:
             self.teacher_folder,
             initialisation,
             family=family,
+            embedding_size=embedding_size,
             distilled_layer=self.architecture.num_layers,
             seed=seed,
         )
