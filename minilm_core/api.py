@@ -40,8 +40,9 @@ from minilm_core.tasks.benchmarks import named_task
 from minilm_core.tasks.embeddings.settings import EmbeddingSettings
 from minilm_core.tasks.evaluation import evaluate
 from minilm_core.tasks.finetuning import build_task_model, finetune, load_task_data, save_task_model
+from minilm_core.tasks.spans.settings import SpanSettings
 from minilm_core.tasks.splits import load_split
-from minilm_core.tasks.task import EvaluationSet, SpanSettings, SplitRole, Task
+from minilm_core.tasks.task import EvaluationSet, SplitRole, Task
 from minilm_core.tasks.teacher_outputs import reduction_for, teacher_outputs, with_teacher_outputs
 
 __all__ = [

@@ -30,13 +30,13 @@ from .metrics import percentile_interval as percentile_interval
 from .metrics import resampled_scores as resampled_scores
 from .metrics import score as score
 from .ragged import Column as Column
+from .spans.settings import SpanSettings as SpanSettings
 from .splits import Splits as Splits
 from .splits import digest_of as digest_of
 from .splits import labels_digest as labels_digest
 from .splits import load_split as load_split
 from .splits import load_splits as load_splits
 from .task import EvaluationSet as EvaluationSet
-from .task import SpanSettings as SpanSettings
 from .task import SplitRole as SplitRole
 from .task import Task as Task
 from .task_kind import TaskKind as TaskKind

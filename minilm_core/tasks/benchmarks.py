@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from minilm_core.errors import UserError
 from minilm_core.tasks.spans.rules import MLQA_LANGUAGES
-from minilm_core.tasks.task import EvaluationSet, SpanSettings, Task
+from minilm_core.tasks.spans.settings import SpanSettings
+from minilm_core.tasks.task import EvaluationSet, Task
 
 _Named = TypeVar("_Named", Task, EvaluationSet)
 

@@ -14,10 +14,11 @@ from minilm_core.tasks.labels import Classes
 from minilm_core.tasks.spans.answers import choose_answers
 from minilm_core.tasks.spans.examples import Answers, read_answers
 from minilm_core.tasks.spans.rules import AnswerRules
+from minilm_core.tasks.spans.settings import SpanSettings
 from minilm_core.tasks.spans.thresholds import best_threshold
 from minilm_core.tasks.spans.windows import ContextTokens, Windows, reachable_share, windows
 from minilm_core.tasks.tables import Table
-from minilm_core.tasks.task import SpanSettings, Task
+from minilm_core.tasks.task import Task
 
 if TYPE_CHECKING:
     import torch

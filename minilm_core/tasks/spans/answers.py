@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from minilm_core.tasks.spans.settings import SpanSettings
 from minilm_core.tasks.spans.windows import ContextTokens
-from minilm_core.tasks.task import SpanSettings
 
 WindowScores = Float[np.ndarray, "seq 2"]
 """The logits of each token of a window as the first and as the last of the answer; padding may follow."""

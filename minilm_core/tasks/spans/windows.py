@@ -18,7 +18,7 @@ from minilm_core.tasks.features import INPUT_DTYPES, TOKENISED_AT_ONCE, Features
 from minilm_core.tasks.ragged import Ragged, RaggedBuilder
 from minilm_core.tasks.spans.examples import Answers
 from minilm_core.tasks.spans.rules import AnswerRules
-from minilm_core.tasks.task import SpanSettings
+from minilm_core.tasks.spans.settings import SpanSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -21,8 +21,9 @@ from minilm_core.tasks.finetuning import load_task_data
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split
 from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.ragged import Ragged
+from minilm_core.tasks.spans.settings import SpanSettings
 from minilm_core.tasks.splits import load_split
-from minilm_core.tasks.task import EvaluationSet, SpanSettings, SplitRole, Task
+from minilm_core.tasks.task import EvaluationSet, SplitRole, Task
 from tests.minilm_core.finetuning_tasks import CLASSES, PAIRS, VALUES
 from tests.minilm_core.tasks.kinds.material import KINDS, MAYBE, SPANS, TAGS
 

@@ -5,7 +5,8 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.tasks.benchmarks import NAMED_EVALUATION_SETS, NAMED_TASKS, named_evaluation_set, named_task
-from minilm_core.tasks.task import EvaluationSet, SpanSettings, SplitRole, Task
+from minilm_core.tasks.spans.settings import SpanSettings
+from minilm_core.tasks.task import EvaluationSet, SplitRole, Task
 
 
 def task_of(**settings: Any) -> Task:

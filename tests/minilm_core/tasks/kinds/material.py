@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from minilm_core.tasks.task import SpanSettings, Task
+from minilm_core.tasks.spans.settings import SpanSettings
+from minilm_core.tasks.task import Task
 from tests.minilm_core.finetuning_tasks import sentences, write
 
 LABELS = Task(name="mentions", path="mentions", text_columns=("text",), metric="multilabel_micro_f1")

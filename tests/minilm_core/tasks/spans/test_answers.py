@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_core.tasks.spans.answers import MARGIN_WITHOUT_CANDIDATES, Answering, choose_answers
+from minilm_core.tasks.spans.settings import SpanSettings
 from minilm_core.tasks.spans.windows import Window, Windows
-from minilm_core.tasks.task import SpanSettings
 
 CONTEXT = "zero one two three four five six seven eight nine"
 WORDS = CONTEXT.split()

@@ -8,8 +8,9 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.tasks.spans.examples import Answers
+from minilm_core.tasks.spans.settings import SpanSettings
 from minilm_core.tasks.splits import load_split, load_splits
-from minilm_core.tasks.task import SpanSettings, SplitRole, Task
+from minilm_core.tasks.task import SplitRole, Task
 
 GOOD = {"question": "Who?", "context": "The student wins.", "answers": {"text": ["student"], "answer_start": [4]}}
 NONE = {"question": "When?", "context": "The student wins.", "answers": {"text": [], "answer_start": []}}

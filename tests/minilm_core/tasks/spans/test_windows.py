@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from minilm_core.errors import UserError
 from minilm_core.tasks.spans.examples import Answers
 from minilm_core.tasks.spans.rules import AnswerRules
+from minilm_core.tasks.spans.settings import SpanSettings
 from minilm_core.tasks.spans.windows import Window, cut_questions, reachable_share, tokens_of_answer, windows
-from minilm_core.tasks.task import SpanSettings
 from tests.minilm_core.tasks.tokenizers import TOKENIZERS, word_piece
 
 QUESTION = "Who finds it?"
