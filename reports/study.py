@@ -102,7 +102,7 @@ class Study:
         return next(reversed(of_best or twins), None)
 
     @cached_property
-    def lesser_twins(self) -> tuple[TrialRecord, ...]:
+    def ablation_twins(self) -> tuple[TrialRecord, ...]:
         """The twins of that twin's student that lack more than distillation, the one that lacks most first."""
         roles = (Role.TWIN_FROM_RANDOM_WEIGHTS, Role.TWIN_WITHOUT_SOFT_LABELS)
         number = None if self.twin is None else self.twin.number

@@ -1,6 +1,5 @@
 """What each part of a student's recipe was worth: twins that lack one part more each, with paired intervals."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,13 +9,7 @@ from reports.comparison import Comparison, compare, name_of
 from reports.statistics import Resamples
 from reports.study import Study
 
-PARTS = {
-    Role.TWIN_WITHOUT_SOFT_LABELS: "the teacher's weights",
-    Role.TWIN: "soft labels",
-    Role.STUDENT: "distillation",
-}
-"""What a model has that the next lesser one lacks, where there are all four."""
-FROM_NOTHING = "random weights"
+WEIGHTS, SOFT_LABELS, DISTILLATION = "the teacher's weights", "soft labels", "distillation"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +46,7 @@ class Worth:
         parts = wording.listed([part.worth for part in self.parts])
         if len(self.parts) == 1 or self.whole.difference is None:
             return f"{recipe}{where}: {parts}."
-        total = f"{wording.points_interval(self.whole.difference)} over {_beginning(self.whole.other)}"
+        total = f"{wording.points_interval(self.whole.difference)} over {_name_of_least(self.whole.other)}"
         return f"{recipe}{where}: {parts}; together {total}."
 
 
@@ -66,19 +59,24 @@ def worth_of_recipe(study: Study, validation: Resamples, test: Resamples) -> Wor
     student = None if twin is None else study.student(twin.number)
     if twin is None or student is None:
         return None
-    models = [*study.lesser_twins, twin, student]
+    models = [*study.ablation_twins, twin, student]
+    has_soft_labels = (study.config.get("finetuning") or {}).get("soft_labels") is not None
     parts = tuple(
-        Part(name=name, comparison=compare(more, less, validation, test)) for name, less, more in _steps(models)
+        Part(name=_part(less, more, has_soft_labels), comparison=compare(more, less, validation, test))
+        for less, more in pairwise(models)
     )
     return Worth(student=student, parts=parts, whole=compare(student, parts[0].comparison.other, validation, test))
 
 
-def _steps(models: Sequence[TrialRecord]) -> Iterator[tuple[str, TrialRecord, TrialRecord]]:
-    """Yields what a model has more than the one before it, and the two."""
-    for less, more in pairwise(models):
-        is_first = less.role is Role.TWIN_FROM_RANDOM_WEIGHTS
-        yield PARTS[Role.TWIN_WITHOUT_SOFT_LABELS if is_first else more.role], less, more
+def _part(less: TrialRecord, more: TrialRecord, has_soft_labels: bool) -> str:
+    """Returns what a model has more than another; a part of which no twin was made is named with the next one."""
+    if more.role is Role.STUDENT:
+        return DISTILLATION
+    if less.role is Role.TWIN_WITHOUT_SOFT_LABELS:
+        return SOFT_LABELS
+    is_both = has_soft_labels and more.role is Role.TWIN
+    return f"{WEIGHTS} and {SOFT_LABELS}" if is_both else WEIGHTS
 
 
-def _beginning(record: TrialRecord) -> str:
-    return FROM_NOTHING if record.role is Role.TWIN_FROM_RANDOM_WEIGHTS else name_of(record)
+def _name_of_least(record: TrialRecord) -> str:
+    return "random weights" if record.role is Role.TWIN_FROM_RANDOM_WEIGHTS else name_of(record)

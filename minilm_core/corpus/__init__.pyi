@@ -6,4 +6,6 @@ from .packed import PackedCorpus as PackedCorpus
 from .packing import Packing as Packing
 from .packing import pack as pack
 from .sources import CorpusSource as CorpusSource
+from .text_files import TEXT_FORMATS as TEXT_FORMATS
+from .text_files import file_format as file_format
 from .tokenisation import CorpusTokenizer as CorpusTokenizer

@@ -50,6 +50,8 @@ class CorpusSource:
             raise UserError(
                 f"subset and revision must be left out without a dataset, got {self.subset} and {self.revision}"
             )
+        if self.task is not None and (self.split, self.column) != ("train", "text"):
+            raise UserError(f"split and column must be left out with a task, got {self.split} and {self.column}")
         if not 0 < self.weight < math.inf:
             raise UserError(f"a corpus source's weight must be positive and finite, got {self.weight}")
 
@@ -57,8 +59,11 @@ class CorpusSource:
         """Returns the local files in order of name; empty for a data set on the Hub.
 
         Raises:
-            UserError: if the path is missing, has no file of a known format, or has a broken link.
+            UserError: if the path is missing, has no file of a known format, or has a broken link. Also for the source of
+                a task, which `corpus_sources` must have replaced.
         """
+        if self.task is not None:
+            raise UserError(f"the texts of a task are found by minilm_core.tasks.corpus_sources, got task {self.task}")
         if self.path is None:
             return ()
         path = located(self.path, base)

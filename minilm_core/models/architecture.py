@@ -50,7 +50,7 @@ class FamilyShape:
     num_token_types: int
     """Rows of the token-type (segment) embedding; 0 if there is none."""
     embedding_size: int | None = None
-    """ELECTRA: the width of the teacher's tables. A student has the same width, or its hidden size if that is smaller;
+    """ELECTRA: the width of the teacher's tables, or one that is set. A student has it, or its hidden size if smaller;
     if its hidden size is larger, a projection follows. None: the tables are as wide as the hidden states."""
     keeps_wide_tables_from: int | None = None
     """The hidden size of an ELECTRA teacher whose tables are wider than its hidden states. An encoder of at least this

@@ -67,7 +67,10 @@ def student_base(
                 "student_family must be teacher with a teacher of the family electra, whose students have tables as "
                 "wide as its own, got electra"
             )
-        return {**_bert_base(teacher_json), "model_type": ELECTRA, "embedding_size": embedding_size}
+        base = _bert_base(teacher_json)
+        # A width above the hidden size would mean that the teacher has wide tables of its own.
+        width = min(embedding_size or base["hidden_size"], base["hidden_size"])
+        return {**base, "model_type": ELECTRA, "embedding_size": width}
     if StudentFamily(family) is StudentFamily.TEACHER or teacher_json["model_type"] == BERT:
         return teacher_json
     return _bert_base(teacher_json)

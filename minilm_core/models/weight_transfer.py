@@ -1,7 +1,7 @@
 """Initialises a student from its teacher's weights: layers, embeddings, or the embeddings' principal directions."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -119,9 +119,9 @@ def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequ
         UserError: if the teacher does not have one of the layers, or the student is wider.
     """
     _check_layers(_sizes(student), _sizes(teacher), layers)
-    sliced = _sliced(student, teacher)
+    inherited = _inherited(student, teacher)
     for name, parameter in student.named_parameters():
-        source = sliced.get(_of_layer(name, layers))
+        source = inherited(_of_layer(name, layers))
         # ModernBERT's first layer has no norm before its attention, while a later student layer needs one.
         if source is not None:
             parameter.copy_(source)
@@ -130,12 +130,13 @@ def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequ
 @torch.no_grad()
 def slice_embeddings(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Copies the kept indices of the embeddings, rescaled to the spread of randomly drawn embeddings."""
-    sliced = _sliced(student, teacher)
+    inherited, taken = _inherited(student, teacher), set[str]()
     drawn = _spread(student)
     for name, parameter in student.named_parameters():
-        if name.startswith(_EMBEDDINGS) and name in sliced:
-            parameter.copy_(sliced[name])
-    _scale_tables(student, sliced, drawn / _spread(student))
+        if name.startswith(_EMBEDDINGS) and (source := inherited(name)) is not None:
+            parameter.copy_(source)
+            taken.add(name)
+    _scale_tables(student, taken, drawn / _spread(student))
 
 
 @torch.no_grad()
@@ -173,28 +174,39 @@ def _check_layers(ours: StudentArchitecture, theirs: StudentArchitecture, layers
             )
 
 
-def _sliced(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Tensor]:
-    """Returns the teacher's parameters under the student's names, reduced to the student's width.
+def _inherited(student: PreTrainedModel, teacher: PreTrainedModel) -> Callable[[str], Tensor | None]:
+    """Returns a function from a parameter's name in the teacher to what a student takes over of it, if anything.
 
-    If only the student projects its embeddings, the reduced tables are factorised besides.
+    Parameters are reduced to the student's width one by one, as they are asked for. If only the student projects its
+    embeddings, the reduced tables are factorised besides, and the norm after them stays as drawn.
     """
     sources = _sources(student, teacher)
     kept = kept_indices(_sizes(student), _sizes(teacher), sources)
-    sliced = {name: slice_parameter(source, name, kept) for name, source in sources.items()}
-    if _TABLE_PROJECTION in dict(student.named_parameters()) and _TABLE_PROJECTION not in sources:
-        return _with_narrow_tables(sliced, student.config.embedding_size)
-    return sliced
+
+    def sliced(name: str) -> Tensor | None:
+        source = sources.get(name)
+        return None if source is None else slice_parameter(source, name, kept)
+
+    if _TABLE_PROJECTION not in dict(student.named_parameters()) or _TABLE_PROJECTION in sources:
+        return sliced
+    narrow = _narrow_tables({name: sliced(name) for name in sources if _is_of_tables(name)}, student)
+    return lambda name: narrow.get(name) if _is_of_tables(name) else sliced(name)
 
 
-def _with_narrow_tables(sliced: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
-    """Returns a student's parameters with factorised tables; the norm after these stays as drawn."""
-    norm = sliced[f"{_TABLE_NORM}.weight"]
-    tables = {name: table for name, table in sliced.items() if is_table(name)}
-    narrow, weight = factorised(tables, norm, width)
+def _narrow_tables(sliced: Mapping[str, Tensor | None], student: PreTrainedModel) -> dict[str, Tensor]:
+    """Returns a student's tables and projection in place of wide tables and the norm after them."""
+    of_tables = {name: parameter for name, parameter in sliced.items() if parameter is not None}
+    norm = of_tables[f"{_TABLE_NORM}.weight"]
+    tables = {name: table for name, table in of_tables.items() if is_table(name)}
+    narrow, weight = factorised(tables, norm, student.config.embedding_size)
     # ModernBERT's norms have no bias.
-    bias = sliced.get(f"{_TABLE_NORM}.bias", torch.zeros_like(norm))
-    others = {name: source for name, source in sliced.items() if not name.startswith(f"{_TABLE_NORM}.")}
-    return {**others, **narrow, _TABLE_PROJECTION: weight, _TABLE_PROJECTION_BIAS: bias}
+    bias = of_tables.get(f"{_TABLE_NORM}.bias", torch.zeros_like(norm))
+    return {**narrow, _TABLE_PROJECTION: weight, _TABLE_PROJECTION_BIAS: bias}
+
+
+def _is_of_tables(name: str) -> bool:
+    """Returns whether a parameter is a table, or of the norm or the projection after the tables."""
+    return name.startswith(_EMBEDDINGS)
 
 
 def _sources(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Tensor]:

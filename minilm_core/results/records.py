@@ -41,17 +41,17 @@ class Role(StrEnum):
     """The teacher itself, fine-tuned with the same settings; `pick --within` refers to its accuracy."""
     TWIN = "twin"
     """The best student's architecture, initialisation and fine-tuning, without distillation."""
-    TWIN_WITHOUT_SOFT_LABELS = "twin_without_soft_labels"
-    """The twin, fine-tuned on labels alone where the student learns from soft labels, too."""
-    TWIN_FROM_RANDOM_WEIGHTS = "twin_from_random_weights"
-    """The twin, fine-tuned on labels alone, with random weights where the student begins with its teacher's."""
     TRUNCATED_TEACHER = "truncated_teacher"
     """The teacher's first layers, as many as the best student has, fine-tuned as the teacher is, not distilled."""
+    TWIN_WITHOUT_SOFT_LABELS = "twin_without_soft_labels"
+    """The twin, fine-tuned without the soft labels that the student learns from."""
+    TWIN_FROM_RANDOM_WEIGHTS = "twin_from_random_weights"
+    """The twin without soft labels, with random weights where the student begins with its teacher's."""
 
     @property
-    def learns_from_labels_alone(self) -> bool:
-        """Whether the model never learns from soft labels, even where a study's students do."""
-        return self in (Role.TEACHER, Role.TWIN_WITHOUT_SOFT_LABELS, Role.TWIN_FROM_RANDOM_WEIGHTS)
+    def learns_soft_labels(self) -> bool:
+        """Whether the model learns from soft labels where a study has them."""
+        return self in (Role.STUDENT, Role.TWIN, Role.TRUNCATED_TEACHER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.corpus.sources import CorpusSource
+from minilm_core.corpus.text_files import TEXT_FORMATS, file_format
 from minilm_core.errors import UserError
 from minilm_core.paths import located
 from minilm_core.tasks.task import SplitRole, Task
@@ -22,7 +23,7 @@ def corpus_sources(sources: Iterable[CorpusSource], tasks: Sequence[Task], base:
         base: The folder that a relative path of a task starts from.
 
     Raises:
-        UserError: if the folder or the train split of a task is missing.
+        UserError: if the folder or the train split of a task is missing, or a file is of a format that only tasks have.
     """
     by_name, found = {task.name: task for task in tasks}, list[CorpusSource]()
     for source in sources:
@@ -41,12 +42,17 @@ def _of_task(source: CorpusSource, task: Task, base: Path) -> list[CorpusSource]
 
 def _locations(task: Task, base: Path) -> list[dict[str, Any]]:
     """Returns where the texts of a task are, as fields of a source."""
-    unlabelled: list[dict[str, Any]] = [{"path": str(located(file, base))} for file in task.unlabelled]
+    files = [*task.find_files(base, SplitRole.TRAIN), *(located(file, base) for file in task.unlabelled)]
+    for file in files:
+        if file_format(file) not in TEXT_FORMATS:
+            raise UserError(
+                f"the task of a corpus source must have files ending in {', '.join(TEXT_FORMATS)}, got {file} "
+                f"of task {task.name}"
+            )
+    locations: list[dict[str, Any]] = [{"path": str(file)} for file in files]
     if task.dataset is not None:
         of_dataset = {"dataset": task.dataset, "subset": task.subset, "revision": task.revision}
-        return [{**of_dataset, "split": task.train_split}, *unlabelled]
-    files = task.find_files(base, SplitRole.TRAIN)
-    if not files:
+        return [{**of_dataset, "split": task.train_split}, *locations]
+    if len(files) == len(task.unlabelled):
         raise UserError(f"the task of a corpus source must have a train split, got none of {task.name} in {task.path}")
-    of_split: list[dict[str, Any]] = [{"path": str(file)} for file in files]
-    return of_split + unlabelled
+    return locations

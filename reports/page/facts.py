@@ -262,7 +262,7 @@ def _set_aside(study: Study) -> Iterator[str]:
 
 def _compared(study: Study, found: tuple[Comparison, ...]) -> list[TrialRecord]:
     pairs = (record for comparison in found for record in (comparison.record, comparison.other))
-    records = [study.best, *pairs, *study.lesser_twins, study.teacher]
+    records = [study.best, *pairs, *study.ablation_twins, study.teacher]
     return _distinct([record for record in records if record is not None])
 
 

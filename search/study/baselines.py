@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first
+from minilm_core.tasks.kinds.registry import kind_of
 from search.study.jobs import Job
 from search.study.ledger import Ledger
 from search.study.resolved import ResolvedStudy
@@ -34,11 +35,13 @@ def jobs_after_search(study: ResolvedStudy, ledger: Ledger) -> list[Job]:
 
 
 def _twins(study: ResolvedStudy, best: TrialRecord) -> Iterator[Job]:
-    """Yields the twin, and those that lack one part of the recipe more each, where the student has that part."""
+    """Yields the twin, and those that also lack soft labels or the teacher's weights, where the student has them."""
     twin = Job.of_twin(study, best.number, StudentChoice.from_record(best))
     yield twin
     if study.config.baselines.ablations:
-        if twin.finetuning.soft_labels is not None:
+        # What kinds without labels learn are no soft labels: their twins learn it in any case.
+        has_labels = any(not kind_of(task).learns_without_labels for task in study.config.tasks)
+        if twin.finetuning.soft_labels is not None and has_labels:
             yield twin.without_soft_labels()
         if twin.choice.initialisation is not Initialisation.RANDOM:
             yield twin.from_random_weights()

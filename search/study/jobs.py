@@ -69,7 +69,7 @@ class Job:
         return replace(self, role=Role.TWIN_WITHOUT_SOFT_LABELS)
 
     def from_random_weights(self) -> Self:
-        """Returns the job of a twin that has nothing of the teacher: neither its weights nor its outputs."""
+        """Returns the job of a twin that has neither the teacher's weights nor its soft labels."""
         choice = replace(self.choice, initialisation=Initialisation.RANDOM)
         return replace(self, role=Role.TWIN_FROM_RANDOM_WEIGHTS, choice=choice)
 
@@ -141,9 +141,9 @@ class Job:
 
     @property
     def finetuning(self) -> FinetuningSchedule:
-        """The settings of fine-tuning; the teacher, whose outputs the others learn from, learns from labels alone."""
+        """The settings of fine-tuning, without soft labels for the roles that do not learn from them."""
         schedule = self.config.finetuning
-        return replace(schedule, soft_labels=None) if self.role.learns_from_labels_alone else schedule
+        return schedule if self.role.learns_soft_labels else replace(schedule, soft_labels=None)
 
     @property
     def begins_undistilled(self) -> bool:

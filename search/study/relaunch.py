@@ -58,7 +58,9 @@ def extended(paths: StudyPaths, config: SearchConfig, num_more: int) -> SearchCo
 
 def _settings_of_the_assistant(config: SearchConfig) -> tuple[object, ...]:
     rates = config.space.distillation_learning_rate
-    return config.teacher, config.corpus, config.distillation, config.assistant, config.seed, rates
+    in_corpus = {source.task for source in config.corpus.sources}
+    texts = tuple(task for task in config.tasks if task.name in in_corpus)
+    return config.teacher, config.corpus, texts, config.distillation, config.assistant, config.seed, rates
 
 
 def _remove_preparation(paths: StudyPaths, *, keeps_assistant: bool) -> None:

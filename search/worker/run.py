@@ -115,7 +115,7 @@ def _finetune(worker: Worker, run: JobRun, task: Task, seed: int) -> Iterator[Pr
 
 
 def _give_soft_labels(worker: Worker, run: JobRun) -> Iterator[Progress]:
-    """Computes what all other models learn from, so that trials that start together do not each do it."""
+    """Computes what other models learn from, so that trials that start together do not each do it."""
     for task in run.job.config.tasks:
         with_outputs(worker.node, task, worker.tokenizer_folder(run.job))
         yield from _report(worker, run, Progress(stage=f"soft labels of {task.name}", step=1, num_steps=1))

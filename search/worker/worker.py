@@ -151,7 +151,7 @@ class Worker:
             )
 
     def initialised(self, job: Job) -> PreTrainedModel:
-        """Returns an encoder before training. A twin has the seed of its student and begins with the same weights."""
+        """Returns an encoder before training. A twin draws its weights from the seed of its student."""
         if job.role is Role.TRUNCATED_TEACHER:
             return truncate_teacher(self.node.teacher_folder, job.choice.architecture.num_layers, seed=job.seed)
         return build_student(

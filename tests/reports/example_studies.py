@@ -128,7 +128,7 @@ def twin(of: TrialRecord, accuracy: float, **fields: Any) -> TrialRecord:
     )
 
 
-def lesser_twin(role: Role, of: TrialRecord, accuracy: float) -> TrialRecord:
+def ablation_twin(role: Role, of: TrialRecord, accuracy: float) -> TrialRecord:
     """A twin of a student that lacks more than distillation."""
     return model(role, of.number, accuracy, of.architecture, latency_ms=of.latency_ms)
 
@@ -286,7 +286,7 @@ def write_full_study(folder: Path) -> Study:
         failed(5, FailureKind.INFEASIBLE, "size_bytes is over its limit", Status.REFUSED),
         teacher(0.92),
         twin(best, 0.70),
-        lesser_twin(Role.TWIN_FROM_RANDOM_WEIGHTS, best, 0.55),
+        ablation_twin(Role.TWIN_FROM_RANDOM_WEIGHTS, best, 0.55),
         truncated_teacher(best, 0.75),
     ]
     return write_study(

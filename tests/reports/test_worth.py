@@ -1,6 +1,7 @@
 """Tests of what the report says of each part of a student's recipe."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from minilm_core.results.records import Role, TrialRecord
 from reports import Study
 from reports.statistics import Split, resample
 from reports.worth import Worth, worth_of_recipe
-from tests.reports.example_studies import TASK, kept_labels, lesser_twin, student, task_result, twin
+from tests.reports.example_studies import TASK, ablation_twin, kept_labels, student, task_result, twin
 
 MakeStudy = Callable[..., Study]
 ON_LABELS, FROM_RANDOM = Role.TWIN_WITHOUT_SOFT_LABELS, Role.TWIN_FROM_RANDOM_WEIGHTS
@@ -25,8 +26,8 @@ def test_a_student_without_a_twin_has_no_worth(make_study: MakeStudy) -> None:
 
 def test_each_part_is_the_gain_over_the_model_that_lacks_it(make_study: MakeStudy) -> None:
     best = student(1, 0.90)
-    lesser = lesser_twin(FROM_RANDOM, best, 0.5), lesser_twin(ON_LABELS, best, 0.7)
-    found = worth(make_study, student(0, 0.8), best, twin(best, 0.75), *lesser)
+    ablated = ablation_twin(FROM_RANDOM, best, 0.5), ablation_twin(ON_LABELS, best, 0.7)
+    found = worth(make_study, student(0, 0.8), best, twin(best, 0.75), *ablated)
     assert found is not None
     assert found.student.number == best.number
     assert [part.name for part in found.parts] == ["the teacher's weights", "soft labels", "distillation"]
@@ -50,10 +51,19 @@ def test_a_part_that_a_student_lacks_is_not_named(
     make_study: MakeStudy, role: Role, accuracy: float, part: str, together: str
 ) -> None:
     best = student(1, 0.90)
-    found = worth(make_study, best, twin(best, 0.75), lesser_twin(role, best, accuracy))
+    found = worth(make_study, best, twin(best, 0.75), ablation_twin(role, best, accuracy))
     assert found is not None
     assert [other.name for other in found.parts] == [part, "distillation"]
     assert f"together {together} points" in found.sentence
+
+
+def test_parts_without_a_twin_of_their_own_are_named_together(make_study: MakeStudy) -> None:
+    best = student(1, 0.90)
+    study = make_study(best, twin(best, 0.75), ablation_twin(FROM_RANDOM, best, 0.5), evaluation=kept_labels(TASK))
+    taught = replace(study, config={**study.config, "finetuning": {"soft_labels": {"weight": 0.9}}})
+    found = worth_of_recipe(taught, resample(taught, Split.VALIDATION), resample(taught, Split.TEST))
+    assert found is not None
+    assert [part.name for part in found.parts] == ["the teacher's weights and soft labels", "distillation"]
 
 
 def test_distillation_alone_has_no_sum(make_study: MakeStudy) -> None:
@@ -67,7 +77,7 @@ def test_distillation_alone_has_no_sum(make_study: MakeStudy) -> None:
 
 def test_the_twins_are_those_of_one_student(make_study: MakeStudy) -> None:
     best, other = student(1, 0.90), student(0, 0.8)
-    found = worth(make_study, other, best, twin(best, 0.75), twin(other, 0.6), lesser_twin(FROM_RANDOM, other, 0.5))
+    found = worth(make_study, other, best, twin(best, 0.75), twin(other, 0.6), ablation_twin(FROM_RANDOM, other, 0.5))
     assert found is not None
     assert [part.comparison.other.number for part in found.parts] == [1]
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from minilm_core.models.families import encoder_architecture, family_shape
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.student_family import StudentFamily, student_base
 from minilm_core.models.table_factorisation import factorised
+from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.models.weight_transfer import build_student
 from tests.minilm_core.encoder_families import CONFIGS, write_teacher
 
@@ -81,11 +83,33 @@ def test_a_student_of_any_teacher_has_narrow_tables_and_its_size_in_closed_form(
     assert torch.equal(again(INPUT_IDS).last_hidden_state, student(INPUT_IDS).last_hidden_state)
 
 
-def test_tables_are_never_wider_than_the_hidden_states(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hidden_size", [8, 24])
+@pytest.mark.parametrize("initialisation", [Initialisation.RANDOM, Initialisation.SPACED_LAYERS])
+def test_tables_are_never_wider_than_the_hidden_states(
+    hidden_size: int, initialisation: Initialisation, tmp_path: Path
+) -> None:
     write_teacher("bert", tmp_path)
-    student = electra_of(tmp_path, NARROW, 64, Initialisation.SPACED_LAYERS)
-    assert student.get_input_embeddings().weight.shape == (40, 8)
+    sizes = StudentArchitecture(num_layers=2, hidden_size=hidden_size, num_heads=2)
+    student = electra_of(tmp_path, sizes, 64, initialisation)
+    assert student.get_input_embeddings().weight.shape == (40, hidden_size)
     assert not hasattr(student, "embeddings_project")
+
+
+def test_a_cut_vocabulary_has_narrow_tables_of_its_tokens(tmp_path: Path) -> None:
+    write_teacher("bert", tmp_path)
+    vocabulary = CutVocabulary(kept=np.arange(20), num_full=40, unknown=2, coverage=1.0)
+    student = build_student(
+        NARROW,
+        tmp_path,
+        Initialisation.SPACED_LAYERS,
+        family=StudentFamily.ELECTRA,
+        embedding_size=5,
+        distilled_layer=4,
+        seed=0,
+        vocabulary=vocabulary,
+    )
+    assert student.get_input_embeddings().weight.shape == (20, 5)
+    assert student.config.vocab_size == 20
 
 
 @torch.no_grad()

@@ -55,6 +55,30 @@ def test_a_task_of_the_hub_is_read_from_there() -> None:
     assert source == expected
 
 
+def test_a_file_that_only_tasks_read_is_refused_with_its_task(tmp_path: Path, pairs: Task) -> None:
+    (tmp_path / "pairs" / "train.jsonl").rename(tmp_path / "pairs" / "train.csv")
+    with pytest.raises(UserError, match=r"must have files ending in \.txt, .*, got .*train\.csv of task pairs"):
+        corpus_sources((CorpusSource(task="pairs"),), (pairs,), tmp_path)
+
+
+def test_every_shard_of_a_train_split_is_read(tmp_path: Path, pairs: Task) -> None:
+    shards = [tmp_path / "pairs" / f"train-0000{number}-of-00002.jsonl" for number in range(2)]
+    (tmp_path / "pairs" / "train.jsonl").rename(shards[0])
+    write(shards[1], {"a": "four", "b": "five", "label": 1})
+    found = corpus_sources((CorpusSource(task="pairs"),), (pairs,), tmp_path)
+    assert [source.path for source in found] == [str(path) for path in (*shards, tmp_path / "more.jsonl") for _ in "ab"]
+
+
+def test_the_texts_of_a_task_are_not_read_before_they_are_found(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the texts of a task are found by"):
+        CorpusSource(task="pairs").find_files(tmp_path)
+
+
+def test_a_column_beside_a_task_is_refused() -> None:
+    with pytest.raises(UserError, match="split and column must be left out with a task, got train and a"):
+        CorpusSource(task="pairs", column="a")
+
+
 def test_a_task_without_a_train_split_is_refused(tmp_path: Path, pairs: Task) -> None:
     (tmp_path / "pairs" / "train.jsonl").unlink()
     with pytest.raises(UserError, match="must have a train split, got none of pairs in pairs"):

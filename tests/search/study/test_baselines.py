@@ -107,7 +107,7 @@ def test_a_twin_lacks_each_part_that_its_student_has(
     assert [role for role in found if role not in (Role.TWIN, Role.TRUNCATED_TEACHER)] == expected
 
 
-def test_the_lesser_twins_learn_from_labels_alone_and_one_has_random_weights(open_study: OpenStudy) -> None:
+def test_the_twins_of_the_ablations_have_no_soft_labels_and_one_has_random_weights(open_study: OpenStudy) -> None:
     study = open_study(SOFT, is_prepared=False)
     jobs = {job.role: job for job in jobs_after_search(study, ledger_of(study, student(study, 3, 0.7, INHERITED)))}
     assert {role for role, job in jobs.items() if job.finetuning.soft_labels is None} == {

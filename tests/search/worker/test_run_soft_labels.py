@@ -104,7 +104,7 @@ def test_every_model_but_the_teacher_learns_from_the_soft_labels(
     assert num_computed() == 0
 
 
-def test_the_lesser_twins_learn_nothing_from_the_soft_labels(
+def test_the_twins_of_the_ablations_learn_nothing_from_the_soft_labels(
     taught: ResolvedStudy, choice: StudentChoice, num_computed: Callable[[], int]
 ) -> None:
     inherited = replace(choice, initialisation=Initialisation.SPACED_LAYERS)
