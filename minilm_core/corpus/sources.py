@@ -59,8 +59,8 @@ class CorpusSource:
         """Returns the local files in order of name; empty for a data set on the Hub.
 
         Raises:
-            UserError: if the path is missing, has no file of a known format, or has a broken link. Also for the source of
-                a task, which `corpus_sources` must have replaced.
+            UserError: if the path is missing, has no file of a known format, or has a broken link. Also for the source
+                of a task, which `corpus_sources` must have replaced.
         """
         if self.task is not None:
             raise UserError(f"the texts of a task are found by minilm_core.tasks.corpus_sources, got task {self.task}")
