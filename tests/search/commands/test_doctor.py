@@ -119,6 +119,15 @@ def test_a_complete_search_passes_every_check(folder: Path) -> None:
     assert all(finding.is_ok is not False for finding in found.values()), found
 
 
+def test_the_texts_of_a_task_are_checked_as_a_source_of_the_corpus(folder: Path) -> None:
+    file = folder / "search.yaml"
+    file.write_text(file.read_text().replace("[{path: corpus.jsonl}]", "[{task: mood}]"))
+    corpus = findings(folder)["corpus"]
+    assert corpus.is_ok
+    assert corpus.detail.startswith("1 files, ")
+    assert "mood" in corpus.detail
+
+
 def test_the_vocabulary_of_students_is_named_if_it_is_cut(folder: Path) -> None:
     assert "tokens" not in findings(folder)["teacher"].detail
     cut_vocabulary(folder)

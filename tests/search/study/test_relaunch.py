@@ -62,6 +62,17 @@ def prepared(tmp_path: Path) -> StudyPaths:
     return study
 
 
+@pytest.mark.parametrize(("source", "keeps_preparation"), [("path: x.jsonl", True), ("task: docstrings", False)])
+def test_a_corpus_with_the_texts_of_a_task_is_made_again_if_the_task_has_changed(
+    prepared: StudyPaths, tmp_path: Path, source: str, keeps_preparation: bool
+) -> None:
+    sources = f"corpus.sources=[{{{source}}}]"
+    earlier = config_with(tmp_path, sources)
+    prepared.search_yaml.write_text(resolved_yaml(earlier), encoding="utf-8")
+    validate_relaunch(prepared, config_with(tmp_path, sources, "tasks.0.path=elsewhere"))
+    assert prepared.preparation.exists() == keeps_preparation
+
+
 @pytest.mark.parametrize(
     ("earlier", "keeps_calibration", "keeps_assistant"),
     [

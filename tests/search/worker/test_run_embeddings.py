@@ -107,8 +107,9 @@ def test_all_workers_and_seeds_of_a_student_learn_the_same_reduced_embeddings(
     np.testing.assert_array_equal(data_to_learn(worker, student, task).train.reduction, before)
 
 
-def test_a_twin_and_a_truncated_teacher_learn_them_too(taught: ResolvedStudy, choice: StudentChoice) -> None:
-    for job in (Job.of_twin(taught, 7, choice), Job.of_truncated_teacher(taught, 7, 1)):
+def test_twins_and_a_truncated_teacher_learn_them_too(taught: ResolvedStudy, choice: StudentChoice) -> None:
+    twin = Job.of_twin(taught, 7, choice)
+    for job in (twin, twin.from_random_weights(), Job.of_truncated_teacher(taught, 7, 1)):
         assert record_of(job).tasks["alike"].validation.num_examples == 40
         assert "fine-tuning on alike" in stages_of(job)
 
