@@ -41,10 +41,13 @@ def vocabulary(cut_study: ResolvedStudy) -> CutVocabulary:
 
 @pytest.fixture(scope="module")
 def jobs(cut_study: ResolvedStudy, choice: StudentChoice) -> dict[Role, Job]:
+    twin = Job.of_twin(cut_study, 7, choice)
     return {
         Role.TEACHER: Job.of_teacher(cut_study),
         Role.STUDENT: Job.of_student(cut_study, 7, choice),
-        Role.TWIN: Job.of_twin(cut_study, 7, choice),
+        Role.TWIN: twin,
+        Role.TWIN_WITHOUT_SOFT_LABELS: twin.without_soft_labels(),
+        Role.TWIN_FROM_RANDOM_WEIGHTS: twin.from_random_weights(),
         Role.TRUNCATED_TEACHER: Job.of_truncated_teacher(cut_study, 7, 1),
     }
 
@@ -142,7 +145,7 @@ def test_only_students_and_twins_have_the_cut_vocabulary(
 ) -> None:
     tuned = jobs[role].paths.finetuned("mood")
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(tuned), AutoTokenizer.from_pretrained(tuned)
-    is_cut = role in (Role.STUDENT, Role.TWIN)
+    is_cut = role not in (Role.TEACHER, Role.TRUNCATED_TEACHER)
     assert len(tokenizer) == (40 if is_cut else len(tokenizer))
     assert model.config.vocab_size == len(model.get_input_embeddings().weight) == (40 if is_cut else 80)
     assert records[role].vocabulary_size == (40 if is_cut else None)
