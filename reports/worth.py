@@ -25,7 +25,7 @@ class Part:
         difference = self.comparison.difference
         if difference is None:
             return f"{self.name} not measured"
-        noise = "" if self.comparison.is_told_apart else ", not told apart from 0"
+        noise = "" if self.comparison.is_told_apart else " (not told apart from 0)"
         return f"{self.name} {wording.points_interval(difference)}{noise}"
 
 

@@ -71,7 +71,7 @@ def test_distillation_alone_has_no_sum(make_study: MakeStudy) -> None:
     found = worth(make_study, best, twin(best, 0.9))
     assert found is not None
     assert [part.name for part in found.parts] == ["distillation"]
-    assert found.sentence.endswith(", not told apart from 0.")
+    assert found.sentence.endswith(" (not told apart from 0).")
     assert "together" not in found.sentence
 
 
