@@ -49,7 +49,7 @@ def name_of(record: TrialRecord) -> str:
         case Role.TWIN:
             return f"the twin of trial {record.number} without distillation"
         case Role.TWIN_WITHOUT_SOFT_LABELS:
-            return f"the twin of trial {record.number} without distillation and soft labels"
+            return f"the twin of trial {record.number} without distillation or soft labels"
         case Role.TWIN_FROM_RANDOM_WEIGHTS:
             return f"the twin of trial {record.number} from random weights"
         case Role.TRUNCATED_TEACHER:

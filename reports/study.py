@@ -103,7 +103,7 @@ class Study:
 
     @cached_property
     def ablation_twins(self) -> tuple[TrialRecord, ...]:
-        """The twins of that twin's student that lack more than distillation, the one that lacks most first."""
+        """Further twins of the same student that lack more than distillation, the one that lacks most first."""
         roles = (Role.TWIN_FROM_RANDOM_WEIGHTS, Role.TWIN_WITHOUT_SOFT_LABELS)
         number = None if self.twin is None else self.twin.number
         of_student = [twin for role in roles for twin in self._complete(role) if twin.number == number]

@@ -1,4 +1,4 @@
-"""What each part of a student's recipe was worth: twins that lack one part more each, with paired intervals."""
+"""What each part of a student's recipe was worth, by twins that lack some parts, with paired intervals."""
 
 from dataclasses import dataclass
 from itertools import pairwise

@@ -58,7 +58,7 @@ def student_base(
     ELECTRA student has tables of `embedding_size` besides, or of its hidden size if that is smaller.
 
     Raises:
-        UserError: if the family and `embedding_size` do not fit together, or the teacher has narrow tables of its own.
+        UserError: if the family and `embedding_size` do not fit together, or the teacher is of ELECTRA's family.
     """
     check_embedding_size(StudentFamily(family), embedding_size)
     if StudentFamily(family) is StudentFamily.ELECTRA:
@@ -68,9 +68,9 @@ def student_base(
                 "wide as its own, got electra"
             )
         base = _bert_base(teacher_json)
+        assert embedding_size is not None, "it has just been checked"
         # A width above the hidden size would mean that the teacher has wide tables of its own.
-        width = min(embedding_size or base["hidden_size"], base["hidden_size"])
-        return {**base, "model_type": ELECTRA, "embedding_size": width}
+        return {**base, "model_type": ELECTRA, "embedding_size": min(embedding_size, base["hidden_size"])}
     if StudentFamily(family) is StudentFamily.TEACHER or teacher_json["model_type"] == BERT:
         return teacher_json
     return _bert_base(teacher_json)

@@ -182,31 +182,29 @@ def _inherited(student: PreTrainedModel, teacher: PreTrainedModel) -> Callable[[
     """
     sources = _sources(student, teacher)
     kept = kept_indices(_sizes(student), _sizes(teacher), sources)
+    if _TABLE_PROJECTION in dict(student.named_parameters()) and _TABLE_PROJECTION not in sources:
+        wide = {name: sources.pop(name) for name in list(sources) if name.startswith(_EMBEDDINGS)}
+        sliced = {name: slice_parameter(source, name, kept) for name, source in wide.items()}
+        narrow = _narrow_tables(sliced, student.config.embedding_size)
+    else:
+        narrow = {}
 
-    def sliced(name: str) -> Tensor | None:
-        source = sources.get(name)
-        return None if source is None else slice_parameter(source, name, kept)
+    def inherited(name: str) -> Tensor | None:
+        if name in sources:
+            return slice_parameter(sources[name], name, kept)
+        return narrow.get(name)
 
-    if _TABLE_PROJECTION not in dict(student.named_parameters()) or _TABLE_PROJECTION in sources:
-        return sliced
-    narrow = _narrow_tables({name: sliced(name) for name in sources if _is_of_tables(name)}, student)
-    return lambda name: narrow.get(name) if _is_of_tables(name) else sliced(name)
+    return inherited
 
 
-def _narrow_tables(sliced: Mapping[str, Tensor | None], student: PreTrainedModel) -> dict[str, Tensor]:
-    """Returns a student's tables and projection in place of wide tables and the norm after them."""
-    of_tables = {name: parameter for name, parameter in sliced.items() if parameter is not None}
-    norm = of_tables[f"{_TABLE_NORM}.weight"]
-    tables = {name: table for name, table in of_tables.items() if is_table(name)}
-    narrow, weight = factorised(tables, norm, student.config.embedding_size)
+def _narrow_tables(embeddings: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
+    """Returns narrow tables and a projection in place of wide tables and the norm after them."""
+    norm = embeddings[f"{_TABLE_NORM}.weight"]
+    tables = {name: parameter for name, parameter in embeddings.items() if is_table(name)}
+    narrow, projection = factorised(tables, norm, width)
     # ModernBERT's norms have no bias.
-    bias = of_tables.get(f"{_TABLE_NORM}.bias", torch.zeros_like(norm))
-    return {**narrow, _TABLE_PROJECTION: weight, _TABLE_PROJECTION_BIAS: bias}
-
-
-def _is_of_tables(name: str) -> bool:
-    """Returns whether a parameter is a table, or of the norm or the projection after the tables."""
-    return name.startswith(_EMBEDDINGS)
+    bias = embeddings.get(f"{_TABLE_NORM}.bias", torch.zeros_like(norm))
+    return {**narrow, _TABLE_PROJECTION: projection, _TABLE_PROJECTION_BIAS: bias}
 
 
 def _sources(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Tensor]:

@@ -42,17 +42,18 @@ def _of_task(source: CorpusSource, task: Task, base: Path) -> list[CorpusSource]
 
 def _locations(task: Task, base: Path) -> list[dict[str, Any]]:
     """Returns where the texts of a task are, as fields of a source."""
-    files = [*task.find_files(base, SplitRole.TRAIN), *(located(file, base) for file in task.unlabelled)]
+    of_dataset = {"dataset": task.dataset, "subset": task.subset, "revision": task.revision, "split": task.train_split}
+    train = [of_dataset] if task.dataset is not None else _of_files(task, task.find_files(base, SplitRole.TRAIN))
+    if not train:
+        raise UserError(f"the task of a corpus source must have a train split, got none of {task.name} in {task.path}")
+    return [*train, *_of_files(task, [located(file, base) for file in task.unlabelled])]
+
+
+def _of_files(task: Task, files: Sequence[Path]) -> list[dict[str, Any]]:
     for file in files:
         if file_format(file) not in TEXT_FORMATS:
             raise UserError(
                 f"the task of a corpus source must have files ending in {', '.join(TEXT_FORMATS)}, got {file} "
                 f"of task {task.name}"
             )
-    locations: list[dict[str, Any]] = [{"path": str(file)} for file in files]
-    if task.dataset is not None:
-        of_dataset = {"dataset": task.dataset, "subset": task.subset, "revision": task.revision}
-        return [{**of_dataset, "split": task.train_split}, *locations]
-    if len(files) == len(task.unlabelled):
-        raise UserError(f"the task of a corpus source must have a train split, got none of {task.name} in {task.path}")
-    return locations
+    return [{"path": str(file)} for file in files]

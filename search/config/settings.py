@@ -174,9 +174,9 @@ class Baselines:
     twin: bool = True
     """Whether the best student's twin, which is not distilled, is fine-tuned once the search is over."""
     ablations: bool = True
-    """Whether two more twins are fine-tuned, so that the report tells what each part of the recipe was worth: one on
-    labels alone where students learn from soft labels, one of random weights where the best student has its teacher's.
-    """
+    """Whether two more twins are fine-tuned, so that the report tells what each part of the recipe was worth: one
+    without soft labels where students have them, one with neither these nor the teacher's weights where the best
+    student begins with them."""
     truncated_teacher: bool = True
     """Whether the teacher's first layers, as many as the best student has, are fine-tuned once the search is over. If
     the student has as many layers as the teacher, there is nothing to cut."""

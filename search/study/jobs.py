@@ -65,7 +65,7 @@ class Job:
         return cls(role=Role.TWIN, number=number, choice=choice, study=study)
 
     def without_soft_labels(self) -> Self:
-        """Returns the job of a twin that lacks what its student learns from the teacher's outputs, too."""
+        """Returns the job of a twin that lacks soft labels, too."""
         return replace(self, role=Role.TWIN_WITHOUT_SOFT_LABELS)
 
     def from_random_weights(self) -> Self:
@@ -147,7 +147,7 @@ class Job:
 
     @property
     def begins_undistilled(self) -> bool:
-        """Whether the model is a baseline that is built for it: its encoder is not distilled, nor the teacher's own."""
+        """Whether the model's encoder is built for its baseline: it is neither distilled nor the teacher's own."""
         return self.role not in (Role.STUDENT, Role.TEACHER)
 
     def learns_from_teacher(self, task: Task) -> bool:

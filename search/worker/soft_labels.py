@@ -1,4 +1,4 @@
-"""What students learn of a teacher: its outputs on the tasks, computed once a study and read by who learns them.
+"""What students learn of a teacher: its outputs on the tasks, computed once a study, read by other models.
 
 They are soft labels of the fine-tuned teacher or, for a kind that learns without labels, the embeddings of the teacher
 as it is. They lie beside the teacher that they are of, and are found by the model's inputs, so that a check of

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,15 +14,12 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from minilm_core.corpus.packed import PackedCorpus
 from minilm_core.corpus.packing import Packing
-from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.target_storage import TargetsManifest, is_cached, make_room
 from minilm_core.distillation.targets import OnlineTargets
-from minilm_core.errors import NonFiniteLossError, UserError
-from minilm_core.models.adapters import LayerRelations
+from minilm_core.errors import UserError
 from minilm_core.models.encoders import RelationEncoder, load_encoder
 from minilm_core.settings.schedules import Precision, Relation
 from minilm_core.tasks.splits import load_splits
@@ -31,58 +27,21 @@ from search.config.teacher_assignment import TeacherRole
 from search.study.messages import CachingBegun
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
-from search.worker import assistant, preparation
-from search.worker.assistant import assistant_schedule
-from search.worker.node import NodeContext
+from search.worker import preparation
 from search.worker.preparation import (
     CacheShard,
     cache_shard,
-    open_distillation_data,
     prepare,
     read_preparation,
     targets_held,
 )
+from tests.search.worker.preparing import check_alike, distillation_data_of, steps_of, targets_of
 
 OpenStudy = Callable[..., ResolvedStudy]
 
 
 def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*")} if folder.exists() else set()
-
-
-# The teacher of the tests has two layers of width 24.
-ASSISTED = (
-    "assistant={hidden_size: 12, num_heads: 2, num_steps: 4, learning_rate: 1.0e-3}",
-    "space.num_layers=[1]",
-    "space.hidden_sizes=[12]",
-    "space.head_sizes=[4]",
-)
-
-
-def targets_of(study: ResolvedStudy, teacher_role: TeacherRole = TeacherRole.TEACHER) -> Path:
-    folder = read_preparation(study.paths).targets[teacher_role]
-    assert folder is not None
-    return Path(folder)
-
-
-def steps_of(study: ResolvedStudy) -> Generator[Progress]:
-    """Yields the progress of a preparation by one process."""
-    with closing(prepare(study, 1)) as events:
-        yield from (event for event in events if isinstance(event, Progress))
-
-
-def distillation_data_of(study: ResolvedStudy, *, rank: int = 0, world_size: int = 1) -> DistillationData:
-    key = study.teachers.key(next(study.space.architectures()))
-    return open_distillation_data(NodeContext.open(study), key, rank=rank, world_size=world_size)
-
-
-def check_alike(ours: list[LayerRelations], theirs: list[LayerRelations], rtol: float = 2**-6) -> None:
-    """Asserts that all operands of all layers are equal up to the rounding of the cached states."""
-    for of_layer, expected in zip(ours, theirs, strict=True):
-        assert of_layer.keys() == expected.keys()
-        for relation, operands in of_layer.items():
-            for part, other in zip(operands[:2], expected[relation][:2], strict=True):
-                torch.testing.assert_close(part, other, rtol=rtol, atol=rtol * other.abs().max().item())
 
 
 def test_a_preparation_reports_its_stages_and_steps(open_study: OpenStudy, tmp_path: Path) -> None:
@@ -196,81 +155,6 @@ def test_a_teacher_whose_targets_do_not_fit_runs_online(open_study: OpenStudy, t
         distillation_data_of(cached).targets.relations(rows, input_ids),
         distillation_data.targets.relations(rows, input_ids),
     )
-
-
-def test_an_assistant_is_distilled_once_and_teaches_the_small_students(open_study: OpenStudy) -> None:
-    study = open_study(*ASSISTED, is_prepared=False)
-    stages = list(dict.fromkeys(step.stage for step in steps_of(study)))
-    assert stages[-2:] == ["teaching the assistant", "caching the assistant's targets"]
-    assert {"teaching the assistant", "caching the assistant's targets"} <= set(read_preparation(study.paths).seconds)
-    assert list(steps_of(study)) == []
-    encoder = load_encoder(study.paths.assistant.student)
-    assert (encoder.config.num_hidden_layers, encoder.config.hidden_size) == (2, 12)
-    distillation_data = distillation_data_of(study)
-    rows = np.array([2, 0, 5])
-    input_ids = torch.from_numpy(distillation_data.corpus.rows(rows))
-    relations = tuple(study.config.distillation.weights)
-    online = OnlineTargets(RelationEncoder(encoder, (2,), relations), Precision.FP32)
-    check_alike(distillation_data.targets.relations(rows, input_ids), online.relations(rows, input_ids))
-
-
-def test_students_of_an_assistant_are_evaluated_with_the_teachers_targets(open_study: OpenStudy) -> None:
-    plain, assisted = distillation_data_of(open_study()), distillation_data_of(open_study(*ASSISTED))
-    rows = plain.corpus.held_out_rows[:2]
-    input_ids = torch.from_numpy(plain.corpus.rows(rows))
-    check_alike(
-        assisted.for_evaluation.targets.relations(rows, input_ids), plain.targets.relations(rows, input_ids), rtol=0.0
-    )
-    assert assisted.targets.hidden_size == 12
-
-
-def test_an_interrupted_assistant_is_resumed_from_its_checkpoint(open_study: OpenStudy) -> None:
-    settings = (*ASSISTED, "distillation.checkpoint_every_seconds=0")
-    whole, cut = open_study(*settings), open_study(*settings, "name=cut", is_prepared=False)
-    steps = steps_of(cut)
-    while next(steps).stage != "teaching the assistant":
-        pass
-    next(steps)
-    assert isinstance(steps, Generator)
-    steps.close()
-    assert list(cut.paths.assistant.checkpoint.iterdir()) != []
-    for _ in steps_of(cut):
-        pass
-    weights = [load_file(study.paths.assistant.student / "model.safetensors") for study in (whole, cut)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def test_the_time_of_an_interrupted_assistant_is_counted(open_study: OpenStudy) -> None:
-    study = open_study(*ASSISTED, is_prepared=False)
-    steps = steps_of(study)
-    while next(steps).stage != "teaching the assistant":
-        pass
-    assert isinstance(steps, Generator)
-    steps.close()
-    before = read_preparation(study.paths).seconds["teaching the assistant"]
-    list(steps_of(study))
-    assert 0 < before < read_preparation(study.paths).seconds["teaching the assistant"]
-
-
-def test_the_micro_batch_of_an_assistant_is_that_of_a_worker_of_its_students(open_study: OpenStudy) -> None:
-    config = open_study(*ASSISTED, "resources.workers_per_trial=2", is_prepared=False).config
-    assert config.assistant is not None
-    schedule = assistant_schedule(config, config.assistant)
-    assert (schedule.num_steps, schedule.batch_size, schedule.micro_batch_size) == (4, 4, 2)
-
-
-def test_an_assistant_whose_loss_is_not_finite_names_its_learning_rate(
-    open_study: OpenStudy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = open_study(*ASSISTED, is_prepared=False)
-
-    def diverging(*arguments: object, **settings: object) -> Generator[object]:
-        raise NonFiniteLossError("the loss and the gradient must be finite, got loss nan in step 3")
-        yield
-
-    monkeypatch.setattr(assistant, "distil", diverging)
-    with pytest.raises(UserError, match=r"assistant\.learning_rate must keep .* finite, got 0\.001 \(.* step 3\)"):
-        list(steps_of(study))
 
 
 def test_no_time_is_lost_if_it_is_added_in_many_parts(
