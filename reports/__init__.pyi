@@ -14,3 +14,5 @@ from .selection.requirements import Certainty as Certainty
 from .selection.requirements import Requirements as Requirements
 from .study import Study as Study
 from .study import load_study as load_study
+from .worth import Worth as Worth
+from .worth import worth_of_recipes as worth_of_recipes

@@ -1,6 +1,7 @@
 """The gain of distillation: the best student against the baselines, with paired intervals."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from minilm_core.results.records import Role, TrialRecord
 from minilm_core.tasks.metrics import Interval, metric_named
@@ -25,6 +26,20 @@ class Comparison:
     def is_told_apart(self) -> bool:
         """Whether the interval of the difference leaves out 0."""
         return self.difference is not None and (self.difference.low > 0 or self.difference.high < 0)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the result as plain values."""
+        difference = self.difference
+        return {
+            "record": self.record.label,
+            "other": self.other.label,
+            "split": self.split,
+            "difference": None if difference is None else difference.value,
+            "low": None if difference is None else difference.low,
+            "high": None if difference is None else difference.high,
+            "is_told_apart": self.is_told_apart,
+            "sentence": self.sentence,
+        }
 
     @property
     def sentence(self) -> str:

@@ -124,13 +124,18 @@ class Resamples:
 
 
 def resample(study: Study, split: Split) -> Resamples:
-    """Draws the resamples for each record whose outcomes were kept for that split of every task."""
+    """Draws the resamples for each model whose outcomes were kept for that split of every task.
+
+    The variance of seeds is that of the search's own models, so that twins that are trained afterwards change no
+    interval of them.
+    """
     tasks = sorted({task for record in study.records for task in record.tasks})
-    scored = [r for r in study.records if tasks and all(_outcomes(study, r, task, split) is not None for task in tasks)]
+    scored = [r for r in study.models if tasks and all(_outcomes(study, r, task, split) is not None for task in tasks)]
     if not scored:
         return Resamples(split=split, values={}, resampled={}, num_chosen_from=0)
     repeated = _repeated(study, scored, tasks, split)
-    seeds = SeedVariance.pooled(list(repeated.values()))
+    of_search = {_key(record) for record in study.records}
+    seeds = SeedVariance.pooled([model for key, model in repeated.items() if key in of_search])
     return Resamples(
         split=split,
         values={key: model.mean for key, model in repeated.items()},

@@ -15,7 +15,7 @@ from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.frontier import hypervolume, is_on_frontier
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import Objective, as_costs, objectives_named
-from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first, read_records
+from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first, read_records, read_reruns
 from minilm_core.settings.schema_version import migrated
 from minilm_core.settings.yaml_source import read_yaml
 from reports.json_files import read_environment, read_importances
@@ -25,6 +25,9 @@ from reports.trial_rows import to_pandas
 
 if TYPE_CHECKING:
     import pandas
+
+TWINS = (Role.TWIN_FROM_RANDOM_WEIGHTS, Role.TWIN_WITHOUT_SOFT_LABELS, Role.TWIN)
+"""The roles of twins, the one that lacks most of its student's recipe first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +64,8 @@ class Study:
     importances: Mapping[str, Mapping[str, float]]
     vocabulary: CutVocabulary | None = None
     """The tokens that the students keep; None if they have all their teacher's."""
+    ablations: tuple[TrialRecord, ...] = ()
+    """The records of twins that `ablate` trained apart from the search."""
 
     @property
     def path(self) -> Path:
@@ -102,12 +107,10 @@ class Study:
         return next(reversed(of_best or twins), None)
 
     @cached_property
-    def ablation_twins(self) -> tuple[TrialRecord, ...]:
-        """Further twins of the same student that lack more than distillation, the one that lacks most first."""
-        roles = (Role.TWIN_FROM_RANDOM_WEIGHTS, Role.TWIN_WITHOUT_SOFT_LABELS)
-        number = None if self.twin is None else self.twin.number
-        of_student = [twin for role in roles for twin in self._complete(role) if twin.number == number]
-        return tuple({twin.role: twin for twin in of_student}.values())
+    def models(self) -> tuple[TrialRecord, ...]:
+        """The records, and those of twins that were trained apart from the search."""
+        kept = {(record.role, record.number) for record in self.records}
+        return (*self.records, *(twin for twin in self.ablations if (twin.role, twin.number) not in kept))
 
     @cached_property
     def truncated_teacher(self) -> TrialRecord | None:
@@ -164,6 +167,11 @@ class Study:
         """Returns the complete student of that trial; None where there is none."""
         return next((record for record in self.students if record.number == number), None)
 
+    def twins_of(self, number: int) -> tuple[TrialRecord, ...]:
+        """Returns the complete twins of a student, the one that lacks most of its recipe first."""
+        complete = {r.role: r for r in self.models if r.number == number and r.status is Status.COMPLETE}
+        return tuple(complete[role] for role in TWINS if role in complete)
+
     def costs(self, students: Sequence[TrialRecord]) -> Float[np.ndarray, "students objectives"]:
         """Returns the students' objectives as costs: lower is better in every column."""
         values = [[student.objectives[o.name] for o in self.objectives] for student in students]
@@ -204,6 +212,7 @@ def load_study(path: Path | str) -> Study:
     config = _read_config(paths.search_yaml)
     objectives = objectives_named(config["objectives"])
     records = read_records(paths.records)
+    ablations = read_reruns(paths.ablation_records)
     for record in records:
         missing = [o.name for o in objectives if o.name not in record.objectives]
         if record.is_complete_student and missing:
@@ -214,11 +223,12 @@ def load_study(path: Path | str) -> Study:
         objectives=objectives,
         records=records,
         records_sha256=sha256,
-        outcomes=read_outcomes(paths, records),
+        outcomes=read_outcomes(paths, (*records, *ablations)),
         environment=read_environment(paths.environment),
         latency=read_latency(paths.latency),
         importances=read_importances(paths.importances),
         vocabulary=CutVocabulary.load(paths.vocabulary) if paths.vocabulary.is_dir() else None,
+        ablations=ablations,
     )
 
 

@@ -1,12 +1,14 @@
 """What each part of a student's recipe was worth, by twins that lack some parts, with paired intervals."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-from minilm_core.results.records import Role, TrialRecord
+from minilm_core.results.records import Role, TrialRecord, most_accurate_first
 from reports import wording
 from reports.comparison import Comparison, compare, name_of
-from reports.statistics import Resamples
+from reports.statistics import Resamples, Split, resample
 from reports.study import Study
 
 WEIGHTS, SOFT_LABELS, DISTILLATION = "the teacher's weights", "soft labels", "distillation"
@@ -49,23 +51,41 @@ class Worth:
         total = f"{wording.points_interval(self.whole.difference)} over {_name_of_least(self.whole.other)}"
         return f"{recipe}{where}: {parts}; together {total}."
 
+    def as_json(self) -> dict[str, Any]:
+        """Returns the figures as plain values."""
+        return {
+            "trial": self.student.number,
+            "parts": [{"part": part.name, **part.comparison.as_json()} for part in self.parts],
+            "sentence": self.sentence,
+        }
 
-def worth_of_recipe(study: Study, validation: Resamples, test: Resamples) -> Worth | None:
-    """Returns what the parts of a student's recipe were worth; None where no student has a twin.
 
-    The student is the most accurate one, or that of the twin trained last where the most accurate one has none.
+def worth_of_recipes(
+    study: Study, validation: Resamples | None = None, test: Resamples | None = None
+) -> tuple[Worth, ...]:
+    """Returns what the parts of the recipe of each student that has a twin were worth, the most accurate first.
+
+    Args:
+        study: The study.
+        validation: The resamples of the validation split, which are drawn unless they are given.
+        test: Those of the test split.
     """
-    twin = study.twin
-    student = None if twin is None else study.student(twin.number)
-    if twin is None or student is None:
-        return None
-    models = [*study.ablation_twins, twin, student]
+    validation = resample(study, Split.VALIDATION) if validation is None else validation
+    test = resample(study, Split.TEST) if test is None else test
+    return tuple(_worths(study, validation, test))
+
+
+def _worths(study: Study, validation: Resamples, test: Resamples) -> Iterator[Worth]:
     has_soft_labels = (study.config.get("finetuning") or {}).get("soft_labels") is not None
-    parts = tuple(
-        Part(name=_part(less, more, has_soft_labels), comparison=compare(more, less, validation, test))
-        for less, more in pairwise(models)
-    )
-    return Worth(student=student, parts=parts, whole=compare(student, parts[0].comparison.other, validation, test))
+    for student in most_accurate_first(study.students, study.objectives):
+        twins = study.twins_of(student.number)
+        if not twins or twins[-1].role is not Role.TWIN:
+            continue
+        parts = tuple(
+            Part(name=_part(less, more, has_soft_labels), comparison=compare(more, less, validation, test))
+            for less, more in pairwise((*twins, student))
+        )
+        yield Worth(student=student, parts=parts, whole=compare(student, twins[0], validation, test))
 
 
 def _part(less: TrialRecord, more: TrialRecord, has_soft_labels: bool) -> str:

@@ -130,6 +130,11 @@ class StudyPaths:
         return self.confirmations / f"seed-{seed}" / self.model_folder(role, number).name
 
     @property
+    def ablation_records(self) -> Path:
+        """One line of JSON for each twin that was trained apart from the search; their files are with the others."""
+        return self.root / "ablations" / "records.jsonl"
+
+    @property
     def finetuning_check(self) -> Path:
         """The folder of the check of the search's fine-tuning: its plan, its runs and their records."""
         return self.root / "finetuning_check"

@@ -19,7 +19,7 @@ from reports.selection.answer import Answer, answer, command_line
 from reports.statistics import Resamples, Split, accuracy_interval, resample
 from reports.study import Study
 from reports.trial_rows import Row, accuracy_of
-from reports.worth import Worth, worth_of_recipe
+from reports.worth import Worth, worth_of_recipes
 
 SCHEMA_VERSION = 1
 
@@ -34,8 +34,10 @@ class Facts:
     verdict: str
     warnings: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
-    worth: Worth | None
-    """What each part of the best student's recipe was worth; None without a twin."""
+    worths: tuple[Worth, ...]
+    """What each part of a recipe was worth, of each student that has a twin, the picked one first."""
+    ablate_command: str
+    """The command that trains the picked student's twins; empty where it has them, or none is picked."""
     models: tuple[Row, ...]
     """The models compared, with their accuracy on both splits."""
     proxy: str
@@ -110,8 +112,8 @@ class Facts:
             "next": self.answer.command,
             "verdict": self.verdict,
             "warnings": list(self.warnings),
-            "comparisons": [_comparison_row(comparison) for comparison in self.comparisons],
-            "worth": None if self.worth is None else _worth_rows(self.worth),
+            "comparisons": [comparison.as_json() for comparison in self.comparisons],
+            "worth": [worth.as_json() for worth in self.worths],
             "frontier": list(self.frontier),
             "trials": list(self.trials),
             "failures": list(self.failures),
@@ -133,6 +135,9 @@ def gather(study: Study) -> Facts:
     found = comparisons(study, validation, test)
     compared = _compared(study, found)
     first = answer(study, validation)
+    # The picked one first; the sort keeps the order of the others.
+    worths = sorted(worth_of_recipes(study, validation, test), key=lambda worth: worth.student.number != first.picked)
+    has_twin = first.picked in {worth.student.number for worth in worths}
     return Facts(
         name=study.name,
         objectives=tuple(objective.name for objective in study.objectives),
@@ -140,7 +145,10 @@ def gather(study: Study) -> Facts:
         verdict=verdict(study, validation, test),
         warnings=tuple(_warnings(study)),
         comparisons=found,
-        worth=worth_of_recipe(study, validation, test),
+        worths=tuple(worths),
+        ablate_command=""
+        if first.picked is None or has_twin
+        else command_line(("ablate", str(study.path), "--picked")),
         models=tuple(_model_row(record, validation, test) for record in compared),
         proxy="" if (quality := proxy_quality(study.students)) is None else quality.sentence,
         finetuning_check=() if (checked := load_finetuning_check(study)) is None else checked.lines(),
@@ -262,7 +270,8 @@ def _set_aside(study: Study) -> Iterator[str]:
 
 def _compared(study: Study, found: tuple[Comparison, ...]) -> list[TrialRecord]:
     pairs = (record for comparison in found for record in (comparison.record, comparison.other))
-    records = [study.best, *pairs, *study.ablation_twins, study.teacher]
+    twins = study.twins_of(study.best.number) if study.best is not None else ()
+    records = [study.best, *pairs, *twins, study.teacher]
     return _distinct([record for record in records if record is not None])
 
 
@@ -278,28 +287,6 @@ def _model_row(record: TrialRecord, validation: Resamples, test: Resamples) -> R
         "shape": record.architecture.label,
         "validation": accuracy if of_validation is None else wording.interval(of_validation),
         "test": wording.NOT_MEASURED if of_test is None else wording.interval(of_test),
-    }
-
-
-def _comparison_row(comparison: Comparison) -> Row:
-    difference = comparison.difference
-    return {
-        "record": comparison.record.label,
-        "other": comparison.other.label,
-        "split": comparison.split,
-        "difference": None if difference is None else difference.value,
-        "low": None if difference is None else difference.low,
-        "high": None if difference is None else difference.high,
-        "is_told_apart": comparison.is_told_apart,
-        "sentence": comparison.sentence,
-    }
-
-
-def _worth_rows(worth: Worth) -> Row:
-    return {
-        "trial": worth.student.number,
-        "parts": [{"part": part.name, **_comparison_row(part.comparison)} for part in worth.parts],
-        "sentence": worth.sentence,
     }
 
 

@@ -27,6 +27,8 @@ class Answer:
     next_words: tuple[str, ...]
     pick_words: tuple[str, ...]
     """The pick that made the decision of the headline; without one, the pick to begin with."""
+    picked: int | None = None
+    """The trial of the student that was picked."""
 
     @property
     def command(self) -> str:
@@ -96,6 +98,7 @@ def _decided(study: Study, decision: Mapping[str, Any], validation: Resamples) -
         details=(*(f"Confirmation: {words}." for words in line), *_mentions(decision)),
         next_words=follow_up,
         pick_words=pick_words,
+        picked=None if winner is None else winner["trial"],
     )
 
 

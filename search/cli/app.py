@@ -36,6 +36,7 @@ for verb in (
     results.report,
     results.pick,
     results.confirm,
+    results.ablate,
     results.check_finetuning,
     results.package,
     results.verify,

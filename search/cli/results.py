@@ -1,4 +1,4 @@
-"""The verbs after a search: report, pick, confirm, check-finetuning, package and verify."""
+"""The verbs after a search: report, pick, confirm, ablate, check-finetuning, package and verify."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -118,8 +118,7 @@ def confirm(
     from search.study.confirmation import ConfirmationPlan, fix_plan
     from search.study.resolved import find_study
 
-    if [front, picked, bool(trial)].count(True) != 1:
-        raise UserError("confirm needs one of --front, --picked and --trial")
+    _check_is_one("confirm", front, picked, bool(trial))
     _check_device_hours(max_device_hours)
     paths = existing_study(study_folder)
     note_study(context, paths.root)
@@ -138,6 +137,51 @@ def confirm(
     is_rejected = found is not None and any(candidate.is_accepted is False for candidate in found.candidates)
     next_words = decided_pick(read) if is_rejected else ("report", str(study_folder))
     _end_reruns(found, next_words, as_json=as_json, has_budget_ended=num_left > 0)
+
+
+def ablate(
+    context: typer.Context,
+    study_folder: StudyFolder,
+    front: Front = False,
+    picked: Picked = False,
+    trial: Trials = None,
+    max_device_hours: Annotated[float | None, typer.Option(help="Start no further run after these.")] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the twins of chosen students, and say what each part of their recipe was worth."""
+    from reports import load_study, worth_of_recipes
+    from search.config.loading import load_config
+    from search.driver.reruns import run_again
+    from search.study.baselines import ablation_jobs
+    from search.study.resolved import find_study
+
+    _check_is_one("ablate", front, picked, bool(trial))
+    _check_device_hours(max_device_hours)
+    paths = existing_study(study_folder)
+    note_study(context, paths.root)
+    read = load_study(study_folder)
+    numbers = chosen_students(read, picked=picked, trials=trial)
+    with only_driver(paths):
+        study = find_study(load_config(paths.search_yaml).config, paths)
+        jobs = ablation_jobs(study, read.records, numbers)
+        num_left = 0
+        if jobs:
+            num_left = run_again(jobs, paths.ablation_records, max_device_hours=max_device_hours, address=address)
+    read = load_study(study_folder)
+    found = [worth for worth in worth_of_recipes(read) if worth.student.number in numbers]
+    if as_json:
+        emit_json({"worth": [worth.as_json() for worth in found]})
+    else:
+        for worth in found:
+            typer.echo(worth.sentence)
+    complete = {(twin.role, twin.number) for number in numbers for twin in read.twins_of(number)}
+    num_failed = sum((job.role, job.number) not in complete for job in jobs) - num_left
+    if num_failed:
+        complain(f"{num_failed} of {len(jobs)} twins failed; trials/twin-*/log.txt has the failures")
+    say_next("report", study_folder)
+    if num_left or num_failed:
+        raise typer.Exit(ExitCode.BUDGET if num_left else ExitCode.FAILED)
 
 
 def check_finetuning(
@@ -245,6 +289,11 @@ def chosen_students(study: "Study", *, picked: bool, trials: Sequence[int] | Non
         if study.student(number) is None:
             raise UserError(f"--trial must be that of a complete student, got {number}")
     return tuple(sorted(set(numbers)))
+
+
+def _check_is_one(command: str, *choices: bool) -> None:
+    if choices.count(True) != 1:
+        raise UserError(f"{command} needs one of --front, --picked and --trial")
 
 
 def _check_device_hours(most: float | None) -> None:

@@ -22,9 +22,9 @@ from search.study.record_keeper import RecordKeeper
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def seed_label(record: TrialRecord) -> str:
-    """Returns the label of a run apart from the search, which may have others of the same model beside it."""
-    return f"{record.label}, seed {record.seed}"
+def label_of(job: Job, record: TrialRecord) -> str:
+    """Returns the label of a job's record, with its seed where there may be runs of the same model with others."""
+    return record.label if job.rerun is None else f"{record.label}, seed {record.seed}"
 
 
 class Baseline:
@@ -34,8 +34,7 @@ class Baseline:
         self._job = job
         self._keeper = keeper
         self._display = display
-        blank = job.blank_record(Status.COMPLETE)
-        self._label = blank.label if job.rerun is None else seed_label(blank)
+        self._label = label_of(job, job.blank_record(Status.COMPLETE))
         self.is_finished = False
         self._num_attempts = 0
         self._messages = self._start()

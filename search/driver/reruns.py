@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minilm_core.errors import UserError
 from minilm_core.results.records import TrialRecord
-from search.driver.baseline import run_side_by_side, seed_label
+from search.driver.baseline import label_of, run_side_by_side
 from search.driver.cluster import cluster
 from search.driver.display import Display, describe
 from search.driver.log import reported_in_one_line
@@ -36,8 +36,9 @@ def run_again(jobs: Sequence[Job], records_file: Path, *, max_device_hours: floa
     display = Display(config.name, config.declared_objectives, len(jobs), config.resources.max_concurrent_trials)
 
     def show(record: TrialRecord) -> None:
-        display.ended(seed_label(record))
-        display.message(f"seed {record.seed}, {describe(record)}")
+        # All runs of a call are of one kind.
+        display.ended(label_of(jobs[0], record))
+        display.message(f"{'' if jobs[0].rerun is None else f'seed {record.seed}, '}{describe(record)}")
 
     def is_within() -> bool:
         return max_device_hours is None or reruns.device_hours < max_device_hours

@@ -1,3 +1,4 @@
+from .baselines import ablation_jobs as ablation_jobs
 from .baselines import jobs_after_search as jobs_after_search
 from .baselines import teacher_job as teacher_job
 from .confirmation import ConfirmationPlan as ConfirmationPlan

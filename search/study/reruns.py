@@ -1,5 +1,5 @@
 """Runs apart from the search, such as those of a confirmation: their records have a file of their own, so that the
-search's own records and figures stay as they are.
+search's own records and figures, and a decision that was made from them, stay as they are.
 """
 
 from collections.abc import Callable, Sequence

@@ -21,8 +21,8 @@ COMMANDS = [
     for block in blocks("sh")
     if block.document == README
     for words in command_lines(block)
-    # These train: tests/search/driver/test_study_confirmation.py runs them on a real study.
-    if words[1] not in ("confirm", "check-finetuning")
+    # These train: test_study_confirmation.py and test_study_ablation.py run them on real studies.
+    if words[1] not in ("confirm", "ablate", "check-finetuning")
 ]
 CODE = [block.text for block in blocks("python") if block.document == README]
 

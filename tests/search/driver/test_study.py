@@ -13,7 +13,7 @@ from minilm_core.results.records import Status
 from reports import load_study
 from reports.comparison import verdict
 from reports.statistics import Split, resample
-from reports.worth import worth_of_recipe
+from reports.worth import worth_of_recipes
 from tests.search.studies import (
     launch,
     optuna_states,
@@ -75,8 +75,7 @@ def test_the_teacher_and_the_best_students_twin_are_measured_too(finished: Study
 
 def test_the_report_tells_what_the_teachers_weights_and_distillation_were_worth(finished: StudyPaths) -> None:
     study = load_study(finished.root)
-    found = worth_of_recipe(study, resample(study, Split.VALIDATION), resample(study, Split.TEST))
-    assert found is not None
+    (found,) = worth_of_recipes(study)
     assert [part.name for part in found.parts] == ["the teacher's weights", "distillation"]
     assert "not measured" not in found.sentence
     assert found.whole.other.initialisation is Initialisation.RANDOM

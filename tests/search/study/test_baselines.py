@@ -7,7 +7,7 @@ import pytest
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.records import Role, Status, TrialRecord
-from search.study.baselines import jobs_after_search, teacher_job
+from search.study.baselines import ablation_jobs, jobs_after_search, teacher_job
 from search.study.jobs import Job
 from search.study.ledger import Ledger
 from search.study.resolved import ResolvedStudy
@@ -135,3 +135,14 @@ def test_the_teacher_is_fine_tuned_once_and_only_if_wanted(open_study: OpenStudy
     assert teacher_job(study, ledger_of(study, job.blank_record(Status.COMPLETE))) is None
     unwanted = open_study("baselines.teacher=false", is_prepared=False)
     assert teacher_job(unwanted, ledger_of(unwanted)) is None
+
+
+def test_the_twins_of_chosen_students_are_all_that_the_search_did_not_train(open_study: OpenStudy) -> None:
+    study = open_study(SOFT, "baselines.ablations=false", is_prepared=False)
+    records = [student(study, number, 0.7 + number / 100, INHERITED) for number in (3, 5)]
+    records.append(Job.of_twin(study, 5, INHERITED).blank_record(Status.COMPLETE))
+    jobs = ablation_jobs(study, records, (3, 5))
+    ablated = [Role.TWIN_WITHOUT_SOFT_LABELS, Role.TWIN_FROM_RANDOM_WEIGHTS]
+    assert [(job.role, job.number) for job in jobs] == [(role, 3) for role in (Role.TWIN, *ablated)] + [
+        (role, 5) for role in ablated
+    ]
