@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.outcomes import Outcomes
-from minilm_core.results.records import Evaluation, Role, TaskResult, TrialRecord
+from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import (
     Interval,
     mean_accuracy,
@@ -130,7 +130,8 @@ def resample(study: Study, split: Split) -> Resamples:
     interval of them.
     """
     tasks = sorted({task for record in study.records for task in record.tasks})
-    scored = [r for r in study.models if tasks and all(_outcomes(study, r, task, split) is not None for task in tasks)]
+    trained = [record for record in study.models if record.status is not Status.STOPPED]
+    scored = [r for r in trained if tasks and all(_outcomes(study, r, task, split) is not None for task in tasks)]
     if not scored:
         return Resamples(split=split, values={}, resampled={}, num_chosen_from=0)
     repeated = _repeated(study, scored, tasks, split)
@@ -172,7 +173,7 @@ def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | N
     """
     if record in resamples:
         return resamples.interval(record)
-    if len(record.tasks) != 1:
+    if len(record.tasks) != 1 or record.status is Status.STOPPED:
         return None
     evaluation = _evaluation(record, next(iter(record.tasks)), resamples.split)
     if evaluation is None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from minilm_core.errors import UserError, first_line
 from minilm_core.results.layout import StudyPaths, TrialPaths
-from minilm_core.results.records import Evaluation, Role, TaskResult, TrialRecord
+from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import accuracy_over_seeds
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _DTYPES = {
     "role": "string",
     "status": "string",
     "failure": "string",
+    "stopped_in": "string",
     "shape": "string",
     "num_layers": "Int64",
     "hidden_size": "Int64",
@@ -57,6 +58,8 @@ _DTYPES = {
 
 def accuracy_of(record: TrialRecord) -> float | None:
     """Returns the validation accuracy in [0, 1], the mean over tasks; None where the model was not evaluated."""
+    if record.status is Status.STOPPED:
+        return None  # it has the scores of some of the tasks
     if "accuracy" in record.objectives:
         return record.objectives["accuracy"]
     values = [result.validation_of_seeds for result in record.tasks.values()]
@@ -88,6 +91,7 @@ def trial_row(record: TrialRecord) -> Row:
         "role": record.role.value,
         "status": record.status.value,
         "failure": None if record.failure is None else record.failure.kind.value,
+        "stopped_in": None if record.stop is None else record.stop.stage,
         **_choices(record),
         "accuracy": accuracy_of(record),
         "latency_ms": record.latency_ms,

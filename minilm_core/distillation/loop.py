@@ -1,7 +1,7 @@
 """The training loop of distillation: a generator that yields its progress after every optimiser step."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -119,7 +119,13 @@ def distil(
 
 
 def distil_together(
-    runs: Sequence[StudentRun], data: DistillationData, schedule: DistillationSchedule, *, seed: int
+    runs: Sequence[StudentRun],
+    data: DistillationData,
+    schedule: DistillationSchedule,
+    *,
+    seed: int,
+    rungs: Collection[int] = (),
+    leaving: Collection[int] = (),
 ) -> Iterator[Outcomes]:
     """Trains several students on the same batches, for each of which the teacher runs once.
 
@@ -133,6 +139,9 @@ def distil_together(
         data: The text and the teacher's relations for it.
         schedule: All settings but the learning rates.
         seed: Determines the order of the rows and dropout; together with the students it determines the results.
+        rungs: Steps after which the held-out loss is measured, too; measuring changes no later step.
+        leaving: The indices of students that take no further step. The caller may add to it after each step, as it
+            compares the students at a rung; those that stay are trained as if no other had left.
 
     Raises:
         UserError: if the students have different numbers of distilled layers, a student does not fit the teacher or
@@ -154,9 +163,10 @@ def distil_together(
             _add_gradients(at_step.values(), micro_batch, batches.take(), schedule, seed=seed, rank=data.rank)
             batches.read_ahead()
         if at_step:
-            outcomes = _take_steps(at_step, data, schedule)
+            outcomes = _take_steps(at_step, data, schedule, rungs)
             learning = _without(learning, outcomes)
             yield outcomes
+            learning = {index: state for index, state in learning.items() if index not in leaving}
         if not learning:
             return
 
@@ -268,7 +278,7 @@ def _add_gradients(
 
 
 def _take_steps(
-    states: Mapping[int, TrainingState], data: DistillationData, schedule: DistillationSchedule
+    states: Mapping[int, TrainingState], data: DistillationData, schedule: DistillationSchedule, rungs: Collection[int]
 ) -> Outcomes:
     """Takes an optimiser step with each student, then measures the held-out loss of those that did not fail, if due."""
     rates = {index: state.learning_rate for index, state in states.items()}
@@ -282,7 +292,8 @@ def _take_steps(
             # The other students can use the memory of its gradients.
             state.optimiser.zero_grad(set_to_none=True)
     held_out: dict[int, float] = {}
-    if losses and schedule.is_evaluation_due(states[min(losses)].step):
+    step = states[min(losses)].step if losses else 0
+    if losses and (step in rungs or schedule.is_evaluation_due(step)):
         measured = held_out_losses([states[index].module for index in losses], data, schedule)
         held_out = dict(zip(losses, measured, strict=True))
     return failures | {

@@ -1,6 +1,7 @@
 from .frontier import hypervolume as hypervolume
 from .frontier import is_on_frontier as is_on_frontier
 from .frontier import knee as knee
+from .frontier import places as places
 from .layout import MIN_CHECKED_STUDENTS as MIN_CHECKED_STUDENTS
 from .layout import StudyPaths as StudyPaths
 from .layout import TrialPaths as TrialPaths
@@ -14,7 +15,9 @@ from .outcomes import save_outcomes as save_outcomes
 from .records import Evaluation as Evaluation
 from .records import Failure as Failure
 from .records import Role as Role
+from .records import Rung as Rung
 from .records import Status as Status
+from .records import Stop as Stop
 from .records import TaskResult as TaskResult
 from .records import TrialRecord as TrialRecord
 from .records import append_record as append_record

@@ -23,6 +23,37 @@ def frontier_ranks(costs: Costs) -> Int[np.ndarray, " students"]:
     return ranks.astype(int)
 
 
+def crowding_distances(costs: Costs) -> Float[np.ndarray, " students"]:
+    """Returns how far each student is from its neighbours: the sum over costs of the gap between the next better and
+    the next worse student, as a part of the range of that cost; infinite for the best and the worst of a cost.
+
+    Neighbours have other values of that cost, so that equal students do not crowd one another. Source: Deb et al., A
+    Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II, 2002, section III.B.
+    """
+    costs = _finite(costs)
+    distances = np.zeros(len(costs))
+    for cost in costs.T:
+        values, of_student = np.unique(cost, return_inverse=True)
+        if len(values) > 1:
+            gaps = np.concatenate([values[1:], [np.inf]]) - np.concatenate([[-np.inf], values[:-1]])
+            distances += (gaps / np.ptp(values))[of_student]
+    return distances
+
+
+def places(costs: Costs) -> Int[np.ndarray, " students"]:
+    """Returns how many students come before each: those on a better frontier, and on its own those in less crowded
+    parts. The best students, and those that are equal to them, have place 0.
+    """
+    ranks = frontier_ranks(costs)
+    found = np.zeros(len(costs), dtype=int)
+    for rank in np.unique(ranks):
+        on_frontier = np.flatnonzero(ranks == rank)
+        distances = crowding_distances(np.asarray(costs)[on_frontier])
+        before = (distances[:, np.newaxis] < distances[np.newaxis, :]).sum(axis=1)
+        found[on_frontier] = (ranks < rank).sum() + before
+    return found
+
+
 def hypervolume(costs: Costs, reference: Float[np.ndarray, " objectives"]) -> float:
     """Returns the volume below the reference point that students dominate, in the product of the costs' units."""
     costs = _finite(costs)

@@ -269,6 +269,11 @@ class TrialPaths:
         """One line of JSON for each report of progress."""
         return self.root / "progress.jsonl"
 
+    @property
+    def rungs(self) -> Path:
+        """One line of JSON for each rung of early stopping that the student has reached."""
+        return self.root / "rungs.jsonl"
+
     def further_seed(self, seed: int) -> "TrialPaths":
         """Returns the layout of what a seed after the first one fine-tunes."""
         return TrialPaths(root=self.root / f"seed-{seed}")

@@ -18,7 +18,7 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.objectives import Objective, as_costs
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """The version of the lines that are written; older ones are read too."""
 
 
@@ -27,7 +27,7 @@ class Status(StrEnum):
 
     COMPLETE = "complete"
     STOPPED = "stopped"
-    """Stopped early by the scheduler; its figures come from partial training and are never on a frontier."""
+    """Stopped early, because others were ahead; its figures come from partial training and are never on a frontier."""
     FAILED = "failed"
     REFUSED = "refused"
     """Drawn but not trained, because it exceeds a limit that is known before training or was tried already."""
@@ -115,6 +115,25 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """A student's held-out loss at one of the steps at which students are compared and stopped."""
+
+    step: int
+    held_out_loss: float
+    """In nats."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stop:
+    """Where and why a student was stopped."""
+
+    stage: str
+    """The stage that it did not end or begin."""
+    reason: str
+    """One line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRecord:
     """All that is known of one trial. A field that the trial did not reach is None."""
 
@@ -144,6 +163,8 @@ class TrialRecord:
     """Predicted from the calibrated table, in ms; None without one."""
     held_out_loss: float | None = None
     """The relation loss on held-out text at the end of distillation, in nats."""
+    rungs: tuple[Rung, ...] = ()
+    """The held-out losses at the rungs that the student reached."""
     tasks: dict[str, TaskResult] = field(default_factory=dict)
     num_steps: int = 0
     """The optimiser steps of distillation."""
@@ -164,6 +185,8 @@ class TrialRecord:
     """ISO 8601, UTC."""
     finished_at: str = ""
     failure: Failure | None = None
+    stop: Stop | None = None
+    """Where a stopped student was stopped; None for all others."""
 
     @property
     def label(self) -> str:
@@ -265,6 +288,11 @@ def _from_version_3(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _from_version_4(fields: dict[str, Any]) -> dict[str, Any]:
+    """Version 5 added what earlier studies do not have: rungs, and students that are stopped at them."""
+    return fields
+
+
 def _with_counts(result: Any) -> Any:
     """Returns a task's result with the number of examples of each split; what is no result stays as it is."""
     if not isinstance(result, dict):
@@ -277,7 +305,7 @@ def _with_counts(result: Any) -> Any:
     return counted
 
 
-_MIGRATIONS = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3}
+_MIGRATIONS = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3, 4: _from_version_4}
 """What turns the fields of one version of the schema into those of the next."""
 
 

@@ -17,6 +17,7 @@ from reports.published import PublishedResults, published_results
 from reports.seeds import SeedVariance
 from reports.selection.answer import Answer, answer, command_line
 from reports.statistics import Resamples, Split, accuracy_interval, resample
+from reports.stopping import stopping_lines
 from reports.study import Study
 from reports.trial_rows import Row, accuracy_of
 from reports.worth import Worth, worth_of_recipes
@@ -44,6 +45,8 @@ class Facts:
     """How well the held-out loss ranks students, as a sentence; empty where there are too few of them."""
     finetuning_check: tuple[str, ...]
     """How well the search's fine-tuning ranks students as a full one does, in sentences; empty without a check."""
+    stopping: tuple[str, ...]
+    """What was stopped early, in sentences; empty where the search stops no student."""
     confirmation: tuple[str, ...]
     """What the study's confirmation says, in sentences; empty without one."""
     set_tables: tuple[SetTable, ...]
@@ -118,6 +121,7 @@ class Facts:
             "trials": list(self.trials),
             "failures": list(self.failures),
             "costs": list(self.costs),
+            "stopping": list(self.stopping),
             "wall_clock_hours": self.wall_clock_hours,
             "preparation_seconds": dict(self.preparation_seconds),
             "stage_seconds": dict(self.stage_seconds),
@@ -152,6 +156,7 @@ def gather(study: Study) -> Facts:
         models=tuple(_model_row(record, validation, test) for record in compared),
         proxy="" if (quality := proxy_quality(study.students)) is None else quality.sentence,
         finetuning_check=() if (checked := load_finetuning_check(study)) is None else checked.lines(),
+        stopping=stopping_lines(study),
         confirmation=() if (confirmed := load_confirmation(study)) is None else confirmed.lines(),
         set_tables=tables.set_tables(_distinct([*compared, *study.frontier])),
         published=published_results(study.records),

@@ -16,6 +16,7 @@ from minilm_core.settings.schedules import DistillationSchedule, FinetuningSched
 from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.task import Task
 from minilm_core.tasks.task_kind import TaskKind
+from search.config.stopping import Stopping
 from spaces.limits import Limits
 from spaces.space import StudentSpace
 
@@ -214,6 +215,8 @@ class SearchConfig:
     resources: Resources = field(default_factory=Resources)
     storage: Storage = field(default_factory=Storage)
     sampler: Sampler = field(default_factory=Sampler)
+    stopping: Stopping | None = None
+    """When students are stopped before they are trained to the end; None: never."""
     baselines: Baselines = field(default_factory=Baselines)
 
     def __post_init__(self) -> None:
@@ -233,6 +236,11 @@ class SearchConfig:
         self._check_corpus()
         self._check_batches()
         self._check_soft_labels()
+        if self.stopping is not None and self.stopping.rungs[-1] >= self.distillation.num_steps:
+            raise UserError(
+                f"stopping.rungs must be below distillation.num_steps, {self.distillation.num_steps}, "
+                f"got {self.stopping.rungs[-1]}"
+            )
         if self.assistant is not None and self.distillation.compares_hidden_states:
             raise UserError(
                 "assistant must be left out with relation hidden_states, because the dimensions of an assistant are "

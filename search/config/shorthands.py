@@ -36,6 +36,7 @@ def expanded(source: YamlSource, base: Path) -> YamlSource:
         _rewrite(source, pattern, parse)
     _rewrite(source, ("assistant",), _assistant)
     _rewrite(source, ("vocabulary",), _vocabulary)
+    _rewrite(source, ("stopping",), _stopping)
     _rewrite(source, ("space",), lambda name: plain(load_space(name, base)))
     _apply_finetuning_preset(source)
     _rewrite(source, ("tasks", _EACH), lambda name: plain(named_task(name)))
@@ -77,6 +78,11 @@ def _vocabulary(size: str) -> str | int:
         return parse_count(size)
     except UserError as error:
         raise UserError(f"must be {', '.join(Vocabulary)} or a count such as 16k, got {size!r}") from error
+
+
+def _stopping(name: str) -> None:
+    if name != "off":
+        raise UserError(f"must be off or a mapping of settings, got {name}")
 
 
 def _rewrite(source: YamlSource, pattern: KeyPath, write_out: Callable[[str], Any]) -> None:

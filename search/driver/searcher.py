@@ -297,6 +297,8 @@ class StudySearcher(Searcher):
         return self._space.decode(trial.params)
 
     def _was_tried(self, trial: optuna.trial.FrozenTrial) -> bool:
-        # A running trial was interrupted; `_resume` returns it before another student is drawn.
+        # A running trial was interrupted; `_resume` returns it before another student is drawn. A pruned one was
+        # stopped early, unless it exceeded a limit.
         has_run = trial.state in (TrialState.COMPLETE, TrialState.FAIL)
-        return has_run and trial.params.keys() == self._space.parameters.keys()
+        was_stopped = trial.state is TrialState.PRUNED and not trial.constraints
+        return (has_run or was_stopped) and trial.params.keys() == self._space.parameters.keys()

@@ -41,3 +41,7 @@ from .resolved import with_vocabulary as with_vocabulary
 from .status import State as State
 from .status import StudyStatus as StudyStatus
 from .status import read_status as read_status
+from .stopping import reach_rung as reach_rung
+from .stopping import rungs_reached as rungs_reached
+from .stopping import stop_at_rung as stop_at_rung
+from .stopping import stop_before_task as stop_before_task

@@ -128,6 +128,12 @@ class Job:
         return self.rerun is None and self.extended_to is not None
 
     @property
+    def may_be_stopped(self) -> bool:
+        """Whether this is a trial of a search that stops students early."""
+        is_trial = self.role is Role.STUDENT and self.rerun is None and not self.goes_on
+        return is_trial and self.config.stopping is not None
+
+    @property
     def keeps_models(self) -> bool:
         """Whether the fine-tuned models are saved, and not only their results."""
         return self.rerun is None or self.rerun.keeps_models

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -11,12 +12,14 @@ from transformers import PreTrainedModel
 from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import DistillationFailure, DistillationProgress, StudentRun, distil_together
 from minilm_core.models.encoders import RelationEncoder
-from minilm_core.results.records import TrialRecord
+from minilm_core.results.records import Rung, Stop, TrialRecord
 from minilm_core.settings.schedules import DistillationSchedule
 from minilm_core.training.checkpoints import checkpoint_step
 from search.config.teacher_assignment import DistillationKey
 from search.study.jobs import Job
 from search.study.progress import Progress
+from search.study.stopping import reach_rung, stop_at_rung
+from search.worker.ending import stopped_record
 from search.worker.preparation import open_distillation_data
 from search.worker.worker import (
     CheckpointClock,
@@ -71,8 +74,8 @@ def _state_before_decay(job: Job) -> Path | None:
 def distil_students(worker: Worker, runs: Sequence[JobRun]) -> Iterator[Progress | TrialRecord]:
     """Distils the students that are not distilled yet, from their latest checkpoints on, and saves their encoders.
 
-    Students with the same targets learn together, one group after another. A student that fails alone does not stop
-    the others; the first worker yields its record.
+    Students with the same targets learn together, one group after another. A student that fails or is stopped does not
+    stop the others; the first worker yields its record.
     """
     is_missing = worker.agree(lambda: [not run.job.paths.student.is_dir() for run in runs])
     groups: dict[DistillationKey, list[JobRun]] = {}
@@ -94,7 +97,11 @@ def _distil_group(worker: Worker, key: DistillationKey, runs: Sequence[JobRun]) 
             learners.append(_Learner.begin(worker, run, key, data))
     checkpoints = CheckpointClock(every_seconds=schedule.checkpoint_every_seconds)
     student_runs = [learner.student_run for learner in learners]
-    for outcomes in distil_together(student_runs, data, schedule, seed=runs[0].job.seed):
+    stopping = runs[0].job.config.stopping
+    rungs = stopping.rungs if stopping is not None and runs[0].job.may_be_stopped else ()
+    leaving: set[int] = set()
+    steps = distil_together(student_runs, data, schedule, seed=runs[0].job.seed, rungs=rungs, leaving=leaving)
+    for outcomes in steps:
         worker.share_time([runs[index] for index in outcomes])
         yield from _failed_records(worker, runs, outcomes)
         progress = [(runs[i], outcome) for i, outcome in outcomes.items() if isinstance(outcome, DistillationProgress)]
@@ -107,7 +114,14 @@ def _distil_group(worker: Worker, key: DistillationKey, runs: Sequence[JobRun]) 
         if any(is_due(of_run) for _, of_run in progress):
             event = log_progress(worker, [(run, stage_progress(STAGE, of_run)) for run, of_run in progress])
             yield event
-            worker.check_time([run for run in runs if not run.has_failed], event)
+            at_rung = {
+                index: rung for index, outcome in outcomes.items() if (rung := _rung(outcome, rungs)) is not None
+            }
+            stops = worker.agree(partial(_stops, runs, at_rung)) if at_rung else {}
+            leaving.update(stops)
+            yield from _stopped_records(worker, runs, stops, at_rung)
+            if left := [run for run in runs if not run.has_ended]:
+                worker.check_time(left, event)
     yield from _save_students(worker, learners)
 
 
@@ -130,12 +144,37 @@ def _open_data(worker: Worker, key: DistillationKey) -> DistillationData:
     return replace(data, vocabulary=worker.node.vocabulary)
 
 
+def _rung(outcome: DistillationProgress | DistillationFailure, rungs: Sequence[int]) -> Rung | None:
+    """Returns the rung that a student has come to with its step; None if it has come to none."""
+    if isinstance(outcome, DistillationFailure) or outcome.step not in rungs:
+        return None
+    assert outcome.held_out_loss is not None, "the held-out loss is measured at every rung"
+    return Rung(step=outcome.step, held_out_loss=outcome.held_out_loss)
+
+
+def _stops(runs: Sequence[JobRun], at_rung: Mapping[int, Rung]) -> dict[int, Stop]:
+    """Notes the losses of students that have come to a rung together, and returns those that go no further."""
+    for index, rung in at_rung.items():
+        reach_rung(runs[index].job, rung)
+    found = {index: stop_at_rung(runs[index].job, rung.step) for index, rung in at_rung.items()}
+    return {index: stop for index, stop in found.items() if stop is not None}
+
+
+def _stopped_records(
+    worker: Worker, runs: Sequence[JobRun], stops: Mapping[int, Stop], at_rung: Mapping[int, Rung]
+) -> Iterator[TrialRecord]:
+    for index, stop in stops.items():
+        runs[index].has_ended = True
+        if worker.is_first:
+            yield stopped_record(worker, runs[index], stop, num_steps=at_rung[index].step)
+
+
 def _failed_records(
     worker: Worker, runs: Sequence[JobRun], outcomes: Mapping[int, DistillationProgress | DistillationFailure]
 ) -> Iterator[TrialRecord]:
     for index, outcome in outcomes.items():
         if isinstance(outcome, DistillationFailure):
-            runs[index].has_failed = True
+            runs[index].has_ended = True
             if worker.is_first:
                 yield runs[index].job.failed_record(outcome.error)
 
@@ -146,7 +185,7 @@ def _save_students(worker: Worker, learners: Sequence[_Learner]) -> Iterator[Tri
     def save_all() -> dict[int, TrialRecord]:
         failures: dict[int, TrialRecord] = {}
         for index, learner in enumerate(learners):
-            if learner.run.has_failed:
+            if learner.run.has_ended:
                 continue
             try:
                 worker.save_encoder(learner.encoder, learner.run.job)
@@ -157,8 +196,8 @@ def _save_students(worker: Worker, learners: Sequence[_Learner]) -> Iterator[Tri
         return failures
 
     for index, record in worker.agree(save_all).items():
-        learners[index].run.has_failed = True
+        learners[index].run.has_ended = True
         if worker.is_first:
             yield record
-    if left := [learner.run for learner in learners if not learner.run.has_failed]:
+    if left := [learner.run for learner in learners if not learner.run.has_ended]:
         worker.share_time(left)

@@ -8,21 +8,22 @@ and in a test.
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 
 from transformers.utils import logging as transformers_logging
 
 from minilm_core.atomic import atomic_folder, write_text_atomically
-from minilm_core.results.outcomes import load_outcomes, save_outcomes
-from minilm_core.results.records import Status, TrialRecord, task_result_from_dict
-from minilm_core.tasks.evaluation import TaskEvaluation, evaluate, mean_over_seeds
+from minilm_core.results.outcomes import save_outcomes
+from minilm_core.results.records import Stop, TrialRecord, read_records
+from minilm_core.tasks.evaluation import evaluate
 from minilm_core.tasks.finetuning import FinetuningProgress, build_task_model, finetune, save_task_model
-from minilm_core.tasks.metrics import accuracy_over_seeds
 from minilm_core.tasks.task import Task
-from minilm_core.training.devices import device_name, resolve_precision
 from search.study.jobs import Job
-from search.study.progress import Progress, is_reported, now
+from search.study.progress import Progress, is_reported
+from search.study.stopping import stop_before_task
 from search.worker.distillation import distil_students
+from search.worker.ending import complete_record, has_result, result_on, stopped_record
 from search.worker.soft_labels import data_to_learn, with_outputs
 from search.worker.worker import (
     CheckpointClock,
@@ -46,7 +47,7 @@ def run_group(jobs: Sequence[Job]) -> Iterator[Progress | TrialRecord]:
     runs = [JobRun.begin(job) for job in jobs]
     yield from distil_students(worker, [run for run in runs if run.job.distils])
     for run in runs:
-        if not run.has_failed:
+        if not run.has_ended:
             with attribute_failure([run]):
                 yield from _finish(worker, run)
 
@@ -55,13 +56,43 @@ def _finish(worker: Worker, run: JobRun) -> Iterator[Progress | TrialRecord]:
     """Runs the stages after distillation, which a student goes through alone."""
     if run.job.begins_undistilled:
         yield from _initialise(worker, run)
-    for task in run.job.config.tasks:
+    done: list[Task] = []
+    for task in _in_order(worker, run.job):
+        stop = worker.agree(partial(_stop_before, run.job, task, done)) if done else None
+        if stop is not None:
+            if worker.is_first:
+                results = {each.name: result_on(run.job, each) for each in done}
+                yield stopped_record(worker, run, stop, num_steps=run.job.distillation.num_steps, tasks=results)
+            return
         for seed in run.job.finetuning_seeds:
             yield from _finetune(worker, run, task, seed)
+        done.append(task)
     if run.job.gives_soft_labels:
         yield from _give_soft_labels(worker, run)
     if worker.is_first:
-        yield _record(worker, run)
+        yield complete_record(worker, run)
+
+
+def _in_order(worker: Worker, job: Job) -> Sequence[Task]:
+    """Returns the tasks in their order; where students are stopped early, those with the fewest tokens come first."""
+    if not job.may_be_stopped:
+        return job.config.tasks
+
+    def num_tokens(task: Task) -> int:
+        data = worker.node.task_data(task, worker.tokenizer_folder(job))
+        return int(data.train.lengths.sum())
+
+    return sorted(job.config.tasks, key=num_tokens)
+
+
+def _stop_before(job: Job, task: Task, done: Sequence[Task]) -> Stop | None:
+    """Returns why a student is not fine-tuned on its next task; None if it is."""
+    if not job.may_be_stopped:
+        return None
+    teacher = Job.of_teacher(job.study)
+    of_teacher = {each.name: result_on(teacher, each) for each in job.config.tasks if has_result(teacher, each)}
+    results = {each.name: result_on(job, each) for each in done}
+    return stop_before_task(job, task.name, results, of_teacher, read_records(job.study.paths.records))
 
 
 def _initialise(worker: Worker, run: JobRun) -> Iterator[Progress]:
@@ -136,38 +167,3 @@ def _report(worker: Worker, run: JobRun, progress: Progress) -> Iterator[Progres
     worker.share_time([run])
     yield log_progress(worker, [(run, progress)])
     worker.check_time([run], progress)
-
-
-def _evaluation(job: Job, task: Task, seed: int) -> TaskEvaluation:
-    """Returns what a seed's fine-tuning on a task has saved."""
-    content = json.loads(job.finetuning_paths(seed).result(task.name).read_text(encoding="utf-8"))
-    return TaskEvaluation(
-        result=task_result_from_dict(content), outcomes=load_outcomes(job.outcomes_file(task.name, seed))
-    )
-
-
-def _record(worker: Worker, run: JobRun) -> TrialRecord:
-    job, log, schedule = run.job, run.log, run.job.distillation
-    tasks = {
-        task.name: mean_over_seeds([_evaluation(job, task, s) for s in job.finetuning_seeds])
-        for task in job.config.tasks
-    }
-    accuracy = accuracy_over_seeds([result.validation_of_seeds for result in tasks.values()])
-    figures = {"accuracy": accuracy, **job.known_figures()}
-    seconds = log.seconds()
-    distils = job.distils
-    tokens_per_step = schedule.batch_size * job.config.corpus.sequence_length
-    return replace(
-        job.blank_record(Status.COMPLETE),
-        objectives={name: figures[name] for name in job.config.objectives if name in figures},
-        held_out_loss=log.last_held_out_loss(),
-        tasks=tasks,
-        num_steps=schedule.num_steps if distils else 0,
-        num_tokens=schedule.num_steps * tokens_per_step if distils else 0,
-        seconds=seconds,
-        device_hours=job.num_devices * sum(seconds.values()) / 3600,
-        device=device_name(worker.node.device),
-        precision=str(resolve_precision(schedule.precision, worker.node.device)),
-        started_at=log.started_at(),
-        finished_at=now(),
-    )

@@ -42,7 +42,8 @@ class JobRun:
 
     job: Job
     log: ProgressLog
-    has_failed: bool = False
+    has_ended: bool = False
+    """Whether it has a record already: it failed, or was stopped."""
 
     @classmethod
     def begin(cls, job: Job) -> Self:
@@ -198,14 +199,14 @@ def attribute_failure(runs: Sequence[JobRun]) -> Iterator[None]:
     """Attributes an exception raised in the block to these runs, so that the other runs of the trial can go on.
 
     Raises:
-        JobsFailedError: with the numbers of those of the runs' jobs that had not failed before.
+        JobsFailedError: with the numbers of those of the runs' jobs that had not ended before.
     """
     try:
         yield
     except JobsFailedError:
         raise
     except Exception as error:
-        numbers = tuple(run.job.number for run in runs if not run.has_failed)
+        numbers = tuple(run.job.number for run in runs if not run.has_ended)
         raise JobsFailedError(numbers, error) from error
 
 

@@ -186,6 +186,40 @@ def test_the_distillation_ends_when_all_students_have_failed(
     assert all(isinstance(outcome, DistillationFailure) for outcome in outcomes.values())
 
 
+def test_students_leave_one_by_one_and_the_others_end_as_they_would_alone(
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, alone: list[Run]
+) -> None:
+    students, leaving, outcomes = students_of(teacher_config), set[int](), list[Outcomes]()
+    for step in distil_together(student_runs_of(students), distillation_data, SCHEDULE, seed=0, leaving=leaving):
+        outcomes.append(step)
+        leaving |= {3: {1}, 5: {0}}.get(len(outcomes), set())
+    assert [sorted(step) for step in outcomes] == [*[[0, 1, 2]] * 3, *[[0, 2]] * 2, *[[2]] * 3]
+    assert_same_bits(run_of(students[2], [progress_of(step, 2) for step in outcomes]), alone[2])
+
+
+def test_the_distillation_ends_when_all_students_have_left(
+    teacher_config: PretrainedConfig, distillation_data: DistillationData, teacher: CountingTargets
+) -> None:
+    leaving = set[int]()
+    data = replace(distillation_data, targets=teacher)
+    for _ in distil_together(student_runs_of(students_of(teacher_config)), data, SCHEDULE, seed=0, leaving=leaving):
+        leaving |= {0, 1, 2}
+    assert teacher.num_calls <= 2, "the next batch may have been read ahead"
+
+
+def test_the_held_out_loss_is_also_measured_at_the_rungs(
+    teacher_config: PretrainedConfig, distillation_data: DistillationData
+) -> None:
+    schedule = replace(SCHEDULE, num_evaluations=1)
+    students = students_of(teacher_config)
+    measured = [
+        [index for index, outcome in step.items() if progress_of(step, index).held_out_loss is not None]
+        for step in distil_together(student_runs_of(students), distillation_data, schedule, seed=0, rungs=(2, 5))
+    ]
+    assert [step for step, indices in enumerate(measured, start=1) if indices] == [2, 5, schedule.num_steps]
+    assert all(indices in ([], [0, 1, 2]) for indices in measured)
+
+
 def test_students_whose_checkpoints_are_behind_catch_up_first(
     teacher_config: PretrainedConfig, distillation_data: DistillationData, alone: list[Run], tmp_path: Path
 ) -> None:

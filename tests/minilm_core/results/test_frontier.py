@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from minilm_core.results.frontier import frontier_ranks, hypervolume, is_on_frontier, knee
+from minilm_core.results.frontier import crowding_distances, frontier_ranks, hypervolume, is_on_frontier, knee, places
 
 fixed = settings(deadline=None, derandomize=True)
 
@@ -165,3 +165,37 @@ def test_an_objective_in_which_all_are_equal_moves_no_knee() -> None:
 
 def test_a_single_student_is_its_own_knee() -> None:
     assert knee(np.array([[3.0, 4.0]])) == 0
+
+
+def test_crowding_is_the_gap_between_neighbours_as_a_part_of_the_range() -> None:
+    costs = np.array([[0.0, 10.0], [1.0, 6.0], [3.0, 5.0], [10.0, 0.0]])
+    assert crowding_distances(costs).tolist() == pytest.approx(
+        [np.inf, (3 - 0) / 10 + (10 - 5) / 10, (10 - 1) / 10 + (6 - 0) / 10, np.inf]
+    )
+
+
+def test_students_with_one_value_of_a_cost_do_not_crowd_one_another() -> None:
+    costs = np.array([[0.0, 3.0], [1.0, 2.0], [1.0, 2.0], [2.0, 1.0]])
+    distances = crowding_distances(costs)
+    assert distances[1] == distances[2] == 2.0
+    assert crowding_distances(np.array([[1.0, 5.0]] * 3)).tolist() == [0.0] * 3
+
+
+def test_a_place_counts_better_frontiers_and_then_less_crowded_students() -> None:
+    on_first = [[0.0, 10.0], [1.0, 6.0], [3.0, 5.0], [10.0, 0.0]]
+    on_second = [[4.0, 6.0], [11.0, 1.0]]
+    assert places(np.array([*on_second, *on_first])).tolist() == [4, 4, 0, 3, 2, 0]
+
+
+@fixed
+@given(costs=TIED, seed=st.integers(0, 2**32 - 1))
+def test_places_do_not_depend_on_the_order_and_put_no_student_before_one_that_beats_it(
+    costs: np.ndarray, seed: int
+) -> None:
+    order = np.random.default_rng(seed).permutation(len(costs))
+    found = places(costs)
+    assert places(costs[order]).tolist() == found[order].tolist()
+    for better, worse in itertools.permutations(range(len(costs)), 2):
+        if dominates(costs[better], costs[worse]):
+            assert found[better] < found[worse]
+    assert len(costs) == 0 or found.min() == 0

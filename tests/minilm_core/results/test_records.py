@@ -21,7 +21,9 @@ from minilm_core.results.records import (
     Evaluation,
     Failure,
     Role,
+    Rung,
     Status,
+    Stop,
     TaskResult,
     TrialRecord,
     append_record,
@@ -53,6 +55,7 @@ task_results = st.builds(
     evaluation_sets=st.dictionaries(st.text(), evaluations, max_size=2),
     null_threshold=st.none() | finite,
 )
+rungs = st.builds(Rung, step=counts, held_out_loss=finite)
 failures = st.builds(Failure, kind=st.sampled_from(FailureKind), message=st.text(), traceback=st.text())
 any_record = st.builds(
     TrialRecord,
@@ -66,12 +69,14 @@ any_record = st.builds(
     num_parameters=st.none() | counts,
     latency_ms=st.none() | finite,
     held_out_loss=st.none() | finite,
+    rungs=st.lists(rungs, max_size=2).map(tuple),
     tasks=st.dictionaries(st.text(), task_results, max_size=2),
     seconds=st.dictionaries(st.text(), finite, max_size=2),
     device_hours=finite,
     device=st.text(),
     started_at=st.text(),
     failure=st.none() | failures,
+    stop=st.none() | st.builds(Stop, stage=st.text(), reason=st.text()),
 )
 
 
@@ -137,7 +142,7 @@ def test_a_record_of_an_unknown_schema_is_refused(path: Path, version: Any, reme
 def test_a_record_without_a_version_is_refused() -> None:
     content = json.loads(to_json(make_record()))
     del content["schema_version"]
-    with pytest.raises(UserError, match="schema_version must be between 1 and 4, got None"):
+    with pytest.raises(UserError, match=f"schema_version must be between 1 and {SCHEMA_VERSION}, got None"):
         from_json(json.dumps(content))
 
 

@@ -80,6 +80,18 @@ def test_a_resumed_search_draws_no_student_a_second_time(name: SamplerName) -> N
     assert driver.refusals == []
 
 
+@pytest.mark.parametrize("status", [Status.COMPLETE, Status.STOPPED, Status.FAILED])
+def test_a_resumed_search_of_a_small_space_tries_only_what_is_left(status: Status) -> None:
+    storage = InMemoryStorage()
+    before = make_searcher(make_study(storage), Driver(status=status), TWO_STUDENTS)
+    _, first = drawn(before)
+    before.on_trial_complete("a", {})
+    after = make_searcher(make_study(storage), Driver(), TWO_STUDENTS)
+    _, second = drawn(after)
+    assert second != first
+    assert after.suggest("b") == FINISHED
+
+
 def test_interrupted_students_are_handed_out_first_and_new_ones_fill_the_group(journal: JournalStorage) -> None:
     before = make_searcher(make_study(journal), quota=THREE_A_TRIAL)
     interrupted = drawn_together(before)

@@ -1,0 +1,89 @@
+"""What a search stopped early: how many students, where, what that saved, and how well the rungs ranked students."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from minilm_core.results.records import Status, TrialRecord
+from reports import wording
+from reports.proxy import Ranked, of_one_budget, shown_tau, tau_b
+from reports.study import Study
+
+MIN_STUDENTS = 5
+"""Fewer complete students say nothing of how a rung ranks them."""
+DISTILLING = "distilling"
+
+
+def stopping_lines(study: Study) -> tuple[str, ...]:
+    """Returns what the report says of early stopping, in sentences; empty for a study that stops no student."""
+    if not study.config.get("stopping"):
+        return ()
+    return tuple(_lines(study))
+
+
+def _lines(study: Study) -> Iterator[str]:
+    trials = [record for record in study.records if record.counts_for_budget]
+    stopped = [record for record in trials if record.status is Status.STOPPED]
+    if not stopped:
+        yield f"None of {wording.counted(len(trials), 'trial')} was stopped."
+    else:
+        where = [f"{count} {place}" for place, count in _places(stopped).items()]
+        yield f"{len(stopped)} of {wording.counted(len(trials), 'trial')} were stopped: {wording.listed(where)}."
+        yield from _savings(stopped, study.students)
+    yield from _rankings(study.students)
+
+
+def _places(stopped: Sequence[TrialRecord]) -> Counter[str]:
+    """Returns how many students were stopped at each place, in the order of a trial."""
+    in_order = sorted(stopped, key=lambda record: (_stage(record) != DISTILLING, record.num_steps, _stage(record)))
+    return Counter(
+        f"at step {record.num_steps:,}" if _stage(record) == DISTILLING else f"before {_stage(record)}"
+        for record in in_order
+    )
+
+
+def _stage(record: TrialRecord) -> str:
+    return "" if record.stop is None else record.stop.stage
+
+
+def _savings(stopped: Sequence[TrialRecord], complete: Sequence[TrialRecord]) -> Iterator[str]:
+    """Yields what the stopped students took, and what they would have taken, as far as complete ones tell."""
+    took = sum(record.device_hours for record in stopped)
+    whole = [_device_hours_to_the_end(record, complete) for record in stopped]
+    if not all(hours is not None for hours in whole):
+        yield f"They took {took:.4g} device-hours; what they would have taken is not known without a complete student."
+        return
+    total = sum(hours for hours in whole if hours is not None)
+    yield (
+        f"They took {took:.4g} device-hours, and would have taken about {total:.4g} if trained to the end, by their "
+        "speed in distillation and that of the complete students in fine-tuning."
+    )
+
+
+def _device_hours_to_the_end(record: TrialRecord, complete: Sequence[TrialRecord]) -> float | None:
+    """Returns the device-hours that a stopped student would have taken; None where no student tells."""
+    num_steps = max((student.num_steps for student in of_one_budget(complete)), default=0)
+    spent, flops = sum(record.seconds.values()), sum(student.flops or 0 for student in complete)
+    if not record.num_steps or not num_steps or not spent or not flops or record.flops is None:
+        return None
+    distilling = record.seconds.get(DISTILLING, 0.0) * num_steps / record.num_steps
+    afterwards = sum(sum(s.seconds.values()) - s.seconds.get(DISTILLING, 0.0) for s in complete)
+    return record.device_hours * (distilling + afterwards * record.flops / flops) / spent
+
+
+def _rankings(students: Sequence[TrialRecord]) -> Iterator[str]:
+    """Yields how well the held-out loss at each rung ranked the complete students by that at the end."""
+    known = of_one_budget([student for student in students if student.held_out_loss is not None])
+    for step in sorted({rung.step for student in known for rung in student.rungs}):
+        ranked = [
+            Ranked(-rung.held_out_loss, -(student.held_out_loss or 0.0), float(student.num_layer_parameters or 0))
+            for student in known
+            for rung in student.rungs
+            if rung.step == step
+        ]
+        tau = tau_b(ranked) if len(ranked) >= MIN_STUDENTS else None
+        if tau is not None:
+            yield (
+                f"The held-out loss at step {step:,} ranks {len(ranked)} complete students as that at the end does: "
+                f"Kendall's tau {shown_tau(tau)} (1: both rank alike, 0: it says nothing). Students that were stopped "
+                "are not among them."
+            )
