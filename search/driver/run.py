@@ -33,6 +33,7 @@ from search.driver.searcher import Quota, StudySearcher, make_sampler, open_optu
 from search.driver.students_per_worker import students_per_worker, worker_memory_bytes
 from search.driver.study_preparation import prepare_study
 from search.driver.trial import jobs_left, make_trainable
+from search.sampling.known_cost import Problem
 from search.study.baselines import jobs_after_search, teacher_job
 from search.study.ledger import Ending, Ledger
 from search.study.messages import WorkersLost, decode
@@ -150,7 +151,8 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
     config, objectives = study.config, study.config.declared_objectives
     storage = JournalStorage(JournalFileBackend(str(study.paths.journal)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    optuna_study = open_optuna_study(storage, objectives, make_sampler(config.sampler, config.seed))
+    sampler = make_sampler(config.sampler, config.seed, _problem(study, ledger))
+    optuna_study = open_optuna_study(storage, objectives, sampler)
     begun = study.paths.begun_trials()
     interrupted = reconcile(optuna_study, study.space, ledger.records, objectives, begun)
     if ledger.ending is None:
@@ -169,6 +171,17 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
             study.paths.exhausted.touch()
     write_importances(optuna_study, study)
     return ledger.ending or Ending.EXHAUSTED
+
+
+def _problem(study: ResolvedStudy, ledger: Ledger) -> Problem:
+    return Problem(
+        space=study.space,
+        objectives=study.config.declared_objectives,
+        known_figures=study.student_figures,
+        is_feasible=lambda shape: study.violation(shape) is None,
+        students=lambda: [record for record in ledger.records if record.counts_for_budget],
+        spent=lambda: ledger.spent_share,
+    )
 
 
 def _quota(study: ResolvedStudy, ledger: Ledger) -> Quota:

@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from minilm_core.results.objectives import Direction, Objective
 from minilm_core.results.records import Role, Status, TrialRecord
 from search.config.settings import Sampler, SamplerName
+from search.sampling.known_cost import KnownCostSampler, Problem
 from search.study.messages import JobsEnded, decode
 from spaces.limits import Violation
 from spaces.space import StudentChoice, StudentSpace
@@ -28,9 +29,11 @@ MAX_DRAWS = 500
 STUDY_NAME = "search"
 
 
-def make_sampler(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler of a study."""
+def make_sampler(sampler: Sampler, seed: int, problem: Problem) -> optuna.samplers.BaseSampler:
+    """Returns the sampler of a study; Optuna's own do not look at the problem."""
     match sampler.name:
+        case SamplerName.KNOWN_COST:
+            return KnownCostSampler(problem, seed=seed, num_startup_trials=sampler.num_startup_trials)
         case SamplerName.TPE:
             return optuna.samplers.TPESampler(seed=seed, n_startup_trials=sampler.num_startup_trials)
         case SamplerName.NSGA2:

@@ -16,7 +16,7 @@ from minilm_core.tasks.task import Task
 from search.config.settings import SearchConfig
 from search.study.memory import NodeOutOfMemoryError
 from search.study.progress import ProgressLog, now
-from search.study.resolved import ResolvedStudy
+from search.study.resolved import ResolvedStudy, known_figures
 from spaces.space import StudentChoice
 
 
@@ -238,13 +238,7 @@ class Job:
 
     def known_figures(self) -> dict[str, float]:
         """Returns the objectives that follow from the choice alone, before any training."""
-        architecture = self.choice.architecture
-        figures: dict[str, float] = {
-            "size_bytes": architecture.size_bytes(self.family),
-            "num_parameters": architecture.num_parameters(self.family),
-            "flops": architecture.flops(self.config.latency.sequence_length, self.family),
-        }
-        return figures if self.latency_ms is None else {**figures, "latency_ms": self.latency_ms}
+        return known_figures(self.choice.architecture, self.family, self.config.latency, self.latency_ms)
 
     def blank_record(self, status: Status, failure: Failure | None = None) -> TrialRecord:
         """Returns a record with all that is known before training."""

@@ -64,6 +64,15 @@ class Ledger(RecordKeeper):
         return max(0, self._config.budget.num_trials - num_counted(self.records))
 
     @property
+    def spent_share(self) -> float:
+        """The part of the budget that is spent, from 0 to 1: of the trials, or of the device-hours if that is more."""
+        budget = self._config.budget
+        shares = [num_counted(self.records) / budget.num_trials]
+        if budget.max_device_hours is not None:
+            shares.append(total_device_hours(self.records) / budget.max_device_hours)
+        return min(1.0, max(shares))
+
+    @property
     def ending(self) -> Ending | None:
         """Why no further trial is to start; None while the search goes on."""
         if len(self._failures_in_a_row) >= self._config.budget.max_identical_failures:

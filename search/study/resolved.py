@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import LatencyTable
+from minilm_core.latency.table import LatencyTable, LatencyTarget
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.models.families import encoder_architecture, family_shape
 from minilm_core.models.student_family import student_base
@@ -69,6 +69,10 @@ class ResolvedStudy:
                 f"limits must admit at least one student of the space, but even the closest exceeds one: {closest}"
             )
 
+    def student_figures(self, student: StudentArchitecture) -> dict[str, float]:
+        """Returns the objectives of a student that follow from its shape alone, before any training."""
+        return known_figures(student, self.student_family, self.config.latency, self.latency_ms(student))
+
     def latency_ms(self, student: StudentArchitecture) -> float | None:
         """Returns the predicted latency of a student in ms, or None without a table of its width."""
         return _predicted_ms(self.latency_table, student)
@@ -121,6 +125,18 @@ def find_study(config: SearchConfig, paths: StudyPaths) -> ResolvedStudy:
         UserError: if the teacher cannot be found, or a setting does not fit it.
     """
     return resolve_study(config, paths, read_config(resolve_config(config.teacher, paths.root)))
+
+
+def known_figures(
+    architecture: StudentArchitecture, family: FamilyShape, target: LatencyTarget, latency_ms: float | None
+) -> dict[str, float]:
+    """Returns the objectives of a model that follow from its shape and its predicted latency in ms, if it has one."""
+    figures: dict[str, float] = {
+        "size_bytes": architecture.size_bytes(family),
+        "num_parameters": architecture.num_parameters(family),
+        "flops": architecture.flops(target.sequence_length, family),
+    }
+    return figures if latency_ms is None else {**figures, "latency_ms": latency_ms}
 
 
 def _predicted_ms(table: LatencyTable | None, architecture: StudentArchitecture) -> float | None:

@@ -6,10 +6,12 @@ import optuna
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
+from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.objectives import objectives_named
 from minilm_core.results.records import Role, Status, TrialRecord
 from search.config.settings import Sampler, SamplerName
 from search.driver.searcher import Quota, StudySearcher, make_sampler, open_optuna_study, reconcile
+from search.sampling.known_cost import Problem
 from search.study.messages import JobsEnded, encode
 from spaces.limits import Violation
 from spaces.space import LogRange, StudentChoice, StudentSpace
@@ -95,10 +97,31 @@ def row_of(students: Mapping[int, StudentChoice], *numbers: int) -> dict[str, st
     return encode(JobsEnded(records=tuple(make_record(number, students[number]) for number in numbers or students)))
 
 
+def known_figures(shape: StudentArchitecture) -> dict[str, float]:
+    """Figures of a shape that grow with its layers, as all of a search do."""
+    size = float(shape.num_layers * shape.hidden_size**2)
+    return {"flops": 24 * size, "size_bytes": 48 * size, "num_parameters": 12 * size, "latency_ms": size / 1e4}
+
+
+def problem_of(
+    space: StudentSpace = WIDE, students: Sequence[TrialRecord] = (), spent: float = 0.0, max_layers: float = 99
+) -> Problem:
+    """What a sampler that looks at the problem is told of it."""
+    return Problem(
+        space=space,
+        objectives=OBJECTIVES,
+        known_figures=known_figures,
+        is_feasible=lambda shape: shape.num_layers <= max_layers,
+        students=lambda: students,
+        spent=lambda: spent,
+    )
+
+
 def make_study(
     storage: optuna.storages.BaseStorage | None = None, sampler: SamplerName = SamplerName.RANDOM
 ) -> optuna.Study:
-    return open_optuna_study(storage or InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(name=sampler), seed=0))
+    made = make_sampler(Sampler(name=sampler), seed=0, problem=problem_of())
+    return open_optuna_study(storage or InMemoryStorage(), OBJECTIVES, made)
 
 
 def make_searcher(

@@ -26,6 +26,7 @@ from tests.search.searching import (
     end,
     make_searcher,
     make_study,
+    problem_of,
     row_of,
     trials,
 )
@@ -52,7 +53,9 @@ def test_every_sampler_draws_students_of_several_objectives(name: SamplerName) -
 
 
 def test_tpe_draws_after_students_of_every_status() -> None:
-    study = open_optuna_study(InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(num_startup_trials=2), seed=0))
+    study = open_optuna_study(
+        InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(num_startup_trials=2), 0, problem_of())
+    )
     driver = Driver(max_layers=2)
     searcher = make_searcher(study, driver)
     statuses = [*Status, *Status, *Status]
@@ -80,7 +83,7 @@ class DistanceDriver(Driver):
 
 def mean_distance_after_startup(name: SamplerName, seed: int) -> float:
     num_startup_trials, num_trials = 10, 30
-    sampler = make_sampler(Sampler(name=name, num_startup_trials=num_startup_trials), seed)
+    sampler = make_sampler(Sampler(name=name, num_startup_trials=num_startup_trials), seed, problem_of())
     searcher = make_searcher(open_optuna_study(InMemoryStorage(), OBJECTIVES, sampler), DistanceDriver())
     distances = []
     for trial_id in map(str, range(num_trials)):
@@ -100,7 +103,9 @@ def test_tpe_draws_nearer_to_the_best_student_than_random_draws_after_its_startu
 def test_a_sampler_is_a_function_of_the_seed() -> None:
     first, again = (drawn(make_searcher(make_study()))[1] for _ in range(2))
     assert first == again
-    other = open_optuna_study(InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(name=SamplerName.RANDOM), seed=1))
+    other = open_optuna_study(
+        InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(name=SamplerName.RANDOM), 1, problem_of())
+    )
     assert drawn(make_searcher(other))[1] != first
 
 

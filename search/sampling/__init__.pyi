@@ -1,0 +1,2 @@
+from .known_cost import KnownCostSampler as KnownCostSampler
+from .known_cost import Problem as Problem

@@ -1,0 +1,161 @@
+"""Tests of the sampler that knows costs: what it draws, what it never draws, and that its front is the better one."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.results.frontier import hypervolume
+from minilm_core.results.records import TrialRecord
+from search.config.settings import Sampler, SamplerName
+from search.driver.searcher import make_sampler, open_optuna_study
+from spaces.space import LogRange, StudentChoice, StudentSpace
+from tests.search.searching import OBJECTIVES, TWO_STUDENTS, WIDE, known_figures, make_record, problem_of
+
+SPACE = replace(WIDE, hidden_sizes=(96, 192, 384), finetuning_learning_rate=LogRange(low=1e-5, high=1e-3))
+NUM_STARTUP = 6
+
+
+def accuracy_of(choice: StudentChoice) -> float:
+    """Rises with size, with best rates in the middle of their ranges."""
+    size = known_figures(choice.architecture)["num_parameters"]
+    distance = (
+        math.log(choice.distillation_learning_rate / 3e-4) ** 2 + math.log(choice.finetuning_learning_rate / 1e-4) ** 2
+    )
+    return 0.9 - 0.3 * (size / 1e5) ** -0.4 - 0.01 * distance
+
+
+class Search:
+    """A search without training: the accuracy of a student follows from its choice."""
+
+    def __init__(
+        self,
+        name: SamplerName = SamplerName.KNOWN_COST,
+        seed: int = 0,
+        space: StudentSpace = SPACE,
+        max_layers: float = 99,
+        spent: Callable[[int], float] = lambda _: 0.0,
+    ) -> None:
+        self.records: list[TrialRecord] = []
+        self.space = space
+        problem = replace(
+            problem_of(space, max_layers=max_layers),
+            students=lambda: self.records,
+            spent=lambda: spent(len(self.records)),
+        )
+        sampler = make_sampler(Sampler(name=name, num_startup_trials=NUM_STARTUP), seed, problem)
+        self.study = open_optuna_study(InMemoryStorage(), OBJECTIVES, sampler)
+
+    def ask(self) -> tuple[optuna.Trial, StudentChoice]:
+        trial = self.study.ask()
+        return trial, self.space.suggest(trial)
+
+    def run(self, num_trials: int) -> "Search":
+        for _ in range(num_trials):
+            trial, choice = self.ask()
+            self.end(trial.number, choice)
+        return self
+
+    def end(self, number: int, choice: StudentChoice) -> None:
+        figures = known_figures(choice.architecture)
+        objectives = {"accuracy": accuracy_of(choice), "latency_ms": figures["latency_ms"]}
+        record = replace(
+            make_record(number, choice),
+            objectives=objectives,
+            flops=int(figures["flops"]),
+            seconds={"distilling": figures["flops"] / 1e5},
+            num_layer_parameters=int(figures["num_parameters"]),
+        )
+        self.records.append(record)
+        self.study.tell(number, [objectives[objective.name] for objective in OBJECTIVES])
+
+    @property
+    def choices(self) -> list[StudentChoice]:
+        return [StudentChoice.from_record(record) for record in self.records]
+
+    @property
+    def front(self) -> float:
+        """The hypervolume over the logarithm of latency, above an accuracy of 0.5."""
+        points = [[-r.objectives["accuracy"], math.log(r.objectives["latency_ms"])] for r in self.records]
+        return hypervolume(np.array(points), np.array([-0.5, math.log(100.0)]))
+
+
+def test_its_front_is_better_than_that_of_random_draws() -> None:
+    num_trials = 22
+    known, random = (
+        [Search(name, seed, spent=lambda ended: ended / num_trials).run(num_trials).front for seed in range(3)]
+        for name in (SamplerName.KNOWN_COST, SamplerName.RANDOM)
+    )
+    assert min(known) > np.mean(random)
+    assert np.mean(known) > np.mean(random) + 0.02
+
+
+def test_it_is_a_function_of_the_seed() -> None:
+    first, again, other = (Search(seed=seed).run(9).choices for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_after_the_startup_no_student_over_a_limit_is_drawn() -> None:
+    search = Search(max_layers=2).run(NUM_STARTUP + 6)
+    assert all(choice.architecture.num_layers <= 2 for choice in search.choices[NUM_STARTUP:])
+
+
+def test_students_that_run_are_reckoned_with() -> None:
+    search = Search().run(NUM_STARTUP)
+    together = [search.ask()[1] for _ in range(4)]
+    for one, other in itertools.combinations(together, 2):
+        is_same_shape = one.architecture == other.architecture
+        rates = zip(
+            (one.distillation_learning_rate, one.finetuning_learning_rate),
+            (other.distillation_learning_rate, other.finetuning_learning_rate),
+            strict=True,
+        )
+        assert not (is_same_shape and all(abs(math.log(a / b)) < 0.1 for a, b in rates))
+
+
+def test_while_the_budget_lasts_it_reckons_with_time() -> None:
+    early, late = (Search(spent=lambda _, part=part: part).run(NUM_STARTUP) for part in (0.0, 1.0))
+    assert early.choices == late.choices
+    flops = [known_figures(search.ask()[1].architecture)["flops"] for search in (early, late)]
+    assert flops[0] <= flops[1]
+
+
+def test_a_space_of_lists_is_drawn_once_and_then_at_random() -> None:
+    search = Search(space=TWO_STUDENTS)
+    search.records = [make_record(n, c) for n, c in enumerate(all_of(TWO_STUDENTS) * 4)]
+    assert search.ask()[1] in all_of(TWO_STUDENTS)
+
+
+def all_of(space: StudentSpace) -> list[StudentChoice]:
+    return [
+        StudentChoice(architecture=shape, distillation_learning_rate=1e-4, finetuning_learning_rate=1e-5)
+        for shape in space.architectures()
+    ]
+
+
+def test_a_student_that_is_given_stays_as_it_is() -> None:
+    search = Search().run(NUM_STARTUP)
+    given = replace(search.choices[0], architecture=StudentArchitecture(num_layers=3, hidden_size=384, num_heads=12))
+    search.study.enqueue_trial(SPACE.encode(given))
+    assert search.ask()[1] == given
+
+
+def test_equal_accuracies_are_no_mistake() -> None:
+    search = Search().run(NUM_STARTUP)
+    search.records = [replace(record, objectives={"accuracy": 0.5, "latency_ms": 1.0}) for record in search.records]
+    assert search.ask()[1].architecture in set(SPACE.architectures())
+
+
+@pytest.mark.parametrize("num_failed", [NUM_STARTUP, 20])
+def test_without_complete_students_it_draws_at_random(num_failed: int) -> None:
+    search = Search()
+    choices = [search.ask()[1] for _ in range(num_failed)]
+    search.records = [replace(make_record(n, c), objectives={}, status="failed") for n, c in enumerate(choices)]  # type: ignore[arg-type]
+    assert search.ask()[1].architecture in set(SPACE.architectures())
