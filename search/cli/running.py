@@ -74,15 +74,17 @@ def resume(
     front: Front = False,
     picked: Picked = False,
     trial: Trials = None,
+    overrides: Overrides = None,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue an interrupted search, ask it for more trials, or its students for more steps.
 
-    --add-steps takes the students of --front, which is the default, of --picked or of --trial.
+    --add-steps takes the students of --front, which is the default, of --picked or of --trial. --set may change what is
+    below budget, limits, resources and stopping.
     """
     from search.config.loading import load_config
-    from search.study.relaunch import extended
+    from search.study.relaunch import extended, validate_relaunch
     from search.study.resolved import find_study
 
     if add_trials < 0:
@@ -93,7 +95,8 @@ def resume(
         with only_driver(study):
             if add_steps is not None:
                 _add_steps(study, add_steps, picked=picked, trials=trial)
-            earlier = load_config(study.search_yaml).config
+            earlier = load_config(study.search_yaml, overrides or ()).config
+            validate_relaunch(study, earlier)
             config = extended(study, earlier, add_trials)
             if add_trials and config == earlier:
                 complain(

@@ -155,6 +155,8 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
     optuna_study = open_optuna_study(storage, objectives, sampler)
     begun = study.paths.begun_trials()
     interrupted = reconcile(optuna_study, study.space, ledger.records, objectives, begun)
+    # With other limits than before, the space may hold other students.
+    study.paths.exhausted.unlink(missing_ok=True)
     if ledger.ending is None:
         searcher = StudySearcher(
             optuna_study,

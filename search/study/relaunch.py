@@ -1,19 +1,25 @@
 """The rules for launching a study again: what may change, and what is removed then. No torch, no Ray."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import read_records
+from minilm_core.settings.schema import plain
 from search.config.loading import load_config
 from search.config.settings import SearchConfig
 from search.study.ledger import num_counted
 
+CHANGEABLE = ("budget", "limits", "resources", "stopping")
+"""The settings that may change while a study runs: no student that has ended would be another one."""
+
 
 def validate_relaunch(paths: StudyPaths, config: SearchConfig) -> bool:
-    """Checks that a study may go on with these settings: only its budget may differ from the settings in its folder.
+    """Checks that a study may go on with these settings: only those of `CHANGEABLE` may differ from its own.
 
     All settings may change before the first trial has run, since the settings themselves may have kept it from running.
     What was made for other settings is removed then; the assistant is removed only if the new settings change it.
@@ -32,13 +38,18 @@ def validate_relaunch(paths: StudyPaths, config: SearchConfig) -> bool:
         if is_bound:
             raise
     else:
-        if replace(config, budget=earlier.budget) == earlier:
+        changed = list(_changed_keys(plain(earlier), plain(config)))
+        if not changed:
+            if earlier.resources != config.resources:
+                # It was chosen for the earlier ones, and is chosen anew.
+                paths.students_per_worker.unlink(missing_ok=True)
             return False
-    if is_bound:
-        raise UserError(
-            f"only the budget of a study's settings may change, and {paths.root} was launched with other settings; "
-            f"go on with `minilm-search resume {paths.root}`, or choose another name"
-        )
+        if is_bound:
+            raise UserError(
+                f"{', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} of a study's settings may change once a trial has "
+                f"run, got another {', '.join(changed)} for {paths.root}; go on with `minilm-search resume "
+                f"{paths.root}`, or choose another name"
+            )
     keeps_assistant = earlier is not None and _settings_of_the_assistant(earlier) == _settings_of_the_assistant(config)
     had_assistant = paths.assistant.root.exists()
     _remove_preparation(paths, keeps_assistant=keeps_assistant)
@@ -54,6 +65,18 @@ def extended(paths: StudyPaths, config: SearchConfig, num_more: int) -> SearchCo
     if num_counted(read_records(paths.records)) < budget.num_trials:
         return config
     return replace(config, budget=replace(budget, num_trials=budget.num_trials + num_more))
+
+
+def _changed_keys(earlier: dict[str, Any], config: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Yields the keys, with dots, whose values differ, without those that may."""
+    for name in dict.fromkeys((*earlier, *config)):
+        before, after = earlier.get(name), config.get(name)
+        if before == after or (not above and name in CHANGEABLE):
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _changed_keys(before, after, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
 
 
 def _settings_of_the_assistant(config: SearchConfig) -> tuple[object, ...]:

@@ -194,7 +194,7 @@ def test_launch_refuses_a_study_of_other_settings(search_yaml: Path) -> None:
     append_record(folder / "records.jsonl", student(0, 0.7))
     done = run("launch", search_yaml)
     assert done.returncode == 2
-    assert "only the budget of a study's settings may change" in done.stderr
+    assert "may change once a trial has run, got another seed for " in done.stderr
 
 
 @pytest.mark.slow

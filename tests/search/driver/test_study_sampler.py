@@ -22,9 +22,13 @@ def test_a_search_that_knows_costs_runs_and_is_resumed(material: Path, tmp_path:
     done = launch(material, tmp_path, *settings, *NO_BASELINES)
     assert done.returncode == 0, done.stderr
     study = StudyPaths(root=tmp_path / "tiny")
-    more = run("resume", study.root, "--add-trials", "2")
+    more = run("resume", study.root, "--set", "budget.num_trials=8", "--set", "stopping=off")
     assert more.returncode == 0, more.stderr
     counted = [record for record in students(study) if record.counts_for_budget]
     assert len(counted) == 8
-    assert {record.status for record in counted} <= {Status.COMPLETE, Status.STOPPED}
+    assert {record.status for record in counted[:6]} <= {Status.COMPLETE, Status.STOPPED}
+    assert [record.status for record in counted[6:]] == [Status.COMPLETE] * 2
+    refused = run("resume", study.root, "--set", "seed=9")
+    assert refused.returncode == 2
+    assert "got another seed for" in refused.stderr
     assert all((record.num_parameters or 0) <= 7500 for record in counted)

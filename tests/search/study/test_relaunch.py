@@ -101,3 +101,40 @@ def test_an_unreadable_earlier_search_yaml_is_refused_only_after_a_trial(tmp_pat
     append_record(prepared.records, student(0, 0.7))
     with pytest.raises(UserError, match="unknown key 'of'"):
         validate_relaunch(prepared, config_with(tmp_path))
+
+
+@pytest.fixture
+def running(prepared: StudyPaths, tmp_path: Path) -> StudyPaths:
+    """A study with a trial that has ended."""
+    prepared.search_yaml.write_text(resolved_yaml(config_with(tmp_path)), encoding="utf-8")
+    append_record(prepared.records, student(0, 0.7))
+    prepared.students_per_worker.write_text("2", encoding="utf-8")
+    return prepared
+
+
+@pytest.mark.parametrize(
+    ("override", "keeps_choice"),
+    [
+        ("budget.num_trials=9", True),
+        ("budget.max_device_hours=1", True),
+        ("limits.max_parameters=30M", True),
+        ("stopping={rungs: [20]}", True),
+        ("resources.max_concurrent_trials=3", False),
+    ],
+)
+def test_some_settings_may_change_while_a_study_runs(
+    running: StudyPaths, tmp_path: Path, override: str, keeps_choice: bool
+) -> None:
+    assert not validate_relaunch(running, config_with(tmp_path, override))
+    assert running.latency.exists()
+    assert running.students_per_worker.exists() == keeps_choice
+
+
+def test_others_are_refused_by_name(running: StudyPaths, tmp_path: Path) -> None:
+    overrides = ("finetuning.num_epochs=7", "budget.num_trials=9", "seed=5", "tasks.0.max_train_examples=10")
+    with pytest.raises(UserError) as refusal:
+        validate_relaunch(running, config_with(tmp_path, *overrides))
+    assert str(refusal.value).startswith(
+        "budget, limits, resources and stopping of a study's settings may change once a trial has run, got another "
+        f"seed, tasks, finetuning.num_epochs for {running.root}; go on with"
+    )
