@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from minilm_core.errors import UserError
 from minilm_core.models.architecture import StudentArchitecture
@@ -14,6 +14,8 @@ from minilm_core.settings.schedules import Method
 
 if TYPE_CHECKING:
     import optuna
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +141,25 @@ class StudentSpace:
         for choice in itertools.product(self.num_layers, self.hidden_sizes, heads, self.intermediate_ratios):
             yield self._architecture(*choice)
 
+    def typical(self, num_layers: int, hidden_size: int) -> StudentChoice:
+        """Returns a student of these sizes whose other choices are the space's middle ones, as of their logarithms.
+
+        Raises:
+            UserError: if no student of the space has these sizes.
+        """
+        if num_layers not in self.num_layers or hidden_size not in self.hidden_sizes:
+            raise UserError(
+                f"a student must be in the space ({_shown(self.num_layers)} layers, widths "
+                f"{_shown(self.hidden_sizes)}), got {num_layers}x{hidden_size}"
+            )
+        head_size = _middle(self.head_sizes) if self.head_sizes else None
+        return StudentChoice(
+            architecture=self._architecture(num_layers, hidden_size, head_size, _middle(self.intermediate_ratios)),
+            distillation_learning_rate=_middle_rate(self.distillation_learning_rate),
+            finetuning_learning_rate=_middle_rate(self.finetuning_learning_rate),
+            initialisation=self.initialisations[0],
+        )
+
     def suggest(self, trial: "optuna.Trial") -> StudentChoice:
         """Returns a student whose parameters Optuna chooses."""
         return self.decode({name: _suggest(trial, name, choices) for name, choices in self.parameters.items()})
@@ -230,6 +251,14 @@ class StudentSpace:
         for hidden_size in self.hidden_sizes:
             if hidden_size % divisor:
                 raise UserError(f"{name} must divide every hidden size, got {divisor} and {hidden_size}")
+
+
+def _middle(choices: tuple[Number, ...]) -> Number:
+    return sorted(choices)[len(choices) // 2]
+
+
+def _middle_rate(choices: LogRange | tuple[float, ...]) -> float:
+    return math.sqrt(choices.low * choices.high) if isinstance(choices, LogRange) else _middle(choices)
 
 
 def _check_choices(name: str, choices: tuple[float, ...]) -> None:

@@ -9,6 +9,7 @@ from .settings import Resources as Resources
 from .settings import Sampler as Sampler
 from .settings import SamplerName as SamplerName
 from .settings import SearchConfig as SearchConfig
+from .settings import layers_and_width as layers_and_width
 from .teacher_assignment import DistillationKey as DistillationKey
 from .teacher_assignment import TeacherAssignment as TeacherAssignment
 from .teacher_assignment import TeacherRole as TeacherRole

@@ -163,9 +163,13 @@ class Sampler:
     name: SamplerName = SamplerName.TPE
     num_startup_trials: int = 8
     """Students drawn at random before the sampler uses results; with nsga2, the size of a generation."""
+    begin_with: tuple[str, ...] = ()
+    """Students that are trained first, as LAYERSxWIDTH, with middle rates."""
 
     def __post_init__(self) -> None:
         _check_at_least(2 if self.name is SamplerName.NSGA2 else 1, num_startup_trials=self.num_startup_trials)
+        for label in self.begin_with:
+            layers_and_width(label)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,6 +242,11 @@ class SearchConfig:
         self._check_corpus()
         self._check_batches()
         self._check_soft_labels()
+        for label in self.sampler.begin_with:
+            try:
+                self.space.typical(*layers_and_width(label))
+            except UserError as error:
+                raise UserError(f"sampler.begin_with must name students of the space: {error}") from error
         if self.stopping is not None and self.stopping.rungs[-1] >= self.distillation.num_steps:
             raise UserError(
                 f"stopping.rungs must be below distillation.num_steps, {self.distillation.num_steps}, "
@@ -329,6 +338,18 @@ class SearchConfig:
                 raise UserError(
                     f"tasks must have no unlabelled texts without finetuning.soft_labels, got some for task {task.name}"
                 )
+
+
+def layers_and_width(label: str) -> tuple[int, int]:
+    """Reads the sizes of a student.
+
+    Raises:
+        UserError: unless they are two numbers, as in 6x384.
+    """
+    layers, _, width = label.partition("x")
+    if not (layers.isdecimal() and width.isdecimal()):
+        raise UserError(f"begin_with must name students as LAYERSxWIDTH, such as 6x384, got {label}")
+    return int(layers), int(width)
 
 
 def _check_at_least(least: int, **numbers: float) -> None:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ _QUANTITIES: Mapping[KeyPath, Callable[[str], float]] = {
     ("storage", "max_cache_bytes"): parse_size_bytes,
 }
 _EACH = "*"
+PUBLISHED_STUDENTS = ((12, 384), (6, 768), (6, 384), (4, 384), (3, 384))
+"""Layers and widths of the students in the papers on MiniLM and MiniLMv2."""
 
 
 def expanded(source: YamlSource, base: Path) -> YamlSource:
@@ -38,6 +41,7 @@ def expanded(source: YamlSource, base: Path) -> YamlSource:
     _rewrite(source, ("vocabulary",), _vocabulary)
     _rewrite(source, ("stopping",), _stopping)
     _rewrite(source, ("space",), lambda name: plain(load_space(name, base)))
+    _rewrite(source, ("sampler", "begin_with"), partial(_begin_with, source.content.get("space")))
     _apply_finetuning_preset(source)
     _rewrite(source, ("tasks", _EACH), lambda name: plain(named_task(name)))
     _rewrite(source, ("tasks", _EACH, "evaluation_sets", _EACH), lambda name: plain(named_evaluation_set(name)))
@@ -83,6 +87,19 @@ def _vocabulary(size: str) -> str | int:
 def _stopping(name: str) -> None:
     if name != "off":
         raise UserError(f"must be off or a mapping of settings, got {name}")
+
+
+def _begin_with(space: Any, name: str) -> list[str]:
+    """Returns those of the papers' students that are in the space."""
+    if name != "published":
+        raise UserError(f"must be published or a list of students such as 6x384, got {name}")
+    sizes = space if isinstance(space, dict) else {}
+    layers, widths = (sizes.get(key) or [] for key in ("num_layers", "hidden_sizes"))
+    inside = [f"{n}x{width}" for n, width in PUBLISHED_STUDENTS if n in layers and width in widths]
+    if not inside:
+        named = ", ".join(f"{n}x{width}" for n, width in PUBLISHED_STUDENTS)
+        raise UserError(f"must have a published student ({named}) in the space, got none with {name}")
+    return inside
 
 
 def _rewrite(source: YamlSource, pattern: KeyPath, write_out: Callable[[str], Any]) -> None:

@@ -19,7 +19,7 @@ from minilm_core.errors import first_line
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.teacher import resolve
 from minilm_core.results.records import TrialRecord
-from search.config.settings import Executor
+from search.config.settings import Executor, layers_and_width
 from search.driver.baseline import Baseline, finetune_first, run_side_by_side
 from search.driver.calibration import TimedEncoders, encoders_to_time
 from search.driver.cluster import RemoteGenerator, cluster
@@ -165,6 +165,7 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
             interrupted=interrupted,
             quota=_quota(study, ledger),
             events=StudyEvents(study, ledger, watcher.losses),
+            begin_with=[study.space.typical(*layers_and_width(label)) for label in config.sampler.begin_with],
         )
         _tune(study, searcher, ledger.num_left, watcher)
         if ledger.ending is None:

@@ -194,12 +194,14 @@ class StudySearcher(Searcher):
         interrupted: Sequence[int],
         quota: Quota,
         events: SearchEvents,
+        begin_with: Sequence[StudentChoice] = (),
     ) -> None:
         super().__init__()
         self._optuna_study = optuna_study
         self._space = space
         self._objectives = objectives
         self._interrupted = list(interrupted)
+        self._first = list(begin_with)
         self._quota = quota
         self._num_left = quota.num_students
         self._events = events
@@ -281,6 +283,7 @@ class StudySearcher(Searcher):
 
     def _draw(self) -> tuple[int, StudentChoice] | None:
         for _ in range(MAX_DRAWS):
+            self._enqueue_first()
             trial = self._optuna_study.ask()
             choice = self._space.suggest(trial)
             violation = self._events.violation(choice)
@@ -295,6 +298,14 @@ class StudySearcher(Searcher):
             else:
                 return trial.number, choice
         return None
+
+    def _enqueue_first(self) -> None:
+        """Lets Optuna draw the next of the students to begin with, unless it was tried or is over a limit."""
+        while self._first:
+            choice = self._first.pop(0)
+            if choice not in self._tried and self._events.violation(choice) is None:
+                self._optuna_study.enqueue_trial(self._space.encode(choice))
+                return
 
     def _choice(self, trial: optuna.trial.FrozenTrial) -> StudentChoice:
         return self._space.decode(trial.params)

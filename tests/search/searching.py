@@ -130,11 +130,18 @@ def make_searcher(
     space: StudentSpace = WIDE,
     records: tuple[TrialRecord, ...] = (),
     quota: Quota = ALONE,
+    begin_with: Sequence[StudentChoice] = (),
 ) -> StudySearcher:
     """Begins or resumes the search of a study as a driver does."""
     interrupted = reconcile(study, space, records, OBJECTIVES)
     return StudySearcher(
-        study, space, objectives=OBJECTIVES, interrupted=interrupted, quota=quota, events=driver or Driver()
+        study,
+        space,
+        objectives=OBJECTIVES,
+        interrupted=interrupted,
+        quota=quota,
+        events=driver or Driver(),
+        begin_with=begin_with,
     )
 
 

@@ -255,3 +255,18 @@ def test_a_record_gives_back_the_choice(initialisation):
         initialisation=initialisation,
     )
     assert StudentChoice.from_record(from_json(to_json(record))) == choice
+
+
+def test_a_typical_student_has_the_middle_of_every_other_choice():
+    space = make_space(head_sizes=(16, 32, 48), distillation_learning_rate=LogRange(low=1e-4, high=1e-2))
+    choice = space.typical(space.num_layers[0], space.hidden_sizes[0])
+    assert choice in {space.decode(space.encode(choice))}
+    assert choice.architecture.head_size == 32
+    assert choice.distillation_learning_rate == pytest.approx(1e-3)
+    assert choice.initialisation is space.initialisations[0]
+
+
+def test_a_typical_student_must_be_in_the_space():
+    space = make_space()
+    with pytest.raises(UserError, match=f"a student must be in the space .*, got 99x{space.hidden_sizes[0]}"):
+        space.typical(99, space.hidden_sizes[0])

@@ -25,7 +25,9 @@ from search.config.settings import (
     Sampler,
     SamplerName,
     Storage,
+    layers_and_width,
 )
+from search.config.shorthands import PUBLISHED_STUDENTS
 from spaces.presets import load_space
 from tests.paths import ROOT
 from tests.search.config.example import SEARCH
@@ -339,3 +341,15 @@ def test_a_path_into_a_loop_of_links_is_refused(write, tmp_path):
         UserError, match=r"storage\.cache: a path must not lead into a loop of symbolic links, got loop/x"
     ):
         load_config(write(), ["storage.cache=loop/x"])
+
+
+def test_the_published_students_to_begin_with_are_those_in_the_space(tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(SEARCH.replace("space: tiny", "space: minilm\nsampler: {begin_with: published}"), encoding="utf-8")
+    loaded = load_config(path).config
+    assert loaded.sampler.begin_with
+    sizes = {(shape.num_layers, shape.hidden_size) for shape in loaded.space.architectures()}
+    assert {layers_and_width(label) for label in loaded.sampler.begin_with} == sizes & set(PUBLISHED_STUDENTS)
+    path.write_text(SEARCH.replace("space: tiny", "space: tiny\nsampler: {begin_with: published}"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"must have a published student \(12x384, .*\) in the space, got none"):
+        load_config(path)

@@ -13,6 +13,36 @@ from tests.search.config.example import SEARCH
         ("num_trials: 8", "num_trials: eight", "21: budget.num_trials must be an integer, got 'eight'"),
         ("num_trials: 8", "num_trials: 0", "21: budget.num_trials must be at least 1, got 0"),
         ("num_trials: 8", "num_trails: 8", "21: unknown key 'budget.num_trails'; did you mean 'num_trials'?"),
+        (
+            "space: tiny",
+            "space: tiny\nstopping: {rungs: [5, 5]}",
+            "12: stopping.rungs must be rising numbers of steps from 1 on, got 5, 5",
+        ),
+        (
+            "space: tiny",
+            "space: tiny\nstopping: never",
+            "12: stopping: must be off or a mapping of settings, got never",
+        ),
+        (
+            "space: tiny",
+            "space: tiny\nstopping: {rungs: [1, 10000000]}",
+            "12: stopping.rungs must be below distillation.num_steps,",
+        ),
+        (
+            "space: tiny",
+            "space: tiny\nsampler: {begin_with: [9x384]}",
+            "12: sampler.begin_with must name students of the space: a student must be in the space (",
+        ),
+        (
+            "space: tiny",
+            "space: tiny\nsampler: {begin_with: [small]}",
+            "12: sampler.begin_with must name students as LAYERSxWIDTH, such as 6x384, got small",
+        ),
+        (
+            "space: tiny",
+            "space: tiny\nsampler: {begin_with: best}",
+            "12: sampler.begin_with: must be published or a list of students such as 6x384, got best",
+        ),
         ("name: example", "name: My Study", "1: name must be lower-case letters, digits, '.', '_' or '-'"),
         ("name: example", "name: ../x", "1: name must be lower-case letters"),
         ("name: example\n", "", "1: name must be given"),

@@ -52,6 +52,18 @@ def test_every_sampler_draws_students_of_several_objectives(name: SamplerName) -
         searcher.on_trial_complete(trial_id, {})
 
 
+def test_the_students_to_begin_with_come_first_and_are_tried_once() -> None:
+    first = [WIDE.typical(3, 192), WIDE.typical(1, 96), WIDE.typical(2, 96)]
+    storage = InMemoryStorage()
+    searcher = make_searcher(make_study(storage), Driver(max_layers=2), begin_with=first)
+    # The first is over a limit and is not drawn.
+    assert drawn(searcher)[1] == first[1]
+    searcher.on_trial_complete("a", {})
+    resumed = make_searcher(make_study(storage), begin_with=first)
+    assert [drawn(resumed, trial_id)[1] for trial_id in "ab"] == [first[0], first[2]]
+    assert drawn(resumed, "c")[1] not in first
+
+
 def test_tpe_draws_after_students_of_every_status() -> None:
     study = open_optuna_study(
         InMemoryStorage(), OBJECTIVES, make_sampler(Sampler(num_startup_trials=2), 0, problem_of())
