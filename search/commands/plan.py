@@ -11,7 +11,7 @@ from minilm_core.distillation.target_storage import cache_bytes
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from search.config.loading import LoadedConfig
-from search.config.settings import SearchConfig
+from search.config.settings import Kept, SearchConfig
 from search.config.teacher_assignment import TeacherRole
 from search.study.resolved import ResolvedStudy
 from spaces.limits import Limits
@@ -103,7 +103,7 @@ class PlannedFiles:
     targets_bytes: int | None
     """The cached states of the teacher and the assistant; an upper bound before the corpus is packed."""
     students_bytes: Span | None
-    """All students with their fine-tuned models."""
+    """All students that are kept, with their fine-tuned models."""
     checkpoints_bytes: int | None
     """Upper bound of the checkpoints of the concurrent trials, with one student a trial if that number is automatic."""
     stable_states_bytes: Span | None
@@ -271,8 +271,10 @@ def _targets_bytes(study: ResolvedStudy, num_tokens: int) -> int:
 
 
 def _students_bytes(config: SearchConfig, size_bytes: Span) -> Span:
-    copies = config.budget.num_trials * (1 + len(config.tasks))
-    return Span(low=copies * size_bytes.low, high=copies * size_bytes.high)
+    num_trials, copies = config.budget.num_trials, 1 + len(config.tasks)
+    # All students may be on the front, or all but one behind it.
+    least = num_trials if config.storage.keep is Kept.ALL else 1
+    return Span(low=least * copies * size_bytes.low, high=num_trials * copies * size_bytes.high)
 
 
 def _stable_states_bytes(config: SearchConfig, size_bytes: Span | None) -> Span | None:

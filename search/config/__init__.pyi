@@ -5,6 +5,7 @@ from .loading import load_config as load_config
 from .loading import resolved_yaml as resolved_yaml
 from .settings import Budget as Budget
 from .settings import Executor as Executor
+from .settings import Kept as Kept
 from .settings import Resources as Resources
 from .settings import Sampler as Sampler
 from .settings import SamplerName as SamplerName

@@ -34,6 +34,14 @@ class Executor(StrEnum):
     """The workers are a Ray Train run with DDP, which costs 8 to 26 seconds more a trial."""
 
 
+class Kept(StrEnum):
+    """The students whose weights a search keeps."""
+
+    ALL = "all"
+    FRONT = "front"
+    """Those that no other student beats so far."""
+
+
 class SamplerName(StrEnum):
     """The samplers: Optuna's that support several objectives, and one of our own."""
 
@@ -135,6 +143,8 @@ class Storage:
     max_cache_bytes: int | None = None
     """Bytes that the cached targets of all teachers may take. The least recently used targets are removed to make room
     for a study's. A teacher whose targets alone take more runs beside its students instead. None: no limit."""
+    keep: Kept = Kept.ALL
+    """The students whose weights are kept; the records and outcomes of all are."""
     mirror: str | None = None
     """A folder or fsspec URL (s3://bucket/folder). Each study's records are copied to a folder of its name in it."""
 

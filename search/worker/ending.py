@@ -1,7 +1,6 @@
 """The record of a student whose trial ends in its worker: complete, or stopped early."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from minilm_core.training.devices import device_name, resolve_precision
 from search.study.jobs import Job
 from search.study.progress import now
 from search.study.stopping import rungs_reached
+from search.study.weights import remove_weights
 from search.worker.worker import JobRun, Worker
 
 
@@ -44,10 +44,7 @@ def stopped_record(
     """
     run.has_ended = True
     record = replace(_trained_record(worker, run, Status.STOPPED, num_steps), tasks=dict(tasks or {}), stop=stop)
-    paths = run.job.paths
-    finetuned = [paths.finetuned(task.name) for task in run.job.config.tasks]
-    for folder in (paths.checkpoint, paths.stable_state, paths.student, *finetuned):
-        shutil.rmtree(folder, ignore_errors=True)
+    remove_weights(run.job.paths, [task.name for task in run.job.config.tasks])
     return record
 
 

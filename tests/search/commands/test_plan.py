@@ -15,6 +15,7 @@ from minilm_core.results.layout import StudyPaths
 from search.cli.preparing import _plan_rows
 from search.commands.plan import PlannedFiles, PlannedShapes, Span, make_plan
 from search.config.loading import load_config
+from search.config.settings import Kept
 from search.study.resolved import resolve_study
 from spaces.limits import Limits
 from tests.paths import QUICKSTART_YAML
@@ -89,6 +90,12 @@ def test_tokens_and_storage_follow_from_the_settings(loaded):
     assert plan.text.epochs_per_trial == plan.text.tokens_per_trial / 100_000
     assert plan.files.students_bytes.high == 12 * 2 * plan.shapes.size_bytes.high
     assert plan.files.checkpoints_bytes == 2 * 3 * plan.shapes.size_bytes.high
+
+
+def test_a_search_that_keeps_the_front_keeps_one_student_at_least(loaded):
+    every, front = (plan_of(with_config(loaded, storage=replace(loaded.config.storage, keep=keep))) for keep in Kept)
+    assert front.files.students_bytes.low == every.files.students_bytes.low / 12
+    assert front.files.students_bytes.high == every.files.students_bytes.high
 
 
 def test_an_assistant_is_planned_with_the_shapes_that_it_teaches(loaded):
