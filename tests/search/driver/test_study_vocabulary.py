@@ -6,8 +6,8 @@ import pytest
 
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Role, read_records
-from tests.search.studies import launch, run
+from minilm_core.results.records import Role, read_records, read_reruns
+from tests.search.studies import NO_BASELINES, launch, run
 
 pytestmark = pytest.mark.slow
 
@@ -29,3 +29,17 @@ def test_a_search_sizes_and_packages_its_students_by_their_own_tokens(material: 
     verified = run("verify", package)
     assert verified.returncode == 0, verified.stdout
     assert "40 tokens, 40 embeddings" in verified.stdout
+
+
+def test_students_with_some_tokens_are_trained_by_two_workers_and_confirmed(material: Path, tmp_path: Path) -> None:
+    settings = ("vocabulary=40", "budget.num_trials=1", "resources.workers_per_trial=2", *NO_BASELINES)
+    done = launch(material, tmp_path, *settings)
+    assert done.returncode == 0, done.stderr
+    study = StudyPaths(root=tmp_path / "tiny")
+    (record,) = (record for record in read_records(study.records) if record.is_complete_student)
+    assert (record.vocabulary_size, record.num_workers) == (40, 2)
+    confirmed = run("confirm", study.root, "--trial", record.number, "--seeds", "2", "--redistil", "--json")
+    assert confirmed.returncode == 0, confirmed.stderr
+    runs = read_reruns(study.confirmation_records)
+    assert {each.vocabulary_size for each in runs if each.role is Role.STUDENT} == {40}
+    assert {each.vocabulary_size for each in runs if each.role is Role.TEACHER} == {None}
