@@ -41,8 +41,11 @@ from .resolved import with_vocabulary as with_vocabulary
 from .status import State as State
 from .status import StudyStatus as StudyStatus
 from .status import read_status as read_status
+from .stopping import most_hoped_for as most_hoped_for
 from .stopping import reach_rung as reach_rung
+from .stopping import rung_costs as rung_costs
 from .stopping import rungs_reached as rungs_reached
+from .stopping import stop_among as stop_among
 from .stopping import stop_at_rung as stop_at_rung
 from .stopping import stop_before_task as stop_before_task
 from .weights import remove_behind_front as remove_behind_front

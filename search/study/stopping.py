@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from jaxtyping import Float
 
 from minilm_core.atomic import append_line
 from minilm_core.results.frontier import places
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.objectives import Objective, as_costs
-from minilm_core.results.records import Rung, Stop, TaskResult, TrialRecord
+from minilm_core.results.records import Rung, Stop, TrialRecord
 from minilm_core.tasks.metrics import mean_accuracy
 from search.study.jobs import Job
 
@@ -73,23 +72,34 @@ def stop_at_rung(job: Job, step: int) -> Stop | None:
     """
     stopping = job.config.stopping
     assert stopping is not None, "students have rungs only where they are stopped"
-    numbers, costs = _costs_at(job.study.paths, step, job.config.declared_objectives)
-    num_going_on = math.ceil(len(numbers) / stopping.reduction)
-    place = int(places(costs)[numbers.index(job.number)])
+    reached = dict(_all_at(job.study.paths, step))
+    costs = [rung_costs(one.rung.held_out_loss, one.known, job.config.declared_objectives) for one in reached.values()]
+    return stop_among(costs, list(reached).index(job.number), step, stopping.reduction)
+
+
+def rung_costs(held_out_loss: float, known: Mapping[str, float], objectives: Sequence[Objective]) -> list[float]:
+    """Returns what a student is compared by at a rung: its loss, and the logarithms of its sizes and latency."""
+    return [held_out_loss, *(math.log(known[each.name]) for each in objectives if each.name != "accuracy")]
+
+
+def stop_among(costs: Sequence[Sequence[float]], index: int, step: int, reduction: float) -> Stop | None:
+    """Returns why the student of an index among all that have come to a rung goes no further; None if it goes on."""
+    num_going_on = math.ceil(len(costs) / reduction)
+    place = int(places(np.array(costs))[index])
     if place < num_going_on:
         return None
     reason = (
-        f"{place} of {len(numbers)} students were ahead at step {step}, of which {num_going_on} "
+        f"{place} of {len(costs)} students were ahead at step {step}, of which {num_going_on} "
         f"{'goes' if num_going_on == 1 else 'go'} on"
     )
     return Stop(stage="distilling", reason=reason)
 
 
 def stop_before_task(
-    job: Job,
     task: str,
-    results: Mapping[str, TaskResult],
-    of_teacher: Mapping[str, TaskResult],
+    best: Mapping[str, float],
+    known: Mapping[str, float],
+    objectives: Sequence[Objective],
     records: Sequence[TrialRecord],
 ) -> Stop | None:
     """Returns why a student is not fine-tuned on its next task; None if it is.
@@ -98,16 +108,15 @@ def stop_before_task(
     that is left with its teacher's score and two points more.
 
     Args:
-        job: The student.
         task: The next task.
-        results: Its results so far, by task.
-        of_teacher: The fine-tuned teacher's, as far as they are there; a task without one may still be won.
+        best: The most that may be hoped for on each task, as `most_hoped_for` says it.
+        known: The student's objectives that are known before training.
+        objectives: Those of the search.
         records: All records of the study.
     """
-    others = [objective for objective in job.config.declared_objectives if objective.name != "accuracy"]
-    hoped = float(mean_accuracy([_most(each.name, results, of_teacher) for each in job.config.tasks]))
-    figures = job.known_figures()
-    own = as_costs(np.array([[figures[objective.name] for objective in others]]), others)[0]
+    others = [objective for objective in objectives if objective.name != "accuracy"]
+    hoped = float(mean_accuracy(list(best.values())))
+    own = as_costs(np.array([[known[objective.name] for objective in others]]), others)[0]
     for record in records:
         if not record.is_complete_student or record.objectives["accuracy"] <= hoped:
             continue
@@ -118,23 +127,16 @@ def stop_before_task(
     return None
 
 
-def _most(task: str, results: Mapping[str, TaskResult], of_teacher: Mapping[str, TaskResult]) -> float:
-    """Returns the score on a task that a student may be believed to reach."""
-    if task in results:
-        return results[task].validation.high
-    return min(1.0, of_teacher[task].validation.value + GENEROSITY) if task in of_teacher else 1.0
+def most_hoped_for(high: float | None, of_teacher: float | None) -> float:
+    """Returns the score on a task that a student may be believed to reach.
 
-
-def _costs_at(
-    paths: StudyPaths, step: int, objectives: Sequence[Objective]
-) -> tuple[list[int], Float[np.ndarray, "students objectives"]]:
-    """Returns the numbers and the costs of the students that have come to a rung; sizes and latencies in logarithms."""
-    names = [objective.name for objective in objectives if objective.name != "accuracy"]
-    numbers, rows = [], []
-    for number, reached in _all_at(paths, step):
-        numbers.append(number)
-        rows.append([reached.rung.held_out_loss, *(math.log(reached.known[name]) for name in names)])
-    return numbers, np.array(rows)
+    Args:
+        high: The upper end of the interval of its score; None before it is fine-tuned on the task.
+        of_teacher: The fine-tuned teacher's score; None if it is not there, so that all may still be won.
+    """
+    if high is not None:
+        return high
+    return 1.0 if of_teacher is None else min(1.0, of_teacher + GENEROSITY)
 
 
 def _all_at(paths: StudyPaths, step: int) -> Iterator[tuple[int, _Reached]]:

@@ -21,7 +21,7 @@ from minilm_core.tasks.finetuning import FinetuningProgress, build_task_model, f
 from minilm_core.tasks.task import Task
 from search.study.jobs import Job
 from search.study.progress import Progress, is_reported
-from search.study.stopping import stop_before_task
+from search.study.stopping import most_hoped_for, stop_before_task
 from search.worker.distillation import distil_students
 from search.worker.ending import complete_record, has_result, result_on, stopped_record
 from search.worker.soft_labels import data_to_learn, with_outputs
@@ -90,9 +90,15 @@ def _stop_before(job: Job, task: Task, done: Sequence[Task]) -> Stop | None:
     if not job.may_be_stopped:
         return None
     teacher = Job.of_teacher(job.study)
-    of_teacher = {each.name: result_on(teacher, each) for each in job.config.tasks if has_result(teacher, each)}
-    results = {each.name: result_on(job, each) for each in done}
-    return stop_before_task(job, task.name, results, of_teacher, read_records(job.study.paths.records))
+    best = {
+        each.name: most_hoped_for(
+            result_on(job, each).validation.high if each in done else None,
+            result_on(teacher, each).validation.value if has_result(teacher, each) else None,
+        )
+        for each in job.config.tasks
+    }
+    records = read_records(job.study.paths.records)
+    return stop_before_task(task.name, best, job.known_figures(), job.config.declared_objectives, records)
 
 
 def _initialise(worker: Worker, run: JobRun) -> Iterator[Progress]:

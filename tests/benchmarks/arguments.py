@@ -57,7 +57,6 @@ def rows_parser(prog: str, words: Sequence[str], *, table: str) -> argparse.Argu
     parser.add_argument("--sequence-length", type=int, default=128)
     parser.add_argument("--held-out-sequences", type=int, default=128)
     parser.add_argument("--relation-heads", type=int, default=24)
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="the peak of distillation")
     parser.add_argument("--max-train-examples", type=int, help="of each task; by default all")
     parser.add_argument("--threads", type=int, default=1, help="more are slower where other work shares the cores")
     return parser

@@ -264,6 +264,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     words = sys.argv[1:] if arguments is None else arguments
     parser = rows_parser("python -m tests.benchmarks.recipe", words, table="print the table of the rows")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="the peak of distillation")
     parser.add_argument("--steps", type=int, default=1500, help="of distillation")
     parser.add_argument("--batch-size", type=int, default=16, help="of distillation")
     parser.add_argument("--corpus-tokens", type=count, default=3_000_000, help="tokens of text on disk at most")

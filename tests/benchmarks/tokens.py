@@ -258,6 +258,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = rows_parser("python -m tests.benchmarks.tokens", words, table=table)
     parser.add_argument("--budgets", type=count, nargs="+", default=[1_000_000, 3_000_000, 10_000_000], help="tokens")
     parser.add_argument("--initialisation", type=Initialisation, choices=list(Initialisation), default="spaced_layers")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="the peak of distillation")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--warmup-steps", type=int, default=50, help="of every budget")
     parser.add_argument("--dropout", type=float, help="in distillation; by default the teacher's")

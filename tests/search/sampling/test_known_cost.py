@@ -157,5 +157,5 @@ def test_equal_accuracies_are_no_mistake() -> None:
 def test_without_complete_students_it_draws_at_random(num_failed: int) -> None:
     search = Search()
     choices = [search.ask()[1] for _ in range(num_failed)]
-    search.records = [replace(make_record(n, c), objectives={}, status="failed") for n, c in enumerate(choices)]  # type: ignore[arg-type]
+    search.records = [replace(make_record(n, c), objectives={}, status="failed") for n, c in enumerate(choices)]
     assert search.ask()[1].architecture in set(SPACE.architectures())

@@ -1,16 +1,18 @@
 """Tests of which students are stopped, at rungs and before a task."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.models.architecture import StudentArchitecture
-from minilm_core.results.records import Evaluation, Rung, Status, TaskResult, TrialRecord
+from minilm_core.results.records import Rung, Status, Stop, TrialRecord
 from search.config.stopping import Stopping
 from search.study.jobs import Job
 from search.study.resolved import ResolvedStudy
-from search.study.stopping import reach_rung, rungs_reached, stop_at_rung, stop_before_task
+from search.study.stopping import most_hoped_for, reach_rung, rungs_reached, stop_at_rung, stop_before_task
 from spaces.space import StudentChoice
 from tests.search.running import OpenStudy
 
@@ -103,13 +105,8 @@ def test_a_line_that_a_crash_cut_short_is_ignored(study: ResolvedStudy) -> None:
 )
 def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as refusal:
-        Stopping(**settings)  # type: ignore[arg-type]
+        Stopping(**settings)
     assert str(refusal.value) == message
-
-
-def result(value: float, high: float | None = None) -> TaskResult:
-    evaluation = Evaluation(value=value, low=value, high=value if high is None else high, num_examples=100)
-    return TaskResult(metric="accuracy", validation=evaluation)
 
 
 def complete(study: ResolvedStudy, number: int, accuracy: float, **sizes: int) -> TrialRecord:
@@ -117,15 +114,23 @@ def complete(study: ResolvedStudy, number: int, accuracy: float, **sizes: int) -
     return replace(record, objectives={"accuracy": accuracy, "size_bytes": float(record.size_bytes or 0)})
 
 
-TEACHER = {"mood": result(0.9), "other": result(0.8)}
+TEACHER = {"mood": 0.9, "other": 0.8}
 
 
-def is_stopped(
-    study: ResolvedStudy, *records: TrialRecord, teacher: dict[str, TaskResult] = TEACHER, **sizes: int
-) -> bool:
-    """Whether a student that reaches 0.50 to 0.60 on the first task is not fine-tuned on the other."""
-    done = {"mood": result(0.5, high=0.6)}
-    return stop_before_task(job_of(study, 9, **sizes), "other", done, teacher, records) is not None
+def stop_of(
+    study: ResolvedStudy, *records: TrialRecord, teacher: Mapping[str, float] = TEACHER, **sizes: int
+) -> Stop | None:
+    """Why a student that reaches 0.50 to 0.60 on the first task is not fine-tuned on the other."""
+    best = {
+        "mood": most_hoped_for(0.6, teacher.get("mood")),
+        "other": most_hoped_for(None, teacher.get("other")),
+    }
+    figures = job_of(study, 9, **sizes).known_figures()
+    return stop_before_task("other", best, figures, study.config.declared_objectives, records)
+
+
+def is_stopped(study: ResolvedStudy, *records: TrialRecord, **more: Any) -> bool:
+    return stop_of(study, *records, **more) is not None
 
 
 def test_a_student_stops_before_a_task_if_even_a_generous_score_leaves_it_beaten(study: ResolvedStudy) -> None:
@@ -150,7 +155,7 @@ def test_students_that_are_not_complete_beat_none(study: ResolvedStudy) -> None:
 
 
 def test_the_reason_names_the_student_that_beats_it(study: ResolvedStudy) -> None:
-    stop = stop_before_task(job_of(study, 9), "other", {"mood": result(0.5, 0.6)}, TEACHER, [complete(study, 4, 0.75)])
+    stop = stop_of(study, complete(study, 4, 0.75))
     assert stop is not None
     assert stop.stage == "fine-tuning on other"
     assert stop.reason == "accuracy could be at most 0.7100, and trial 4 beats that"

@@ -36,7 +36,7 @@ def with_rate(choice: StudentChoice, rate: float) -> StudentChoice:
 
 
 def jobs_of(study: object, choices: Sequence[StudentChoice]) -> list[Job]:
-    return [Job.of_student(study, number, choice) for number, choice in enumerate(choices)]  # type: ignore[arg-type]
+    return [Job.of_student(study, number, choice) for number, choice in enumerate(choices)]
 
 
 def models_in(folder: Path) -> list[Path]:
