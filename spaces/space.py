@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from minilm_core.errors import UserError
@@ -141,6 +142,24 @@ class StudentSpace:
         for choice in itertools.product(self.num_layers, self.hidden_sizes, heads, self.intermediate_ratios):
             yield self._architecture(*choice)
 
+    def students_of(self, shape: StudentArchitecture, random: Random) -> Iterator[StudentChoice]:
+        """Yields the students of a shape in a random order: all of them, or one for each initialisation and rate of a
+        list where a rate is of a range, from which it is drawn.
+        """
+        students = [
+            StudentChoice(
+                architecture=shape,
+                distillation_learning_rate=distillation_rate,
+                finetuning_learning_rate=finetuning_rate,
+                initialisation=initialisation,
+            )
+            for initialisation in self.initialisations
+            for distillation_rate in _rates(self.distillation_learning_rate, random)
+            for finetuning_rate in _rates(self.finetuning_learning_rate, random)
+        ]
+        random.shuffle(students)
+        yield from students
+
     def typical(self, num_layers: int, hidden_size: int) -> StudentChoice:
         """Returns a student of these sizes whose other choices are the space's middle ones, as of their logarithms.
 
@@ -251,6 +270,13 @@ class StudentSpace:
         for hidden_size in self.hidden_sizes:
             if hidden_size % divisor:
                 raise UserError(f"{name} must divide every hidden size, got {divisor} and {hidden_size}")
+
+
+def _rates(choices: LogRange | tuple[float, ...], random: Random) -> tuple[float, ...]:
+    """Returns the rates of a list, or one that is drawn from a range."""
+    if not isinstance(choices, LogRange):
+        return choices
+    return (math.exp(random.uniform(math.log(choices.low), math.log(choices.high))),)
 
 
 def _middle(choices: tuple[Number, ...]) -> Number:

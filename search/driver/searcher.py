@@ -7,8 +7,9 @@ records are its whole state: there is nothing to save or to restore.
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Protocol
 
 import optuna
@@ -23,8 +24,8 @@ from search.study.messages import JobsEnded, decode
 from spaces.limits import Violation
 from spaces.space import StudentChoice, StudentSpace
 
-MAX_DRAWS = 500
-"""The number of draws for one trial after which the space counts as exhausted."""
+MAX_DRAWS = 100
+"""The number of draws for one trial after which the space is gone through for a student that is left."""
 
 STUDY_NAME = "search"
 
@@ -297,7 +298,25 @@ class StudySearcher(Searcher):
                 self._events.refused(trial.number, choice, "a student must not be tried twice")
             else:
                 return trial.number, choice
-        return None
+        # A sampler that is sure of a few students draws them again and again, although others are left.
+        return self._draw_from(self._left())
+
+    def _draw_from(self, students: Iterator[StudentChoice]) -> tuple[int, StudentChoice] | None:
+        choice = next(students, None)
+        if choice is None:
+            return None
+        self._optuna_study.enqueue_trial(self._space.encode(choice))
+        trial = self._optuna_study.ask()
+        return trial.number, self._space.suggest(trial)
+
+    def _left(self) -> Iterator[StudentChoice]:
+        """Yields the students within the limits that were not tried, in a random order."""
+        random = Random(len(self._tried))
+        shapes = list(self._space.architectures())
+        random.shuffle(shapes)
+        for choice in (student for shape in shapes for student in self._space.students_of(shape, random)):
+            if choice not in self._tried and self._events.violation(choice) is None:
+                yield choice
 
     def _enqueue_first(self) -> None:
         """Lets Optuna draw the next of the students to begin with, unless it was tried or is over a limit."""

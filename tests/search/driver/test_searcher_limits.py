@@ -1,10 +1,26 @@
 """Tests of the draws that a searcher refuses: students over a limit, and students tried before."""
 
+from dataclasses import replace
+from typing import Any
+
+import optuna
 import pytest
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from minilm_core.results.records import Status
-from tests.search.searching import FINISHED, TWO_STUDENTS, WIDE, Driver, drawn, make_searcher, make_study, trials
+from search.driver.searcher import open_optuna_study
+from tests.search.searching import (
+    FINISHED,
+    OBJECTIVES,
+    TWO_STUDENTS,
+    WIDE,
+    Driver,
+    drawn,
+    make_searcher,
+    make_study,
+    trials,
+)
 
 
 def test_a_student_over_a_limit_is_drawn_again() -> None:
@@ -75,6 +91,35 @@ def test_a_space_without_another_student_ends_the_search() -> None:
     assert not searcher.is_exhausted
     assert searcher.suggest("c") == FINISHED
     assert searcher.is_exhausted
+
+
+class SureSampler(optuna.samplers.RandomSampler):
+    """A sampler that draws the first value of each parameter, whatever was tried."""
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        choices = getattr(param_distribution, "choices", None)
+        return choices[0] if choices else param_distribution.low
+
+
+@pytest.mark.parametrize("max_layers", [1, 3])
+def test_a_sampler_that_draws_one_student_for_ever_does_not_end_the_search(max_layers: int) -> None:
+    driver, storage = Driver(max_layers=max_layers), InMemoryStorage()
+    lists = replace(WIDE, distillation_learning_rate=(1e-4, 1e-3))
+    study = open_optuna_study(storage, OBJECTIVES, SureSampler())
+    searcher = make_searcher(study, driver, lists)
+    # Two widths, two sizes of heads, two rates of each stage: 16 students a number of layers.
+    tried = [drawn(searcher, str(number))[1] for number in range(16 * max_layers)]
+    assert len(set(tried)) == 16 * max_layers
+    assert all(choice.architecture.num_layers <= max_layers for choice in tried)
+    assert searcher.suggest("last") == FINISHED
+    assert searcher.is_exhausted
+
+
+def test_a_rate_of_a_range_is_drawn_for_what_is_left() -> None:
+    searcher = make_searcher(open_optuna_study(InMemoryStorage(), OBJECTIVES, SureSampler()))
+    tried = [drawn(searcher, str(number))[1] for number in range(20)]
+    assert len(set(tried)) == 20
+    assert all(choice.distillation_learning_rate in WIDE.distillation_learning_rate for choice in tried)
 
 
 def test_limits_that_admit_no_student_end_the_search() -> None:
