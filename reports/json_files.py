@@ -25,6 +25,7 @@ class _Environment:
     """The fields that reports compute with. All others are shown without a check."""
 
     seconds: dict[str, FiniteFloat] | None = None
+    trials: dict[str, FiniteFloat] | None = None
 
 
 _LABELS = TypeAdapter(dict[str, _Labels])

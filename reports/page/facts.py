@@ -64,6 +64,8 @@ class Facts:
     preparation_seconds: Mapping[str, float]
     stage_seconds: Mapping[str, float]
     """The seconds that all students together spent in each stage of their trials."""
+    trial_times: Mapping[str, float]
+    """The seconds that trials held their devices, and those in which they trained or measured."""
     progress: tuple[Row, ...]
     reference_point: Mapping[str, float]
     importances: tuple[Row, ...]
@@ -92,6 +94,17 @@ class Facts:
             for stage, seconds in sorted(self.stage_seconds.items(), key=lambda item: -item[1])
         )
         return f"The students' {total:,.0f} s were spent on: {shares}."
+
+    @property
+    def overhead(self) -> str:
+        """The time of trials in which nothing was trained, as a sentence; empty where it was not recorded."""
+        held, busy = (self.trial_times.get(name, 0.0) for name in ("held_seconds", "busy_seconds"))
+        if not held:
+            return ""
+        return (
+            f"Of the {held:,.0f} s that trials held their devices, {wording.percentage(max(0.0, 1 - busy / held))} "
+            "passed without training or measuring a student: the start of processes, and waiting."
+        )
 
     @property
     def volume(self) -> str:
@@ -125,6 +138,7 @@ class Facts:
             "wall_clock_hours": self.wall_clock_hours,
             "preparation_seconds": dict(self.preparation_seconds),
             "stage_seconds": dict(self.stage_seconds),
+            "trial_times": dict(self.trial_times),
             "progress": list(self.progress),
             "reference_point": dict(self.reference_point),
             "published": None if self.published is None else asdict(self.published),
@@ -169,11 +183,14 @@ def gather(study: Study) -> Facts:
         wall_clock_hours=tables.wall_clock_hours(study),
         preparation_seconds=study.environment.get("seconds") or {},
         stage_seconds=tables.stage_seconds(study),
+        trial_times=study.environment.get("trials") or {},
         progress=tuple(_progress_rows(study)),
         reference_point=study.reference_point,
         importances=tuple(_importance_rows(study)),
         measurement=tuple(_measurement(study)),
-        environment=tuple(_flattened({key: value for key, value in study.environment.items() if key != "seconds"})),
+        environment=tuple(
+            _flattened({key: value for key, value in study.environment.items() if key not in ("seconds", "trials")})
+        ),
         commands=_commands(study, first),
         config_text=study.paths.search_yaml.read_text(encoding="utf-8"),
         caveats=tuple(_caveats(study, validation.seeds)),

@@ -35,6 +35,7 @@ from search.driver.study_preparation import prepare_study
 from search.driver.trial import jobs_left, make_trainable
 from search.sampling.known_cost import Problem
 from search.study.baselines import jobs_after_search, teacher_job
+from search.study.environment import add_trial_times
 from search.study.ledger import Ending, Ledger
 from search.study.messages import WorkersLost, decode
 from search.study.more_steps import jobs_going_on
@@ -167,7 +168,10 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
             events=StudyEvents(study, ledger, watcher.losses),
             begin_with=[study.space.typical(*layers_and_width(label)) for label in config.sampler.begin_with],
         )
-        _tune(study, searcher, ledger.num_left, watcher)
+        try:
+            _tune(study, searcher, ledger.num_left, watcher)
+        finally:
+            add_trial_times(study.paths, searcher.times.held_seconds, searcher.times.busy_seconds)
         if ledger.ending is None:
             # Only a searcher that found no other student stops before the budget does.
             assert searcher.is_exhausted, "a search ends for one of the known reasons"

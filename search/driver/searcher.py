@@ -6,6 +6,7 @@ records are its whole state: there is nothing to save or to restore.
 """
 
 import math
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -179,6 +180,16 @@ class Quota:
         return min(self.students_per_trial, math.ceil(num_left / num_free))
 
 
+@dataclass(kw_only=True, slots=True)
+class TrialTimes:
+    """How long trials held their devices, and how long students were trained and measured meanwhile."""
+
+    held_seconds: float = 0.0
+    """From the time a trial is handed to Tune to its end: with its processes' start, and with waiting."""
+    busy_seconds: float = 0.0
+    """What the records of its students say."""
+
+
 class StudySearcher(Searcher):
     """Draws students from a space for Tune, and reports every outcome to the driver and to Optuna.
 
@@ -211,6 +222,9 @@ class StudySearcher(Searcher):
             self._choice(trial) for trial in optuna_study.get_trials(deepcopy=False) if self._was_tried(trial)
         }
         self.is_exhausted = False
+        self._begun: dict[str, float] = {}
+        """The time at which each running trial was handed out."""
+        self.times = TrialTimes()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher with its own state, which is never read here.
@@ -232,6 +246,7 @@ class StudySearcher(Searcher):
         if not students:
             return str(Searcher.FINISHED)
         self._running[trial_id] = students
+        self._begun[trial_id] = time.monotonic()
         self._num_left -= len(students)
         return {"students": [{"number": number, "choice": choice.to_dict()} for number, choice in students.items()]}
 
@@ -251,10 +266,14 @@ class StudySearcher(Searcher):
         if self._running[trial_id]:
             self._tell(trial_id, self._events.lost(dict(self._running[trial_id])))
         del self._running[trial_id]
+        self.times.held_seconds += time.monotonic() - self._begun.pop(trial_id)
 
     def _tell(self, trial_id: str, records: Sequence[TrialRecord]) -> None:
         # The records are written before Optuna is told; after a crash in between, `reconcile` tells Optuna the rest.
         for record in records:
+            # What a trial took before it was interrupted is not of this run.
+            held = time.monotonic() - self._begun[trial_id]
+            self.times.busy_seconds += min(held, sum(record.seconds.values()))
             del self._running[trial_id][record.number]
             tell_outcome(self._optuna_study, record.number, record, self._objectives)
 

@@ -4,6 +4,7 @@ from .baselines import teacher_job as teacher_job
 from .confirmation import ConfirmationPlan as ConfirmationPlan
 from .confirmation import fix_plan as fix_plan
 from .environment import PACKAGES as PACKAGES
+from .environment import add_trial_times as add_trial_times
 from .environment import set_seconds as set_seconds
 from .environment import write_environment as write_environment
 from .finetuning_check import begun_or_drawn as begun_or_drawn

@@ -42,6 +42,22 @@ def set_seconds(paths: StudyPaths, seconds: Mapping[str, float]) -> None:
     _write(paths, {**read_environment(paths), "seconds": dict(seconds)})
 
 
+def add_trial_times(paths: StudyPaths, held_seconds: float, busy_seconds: float) -> None:
+    """Adds the seconds that the trials of a run held their devices, and those in which they trained or measured."""
+    content = read_environment(paths)
+    before = content.get("trials") or {}
+    times = {"held_seconds": held_seconds, "busy_seconds": busy_seconds}
+    content["trials"] = {name: round(before.get(name, 0.0) + seconds, 3) for name, seconds in times.items()}
+    _write(paths, content)
+
+
+def overhead(paths: StudyPaths) -> float | None:
+    """Returns the share of the time of trials in which no student was trained or measured; None before any trial."""
+    times = read_environment(paths).get("trials") or {}
+    held = times.get("held_seconds", 0.0)
+    return max(0.0, 1.0 - times["busy_seconds"] / held) if held else None
+
+
 def read_environment(paths: StudyPaths) -> dict[str, Any]:
     """Returns the content of environment.json, which is empty before the first run.
 

@@ -9,6 +9,7 @@ from typing import Any
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import Role, Status, read_records
 from search.config.loading import load_config
+from search.study.environment import overhead
 from search.study.ledger import budget_ending, num_counted, total_device_hours
 from search.study.lock import is_driven
 from search.study.more_steps import steps_left
@@ -39,6 +40,8 @@ class StudyStatus:
     device_hours: float
     num_going_on: int
     """The number of finished students that were asked to go on for more steps and have not yet."""
+    overhead: float | None
+    """The share of the time of trials in which no student was trained or measured; None before any has ended."""
     running: tuple[tuple[str, ProgressLine], ...]
     """The folders of trials that have begun and not ended, with their latest line of progress."""
 
@@ -49,6 +52,7 @@ class StudyStatus:
             f"{self.name}: {self.state}, {self.num_ended} of {self.num_trials} trials ended"
             f"{f' ({counts})' if counts else ''}, {self.device_hours:.2f} device-hours"
             f"{f', {self.num_going_on} to go on for more steps' if self.num_going_on else ''}"
+            f"{'' if self.overhead is None else f', overhead of trials {self.overhead:.0%}'}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +79,7 @@ def read_status(paths: StudyPaths, *, has_ended: bool = False) -> StudyStatus:
         counts={str(status): statuses.count(status) for status in Status if status in statuses},
         device_hours=total_device_hours(records),
         num_going_on=len(going_on),
+        overhead=overhead(paths),
         running=tuple(_running(paths, {record.number for record in students}, going_on)),
     )
 

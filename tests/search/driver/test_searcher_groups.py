@@ -1,10 +1,13 @@
 """Tests of trials with several students: their number, and the outcome of each."""
 
+from dataclasses import replace
+
 import pytest
 from optuna.trial import TrialState
 
 from minilm_core.results.records import Status
 from search.driver.searcher import Quota
+from search.study.messages import JobsEnded, encode
 from tests.search.searching import (
     FINISHED,
     THREE_A_TRIAL,
@@ -12,6 +15,7 @@ from tests.search.searching import (
     Driver,
     drawn_together,
     end,
+    make_record,
     make_searcher,
     make_study,
     row_of,
@@ -103,3 +107,18 @@ def test_a_lost_trial_loses_only_the_students_that_had_not_ended() -> None:
         (0, Status.FAILED),
         (1, Status.FAILED),
     ]
+
+
+def test_the_time_that_trials_hold_their_devices_is_that_from_the_draw_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("search.driver.searcher.time.monotonic", lambda: clock[0])
+    searcher = make_searcher(make_study(), quota=THREE_A_TRIAL)
+    students = drawn_together(searcher)
+    clock[0] += 10.0
+    records = [replace(make_record(n, c), seconds={"distilling": 2.0, "evaluating": 1.0}) for n, c in students.items()]
+    searcher.on_trial_result("a", dict(encode(JobsEnded(records=tuple(records)))))
+    clock[0] += 2.0
+    searcher.on_trial_complete("a", {})
+    assert (searcher.times.held_seconds, searcher.times.busy_seconds) == (12.0, 9.0)

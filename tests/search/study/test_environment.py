@@ -1,7 +1,7 @@
 import json
 from collections.abc import Callable
 
-from search.study.environment import read_environment, set_seconds, write_environment
+from search.study.environment import add_trial_times, overhead, read_environment, set_seconds, write_environment
 from search.study.resolved import ResolvedStudy
 
 
@@ -24,3 +24,14 @@ def test_every_run_adds_its_time_and_keeps_the_seconds_of_the_preparation(
     written = read_environment(study.paths)
     assert len(written["runs"]) == 2
     assert written["seconds"] == {"packing": 1.5}
+
+
+def test_the_times_of_trials_add_up_over_runs(open_study: Callable[..., ResolvedStudy]) -> None:
+    study = open_study(is_prepared=False)
+    assert overhead(study.paths) is None
+    add_trial_times(study.paths, 0.0, 0.0)
+    assert overhead(study.paths) is None
+    add_trial_times(study.paths, held_seconds=10.0, busy_seconds=9.0)
+    add_trial_times(study.paths, held_seconds=30.0, busy_seconds=21.0)
+    assert read_environment(study.paths)["trials"] == {"held_seconds": 40.0, "busy_seconds": 30.0}
+    assert overhead(study.paths) == 0.25
