@@ -14,8 +14,11 @@ DISTILLING = "distilling"
 
 
 def stopping_lines(study: Study) -> tuple[str, ...]:
-    """Returns what the report says of early stopping, in sentences; empty for a study that stops no student."""
-    if not study.config.get("stopping"):
+    """Returns what the report says of early stopping, in sentences; empty for a study that stops no student.
+
+    Students may have been stopped before the setting was switched off.
+    """
+    if not study.config.get("stopping") and all(record.status is not Status.STOPPED for record in study.records):
         return ()
     return tuple(_lines(study))
 

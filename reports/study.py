@@ -109,7 +109,8 @@ class Study:
     @cached_property
     def models(self) -> tuple[TrialRecord, ...]:
         """The records, and those of twins that were trained apart from the search."""
-        kept = {(record.role, record.number) for record in self.records}
+        complete = [record for record in self.records if record.status is Status.COMPLETE]
+        kept = {(record.role, record.number) for record in complete}
         return (*self.records, *(twin for twin in self.ablations if (twin.role, twin.number) not in kept))
 
     @cached_property

@@ -23,6 +23,7 @@ from .records import TrialRecord as TrialRecord
 from .records import append_record as append_record
 from .records import from_json as from_json
 from .records import most_accurate_first as most_accurate_first
+from .records import read_first_records as read_first_records
 from .records import read_records as read_records
 from .records import read_reruns as read_reruns
 from .records import task_result_from_dict as task_result_from_dict

@@ -40,7 +40,7 @@ class Role(StrEnum):
     TEACHER = "teacher"
     """The teacher itself, fine-tuned with the same settings; `pick --within` refers to its accuracy."""
     TWIN = "twin"
-    """The best student's architecture, initialisation and fine-tuning, without distillation."""
+    """A student's architecture, initialisation and fine-tuning, without distillation."""
     TRUNCATED_TEACHER = "truncated_teacher"
     """The teacher's first layers, as many as the best student has, fine-tuned as the teacher is, not distilled."""
     TWIN_WITHOUT_SOFT_LABELS = "twin_without_soft_labels"
@@ -162,7 +162,7 @@ class TrialRecord:
     latency_ms: float | None = None
     """Predicted from the calibrated table, in ms; None without one."""
     held_out_loss: float | None = None
-    """The relation loss on held-out text at the end of distillation, in nats."""
+    """The relation loss on held-out text at the end of distillation, or where it was stopped, in nats."""
     rungs: tuple[Rung, ...] = ()
     """The held-out losses at the rungs that the student reached."""
     tasks: dict[str, TaskResult] = field(default_factory=dict)
@@ -335,6 +335,20 @@ def read_records(path: Path) -> tuple[TrialRecord, ...]:
         latest.pop((record.role, record.number), None)
         latest[record.role, record.number] = record
     return tuple(latest.values())
+
+
+def read_first_records(path: Path) -> tuple[TrialRecord, ...]:
+    """Reads the records of a study as its search made them; of a student that went on, that is its first complete one.
+
+    Raises:
+        UserError: naming the line, if a line is JSON but no record.
+    """
+    first: dict[tuple[Role, int], TrialRecord] = {}
+    for record in _whole_records(path):
+        before = first.get((record.role, record.number))
+        if before is None or not before.is_complete_student:
+            first[record.role, record.number] = record
+    return tuple(first.values())
 
 
 def read_reruns(path: Path) -> tuple[TrialRecord, ...]:

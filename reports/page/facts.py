@@ -22,7 +22,8 @@ from reports.study import Study
 from reports.trial_rows import Row, accuracy_of
 from reports.worth import Worth, worth_of_recipes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 2 has a list of what recipes were worth, one of each student that has a twin."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -93,10 +93,10 @@ def resume(
     study = existing_study(study_folder)
     try:
         with only_driver(study):
-            if add_steps is not None:
-                _add_steps(study, add_steps, picked=picked, trials=trial)
             earlier = load_config(study.search_yaml, overrides or ()).config
             validate_relaunch(study, earlier)
+            if add_steps is not None:
+                _add_steps(study, add_steps, picked=picked, trials=trial)
             config = extended(study, earlier, add_trials)
             if add_trials and config == earlier:
                 complain(

@@ -94,7 +94,9 @@ def _begin_with(space: Any, name: str) -> list[str]:
     if name != "published":
         raise UserError(f"must be published or a list of students such as 6x384, got {name}")
     sizes = space if isinstance(space, dict) else {}
-    layers, widths = (sizes.get(key) or [] for key in ("num_layers", "hidden_sizes"))
+    # What is no list is left to the schema.
+    found = (sizes.get(key) for key in ("num_layers", "hidden_sizes"))
+    layers, widths = (each if isinstance(each, list) else [] for each in found)
     inside = [f"{n}x{width}" for n, width in PUBLISHED_STUDENTS if n in layers and width in widths]
     if not inside:
         named = ", ".join(f"{n}x{width}" for n, width in PUBLISHED_STUDENTS)

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from minilm_core.errors import FailureKind
 from minilm_core.results.records import Failure, Status, TrialRecord
-from search.config.settings import Kept
 from search.driver.losses import Losses, loss_kind
 from search.driver.trial import log_failure
 from search.study.jobs import Job
 from search.study.ledger import Ledger
 from search.study.memory import NodeOutOfMemoryError
 from search.study.resolved import ResolvedStudy
-from search.study.weights import remove_behind_front
+from search.study.weights import remove_unkept
 from spaces.limits import Violation
 from spaces.space import StudentChoice
 
@@ -44,9 +43,7 @@ class StudyEvents:
     def ended(self, records: Sequence[TrialRecord]) -> None:
         """Records students that ended together."""
         self._ledger.add_together(records)
-        config = self._study.config
-        if config.storage.keep is Kept.FRONT:
-            remove_behind_front(self._study.paths, self._ledger.records, config.declared_objectives)
+        remove_unkept(self._study.config, self._study.paths, self._ledger.records)
 
     def lost(self, students: Mapping[int, StudentChoice]) -> Sequence[TrialRecord]:
         """Records that students were lost with the process of their trial, and returns their records."""

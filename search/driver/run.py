@@ -18,7 +18,7 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import first_line
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.teacher import resolve
-from minilm_core.results.records import TrialRecord
+from minilm_core.results.records import TrialRecord, read_first_records
 from search.config.settings import Executor, layers_and_width
 from search.driver.baseline import Baseline, finetune_first, run_side_by_side
 from search.driver.calibration import TimedEncoders, encoders_to_time
@@ -41,6 +41,7 @@ from search.study.messages import WorkersLost, decode
 from search.study.more_steps import jobs_going_on
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy, with_vocabulary
+from search.study.weights import remove_unkept
 from search.worker.preparation import read_preparation, targets_held
 
 MIN_TRIALS_FOR_IMPORTANCES = 20
@@ -104,6 +105,8 @@ def _run(study: ResolvedStudy, ledger: Ledger, display: Display) -> Ending:
         if ending is not Ending.REPEATED_FAILURE:
             # Before the baselines, which follow from the best student.
             run_side_by_side(jobs_going_on(study, ledger.records), ledger, display)
+    # Also what an earlier run had no time to remove, and students that one which went on has overtaken.
+    remove_unkept(study.config, study.paths, ledger.records)
     if teacher is not None:
         teacher.finish()
     if ending is not Ending.REPEATED_FAILURE:
@@ -166,6 +169,7 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
             interrupted=interrupted,
             quota=_quota(study, ledger),
             events=StudyEvents(study, ledger, watcher.losses),
+            begun=begun,
             begin_with=[study.space.typical(*layers_and_width(label)) for label in config.sampler.begin_with],
         )
         try:
@@ -186,7 +190,8 @@ def _problem(study: ResolvedStudy, ledger: Ledger) -> Problem:
         objectives=study.config.declared_objectives,
         known_figures=study.student_figures,
         is_feasible=lambda shape: study.violation(shape) is None,
-        students=lambda: [record for record in ledger.records if record.counts_for_budget],
+        # A student that went on for more steps is more accurate than those that are drawn now will be.
+        students=lambda: [r for r in read_first_records(study.paths.records) if r.counts_for_budget],
         spent=lambda: ledger.spent_share,
     )
 

@@ -8,7 +8,7 @@ records are its whole state: there is nothing to save or to restore.
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
@@ -207,12 +207,14 @@ class StudySearcher(Searcher):
         quota: Quota,
         events: SearchEvents,
         begin_with: Sequence[StudentChoice] = (),
+        begun: Collection[int] = (),
     ) -> None:
         super().__init__()
         self._optuna_study = optuna_study
         self._space = space
         self._objectives = objectives
         self._interrupted = list(interrupted)
+        self._have_begun = frozenset(begun)
         self._first = list(begin_with)
         self._quota = quota
         self._num_left = quota.num_students
@@ -287,7 +289,8 @@ class StudySearcher(Searcher):
         while self._interrupted:
             number = self._interrupted.pop(0)
             choice = self._choice(self._optuna_study.get_trials(deepcopy=False)[number])
-            reason = self._reason_to_refuse(choice)
+            # A student that has begun goes on even if limits have changed since.
+            reason = None if number in self._have_begun else self._reason_to_refuse(choice)
             if reason is None:
                 return number, choice
             # The driver was killed after it drew this student and before it refused the student.

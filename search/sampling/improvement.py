@@ -7,12 +7,17 @@ of ordinary expected improvements, one for each accuracy of the front.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import moocore
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import norm
 
+from minilm_core.results.frontier import is_on_frontier
+
+ROUNDING = 1e-12
+"""The part of a volume below which a difference of two is rounding."""
 Costs = Float[np.ndarray, "students costs"]
 Accuracies = Float[np.ndarray, " students"]
 
@@ -27,7 +32,6 @@ class Front:
 
     accuracies: Accuracies
     costs: Costs
-    """Students may be dominated: they change nothing."""
     reference_accuracy: float
     """The accuracy below which nothing counts."""
     reference_costs: Float[np.ndarray, " costs"]
@@ -37,6 +41,24 @@ class Front:
         expected = (len(self.accuracies), len(self.reference_costs))
         if self.costs.shape != expected:
             raise ValueError(f"costs must have the shape {expected}, got {self.costs.shape}")
+
+    @classmethod
+    def of(
+        cls,
+        accuracies: Accuracies,
+        costs: Costs,
+        *,
+        reference_accuracy: float,
+        reference_costs: Float[np.ndarray, " costs"],
+    ) -> Self:
+        """Returns the front of students of which some are dominated: those change nothing, and would take time."""
+        mask = is_on_frontier(np.column_stack([-accuracies, costs]))
+        return cls(
+            accuracies=accuracies[mask],
+            costs=costs[mask],
+            reference_accuracy=reference_accuracy,
+            reference_costs=reference_costs,
+        )
 
     @property
     def levels(self) -> Float[np.ndarray, " levels"]:
@@ -49,7 +71,9 @@ class Front:
         whole = float(np.prod(np.maximum(self.reference_costs - costs, 0.0)))
         if not whole:
             return np.zeros(len(self.levels))
-        return np.array([whole - self._covered(costs, level) for level in self.levels])
+        volumes = np.array([whole - self._covered(costs, level) for level in self.levels])
+        # They are 0 or more and never fall, but for rounding: the two terms come from different sums.
+        return np.asarray(np.maximum.accumulate(np.where(volumes > ROUNDING * whole, volumes, 0.0)))
 
     def _covered(self, costs: Float[np.ndarray, " costs"], level: float) -> float:
         """Returns how much of a candidate's volume of costs the students of an accuracy above a level cover."""

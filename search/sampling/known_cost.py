@@ -117,9 +117,9 @@ class KnownCostSampler(BaseSampler):
         costs = [
             _log_costs(self._problem.known_figures(each.architecture), self._problem.objectives) for each in trained
         ]
-        front = Front(
-            accuracies=model.predict(trained)[0],
-            costs=np.array(costs).reshape(len(trained), len(self._reference)),
+        front = Front.of(
+            model.predict(trained)[0],
+            np.array(costs).reshape(len(trained), len(self._reference)),
             reference_accuracy=_reference_accuracy(complete, self._num_startup_trials),
             reference_costs=self._reference,
         )
@@ -161,6 +161,8 @@ class KnownCostSampler(BaseSampler):
     def _rate(self, choices: LogRange | tuple[float, ...]) -> float:
         if not isinstance(choices, LogRange):
             return choices[self._random.integers(len(choices))]
+        if choices.low == choices.high:
+            return choices.low  # of whose logarithm the exponential is another number
         return math.exp(self._random.uniform(math.log(choices.low), math.log(choices.high)))
 
     def _is_near(self, choice: StudentChoice, taken: Sequence[StudentChoice]) -> bool:

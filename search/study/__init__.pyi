@@ -49,5 +49,4 @@ from .stopping import rungs_reached as rungs_reached
 from .stopping import stop_among as stop_among
 from .stopping import stop_at_rung as stop_at_rung
 from .stopping import stop_before_task as stop_before_task
-from .weights import remove_behind_front as remove_behind_front
-from .weights import remove_weights as remove_weights
+from .weights import remove_unkept as remove_unkept

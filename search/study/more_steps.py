@@ -13,7 +13,7 @@ from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import TrialRecord, read_records
 from minilm_core.settings.learning_rates import LearningRateSchedule
-from search.config.settings import SearchConfig
+from search.config.settings import Kept, SearchConfig
 from search.study.jobs import Job
 from search.study.ledger import budget_ending
 from search.study.resolved import ResolvedStudy
@@ -64,7 +64,8 @@ def _check_student(paths: StudyPaths, config: SearchConfig, number: int, student
     if schedule.learning_rate_curve.first_decay_step and not paths.stable_states(number):
         raise UserError(
             f"a student that goes on must have the state before its decay, got no "
-            f"{paths.trial_folder(number) / 'stable'}; distillation.keep_stable_state keeps it"
+            f"{paths.trial_folder(number) / 'stable'}; distillation.keep_stable_state keeps it, unless storage.keep is "
+            f"{Kept.FRONT} and another student beats this one"
         )
 
 

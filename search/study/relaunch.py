@@ -40,8 +40,8 @@ def validate_relaunch(paths: StudyPaths, config: SearchConfig) -> bool:
     else:
         changed = list(_changed_keys(plain(earlier), plain(config)))
         if not changed:
-            if earlier.resources != config.resources:
-                # It was chosen for the earlier ones, and is chosen anew.
+            if (earlier.resources, earlier.limits) != (config.resources, config.limits):
+                # It was chosen for the earlier ones, by the largest student within them, and is chosen anew.
                 paths.students_per_worker.unlink(missing_ok=True)
             return False
         if is_bound:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minilm_core.errors import UserError
 from minilm_core.results.records import Role, Status, TrialRecord, read_reruns
-from search.config.settings import SearchConfig
+from search.config.settings import Kept, SearchConfig
 from search.study.jobs import Job
 from search.study.ledger import total_device_hours
 from search.study.record_keeper import RecordKeeper
@@ -48,4 +48,6 @@ def check_encoders(jobs: Sequence[Job], rule: str) -> None:
     """
     for job in jobs:
         if job.role is Role.STUDENT and not job.distils and not job.encoder_folder.is_dir():
-            raise UserError(f"{rule}, got no {job.encoder_folder}")
+            kept = job.config.storage.keep
+            why = "" if kept is Kept.ALL else f"; storage.keep {kept} removes those that another student beats"
+            raise UserError(f"{rule}, got no {job.encoder_folder}{why}")

@@ -153,5 +153,6 @@ def _reached(paths: TrialPaths) -> dict[int, _Reached]:
         for line in paths.rungs.read_bytes().splitlines():
             with suppress(ValueError, TypeError, KeyError, AttributeError):
                 reached = _Reached.from_json(line)
-                found[reached.rung.step] = reached
+                if math.isfinite(reached.rung.held_out_loss):
+                    found[reached.rung.step] = reached
     return found

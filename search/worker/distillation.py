@@ -1,5 +1,6 @@
 """The distillation of a trial's students: those with the same targets are trained together on the same batches."""
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -149,6 +150,8 @@ def _rung(outcome: DistillationProgress | DistillationFailure, rungs: Sequence[i
     if isinstance(outcome, DistillationFailure) or outcome.step not in rungs:
         return None
     assert outcome.held_out_loss is not None, "the held-out loss is measured at every rung"
+    if not math.isfinite(outcome.held_out_loss):
+        return None  # its next step fails
     return Rung(step=outcome.step, held_out_loss=outcome.held_out_loss)
 
 

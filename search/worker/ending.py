@@ -13,7 +13,6 @@ from minilm_core.training.devices import device_name, resolve_precision
 from search.study.jobs import Job
 from search.study.progress import now
 from search.study.stopping import rungs_reached
-from search.study.weights import remove_weights
 from search.worker.worker import JobRun, Worker
 
 
@@ -33,7 +32,7 @@ def complete_record(worker: Worker, run: JobRun) -> TrialRecord:
 def stopped_record(
     worker: Worker, run: JobRun, stop: Stop, *, num_steps: int, tasks: Mapping[str, TaskResult] | None = None
 ) -> TrialRecord:
-    """Ends a student that is stopped, and returns its record; its weights and checkpoints are removed before.
+    """Ends a student that is stopped, and returns its record. Its weights go once the driver has written that.
 
     Args:
         worker: The first worker of its trial.
@@ -43,9 +42,7 @@ def stopped_record(
         tasks: Its results so far, by task.
     """
     run.has_ended = True
-    record = replace(_trained_record(worker, run, Status.STOPPED, num_steps), tasks=dict(tasks or {}), stop=stop)
-    remove_weights(run.job.paths, [task.name for task in run.job.config.tasks])
-    return record
+    return replace(_trained_record(worker, run, Status.STOPPED, num_steps), tasks=dict(tasks or {}), stop=stop)
 
 
 def has_result(job: Job, task: Task) -> bool:

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from minilm_core.atomic import atomic_folder, write_text_atomically
 from minilm_core.results.outcomes import save_outcomes
-from minilm_core.results.records import Stop, TrialRecord, read_records
+from minilm_core.results.records import Stop, TrialRecord, read_first_records
 from minilm_core.tasks.evaluation import evaluate
 from minilm_core.tasks.finetuning import FinetuningProgress, build_task_model, finetune, save_task_model
 from minilm_core.tasks.task import Task
@@ -58,7 +58,7 @@ def _finish(worker: Worker, run: JobRun) -> Iterator[Progress | TrialRecord]:
         yield from _initialise(worker, run)
     done: list[Task] = []
     for task in _in_order(worker, run.job):
-        stop = worker.agree(partial(_stop_before, run.job, task, done)) if done else None
+        stop = worker.agree(partial(_stop_before, run.job, task)) if done else None
         if stop is not None:
             if worker.is_first:
                 results = {each.name: result_on(run.job, each) for each in done}
@@ -85,19 +85,19 @@ def _in_order(worker: Worker, job: Job) -> Sequence[Task]:
     return sorted(job.config.tasks, key=num_tokens)
 
 
-def _stop_before(job: Job, task: Task, done: Sequence[Task]) -> Stop | None:
-    """Returns why a student is not fine-tuned on its next task; None if it is."""
-    if not job.may_be_stopped:
+def _stop_before(job: Job, task: Task) -> Stop | None:
+    """Returns why a student is not fine-tuned on its next task; None if it is, or was before it was interrupted."""
+    if not job.may_be_stopped or has_result(job, task):
         return None
     teacher = Job.of_teacher(job.study)
     best = {
         each.name: most_hoped_for(
-            result_on(job, each).validation.high if each in done else None,
+            result_on(job, each).validation.high if has_result(job, each) else None,
             result_on(teacher, each).validation.value if has_result(teacher, each) else None,
         )
         for each in job.config.tasks
     }
-    records = read_records(job.study.paths.records)
+    records = read_first_records(job.study.paths.records)
     return stop_before_task(task.name, best, job.known_figures(), job.config.declared_objectives, records)
 
 

@@ -53,6 +53,11 @@ def test_a_search_that_stops_no_student_has_nothing_to_say(make_study: MakeStudy
     assert stopping_lines(make_study(complete(0, 0.8), evaluation=kept_labels(TASK))) == ()
 
 
+def test_students_that_were_stopped_before_it_was_switched_off_are_told_of(make_study: MakeStudy) -> None:
+    study = make_study(complete(0, 0.8), stopped(1), evaluation=kept_labels(TASK))
+    assert "1 of 2 trials were stopped" in stopping_lines(study)[0]
+
+
 def test_where_students_were_stopped_is_counted_in_the_order_of_a_trial(make_study: MakeStudy) -> None:
     records = [stopped(1), stopped(2, "fine-tuning on other", NUM_STEPS), stopped(3), stopped(4, step=400)]
     assert lines(make_study, complete(0, 0.8), *records)[0] == (

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from minilm_core.results.records import Role, TrialRecord
+from minilm_core.results.records import Role, Status, TrialRecord
 from reports import Study
 from reports.selection import pick
 from reports.statistics import Split, resample
@@ -112,3 +112,13 @@ def test_without_outcomes_a_part_is_not_measured(make_study: MakeStudy) -> None:
     study = make_study(best, twin(best, 0.75))
     (found,) = worth_of_recipes(study)
     assert found.sentence == "The recipe of trial 1 (2x64 A2) was worth: distillation not measured."
+
+
+def test_a_twin_that_failed_in_the_search_does_not_hide_the_one_trained_apart(make_study: MakeStudy) -> None:
+    best = student(1, 0.90)
+    failed = replace(twin(best, 0.75), status=Status.FAILED, tasks={})
+    apart = twin(best, 0.75)
+    study = make_study(best, failed, evaluation=kept_labels(TASK))
+    outcomes = {**study.outcomes, **outcomes_of([apart], kept_labels(TASK))}
+    (found,) = worth_of_recipes(replace(study, ablations=(apart,), outcomes=outcomes))
+    assert found.parts[0].comparison.difference is not None

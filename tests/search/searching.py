@@ -131,6 +131,7 @@ def make_searcher(
     records: tuple[TrialRecord, ...] = (),
     quota: Quota = ALONE,
     begin_with: Sequence[StudentChoice] = (),
+    begun: Sequence[int] = (),
 ) -> StudySearcher:
     """Begins or resumes the search of a study as a driver does."""
     interrupted = reconcile(study, space, records, OBJECTIVES)
@@ -142,6 +143,7 @@ def make_searcher(
         quota=quota,
         events=driver or Driver(),
         begin_with=begin_with,
+        begun=begun,
     )
 
 

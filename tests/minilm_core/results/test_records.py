@@ -28,6 +28,7 @@ from minilm_core.results.records import (
     TrialRecord,
     append_record,
     from_json,
+    read_first_records,
     read_records,
     task_result_from_dict,
     to_json,
@@ -357,3 +358,12 @@ def test_a_line_that_is_no_json_is_passed_over(path: Path, damage: bytes) -> Non
         file.write(damage + b"\n")
     append_record(path, make_record(number=2))
     assert [record.number for record in read_records(path)] == [1, 2]
+
+
+def test_the_first_record_of_a_student_that_went_on_is_that_of_its_search(path: Path) -> None:
+    failed = make_record(1, status=Status.FAILED)
+    for record in (make_record(0, num_steps=6), failed, make_record(0, num_steps=12, num_steps_before=6)):
+        append_record(path, record)
+    append_record(path, make_record(1, num_steps=6))
+    assert [(record.number, record.num_steps) for record in read_first_records(path)] == [(0, 6), (1, 6)]
+    assert {record.number: record.num_steps for record in read_records(path)} == {0: 12, 1: 6}

@@ -43,6 +43,11 @@ from tests.search.config.example import SEARCH
             "space: tiny\nsampler: {begin_with: best}",
             "12: sampler.begin_with: must be published or a list of students such as 6x384, got best",
         ),
+        (
+            "space: tiny",
+            "space: {num_layers: 6}\nsampler: {begin_with: published}",
+            "12: sampler.begin_with: must have a published student (",
+        ),
         ("name: example", "name: My Study", "1: name must be lower-case letters, digits, '.', '_' or '-'"),
         ("name: example", "name: ../x", "1: name must be lower-case letters"),
         ("name: example\n", "", "1: name must be given"),

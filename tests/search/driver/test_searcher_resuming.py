@@ -213,3 +213,13 @@ def test_saving_and_restoring_touch_no_file(tmp_path: Path) -> None:
     searcher.restore(str(tmp_path / "checkpoint"))
     assert list(tmp_path.iterdir()) == []
     assert drawn(searcher, "b") != first
+
+
+def test_a_student_that_has_begun_goes_on_although_a_limit_has_changed(journal: JournalStorage) -> None:
+    before = make_searcher(make_study(journal))
+    begun, only_drawn = (drawn(before, trial_id) for trial_id in "ab")
+    driver = Driver(max_layers=0.5)
+    after = make_searcher(make_study(journal), driver, begun=[begun[0]])
+    assert drawn(after) == begun
+    assert after.suggest("b") == FINISHED
+    assert only_drawn[0] in {number for number, _, _ in driver.refusals}

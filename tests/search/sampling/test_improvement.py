@@ -82,12 +82,35 @@ def test_a_student_beyond_the_reference_adds_nothing() -> None:
     assert expected(front, 0.9, 0.1, np.array([0.1, 2.0])) == 0.0
 
 
-def test_the_volumes_never_fall() -> None:
+@pytest.mark.parametrize("num_costs", [0, 1, 2, 3, 4])
+def test_the_volumes_are_none_or_more_and_never_fall(num_costs: int) -> None:
+    for seed in range(40):
+        front = random_front(seed, 12, num_costs)
+        volumes = front.added_volumes(np.random.default_rng(seed).uniform(0, 1, num_costs))
+        assert (np.diff(volumes) >= 0).all()
+        assert volumes[0] >= 0
+
+
+@pytest.mark.parametrize("num_costs", [1, 2, 3, 4])
+def test_a_hopeless_student_is_expected_to_add_nothing(num_costs: int) -> None:
+    for seed in range(40):
+        front = random_front(seed, 12, num_costs)
+        dominated = front.costs[np.argmax(front.accuracies)] + 0.01
+        assert 0.0 <= expected(front, 0.3, 0.001, dominated) < 1e-12
+
+
+def test_dominated_students_change_nothing() -> None:
     for seed in range(20):
-        front = random_front(seed, 10, 2)
-        volumes = front.added_volumes(np.random.default_rng(seed).uniform(0, 1, 2))
-        assert (np.diff(volumes) >= -1e-12).all()
-        assert volumes[0] >= -1e-12
+        every = random_front(seed, 30, 2)
+        front = Front.of(
+            every.accuracies,
+            every.costs,
+            reference_accuracy=every.reference_accuracy,
+            reference_costs=every.reference_costs,
+        )
+        assert len(front.accuracies) < 30
+        for costs in np.random.default_rng(seed).uniform(0, 1, (5, 2)):
+            assert expected(front, 0.7, 0.1, costs) == pytest.approx(expected(every, 0.7, 0.1, costs))
 
 
 def test_costs_of_another_number_than_the_references_are_refused() -> None:

@@ -12,7 +12,8 @@ from optuna.storages import InMemoryStorage
 
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.frontier import hypervolume
-from minilm_core.results.records import TrialRecord
+from minilm_core.results.objectives import objectives_named
+from minilm_core.results.records import Status, TrialRecord
 from search.config.settings import Sampler, SamplerName
 from search.driver.searcher import make_sampler, open_optuna_study
 from spaces.space import LogRange, StudentChoice, StudentSpace
@@ -121,16 +122,24 @@ def test_students_that_run_are_reckoned_with() -> None:
 
 
 def test_while_the_budget_lasts_it_reckons_with_time() -> None:
-    early, late = (Search(spent=lambda _, part=part: part).run(NUM_STARTUP) for part in (0.0, 1.0))
-    assert early.choices == late.choices
-    flops = [known_figures(search.ask()[1].architecture)["flops"] for search in (early, late)]
-    assert flops[0] <= flops[1]
+    drawn = []
+    for part in (0.0, 1.0):
+        search = Search(spent=lambda _, part=part: part).run(NUM_STARTUP + 6)
+        drawn.append([record.flops or 0 for record in search.records[NUM_STARTUP:]])
+    assert sum(drawn[0]) < sum(drawn[1])
 
 
-def test_a_space_of_lists_is_drawn_once_and_then_at_random() -> None:
-    search = Search(space=TWO_STUDENTS)
-    search.records = [make_record(n, c) for n, c in enumerate(all_of(TWO_STUDENTS) * 4)]
-    assert search.ask()[1] in all_of(TWO_STUDENTS)
+def test_a_space_of_lists_is_drawn_from_until_each_student_was_tried() -> None:
+    four = replace(TWO_STUDENTS, num_layers=(1, 2, 3, 4))
+    search = Search(space=four).run(0)
+    # Three of four students have ended often enough for a model.
+    for number, choice in enumerate([*all_of(four)[:3], *all_of(four)[:3]]):
+        search.records.append(replace(make_record(number, choice), objectives=figures_of(choice), flops=1))
+    assert search.ask()[1] == all_of(four)[3]
+
+
+def figures_of(choice: StudentChoice) -> dict[str, float]:
+    return {"accuracy": accuracy_of(choice), "latency_ms": known_figures(choice.architecture)["latency_ms"]}
 
 
 def all_of(space: StudentSpace) -> list[StudentChoice]:
@@ -147,15 +156,33 @@ def test_a_student_that_is_given_stays_as_it_is() -> None:
     assert search.ask()[1] == given
 
 
-def test_equal_accuracies_are_no_mistake() -> None:
-    search = Search().run(NUM_STARTUP)
+def test_equal_accuracies_and_rates_are_no_mistake() -> None:
+    """Nothing can be told of such students, and the next is another one."""
+    fixed = replace(SPACE, finetuning_learning_rate=LogRange(low=1e-4, high=1e-4))
+    search = Search(space=fixed).run(NUM_STARTUP)
     search.records = [replace(record, objectives={"accuracy": 0.5, "latency_ms": 1.0}) for record in search.records]
-    assert search.ask()[1].architecture in set(SPACE.architectures())
+    choice = search.ask()[1]
+    assert choice not in search.choices
+    assert choice.finetuning_learning_rate == 1e-4
+
+
+def test_with_three_costs_it_draws_what_may_be_added() -> None:
+    objectives = objectives_named(["accuracy", "latency_ms", "size_bytes", "flops"])
+    search = Search()
+    problem = replace(problem_of(SPACE), objectives=objectives, students=lambda: search.records)
+    search.run(NUM_STARTUP)
+    sampler = make_sampler(Sampler(name=SamplerName.KNOWN_COST, num_startup_trials=NUM_STARTUP), 0, problem)
+    study = optuna.create_study(sampler=sampler, directions=["maximize", *["minimize"] * 3])
+    drawn = {SPACE.suggest(study.ask()).architecture.label for _ in range(4)}
+    assert len(drawn) > 1
 
 
 @pytest.mark.parametrize("num_failed", [NUM_STARTUP, 20])
-def test_without_complete_students_it_draws_at_random(num_failed: int) -> None:
-    search = Search()
-    choices = [search.ask()[1] for _ in range(num_failed)]
-    search.records = [replace(make_record(n, c), objectives={}, status="failed") for n, c in enumerate(choices)]
-    assert search.ask()[1].architecture in set(SPACE.architectures())
+def test_without_complete_students_it_draws_as_the_random_sampler_does(num_failed: int) -> None:
+    searches = [Search(name) for name in (SamplerName.KNOWN_COST, SamplerName.RANDOM)]
+    for search in searches:
+        for number in range(num_failed):
+            choice = search.ask()[1]
+            search.records.append(replace(make_record(number, choice, Status.FAILED), objectives={}))
+    assert searches[0].choices == searches[1].choices
+    assert searches[0].ask()[1] == searches[1].ask()[1]

@@ -117,7 +117,7 @@ def running(prepared: StudyPaths, tmp_path: Path) -> StudyPaths:
     [
         ("budget.num_trials=9", True),
         ("budget.max_device_hours=1", True),
-        ("limits.max_parameters=30M", True),
+        ("limits.max_parameters=30M", False),
         ("stopping={rungs: [20]}", True),
         ("resources.max_concurrent_trials=3", False),
     ],
