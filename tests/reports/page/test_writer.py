@@ -13,6 +13,7 @@ import pytest
 from minilm_core.errors import FailureKind
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from reports import Requirements, Study, load_study, pick, write_decision
+from reports.page.facts import SCHEMA_VERSION
 from reports.page.figures import INSTALL_HINT
 from reports.page.writer import Report, write_report
 from tests.reports.example_studies import (
@@ -277,7 +278,7 @@ def test_the_page_names_what_was_not_measured(make_study: Callable[..., Study]) 
 )
 def test_a_small_study_has_a_report_too(make_study: Callable[..., Study], records: tuple) -> None:
     report = write_report(make_study(*records))
-    assert json.loads((report.folder / "report.json").read_text())["schema_version"] == 1
+    assert json.loads((report.folder / "report.json").read_text())["schema_version"] == SCHEMA_VERSION
     assert report.html.is_file()
 
 

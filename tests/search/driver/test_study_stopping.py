@@ -19,6 +19,8 @@ SETTINGS = (
     "space.head_sizes=[4]",
     "space.distillation_learning_rate=[1e-8, 1e-7, 3e-3]",
     "sampler.name=random",
+    # The first student learns and the second does not, whether they come to a rung together or one after the other.
+    "seed=2",
     *NO_BASELINES,
 )
 
@@ -27,8 +29,8 @@ SETTINGS = (
     "executor",
     [
         ("budget.num_trials=6", "resources.max_concurrent_trials=2", "resources.students_per_worker=2"),
-        # With this seed the second of three is stopped, which must free both cores for the workers of the third.
-        ("budget.num_trials=3", "resources.workers_per_trial=2", "seed=2"),
+        # The trial that is stopped must free both cores for the workers of the next one.
+        ("budget.num_trials=3", "resources.workers_per_trial=2"),
     ],
     ids=["direct", "train"],
 )
