@@ -179,7 +179,7 @@ class StudentSpace:
             initialisation=self.initialisations[0],
         )
 
-    def suggest(self, trial: "optuna.Trial") -> StudentChoice:
+    def suggest(self, trial: "optuna.trial.BaseTrial") -> StudentChoice:
         """Returns a student whose parameters Optuna chooses."""
         return self.decode({name: _suggest(trial, name, choices) for name, choices in self.parameters.items()})
 
@@ -308,7 +308,7 @@ def _check_learning_rate(name: str, choices: LogRange | tuple[float, ...]) -> No
         raise UserError(f"{name} must be below 1, got {highest}")
 
 
-def _suggest(trial: "optuna.Trial", name: str, choices: Choices) -> Any:
+def _suggest(trial: "optuna.trial.BaseTrial", name: str, choices: Choices) -> Any:
     if isinstance(choices, LogRange):
         return trial.suggest_float(name, choices.low, choices.high, log=True)
     steps = _even_steps(choices)

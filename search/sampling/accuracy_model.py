@@ -13,7 +13,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Kernel, Matern, WhiteKernel
 
 from minilm_core.results.records import Status, TrialRecord
-from spaces.space import LogRange, StudentChoice, StudentSpace
+from spaces.space import Choices, LogRange, StudentChoice, StudentSpace
 
 MIN_OBSERVATIONS = 3
 """Fewer complete students say nothing of others."""
@@ -61,12 +61,12 @@ class Features:
         return np.array(columns, dtype=float).T.reshape(len(choices), len(columns))
 
 
-def _log_ends(choices: object) -> tuple[float, float] | None:
+def _log_ends(choices: Choices) -> tuple[float, float] | None:
     """Returns the logarithms of the ends of a parameter's numbers; None where it has one value, or texts."""
     if isinstance(choices, LogRange):
         low, high = choices.low, choices.high
     else:
-        numbers = [value for value in choices if not isinstance(value, str)]  # type: ignore[attr-defined]
+        numbers = [value for value in choices if not isinstance(value, str)]
         if not numbers:
             return None
         low, high = min(numbers), max(numbers)
@@ -80,15 +80,12 @@ class Observed:
     choices: tuple[StudentChoice, ...]
     accuracies: Float[np.ndarray, " students"]
     variances: Float[np.ndarray, " students"]
-    num_complete: int
-    """The students of which the accuracy was measured; they come first."""
 
     @classmethod
     def of_records(cls, records: Sequence[TrialRecord]) -> Self:
         """Returns the complete students of a search, and the stopped ones as far as complete ones tell of them."""
         complete = [record for record in records if record.is_complete_student]
-        measured = np.array([record.objectives["accuracy"] for record in complete])
-        measured = fenced(measured)
+        measured = fenced(np.array([record.objectives["accuracy"] for record in complete]))
         told = dict(_of_stopped(complete, measured, [r for r in records if r.status is Status.STOPPED]))
         stopped = [record for record in records if record.number in told]
         guesses = [told[record.number] for record in stopped]
@@ -96,7 +93,6 @@ class Observed:
             choices=tuple(StudentChoice.from_record(record) for record in (*complete, *stopped)),
             accuracies=np.concatenate([measured, [mean for mean, _ in guesses]]),
             variances=np.concatenate([np.zeros(len(measured)), [variance for _, variance in guesses]]),
-            num_complete=len(complete),
         )
 
 

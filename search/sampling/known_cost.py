@@ -195,7 +195,7 @@ def _distributions(space: StudentSpace) -> dict[str, BaseDistribution]:
         name: choices.low if isinstance(choices, LogRange) else choices[0] for name, choices in space.parameters.items()
     }
     trial = FixedTrial(first)
-    space.suggest(trial)  # type: ignore[arg-type]  # it has the methods of a trial
+    space.suggest(trial)
     return dict(trial.distributions)
 
 

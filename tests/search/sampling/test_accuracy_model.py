@@ -63,7 +63,7 @@ def test_a_stopped_student_is_told_by_its_loss_and_size() -> None:
         rungs = (Rung(step=100, held_out_loss=loss),)
         students.append(complete(number, accuracy, choice(num_layers, hidden_size=hidden_size), rungs))
     observed = Observed.of_records([*students, stopped(9, 1.45, choice(2))])
-    assert observed.num_complete == 6
+    assert len(observed.choices) == 7
     assert observed.accuracies[-1] == pytest.approx(0.9 - 0.1 * np.log(1.45))
     assert observed.variances[-1] == pytest.approx(0.0, abs=1e-12)
     # A loss beyond all that were seen is worth no less than the lowest accuracy seen.
