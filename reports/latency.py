@@ -19,6 +19,7 @@ class LatencyConditions:
     num_threads: int | None = None
     batch_size: int | None = None
     sequence_length: int | None = None
+    runtime: str | None = None
     percentile: int | None = None
 
     @property
@@ -29,6 +30,7 @@ class LatencyConditions:
             None if self.num_threads is None else f"{self.num_threads} thread{'s' * (self.num_threads != 1)}",
             None if self.batch_size is None else f"batch {self.batch_size}",
             None if self.sequence_length is None else f"sequence {self.sequence_length}",
+            self.runtime,
             None if self.percentile is None else f"p{self.percentile}",
         ]
         return ", ".join(part for part in parts if part) or "conditions unknown"
@@ -40,6 +42,7 @@ class LatencyConditions:
             None if self.device is None else f"{self.device}{self.num_threads or ''}",
             None if self.batch_size is None else f"b{self.batch_size}",
             None if self.sequence_length is None else f"s{self.sequence_length}",
+            self.runtime,
             None if self.percentile is None else f"p{self.percentile}",
         ]
         return ",".join(part for part in parts if part)
@@ -98,6 +101,7 @@ def read_latency(path: Path) -> LatencyFacts | None:
             num_threads=table.target.num_threads,
             batch_size=table.target.batch_size,
             sequence_length=table.target.sequence_length,
+            runtime=table.target.runtime.value,
             percentile=MEDIAN_PERCENTILE,
         ),
         device_name=table.fingerprint.label,

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from minilm_core.deployment.packaging import REFERENCE_SENTENCES
 from minilm_core.errors import UserError
 from minilm_core.latency.table import Device, fingerprint
-from minilm_core.runtimes.onnx_export import add_to_parity, logging_at_error
-from minilm_core.runtimes.onnx_model import ONNX_FILE, OnnxModel, require_onnx
+from minilm_core.runtimes.onnx_export import add_to_parity
+from minilm_core.runtimes.onnx_extra import require_onnx
+from minilm_core.runtimes.onnx_model import ONNX_FILE, OnnxModel
+from minilm_core.runtimes.onnx_quantisation import write_int8
 from minilm_core.runtimes.torch_model import PackagedModel, load_packaged
 from minilm_core.tasks.evaluation import predict_split
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split
@@ -19,12 +19,6 @@ from minilm_core.tasks.metrics import metric_named, score
 from minilm_core.tasks.task import Task
 
 INT8_FILE = "onnx/model_qint8.onnx"
-LARGEST_SAFE_WEIGHT = 64
-"""The largest signed weight whose products cannot saturate on any x86-64 processor.
-
-Without VNNI the processor adds two products of an unsigned 8-bit activation and a signed 8-bit weight with saturation
-to 16 bits (vpmaddubsw): 2 * 255 * 64 = 32,640 is below the largest value, 32,767, and 2 * 255 * 65 is above it.
-"""
 TOLERANCE_FACTOR = 3.0
 """The factor by which int8 may differ more from fp32 on another machine than on the one that made the model."""
 SMALLEST_TOLERANCE = 1e-2
@@ -87,7 +81,7 @@ def quantise_int8(
     require_onnx()
     if not (folder / ONNX_FILE).is_file():
         raise UserError(f"int8 is made from {ONNX_FILE}, which {folder} lacks; run export_onnx first")
-    _quantise(folder / ONNX_FILE, folder / INT8_FILE)
+    write_int8(folder / ONNX_FILE, folder / INT8_FILE)
     packaged = load_packaged(folder)
     encoded = kind_of(task).encode(task, split, packaged.tokenizer, task.length(max_length))
     before = _score(OnnxModel(folder / ONNX_FILE), packaged, task, encoded, null_threshold)
@@ -123,26 +117,6 @@ def int8_deviation(folder: Path, packaged: PackagedModel, texts: Sequence[str]) 
         max_abs_difference=(int8 - fp32).abs().max().item(),
         max_abs_value=fp32.abs().max().item(),
     )
-
-
-def can_saturate(model: Path) -> bool:
-    """Returns whether products of an int8 model may saturate in 16 bits on a processor without VNNI."""
-    import onnx
-
-    graph = onnx.load(model).graph
-    factors = {node.input[1] for node in graph.node if node.op_type == "MatMulInteger"}
-    weights = (onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in factors)
-    # Unsigned weights are multiplied by instructions with results of 32 bits.
-    return any(w.dtype == np.int8 and np.abs(w.astype(np.int16)).max() > LARGEST_SAFE_WEIGHT for w in weights)
-
-
-def _quantise(model: Path, out: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    # Measured with VNNI on a classifier of 6x384: weights of 7 bits are as fast and as close to fp32 as those of 8.
-    # Unsigned weights cannot saturate either and are a tenth closer, but they are no faster than fp32.
-    with logging_at_error():
-        quantize_dynamic(model, out, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
 
 
 def _score(

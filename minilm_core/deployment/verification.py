@@ -210,7 +210,8 @@ def _check_onnx(package: _Package) -> str:
 
 
 def _check_int8(package: _Package) -> str:
-    from minilm_core.deployment.quantisation import INT8_FILE, can_saturate, int8_deviation
+    from minilm_core.deployment.quantisation import INT8_FILE, int8_deviation
+    from minilm_core.runtimes.onnx_quantisation import can_saturate
 
     if not package.has(INT8_FILE):
         return "no int8 in this package"

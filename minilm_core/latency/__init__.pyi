@@ -2,8 +2,10 @@ from .calibration import calibrate as calibrate
 from .calibration_process import CalibrationRequest as CalibrationRequest
 from .calibration_process import calibrate_in_fresh_process as calibrate_in_fresh_process
 from .measurements import Statistic as Statistic
+from .table import MAX_HELD_OUT_ERROR as MAX_HELD_OUT_ERROR
 from .table import Device as Device
 from .table import LatencyTable as LatencyTable
 from .table import LatencyTarget as LatencyTarget
+from .table import Runtime as Runtime
 from .table import fingerprint as fingerprint
 from .table import fingerprint_key as fingerprint_key

@@ -11,7 +11,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,26 +23,17 @@ from transformers import PretrainedConfig, PreTrainedModel
 from minilm_core.errors import UserError
 from minilm_core.latency.calibration_process import Progress
 from minilm_core.latency.measurements import Measurement, Width, p90, tail_ratio
-from minilm_core.latency.table import (
-    MAX_SPREAD,
-    Contention,
-    Device,
-    LatencyTable,
-    LatencyTarget,
-    fingerprint,
-)
+from minilm_core.latency.stopwatches import Stopwatch, stopwatch
+from minilm_core.latency.table import MAX_SPREAD, Contention, LatencyTable, LatencyTarget, fingerprint
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
-from minilm_core.models.families import max_sequence_length
+from minilm_core.models.families import kind_of_calls
 
 CALIBRATION_VOCABULARY_SIZE = 2048
 """The number of word embeddings of the models that are timed. It does not change the time of a call, and with a full
 vocabulary the many models of a calibration would not fit in memory."""
 SETTLED = 0.02
 """The relative change of the running median below which a warm-up ends."""
-
-Stopwatch = Callable[[], float]
-"""Runs a model once and returns the time in milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,9 +155,9 @@ def calibrate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """Times encoders of every width among the architectures, eager and in fp32, and returns the latency table.
+    """Times encoders of every width among the architectures in the target's runtime, and returns the latency table.
 
-    All timed encoders are in memory at once: two of each width, and up to two more.
+    PyTorch runs them eagerly. All timed encoders are in memory at once: two of each width, and up to two more.
 
     Args:
         architectures: The architectures whose latency will be predicted.
@@ -177,17 +168,21 @@ def calibrate(
         progress: Receives the round and the fraction done.
 
     Raises:
-        UserError: if there are fewer than two rounds, no architecture, no such device, or too few positions.
+        UserError: if there are fewer than two rounds, no architecture, no such device or runtime, or too few positions.
     """
     if num_rounds < 2:
         raise UserError(f"num_rounds must be at least 2 for a spread, got {num_rounds}")
     plan = plan_calibration(architectures)
-    device = fingerprint(target.device)
+    device = fingerprint(target.device, target.runtime)
     config = with_short_vocabulary(base)
     students = plan.fitted + plan.held_out
+    stopwatches = []
+    for number, student in enumerate(students, start=1):
+        stopwatches.append(stopwatch(build_encoder(student, config, seed=seed), target))
+        if progress is not None:
+            progress(f"encoder {number} of {len(students)} is built", 0.0)
     meter = ContentionMeter()
     with _threads(target.num_threads), torch.inference_mode():
-        stopwatches = [stopwatch(build_encoder(student, config, seed=seed), target) for student in students]
         rounds_ms = _interleaved_rounds(stopwatches, num_rounds, seed, progress)
     measurements = tuple(map(Measurement.from_rounds, students, rounds_ms))
     num_fitted = len(plan.fitted)
@@ -200,6 +195,7 @@ def calibrate(
         held_out=measurements[num_fitted:],
         # The held-out students are left out, because the ratio is checked on them.
         p90_over_p50=tail_ratio([[run for runs in rounds for run in runs] for rounds in rounds_ms[:num_fitted]]),
+        kind=kind_of_calls(base.to_dict()),
     )
 
 
@@ -217,50 +213,11 @@ def time_encoder(model: PreTrainedModel, target: LatencyTarget, *, num_rounds: i
     """Times one finished model, with or without a task's head; it takes a few seconds.
 
     Raises:
-        UserError: if the target's sequences are longer than the model's.
+        UserError: if the target's sequences are longer than the model's, or its runtime is not installed.
     """
+    watch = stopwatch(model, target)
     with _threads(target.num_threads), torch.inference_mode():
-        watch = stopwatch(model, target)
         return Timing.from_rounds([_samples_ms(watch, BENCH_ROUND) for _ in range(num_rounds)])
-
-
-def stopwatch(model: PreTrainedModel, target: LatencyTarget) -> Stopwatch:
-    """Moves a model to the device and returns a function that times one run on random tokens without padding.
-
-    Raises:
-        UserError: if the target's sequences are longer than the model's.
-    """
-    limit = max_sequence_length(model.config.to_dict())
-    if target.sequence_length > limit:
-        raise UserError(f"sequence_length must be at most {limit} for this model, got {target.sequence_length}")
-    model = model.eval().to(target.device.value)
-    shape = (target.batch_size, target.sequence_length)
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(model.config.vocab_size // 2, model.config.vocab_size, shape, generator=generator)
-    inputs = {
-        "input_ids": input_ids.to(target.device.value),
-        "attention_mask": torch.ones(shape, dtype=torch.long, device=target.device.value),
-    }
-    if target.device is Device.CUDA:
-        return lambda: _cuda_ms(model, inputs)
-    return lambda: _cpu_ms(model, inputs)
-
-
-def _cpu_ms(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> float:
-    start = time.perf_counter_ns()
-    model(**inputs)
-    return (time.perf_counter_ns() - start) / 1e6
-
-
-def _cuda_ms(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> float:
-    # torch's events have no type annotations.
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    torch.cuda.synchronize()
-    start.record()
-    model(**inputs)
-    end.record()
-    torch.cuda.synchronize()
-    return float(start.elapsed_time(end))
 
 
 def _interleaved_rounds(

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from minilm_core.errors import UserError, first_line
 from minilm_core.fresh_process import import_path, module_command, results_on_stdout
-from minilm_core.latency.table import Device, LatencyTable, LatencyTarget
+from minilm_core.latency.table import LatencyTable, LatencyTarget, target_of
 from minilm_core.models.architecture import StudentArchitecture
 
 Progress = Callable[[str, float], None]
@@ -43,7 +43,7 @@ class CalibrationRequest:
         return cls(
             architectures=tuple(StudentArchitecture(**sizes) for sizes in content["architectures"]),
             base_config=content["base_config"],
-            target=LatencyTarget(**{**content["target"], "device": Device(content["target"]["device"])}),
+            target=target_of(content["target"]),
             seed=content["seed"],
         )
 

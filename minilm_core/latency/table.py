@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.latency.measurements import LatencyRow, Measurement, Statistic, Width, fit, fit_width
 from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.runtimes.onnx_extra import missing_package
 
-SCHEMA_VERSION = 2
-_STATISTICS = {1: Statistic.FASTEST_ROUND, SCHEMA_VERSION: Statistic.MEDIAN}
-"""The statistic that the tables of each schema version predict."""
+SCHEMA_VERSION = 3
+_STATISTICS = {1: Statistic.FASTEST_ROUND, 2: Statistic.MEDIAN, SCHEMA_VERSION: Statistic.MEDIAN}
+"""The statistic that the tables of each schema version predict; since version 3 a table names its runtime and kind."""
 MAX_SPREAD = 1.25
 """The ratio of the slowest to the fastest round of a model, above which a machine was not quiet."""
 MAX_HELD_OUT_ERROR = 0.1
@@ -49,12 +50,23 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Runtime(StrEnum):
+    """What runs a deployed student."""
+
+    TORCH = "torch"
+    """PyTorch, in fp32."""
+    ONNXRUNTIME = "onnxruntime"
+    """ONNX Runtime with the export that a package has, in fp32."""
+    ONNXRUNTIME_INT8 = "onnxruntime-int8"
+    """ONNX Runtime with the int8 export that a package has."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyTarget:
-    """The device and the shape of a call whose latency is meant; every latency names its target.
+    """The device, the runtime and the shape of a call whose latency is meant; every latency names its target.
 
     Raises:
-        UserError: if a number is not positive, or threads are given for a GPU.
+        UserError: if a number is not positive, or threads or ONNX Runtime are given for a GPU.
     """
 
     device: Device = Device.CPU
@@ -62,6 +74,7 @@ class LatencyTarget:
     """The number of CPU threads for matrix products."""
     batch_size: int = 1
     sequence_length: int = 128
+    runtime: Runtime = Runtime.TORCH
 
     def __post_init__(self) -> None:
         for name in ("num_threads", "batch_size", "sequence_length"):
@@ -69,12 +82,22 @@ class LatencyTarget:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.device is Device.CUDA and self.num_threads != 1:
             raise UserError(f"num_threads must be 1 for a cuda target, got {self.num_threads}")
+        if self.device is Device.CUDA and self.runtime is not Runtime.TORCH:
+            raise UserError(f"runtime must be {Runtime.TORCH} for a cuda target, got {self.runtime}")
 
     @property
     def label(self) -> str:
-        """The name of the target in tables, file names and limits, such as `cpu1,b1,s128`."""
+        """The name of the target in tables, file names and limits, such as `cpu1,b1,s128`; torch is not named."""
         threads = self.num_threads if self.device is Device.CPU else ""
-        return f"{self.device}{threads},b{self.batch_size},s{self.sequence_length}"
+        runtime = "" if self.runtime is Runtime.TORCH else f",{self.runtime}"
+        return f"{self.device}{threads},b{self.batch_size},s{self.sequence_length}{runtime}"
+
+
+def target_of(content: Mapping[str, Any]) -> LatencyTarget:
+    """Returns the target whose fields JSON has as text and numbers."""
+    return LatencyTarget(
+        **{**content, "device": Device(content["device"]), "runtime": Runtime(content.get("runtime", Runtime.TORCH))}
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,22 +110,31 @@ class DeviceFingerprint:
     """The instruction sets of `ISA_FLAGS` that the CPU has."""
     torch: str
     python: str
+    onnxruntime: str | None = None
+    """The version of ONNX Runtime, if that is what runs."""
 
     @property
     def label(self) -> str:
         """The device in words, for people."""
         isa = f" ({', '.join(self.isa)})" if self.isa else ""
-        return f"{self.processor}{isa}, torch {self.torch}, Python {self.python}"
+        runtime = f"torch {self.torch}" if self.onnxruntime is None else f"ONNX Runtime {self.onnxruntime}"
+        return f"{self.processor}{isa}, {runtime}, Python {self.python}"
 
 
-def fingerprint(device: Device) -> DeviceFingerprint:
+def fingerprint(device: Device, runtime: Runtime = Runtime.TORCH) -> DeviceFingerprint:
     """Returns the fingerprint of this machine.
 
     Raises:
-        UserError: if it has no such device.
+        UserError: if it has no such device or runtime.
     """
     processor, isa = _cpu() if device is Device.CPU else (_gpu_name(), ())
-    return DeviceFingerprint(processor=processor, isa=isa, torch=version("torch"), python=platform.python_version())
+    return DeviceFingerprint(
+        processor=processor,
+        isa=isa,
+        torch=version("torch"),
+        python=platform.python_version(),
+        onnxruntime=None if runtime is Runtime.TORCH else _onnxruntime_version(),
+    )
 
 
 def fingerprint_key(target: LatencyTarget, kind: Mapping[str, Any]) -> str:
@@ -110,7 +142,11 @@ def fingerprint_key(target: LatencyTarget, kind: Mapping[str, Any]) -> str:
 
     Latencies with equal keys are comparable.
     """
-    facts = [target.label, dataclasses.asdict(fingerprint(target.device)), dict(kind)]
+    device = dataclasses.asdict(fingerprint(target.device, target.runtime))
+    if device["onnxruntime"] is None:
+        # Older cached latency tables have keys without this entry; they stay valid where it is None.
+        del device["onnxruntime"]
+    facts = [target.label, device, dict(kind)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -144,6 +180,8 @@ class LatencyTable:
     """The 90th percentile of the fitted students' runs over their median; None for too few runs."""
     statistic: Statistic = Statistic.MEDIAN
     """The statistic that is predicted."""
+    kind: Mapping[str, Any] | None = None
+    """The kind of encoder, as `kind_of_calls` returns it; None in a table of an earlier schema version."""
 
     @property
     def rows(self) -> tuple[LatencyRow, ...]:
@@ -189,6 +227,21 @@ class LatencyTable:
         """Returns whether the width of every student was measured."""
         return {Width.of(a) for a in architectures} <= {Width.of(m.architecture) for m in self.fitted}
 
+    def check_kind(self, kind: Mapping[str, Any], source: str) -> None:
+        """Refuses a table of encoders whose layers are of another kind than `kind_of_calls` returned.
+
+        Raises:
+            UserError: naming what differs.
+        """
+        found = self.kind or {}
+        differing = [name for name, value in kind.items() if self.kind is not None and found.get(name) != value]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"a latency table must be of the students' kind of encoder, whose {name} is {kind[name]}, "
+                f"got {found.get(name)} in {source}"
+            )
+
     def predict_ms(self, architecture: StudentArchitecture) -> float:
         """Returns the latency of a student in milliseconds.
 
@@ -216,9 +269,7 @@ class LatencyTable:
     def to_dict(self) -> dict[str, Any]:
         """Returns the table as JSON types; what follows from the raw timings is included for readers."""
         return {
-            "schema_version": next(
-                version for version, statistic in _STATISTICS.items() if statistic is self.statistic
-            ),
+            "schema_version": max(version for version, statistic in _STATISTICS.items() if statistic is self.statistic),
             "statistic": self.statistic,
             "target": dataclasses.asdict(self.target),
             "device": self.fingerprint.label,
@@ -232,6 +283,7 @@ class LatencyTable:
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "fingerprint": dataclasses.asdict(self.fingerprint),
             "contention": dataclasses.asdict(self.contention),
+            "kind": None if self.kind is None else dict(self.kind),
             "fitted": [dataclasses.asdict(m) for m in self.fitted],
             "held_out": [dataclasses.asdict(m) for m in self.held_out],
         }
@@ -285,8 +337,8 @@ def _reader() -> TypeAdapter[tuple[LatencyTable]]:
 def _fields(content: Mapping[str, Any], statistic: Statistic) -> dict[str, Any]:
     names = ("target", "fingerprint", "measured_at", "contention")
     measurements = {name: [_measurement(m) for m in content[name]] for name in ("fitted", "held_out")}
-    tail = {"p90_over_p50": content.get("p90_over_p50"), "statistic": statistic}
-    return {name: content[name] for name in names} | measurements | tail
+    added = {"p90_over_p50": content.get("p90_over_p50"), "statistic": statistic, "kind": content.get("kind")}
+    return {name: content[name] for name in names} | measurements | added
 
 
 def _measurement(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,6 +356,13 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
     if "cpu family" in facts:
         name = f"{name} family {facts['cpu family']} model {facts['model']}"
     return name, tuple(sorted(ISA_FLAGS.intersection(flags)))
+
+
+def _onnxruntime_version() -> str:
+    try:
+        return version("onnxruntime")
+    except PackageNotFoundError:
+        raise UserError(missing_package("onnxruntime")) from None
 
 
 def _gpu_name() -> str:

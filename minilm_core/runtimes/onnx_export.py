@@ -3,19 +3,22 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.models.families import max_sequence_length
-from minilm_core.runtimes.onnx_model import ONNX_FILE, PARITY_FILE, OnnxModel, require_onnx
+from minilm_core.runtimes.onnx_extra import require_onnx
+from minilm_core.runtimes.onnx_model import ONNX_FILE, PARITY_FILE, OnnxModel
 from minilm_core.runtimes.torch_model import PackagedModel, comparable_outputs, load_packaged
 
 OPSET_VERSION = 18
@@ -32,27 +35,10 @@ def export_onnx(model_folder: Path, out: Path) -> None:
         UserError: if the extra is not installed, or an output differs too much.
     """
     require_onnx()
-    import onnx
-
     packaged = load_packaged(model_folder)
     path = out / ONNX_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _exporter_warnings_ignored():
-        program = torch.onnx.export(
-            packaged.model,
-            kwargs=dict(_random_inputs(packaged, 2, 8)),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            opset_version=OPSET_VERSION,
-            dynamic_shapes=_dynamic_shapes(packaged),
-            output_names=list(packaged.head.output_names),
-        )
-    assert program is not None, "the dynamo exporter returns its program"
-    graph = program.model_proto
-    # The int8 quantiser refuses the shapes that the exporter infers for inner values.
-    del graph.graph.value_info[:]
-    onnx.save(graph, path)
+    write_onnx(packaged.model, _random_inputs(packaged, 2, 8), packaged.head.output_names, path)
     report = _parity(packaged, OnnxModel(path))
     # Written so that NaN fails too.
     if not report["max_abs_difference"] <= PARITY_TOLERANCE:
@@ -62,6 +48,39 @@ def export_onnx(model_folder: Path, out: Path) -> None:
             f"ONNX must agree with PyTorch within {PARITY_TOLERANCE:g}, got a difference of {difference:.2g}"
         )
     add_to_parity(out, "onnx", report)
+
+
+def write_onnx(
+    model: PreTrainedModel, inputs: Mapping[str, Int[Tensor, "batch tokens"]], output_names: Sequence[str], path: Path
+) -> None:
+    """Writes a model as an ONNX file for batches and sequences of any size.
+
+    Args:
+        model: The model, in evaluation mode on the CPU.
+        inputs: An example of its inputs: at least 2 sequences of at least 2 tokens.
+        output_names: The names of its first outputs.
+        path: The file, whose folder must exist.
+    """
+    import onnx
+
+    batch = torch.export.Dim("batch", min=1)
+    sequence = torch.export.Dim("sequence", min=1, max=max_sequence_length(model.config.to_dict()))
+    with _exporter_warnings_ignored():
+        program = torch.onnx.export(
+            model,
+            kwargs=dict(inputs),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            opset_version=OPSET_VERSION,
+            dynamic_shapes={name: {0: batch, 1: sequence} for name in inputs},
+            output_names=list(output_names),
+        )
+    assert program is not None, "the dynamo exporter returns its program"
+    graph = program.model_proto
+    # The int8 quantiser refuses the shapes that the exporter infers for inner values.
+    del graph.graph.value_info[:]
+    onnx.save(graph, path)
 
 
 def _parity(packaged: PackagedModel, exported: OnnxModel) -> dict[str, Any]:
@@ -103,12 +122,6 @@ def _random_inputs(packaged: PackagedModel, batch_size: int, length: int) -> Map
 def _grid(packaged: PackagedModel) -> tuple[tuple[int, int], ...]:
     limit = max_sequence_length(packaged.model.config.to_dict())
     return tuple(dict.fromkeys((batch_size, min(length, limit)) for batch_size, length in PARITY_SHAPES))
-
-
-def _dynamic_shapes(packaged: PackagedModel) -> dict[str, dict[int, Any]]:
-    batch = torch.export.Dim("batch", min=1)
-    sequence = torch.export.Dim("sequence", min=1, max=max_sequence_length(packaged.model.config.to_dict()))
-    return {name: {0: batch, 1: sequence} for name in packaged.tokenizer.model_input_names}
 
 
 def add_to_parity(folder: Path, name: str, report: Mapping[str, Any]) -> None:

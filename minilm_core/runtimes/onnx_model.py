@@ -1,15 +1,15 @@
 """Runs an ONNX file with ONNX Runtime. Extra: onnx."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from minilm_core.errors import UserError
+from minilm_core.runtimes.onnx_extra import require_onnx
 from minilm_core.runtimes.torch_model import comparable_outputs
 
 ONNX_FILE = "onnx/model.onnx"
@@ -18,34 +18,28 @@ PARITY_FILE = "parity.json"
 
 
 class OnnxModel:
-    """An ONNX file in ONNX Runtime, on one CPU thread."""
+    """An ONNX file in ONNX Runtime, on the CPU."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, num_threads: int = 1) -> None:
         require_onnx()
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = num_threads
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.input_names = tuple(i.name for i in self._session.get_inputs())
         self.output_names = tuple(o.name for o in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, Tensor]) -> ModelOutput:
         """Returns the model's outputs, named as transformers names them."""
-        arrays = self._session.run(None, {name: inputs[name].numpy() for name in self.input_names})
+        arrays = self.arrays({name: inputs[name].numpy() for name in self.input_names})
         return ModelOutput(zip(self.output_names, map(torch.from_numpy, arrays), strict=True))
+
+    def arrays(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the outputs for arrays of the inputs, which are named."""
+        outputs: list[np.ndarray] = self._session.run(None, inputs)
+        return outputs
 
     def outputs(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch values"]:
         """Returns the outputs that are compared: see `comparable_outputs`."""
         return comparable_outputs(self.run(inputs), inputs["attention_mask"])
-
-
-def require_onnx() -> None:
-    """Checks that the packages of the extra are installed.
-
-    Raises:
-        UserError: if one is missing, with the command that installs it.
-    """
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        if find_spec(module) is None:
-            raise UserError(f"ONNX needs the package {module}, which is not installed: pip install minilm-search[onnx]")

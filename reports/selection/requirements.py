@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Self
 
 from minilm_core.errors import UserError
+from minilm_core.latency.table import Runtime
 from minilm_core.settings.quantities import parse_count, parse_milliseconds, parse_size_bytes
 from reports.latency import LatencyConditions
 
@@ -15,6 +16,7 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _CONDITION = re.compile(
     r"(?P<device>cpu|cuda|mps)(?P<num_threads>(?<=cpu)\d+)?"
     r"|b(?P<batch_size>\d+)|s(?P<sequence_length>\d+)|p(?P<percentile>\d+)"
+    rf"|(?P<runtime>{'|'.join(sorted(Runtime, reverse=True))})"
 )
 
 
@@ -143,12 +145,13 @@ def _parse_conditions(qualifier: str) -> LatencyConditions:
                 f"a latency's conditions must be like cpu1,b1,s128,p50, each once, got {qualifier or 'none'}"
             )
         found |= named
-    numbers = {name: int(value) for name, value in found.items() if name != "device"}
+    numbers = {name: int(value) for name, value in found.items() if name not in ("device", "runtime")}
     return LatencyConditions(
         device=found.get("device"),
         num_threads=numbers.get("num_threads"),
         batch_size=numbers.get("batch_size"),
         sequence_length=numbers.get("sequence_length"),
+        runtime=found.get("runtime"),
         percentile=numbers.get("percentile"),
     )
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from minilm_core.errors import FailureKind, UserError, classify_failure, first_line
-from search.cli import preparing, results, running
+from search.cli import calibrating, preparing, results, running
 from search.cli.terminal import ExitCode, Invocation, complain
 from search.driver.log import write_driver_log
 from search.errors import SearchError
@@ -28,7 +28,7 @@ for verb in (
     preparing.init,
     preparing.validate,
     preparing.doctor,
-    preparing.calibrate,
+    calibrating.calibrate,
     preparing.plan,
     running.launch,
     running.status,

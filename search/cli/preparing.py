@@ -1,8 +1,6 @@
 """The commands before a search: init, validate, doctor, calibrate, plan."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,14 +14,12 @@ from search.cli.terminal import (
     ExitCode,
     Overrides,
     SearchYaml,
-    complain,
     emit_json,
     emit_table,
     say_next,
 )
 
 if TYPE_CHECKING:
-    from minilm_core.latency.table import LatencyTable
     from search.commands.doctor import Finding
     from search.commands.plan import Plan, Span
 
@@ -105,75 +101,20 @@ def doctors_exit_code(findings: "Iterable[Finding]") -> ExitCode:
     return ExitCode.USAGE if any(finding.is_input for finding in wrong) else ExitCode.FAILED
 
 
-def calibrate(
-    search_yaml: SearchYaml,
-    overrides: Overrides = None,
-    force: Annotated[bool, typer.Option("--force", help="Measure again even if there is a table.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure how long a layer of each width takes on this machine, so that a search can predict latency."""
-    from minilm_core.models.teacher import resolve
-    from minilm_core.results.layout import StudyPaths
-    from search.config.compatibility import find_teacher_config
-    from search.config.loading import load_config
-    from search.driver.calibration import encoders_to_time
-    from search.study.resolved import resolve_study
-
-    loaded = load_config(search_yaml, overrides or ())
-    config = loaded.config
-    teacher = find_teacher_config(loaded)
-    if teacher is None:
-        raise UserError(f"calibrate needs the teacher's config.json on this machine, got {config.teacher.model}")
-    families = encoders_to_time(resolve_study(config, StudyPaths(root=config.study_folder), teacher))
-    found = [None if force else family.find(config) for family in families]
-    if None in found:
-        # Missing weights are reported before the measurement, which takes a minute.
-        resolve(config.teacher, loaded.base)
-    tables = [table or family.measure(config) for table, family in zip(found, families, strict=True)]
-    if as_json:
-        # The students' table. The teacher's is a key of it if the teacher's family is another.
-        students, *others = (json.loads(family.file(config).read_text(encoding="utf-8")) for family in families)
-        emit_json(students | {family.name: other for family, other in zip(families[1:], others, strict=True)})
-    for family, table in zip(families, tables, strict=True):
-        if not as_json:
-            _show_table(table, f"{family.base['model_type']}, {table.fingerprint.label}, {table.target.label}")
-        if table.noise is not None:
-            complain(f"NOISY: {table.noise}")
-    say_next("launch", search_yaml)
-
-
-def _show_table(table: "LatencyTable", title: str) -> None:
-    rows = [
-        (
-            f"hidden {row.width.hidden_size}, {row.width.num_heads} heads",
-            f"{row.intercept_ms:.2f} ms",
-            f"{row.per_layer_ms:.2f} ms",
-        )
-        for row in table.rows
-    ]
-    emit_table(f"{title}: median latency", ("width", "before the layers", "each layer"), rows)
-    p90_error = table.held_out_p90_error
-    tail = "" if p90_error is None else f", their 90th percentiles within {p90_error:.1%}"
-    typer.echo(f"medians of held-out encoders were predicted within {table.held_out_error:.1%} on average{tail}")
-
-
 def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Print what a search would run, and start nothing."""
     from minilm_core.results.layout import StudyPaths
     from search.commands.plan import make_plan
     from search.config.compatibility import find_teacher_config
     from search.config.loading import load_config
-    from search.driver.calibration import encoders_to_time
+    from search.driver.calibration import known_tables
     from search.study.resolved import resolve_study
 
     loaded = load_config(search_yaml, overrides or ())
     teacher = find_teacher_config(loaded)
     study = None
     if teacher is not None:
-        study = resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), teacher)
-        tables = [family.find(loaded.config) for family in encoders_to_time(study)]
-        # With one of two tables missing, the search would still begin with a calibration.
-        study = replace(study, latency_table=None if None in tables else tables[0])
+        study = known_tables(resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), teacher))
     made = make_plan(loaded, study)
     if as_json:
         emit_json(made.to_dict())

@@ -62,9 +62,11 @@ def rooted(config: SearchConfig, base: Path, source: YamlSource) -> SearchConfig
         cache=absolute(storage.cache, "storage", "cache"),
         mirror=None if storage.mirror is None else absolute(storage.mirror, "storage", "mirror"),
     )
+    table = config.latency.table
     return replace(
         config,
         teacher=teacher,
+        latency=replace(config.latency, table=None if table is None else absolute(table, "latency", "table")),
         corpus=replace(config.corpus, sources=sources),
         tasks=tuple(absolute_task(task, number) for number, task in enumerate(config.tasks)),
         storage=storage,

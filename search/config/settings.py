@@ -6,7 +6,6 @@ from pathlib import Path
 
 from minilm_core.corpus.packed import CorpusSettings
 from minilm_core.errors import UserError
-from minilm_core.latency.table import LatencyTarget
 from minilm_core.models.assistant import Assistant
 from minilm_core.models.student_family import StudentFamily, check_embedding_size
 from minilm_core.models.teacher import TeacherSource
@@ -16,6 +15,7 @@ from minilm_core.settings.schedules import DistillationSchedule, FinetuningSched
 from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.task import Task
 from minilm_core.tasks.task_kind import TaskKind
+from search.config.latency import Latency
 from search.config.stopping import Stopping
 from spaces.limits import Limits
 from spaces.space import StudentSpace
@@ -226,7 +226,7 @@ class SearchConfig:
     finetuning: FinetuningSchedule = field(default_factory=FinetuningSchedule)
     objectives: tuple[str, ...] = ("accuracy", "latency_ms", "size_bytes")
     limits: Limits = field(default_factory=Limits)
-    latency: LatencyTarget = field(default_factory=LatencyTarget)
+    latency: Latency = field(default_factory=Latency)
     budget: Budget
     resources: Resources = field(default_factory=Resources)
     storage: Storage = field(default_factory=Storage)

@@ -14,6 +14,7 @@ from minilm_core.settings.quantities import parse_count, parse_milliseconds, par
 from minilm_core.settings.schema import plain
 from minilm_core.settings.yaml_source import KeyPath, YamlSource, shown
 from minilm_core.tasks.benchmarks import NAMED_EVALUATION_SETS, NAMED_TASKS, named_evaluation_set, named_task
+from search.config.latency import complete_from_table
 from spaces.presets import load_space
 
 _QUANTITIES: Mapping[KeyPath, Callable[[str], float]] = {
@@ -43,6 +44,7 @@ def expanded(source: YamlSource, base: Path) -> YamlSource:
     _rewrite(source, ("space",), lambda name: plain(load_space(name, base)))
     _rewrite(source, ("sampler", "begin_with"), partial(_begin_with, source.content.get("space")))
     _apply_finetuning_preset(source)
+    complete_from_table(source, base)
     _rewrite(source, ("tasks", _EACH), lambda name: plain(named_task(name)))
     _rewrite(source, ("tasks", _EACH, "evaluation_sets", _EACH), lambda name: plain(named_evaluation_set(name)))
     for _, tasks, index in list(_matches(source.content, ("tasks", _EACH), ())):

@@ -1,14 +1,14 @@
 """The latency tables of a study: read from the cache, or measured by a calibration in a fresh process. No torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
 from minilm_core.latency.calibration_process import CalibrationRequest, calibrate_in_fresh_process
 from minilm_core.latency.measurements import Statistic
-from minilm_core.latency.table import LatencyTable, fingerprint_key
+from minilm_core.latency.table import LatencyTable, LatencyTarget, fingerprint_key
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import kind_of_calls
 from minilm_core.models.student_family import student_base
@@ -29,7 +29,7 @@ class TimedEncoders:
 
     def file(self, config: SearchConfig) -> Path:
         """Returns the cache's file for the table of this machine, the study's latency target and the family."""
-        key = fingerprint_key(config.latency, kind_of_calls(self.base))
+        key = fingerprint_key(config.latency.target, kind_of_calls(self.base))
         return Path(config.storage.cache) / "latency" / f"{key}.json"
 
     def find(self, config: SearchConfig) -> LatencyTable | None:
@@ -53,13 +53,47 @@ class TimedEncoders:
         Raises:
             UserError: if the machine lacks the device, an encoder is too short for the target, or the process fails.
         """
-        request = CalibrationRequest(
-            architectures=self.architectures, base_config=self.base, target=config.latency, seed=config.seed
-        )
-        with step_shown(f"calibrating {config.latency.label}") as show:
-            table = calibrate_in_fresh_process(request, lambda stage, done: show(f"{self.name}, {stage}", done))
+        table = self.timed(config.latency.target, config.seed)
         table.save(self.file(config))
         return table
+
+    def timed(self, target: LatencyTarget, seed: int) -> LatencyTable:
+        """Calibrates this machine for any target in a fresh process, and shows the progress on stderr.
+
+        Raises:
+            UserError: as `measure`.
+        """
+        request = CalibrationRequest(architectures=self.architectures, base_config=self.base, target=target, seed=seed)
+        with step_shown(f"calibrating {target.label}") as show:
+            return calibrate_in_fresh_process(request, lambda stage, done: show(f"{self.name}, {stage}", done))
+
+
+def given_table(study: ResolvedStudy) -> LatencyTable:
+    """Returns the table that the settings name.
+
+    Raises:
+        UserError: if it cannot be read, is of another target or kind of encoder, or lacks a width of the space.
+    """
+    latency = study.config.latency
+    table = latency.read_table()
+    base = student_base(study.teacher_json, study.config.student_family, study.config.embedding_size)
+    table.check_kind(kind_of_calls(base), str(latency.table))
+    for student in study.space.architectures():
+        table.predict_ms(student)
+    return table
+
+
+def known_tables(study: ResolvedStudy) -> ResolvedStudy:
+    """Returns a study with its latency table, if it need not be measured.
+
+    Raises:
+        UserError: if the settings name a table that does not fit the study.
+    """
+    if study.config.latency.table is not None:
+        return replace(study, latency_table=given_table(study))
+    tables = [family.find(study.config) for family in encoders_to_time(study)]
+    # With one of two tables missing, the search would still begin with a calibration.
+    return replace(study, latency_table=None if None in tables else tables[0])
 
 
 def encoders_to_time(study: ResolvedStudy) -> tuple[TimedEncoders, ...]:

@@ -21,7 +21,7 @@ from minilm_core.models.teacher import resolve
 from minilm_core.results.records import TrialRecord, read_first_records
 from search.config.settings import Executor, layers_and_width
 from search.driver.baseline import Baseline, finetune_first, run_side_by_side
-from search.driver.calibration import TimedEncoders, encoders_to_time
+from search.driver.calibration import TimedEncoders, encoders_to_time, given_table
 from search.driver.cluster import RemoteGenerator, cluster
 from search.driver.display import Display, students_label
 from search.driver.events import StudyEvents
@@ -132,9 +132,23 @@ def _checked(study: ResolvedStudy, display: Display) -> ResolvedStudy:
 
 
 def _with_latency_tables(study: ResolvedStudy, display: Display) -> ResolvedStudy:
+    if study.config.latency.table is not None:
+        return replace(study, latency_table=_given(study, display))
     files = (study.paths.latency, study.paths.teacher_latency)
     tables = [_table(study, timed, file, display) for timed, file in zip(encoders_to_time(study), files, strict=False)]
     return replace(study, latency_table=tables[0], teacher_latency_table=tables[1] if len(tables) > 1 else None)
+
+
+def _given(study: ResolvedStudy, display: Display) -> LatencyTable:
+    """Returns the study's own table; if it has none, the one that the settings name, which it then keeps."""
+    file = study.paths.latency
+    if file.exists():
+        return LatencyTable.load(file)
+    table = given_table(study)
+    if table.noise is not None:
+        display.message(f"NOISY: {table.noise}")
+    table.save(file)
+    return table
 
 
 def _table(study: ResolvedStudy, timed: TimedEncoders, file: Path, display: Display) -> LatencyTable:

@@ -4,11 +4,13 @@ from minilm_core.latency.measurements import Measurement, Width
 from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
 from minilm_core.models.architecture import StudentArchitecture
 
+SHORT = LatencyTarget(sequence_length=16)
 
-def table_of(*architectures: StudentArchitecture, ms_per_layer: float) -> LatencyTable:
+
+def table_of(*architectures: StudentArchitecture, ms_per_layer: float, target: LatencyTarget = SHORT) -> LatencyTable:
     """Returns a table for the architectures' widths in which the latency is the number of layers times a constant."""
     return LatencyTable(
-        target=LatencyTarget(sequence_length=16),
+        target=target,
         fingerprint=DeviceFingerprint(processor="some processor", isa=("avx2",), torch="2.13.0", python="3.11.7"),
         measured_at="2026-11-22T12:00:00+00:00",
         contention=Contention(num_cores=2, busy_cores=0.0),

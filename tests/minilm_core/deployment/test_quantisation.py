@@ -9,13 +9,9 @@ import pytest
 from jaxtyping import Int, Int8, UInt8
 
 from minilm_core.deployment.packaging import REFERENCE_SENTENCES
-from minilm_core.deployment.quantisation import (
-    LARGEST_SAFE_WEIGHT,
-    can_saturate,
-    int8_deviation,
-    quantise_int8,
-)
+from minilm_core.deployment.quantisation import int8_deviation, quantise_int8
 from minilm_core.errors import UserError
+from minilm_core.runtimes.onnx_quantisation import LARGEST_SAFE_WEIGHT, can_saturate
 from minilm_core.runtimes.torch_model import load_packaged
 from minilm_core.tasks.kinds.kind import Split
 from minilm_core.tasks.task import Task

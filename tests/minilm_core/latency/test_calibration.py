@@ -9,11 +9,11 @@ from minilm_core.latency.calibration import (
     Timing,
     calibrate,
     plan_calibration,
-    stopwatch,
     time_encoder,
     with_short_vocabulary,
 )
 from minilm_core.latency.measurements import Statistic
+from minilm_core.latency.stopwatches import stopwatch
 from minilm_core.latency.table import LatencyTarget
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoConfig, PretrainedConfig
 from minilm_core.errors import UserError
 from minilm_core.latency import calibration_process
 from minilm_core.latency.calibration_process import CalibrationRequest, answer, calibrate_in_fresh_process
-from minilm_core.latency.table import LatencyTable, LatencyTarget
+from minilm_core.latency.table import LatencyTable, LatencyTarget, Runtime
 from minilm_core.models.architecture import StudentArchitecture
 from tests.minilm_core.encoder_families import CONFIGS
 
@@ -35,8 +36,10 @@ def answers_to(request: CalibrationRequest) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
-def test_a_request_is_read_as_it_was_written(teacher_config: PretrainedConfig) -> None:
-    request = request_for(teacher_config)
+@pytest.mark.parametrize("runtime", Runtime)
+def test_a_request_is_read_as_it_was_written(teacher_config: PretrainedConfig, runtime: Runtime) -> None:
+    plain = request_for(teacher_config)
+    request = replace(plain, target=LatencyTarget(num_threads=2, runtime=runtime))
     assert CalibrationRequest.from_json(request.to_json()) == request
 
 
@@ -58,7 +61,9 @@ def test_progress_comes_before_the_table(teacher_config: PretrainedConfig) -> No
     fractions = [message["fraction"] for message in progress]
     assert fractions == sorted(fractions)
     assert fractions[-1] == pytest.approx(1.0)
-    assert progress[0]["stage"] == "round 1 of 5"
+    stages = list(dict.fromkeys(message["stage"] for message in progress))
+    assert stages[0] == "encoder 1 of 3 is built"
+    assert stages[-5:] == [f"round {number} of 5" for number in range(1, 6)]
     table = LatencyTable.from_dict(last["table"], source="the answer")
     assert table.covers(ARCHITECTURES)
     assert table.target == LatencyTarget(sequence_length=16)

@@ -15,6 +15,7 @@ from minilm_core.latency.table import (
     DeviceFingerprint,
     LatencyTable,
     LatencyTarget,
+    Runtime,
     fingerprint,
     fingerprint_key,
 )
@@ -111,12 +112,31 @@ def test_a_saved_table_keeps_its_tail(tmp_path: Path):
 def test_a_saved_table_includes_what_follows_from_its_timings(tmp_path: Path):
     table().save(tmp_path / "latency.json")
     content = json.loads((tmp_path / "latency.json").read_text(encoding="utf-8"))
-    assert content["target"] == {"device": "cpu", "num_threads": 1, "batch_size": 1, "sequence_length": 128}
+    target = {"device": "cpu", "num_threads": 1, "batch_size": 1, "sequence_length": 128, "runtime": "torch"}
+    assert content["target"] == target
     assert content["device"] == "some processor (avx2), torch 2.13.0, Python 3.11.7"
     assert content["is_noisy"] is False
-    assert (content["schema_version"], content["statistic"]) == (2, "median")
+    assert (content["schema_version"], content["statistic"]) == (3, "median")
     assert content["held_out_error"] == pytest.approx(0.0)
     assert content["rows"][0]["per_layer_ms"] == pytest.approx(1.25)
+
+
+def test_a_saved_table_keeps_its_runtime_and_its_kind(tmp_path: Path):
+    target = LatencyTarget(num_threads=4, runtime=Runtime.ONNXRUNTIME_INT8)
+    device = dataclasses.replace(table().fingerprint, onnxruntime="1.23.2")
+    made = table(target=target, fingerprint=device, kind={"model_type": "bert", "shape": {"has_pooler": True}})
+    made.save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json") == made
+    assert made.target.label == "cpu4,b1,s128,onnxruntime-int8"
+
+
+def test_a_table_of_another_kind_of_encoder_is_refused_by_what_differs():
+    made = table(kind={"model_type": "bert", "activation": ["gelu"]})
+    made.check_kind({"model_type": "bert", "activation": ["gelu"]}, "table.json")
+    with pytest.raises(
+        UserError, match=r"kind of encoder, whose activation is \['relu'\], got \['gelu'\] in table.json"
+    ):
+        made.check_kind({"model_type": "bert", "activation": ["relu"]}, "table.json")
 
 
 def version_1(path: Path, **changes: object) -> Path:
@@ -146,6 +166,8 @@ def test_a_table_of_schema_version_1_still_predicts_the_fastest_round(tmp_path: 
     assert old.predict_p90_ms(NARROW.with_layers(2)) == pytest.approx(1.125 * 3.0)
     assert old.held_out_error == pytest.approx(0.0)
     assert old.held_out_p90_error is None
+    assert old.target.runtime is Runtime.TORCH
+    old.check_kind({"model_type": "any"}, "latency.json")
 
 
 def test_a_table_of_schema_version_1_keeps_its_version_when_it_is_saved_again(tmp_path: Path):
@@ -182,7 +204,7 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path):
 
 def test_a_table_of_another_schema_is_refused(tmp_path: Path):
     (tmp_path / "latency.json").write_text('{"schema_version": 99}', encoding="utf-8")
-    with pytest.raises(UserError, match="schema_version must be 1 or 2, got 99"):
+    with pytest.raises(UserError, match="schema_version must be 1 or 2 or 3, got 99"):
         LatencyTable.load(tmp_path / "latency.json")
 
 
@@ -213,7 +235,7 @@ def test_a_damaged_table_is_refused_in_one_line(tmp_path: Path, damage: dict[str
 @pytest.mark.parametrize("content", ["[]", "3", "1e999", '{"schema_version": [2]}'])
 def test_a_file_without_a_schema_version_is_refused(tmp_path: Path, content: str):
     (tmp_path / "latency.json").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match="schema_version must be 1 or 2, got"):
+    with pytest.raises(UserError, match="schema_version must be 1 or 2 or 3, got"):
         LatencyTable.load(tmp_path / "latency.json")
 
 

@@ -227,14 +227,14 @@ def test_the_notes_state_whether_medians_of_all_rounds_or_of_the_fastest_are_pre
     old = latency_table(statistic=Statistic.FASTEST_ROUND)
     for table, figure in ((LATENCY_TABLE, "medians"), (old, "medians of the fastest round")):
         notes = pick(make_study(student(0, 0.8), latency=table)).notes
-        assert f"latencies are predicted {figure} (cpu, 1 thread, batch 1, sequence 128, p50)" in notes
+        assert f"latencies are predicted {figure} (cpu, 1 thread, batch 1, sequence 128, torch, p50)" in notes
 
 
 @pytest.mark.parametrize("qualifier", ["cuda", "cpu2", "b8", "s64", "p90"])
 def test_a_latency_under_other_conditions_is_refused_with_those_that_were_measured(
     full_study: Study, qualifier: str
 ) -> None:
-    with pytest.raises(UserError, match=r"what was measured \(cpu, 1 thread, batch 1, sequence 128, p50\), got"):
+    with pytest.raises(UserError, match=r"what was measured \(cpu, 1 thread, batch 1, sequence 128, torch, p50\), got"):
         pick(full_study, Requirements.parse(max_latency=f"20ms@{qualifier}"))
 
 
@@ -300,6 +300,7 @@ def test_a_decision_has_the_requirements_as_values(full_study: Study) -> None:
             "num_threads": 1,
             "batch_size": 1,
             "sequence_length": None,
+            "runtime": None,
             "percentile": None,
         },
         "max_size_bytes": 25_000_000,

@@ -96,9 +96,9 @@ parsed_requirements = st.builds(
     within=st.none() | st.integers(0, 1000).map(lambda tenths: f"{tenths / 10}%"),
     min_accuracy=st.none() | st.floats(0, 1).map(lambda value: f"{value:.4f}"),
     max_latency=st.none()
-    | st.tuples(st.integers(1, 10**6), st.sampled_from(["", "@cpu1,b1,s128,p90", "@cuda,s64", "@p50"])).map(
-        lambda parts: f"{parts[0] / 1000:.3f}ms{parts[1]}"
-    ),
+    | st.tuples(
+        st.integers(1, 10**6), st.sampled_from(["", "@cpu1,b1,s128,p90", "@cpu4,onnxruntime-int8", "@cuda,s64", "@p50"])
+    ).map(lambda parts: f"{parts[0] / 1000:.3f}ms{parts[1]}"),
     max_size=st.none() | st.integers(1, 10**12).map(lambda size: f"{size}B"),
     max_parameters=st.none() | st.integers(1, 10**10).map(str),
 )

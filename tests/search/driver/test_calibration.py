@@ -3,18 +3,21 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from minilm_core.errors import UserError
 from minilm_core.latency.measurements import Statistic
-from minilm_core.models.families import encoder_architecture
+from minilm_core.latency.table import LatencyTable
+from minilm_core.models.families import encoder_architecture, kind_of_calls
 from minilm_core.results.layout import StudyPaths
-from search.cli.preparing import calibrate
+from search.cli.calibrating import calibrate
 from search.config.loading import load_config
 from search.config.settings import SearchConfig
-from search.driver.calibration import TimedEncoders, encoders_to_time
-from search.study.resolved import resolve_study
+from search.driver.calibration import TimedEncoders, encoders_to_time, known_tables
+from search.study.resolved import ResolvedStudy, resolve_study
 from tests.minilm_core.encoder_families import write_teacher
 from tests.paths import QUICKSTART_YAML
 from tests.search.latency_tables import table_of
@@ -103,6 +106,36 @@ def test_a_table_of_fastest_rounds_is_not_used(tmp_path):
     assert together.find(config) is None
     table.save(together.file(config))
     assert together.find(config) == table
+
+
+def study_with_table(table: LatencyTable, file: Path, teacher_json: Mapping[str, Any] = BERT) -> ResolvedStudy:
+    """Returns a study whose settings name a table."""
+    table.save(file)
+    config = config_with(f"latency={{table: {file}}}", f"storage.cache={file.parent}")
+    return resolve_study(config, StudyPaths(root=config.study_folder), teacher_json)
+
+
+def test_a_named_table_predicts_for_the_students_and_nothing_is_measured(tmp_path: Path):
+    students = tuple(config_with().space.architectures())
+    table = replace(table_of(*students, ms_per_layer=2.0), kind=kind_of_calls(BERT))
+    study = known_tables(study_with_table(table, tmp_path / "server.json"))
+    assert study.latency_ms(students[0]) == pytest.approx(2.0 * students[0].num_layers)
+    assert study.teacher_latency_ms(study.teacher) is None
+    with_teacher = replace(table_of(*students, study.teacher, ms_per_layer=2.0), kind=kind_of_calls(BERT))
+    study = known_tables(study_with_table(with_teacher, tmp_path / "both.json"))
+    assert study.teacher_latency_ms(study.teacher) == pytest.approx(2.0 * study.teacher.num_layers)
+
+
+def test_a_named_table_that_lacks_a_width_or_is_of_another_kind_is_refused(tmp_path: Path):
+    students = tuple(config_with().space.architectures())
+    narrow = table_of(students[0], ms_per_layer=1.0)
+    with pytest.raises(UserError, match="a latency table must have every width of the space"):
+        known_tables(study_with_table(narrow, tmp_path / "narrow.json"))
+    of_bert = replace(table_of(*students, ms_per_layer=1.0), kind=kind_of_calls(BERT))
+    with pytest.raises(
+        UserError, match="must be of the students' kind of encoder, whose model_type is mpnet, got bert"
+    ):
+        known_tables(study_with_table(of_bert, tmp_path / "bert.json", MPNET))
 
 
 @pytest.mark.slow

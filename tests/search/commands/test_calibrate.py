@@ -1,0 +1,97 @@
+"""Tests of `calibrate`: a table of a space, which needs no teacher, and a search that uses it elsewhere."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from minilm_core.errors import UserError
+from minilm_core.latency.table import LatencyTarget, Runtime
+from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.settings.schema import plain
+from reports import load_study
+from search.commands.calibrate import calibrate_space, check_error, parse_sizes, parse_target
+from search.config.loading import load_config
+from search.errors import SearchError
+from tests.search.latency_tables import table_of
+from tests.search.studies import NO_BASELINES, launch, run, students
+
+SHAPE = StudentArchitecture(num_layers=1, hidden_size=8, num_heads=4)
+TARGET = LatencyTarget(num_threads=2, sequence_length=16, runtime=Runtime.ONNXRUNTIME_INT8)
+
+
+def test_options_name_a_target():
+    assert parse_target("cpu", 2, 1, 16, "onnxruntime-int8") == TARGET
+    for option, value in (("device", "tpu"), ("runtime", "tvm")):
+        named = {"device": "cpu", "runtime": "torch", option: value}
+        with pytest.raises(UserError, match=f"^--{option} must be one of .*, got {value}$"):
+            parse_target(named["device"], 1, 1, 16, named["runtime"])
+
+
+def test_a_further_encoder_has_layers_width_and_heads():
+    assert parse_sizes("12x768x12") == StudentArchitecture(num_layers=12, hidden_size=768, num_heads=12)
+    for wrong in ("12x768", "0x768x12", "12x768x12x4", "large"):
+        with pytest.raises(UserError, match=f"^--also must be LAYERSxWIDTHxHEADS such as 12x768x12, got {wrong}$"):
+            parse_sizes(wrong)
+
+
+def test_a_table_that_predicts_badly_is_refused_if_the_user_is_strict():
+    good = table_of(SHAPE, ms_per_layer=1.0)
+    check_error({"students": good})
+    held_out = replace(good.held_out[0], latency_ms=1.5)
+    bad = replace(good, held_out=(held_out,))
+    with pytest.raises(SearchError, match=r"held-out students must be predicted within 10% with --strict, got 33%"):
+        check_error({"students": bad})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ((), "calibrate needs a search.yaml or --space, and not both"),
+        (("--space", "tiny"), "--space must have -o FILE, the file for the table, got none"),
+        (("--space", "tiny", "-o", "x.json", "--runtime", "tvm"), "--runtime must be one of torch, onnxruntime, "),
+        (("--space", "tiny", "-o", "x.json", "--model-type", "gpt2"), "model_type must be one of bert, "),
+        (("--space", "tiny", "-o", "x.json", "--also", "6x384x5"), "hidden_size must be a multiple of num_heads"),
+        (("--space", "tiny", "-o", "x.json", "--threads", "0"), "num_threads must be at least 1, got 0"),
+    ],
+)
+def test_wrong_calls_are_refused_before_anything_is_measured(arguments: tuple[str, ...], rule: str, tmp_path: Path):
+    done = run("calibrate", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert rule in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.slow
+def test_a_table_made_without_a_teacher_is_taken_along_to_a_search(material: Path, tmp_path: Path):
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    space = load_config(material / "search.yaml").config.space
+    table = calibrate_space(_written(space, tmp_path), "bert", TARGET, ())
+    table.save(tmp_path / "server.json")
+    overrides = ("budget.num_trials=2", f"latency={{table: {tmp_path / 'server.json'}}}", *NO_BASELINES)
+    named = "objectives=[accuracy, latency_ms]"
+    done = launch(material, tmp_path, named, *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "calibrating" not in done.stderr
+    study = load_study(tmp_path / "tiny")
+    assert study.latency is not None
+    assert study.latency.conditions.qualifier == "cpu2,b1,s16,onnxruntime-int8,p50"
+    for record in students(study.paths):
+        assert record.latency_ms == pytest.approx(table.predict_ms(record.architecture))
+    picked = run("pick", tmp_path / "tiny", "--max-latency", "1000ms@cpu2,onnxruntime-int8", "--json")
+    assert picked.returncode == 0, picked.stderr
+    refused = run("pick", tmp_path / "tiny", "--max-latency", "1000ms@cpu2,torch")
+    assert refused.returncode == 2
+    # The study keeps the table, so that it can go on where the file is not.
+    (tmp_path / "server.json").unlink()
+    done = run("resume", tmp_path / "tiny", "--add-trials", "1")
+    assert done.returncode == 0, done.stderr
+    assert len(students(study.paths)) == 3
+
+
+def _written(space: object, folder: Path) -> str:
+    file = folder / "space.yaml"
+    file.write_text(json.dumps(plain(space)), encoding="utf-8")
+    return str(file)
