@@ -61,6 +61,11 @@ class StudyPaths:
         return self.root / "teacher_latency.json"
 
     @property
+    def warm_start(self) -> Path:
+        """What earlier studies told the search before its first trial."""
+        return self.root / "warm_start.json"
+
+    @property
     def importances(self) -> Path:
         """The importance of each choice for each objective."""
         return self.root / "importances.json"

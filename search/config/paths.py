@@ -63,6 +63,9 @@ def rooted(config: SearchConfig, base: Path, source: YamlSource) -> SearchConfig
         mirror=None if storage.mirror is None else absolute(storage.mirror, "storage", "mirror"),
     )
     table = config.latency.table
+    earlier = tuple(
+        absolute(folder, "sampler", "warm_start", number) for number, folder in enumerate(config.sampler.warm_start)
+    )
     return replace(
         config,
         teacher=teacher,
@@ -70,4 +73,5 @@ def rooted(config: SearchConfig, base: Path, source: YamlSource) -> SearchConfig
         corpus=replace(config.corpus, sources=sources),
         tasks=tuple(absolute_task(task, number) for number, task in enumerate(config.tasks)),
         storage=storage,
+        sampler=replace(config.sampler, warm_start=earlier),
     )

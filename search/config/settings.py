@@ -175,6 +175,8 @@ class Sampler:
     """Students drawn at random before the sampler uses results; with nsga2, the size of a generation."""
     begin_with: tuple[str, ...] = ()
     """Students that are trained first, as LAYERSxWIDTH, with middle rates."""
+    warm_start: tuple[str, ...] = ()
+    """The folders of earlier studies, which tell the search where to begin."""
 
     def __post_init__(self) -> None:
         _check_at_least(2 if self.name is SamplerName.NSGA2 else 1, num_startup_trials=self.num_startup_trials)

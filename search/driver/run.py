@@ -41,6 +41,7 @@ from search.study.messages import WorkersLost, decode
 from search.study.more_steps import jobs_going_on
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy, with_vocabulary
+from search.study.warm_start import WarmStart, warm_start
 from search.study.weights import remove_unkept
 from search.worker.preparation import read_preparation, targets_held
 
@@ -122,6 +123,8 @@ def _checked(study: ResolvedStudy, display: Display) -> ResolvedStudy:
     if not paths.evaluation.exists():
         # This check comes before the calibration, which takes minutes. A study that has begun keeps its labels.
         check_inputs(config, teacher_folder, paths.root)
+    for note in warm_start(config, study.space, paths).notes:
+        display.message(note)
     # What was found before may be of settings that the relaunch has replaced.
     study = with_vocabulary(study)
     if config.needs_latency_table:
@@ -169,7 +172,8 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
     config, objectives = study.config, study.config.declared_objectives
     storage = JournalStorage(JournalFileBackend(str(study.paths.journal)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = make_sampler(config.sampler, config.seed, _problem(study, ledger))
+    known = warm_start(config, study.space, study.paths)
+    sampler = make_sampler(config.sampler, config.seed, _problem(study, ledger, known))
     optuna_study = open_optuna_study(storage, objectives, sampler)
     begun = study.paths.begun_trials()
     interrupted = reconcile(optuna_study, study.space, ledger.records, objectives, begun)
@@ -184,7 +188,10 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
             quota=_quota(study, ledger),
             events=StudyEvents(study, ledger, watcher.losses),
             begun=begun,
-            begin_with=[study.space.typical(*layers_and_width(label)) for label in config.sampler.begin_with],
+            begin_with=[
+                *(study.space.typical(*layers_and_width(label)) for label in config.sampler.begin_with),
+                *known.first,
+            ],
         )
         try:
             _tune(study, searcher, ledger.num_left, watcher)
@@ -198,7 +205,7 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
     return ledger.ending or Ending.EXHAUSTED
 
 
-def _problem(study: ResolvedStudy, ledger: Ledger) -> Problem:
+def _problem(study: ResolvedStudy, ledger: Ledger, known: WarmStart) -> Problem:
     return Problem(
         space=study.space,
         objectives=study.config.declared_objectives,
@@ -207,6 +214,7 @@ def _problem(study: ResolvedStudy, ledger: Ledger) -> Problem:
         # A student that went on for more steps is more accurate than those that are drawn now will be.
         students=lambda: [r for r in read_first_records(study.paths.records) if r.counts_for_budget],
         spent=lambda: ledger.spent_share,
+        earlier=known.students,
     )
 
 

@@ -50,6 +50,8 @@ class Problem:
     """Returns the records of the students that have ended."""
     spent: Callable[[], float]
     """Returns the part of the budget that is spent, from 0 to 1."""
+    earlier: Sequence[TrialRecord] = ()
+    """Complete students of earlier searches: they teach, but are not on this search's front."""
 
 
 class KnownCostSampler(BaseSampler):
@@ -85,7 +87,9 @@ class KnownCostSampler(BaseSampler):
         complete = [record for record in students if record.is_complete_student]
         running = self._running(study, trial)
         is_given = "fixed_params" in trial.system_attrs
-        is_early = len(complete) < MIN_OBSERVATIONS or len(students) + len(running) < self._num_startup_trials
+        num_earlier = len(self._problem.earlier)
+        num_begun = num_earlier + len(students) + len(running)
+        is_early = num_earlier + len(complete) < MIN_OBSERVATIONS or num_begun < self._num_startup_trials
         if is_given or is_early or not self._shapes:
             return {}
         taken: defaultdict[object, list[StudentChoice]] = defaultdict(list)
@@ -110,7 +114,9 @@ class KnownCostSampler(BaseSampler):
         running: Sequence[StudentChoice],
     ) -> StudentChoice:
         """Returns the candidate that is expected to add most to the front, for its time."""
-        model = AccuracyModel.fit(self._features, Observed.of_records(students), self._seed).believing(running)
+        earlier = self._problem.earlier
+        observed = Observed.of_records([*earlier, *students])
+        model = AccuracyModel.fit(self._features, observed, self._seed).believing(running)
         # The front is that of expected accuracies: the best of many measured ones is a lucky one.
         trained = [*(StudentChoice.from_record(record) for record in complete), *running]
         # Students of an earlier version of the limits are on the front, too.
@@ -118,9 +124,9 @@ class KnownCostSampler(BaseSampler):
             _log_costs(self._problem.known_figures(each.architecture), self._problem.objectives) for each in trained
         ]
         front = Front.of(
-            model.predict(trained)[0],
+            model.predict(trained)[0] if trained else np.zeros(0),
             np.array(costs).reshape(len(trained), len(self._reference)),
-            reference_accuracy=_reference_accuracy(complete, self._num_startup_trials),
+            reference_accuracy=_reference_accuracy(earlier, complete, self._num_startup_trials),
             reference_costs=self._reference,
         )
         volumes = {shape: front.added_volumes(self._costs[shape]) for shape in {c.architecture for c in candidates}}
@@ -128,7 +134,9 @@ class KnownCostSampler(BaseSampler):
         gains = expected_improvements(
             means, deviations, front.levels, np.stack([volumes[candidate.architecture] for candidate in candidates])
         )
-        seconds = _expected_seconds(complete, np.array([self._known[c.architecture]["flops"] for c in candidates]))
+        seconds = _expected_seconds(
+            [*earlier, *complete], np.array([self._known[c.architecture]["flops"] for c in candidates])
+        )
         with np.errstate(divide="ignore"):
             worth = np.log(gains) - (1.0 - self._problem.spent()) * np.log(seconds)
         # Where nothing is expected to be gained, the least certain student tells most.
@@ -213,9 +221,12 @@ def _beyond(costs: Float[np.ndarray, "shapes costs"]) -> Float[np.ndarray, " cos
     return np.asarray(costs.max(axis=0) + BEYOND * np.where(span > 0, span, 1.0))
 
 
-def _reference_accuracy(complete: Sequence[TrialRecord], num_startup_trials: int) -> float:
+def _reference_accuracy(
+    earlier: Sequence[TrialRecord], complete: Sequence[TrialRecord], num_startup_trials: int
+) -> float:
     """Returns the accuracy below which nothing counts: the lowest of the first students, whatever later ones have."""
-    first = sorted(complete, key=lambda record: record.number)[: max(num_startup_trials, MIN_OBSERVATIONS)]
+    in_order = [*earlier, *sorted(complete, key=lambda record: record.number)]
+    first = in_order[: max(len(earlier), num_startup_trials, MIN_OBSERVATIONS)]
     return float(fenced(np.array([record.objectives["accuracy"] for record in first])).min())
 
 

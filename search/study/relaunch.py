@@ -38,7 +38,7 @@ def validate_relaunch(paths: StudyPaths, config: SearchConfig) -> bool:
         if is_bound:
             raise
     else:
-        changed = list(_changed_keys(plain(earlier), plain(config)))
+        changed = list(changed_keys(plain(earlier), plain(config)))
         if not changed:
             if (earlier.resources, earlier.limits) != (config.resources, config.limits):
                 # It was chosen for the earlier ones, by the largest student within them, and is chosen anew.
@@ -67,14 +67,14 @@ def extended(paths: StudyPaths, config: SearchConfig, num_more: int) -> SearchCo
     return replace(config, budget=replace(budget, num_trials=budget.num_trials + num_more))
 
 
-def _changed_keys(earlier: dict[str, Any], config: dict[str, Any], above: str = "") -> Iterator[str]:
+def changed_keys(earlier: dict[str, Any], config: dict[str, Any], above: str = "") -> Iterator[str]:
     """Yields the keys, with dots, whose values differ, without those that may."""
     for name in dict.fromkeys((*earlier, *config)):
         before, after = earlier.get(name), config.get(name)
         if before == after or (not above and name in CHANGEABLE):
             continue
         if isinstance(before, dict) and isinstance(after, dict):
-            yield from _changed_keys(before, after, f"{above}{name}.")
+            yield from changed_keys(before, after, f"{above}{name}.")
         else:
             yield f"{above}{name}"
 
@@ -89,6 +89,7 @@ def _settings_of_the_assistant(config: SearchConfig) -> tuple[object, ...]:
 def _remove_preparation(paths: StudyPaths, *, keeps_assistant: bool) -> None:
     """Removes what is made before the first trial. The account of seconds is removed together with the assistant."""
     files = [paths.preparation_log, paths.evaluation, paths.latency, paths.teacher_latency, paths.students_per_worker]
+    files.append(paths.warm_start)
     folders = [paths.teacher_folder, paths.vocabulary]
     if not keeps_assistant:
         files.append(paths.preparation)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +42,7 @@ class Search:
         space: StudentSpace = SPACE,
         max_layers: float = 99,
         spent: Callable[[int], float] = lambda _: 0.0,
+        earlier: Sequence[TrialRecord] = (),
     ) -> None:
         self.records: list[TrialRecord] = []
         self.space = space
@@ -49,6 +50,7 @@ class Search:
             problem_of(space, max_layers=max_layers),
             students=lambda: self.records,
             spent=lambda: spent(len(self.records)),
+            earlier=earlier,
         )
         sampler = make_sampler(Sampler(name=name, num_startup_trials=NUM_STARTUP), seed, problem)
         self.study = open_optuna_study(InMemoryStorage(), OBJECTIVES, sampler)
@@ -95,6 +97,20 @@ def test_its_front_is_better_than_that_of_random_draws() -> None:
     )
     assert min(known) > np.mean(random)
     assert np.mean(known) > np.mean(random) + 0.02
+
+
+def test_students_of_an_earlier_search_spare_the_random_draws() -> None:
+    earlier = Search(SamplerName.RANDOM, seed=9).run(20).records
+    warm, cold = ([Search(seed=seed, earlier=told).run(6).front for seed in range(3)] for told in (earlier, ()))
+    assert np.mean(warm) > np.mean(cold) + 0.02
+
+
+def test_students_of_an_earlier_search_are_not_on_the_front() -> None:
+    # If the earlier best student were on it, nothing would be gained by training the same student.
+    earlier = Search(seed=9).run(20).records
+    best = max(earlier, key=lambda record: record.objectives["accuracy"])
+    warm = Search(earlier=earlier, spent=lambda _: 1.0).run(8)
+    assert max(record.objectives["accuracy"] for record in warm.records) > best.objectives["accuracy"] - 0.01
 
 
 def test_it_is_a_function_of_the_seed() -> None:
