@@ -41,7 +41,7 @@ from search.study.messages import WorkersLost, decode
 from search.study.more_steps import jobs_going_on
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy, with_vocabulary
-from search.study.warm_start import WarmStart, warm_start
+from search.study.warm_start import WarmStart, find_warm_start
 from search.study.weights import remove_unkept
 from search.worker.preparation import read_preparation, targets_held
 
@@ -123,7 +123,7 @@ def _checked(study: ResolvedStudy, display: Display) -> ResolvedStudy:
     if not paths.evaluation.exists():
         # This check comes before the calibration, which takes minutes. A study that has begun keeps its labels.
         check_inputs(config, teacher_folder, paths.root)
-    for note in warm_start(config, study.space, paths).notes:
+    for note in find_warm_start(config, study.space, paths).notes:
         display.message(note)
     # What was found before may be of settings that the relaunch has replaced.
     study = with_vocabulary(study)
@@ -172,7 +172,7 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
     config, objectives = study.config, study.config.declared_objectives
     storage = JournalStorage(JournalFileBackend(str(study.paths.journal)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known = warm_start(config, study.space, study.paths)
+    known = find_warm_start(config, study.space, study.paths)
     sampler = make_sampler(config.sampler, config.seed, _problem(study, ledger, known))
     optuna_study = open_optuna_study(storage, objectives, sampler)
     begun = study.paths.begun_trials()

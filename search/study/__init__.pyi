@@ -50,5 +50,5 @@ from .stopping import stop_among as stop_among
 from .stopping import stop_at_rung as stop_at_rung
 from .stopping import stop_before_task as stop_before_task
 from .warm_start import WarmStart as WarmStart
-from .warm_start import warm_start as warm_start
+from .warm_start import find_warm_start as find_warm_start
 from .weights import remove_unkept as remove_unkept

@@ -78,7 +78,7 @@ class WarmStart:
             ) from error
 
 
-def warm_start(config: SearchConfig, space: StudentSpace, paths: StudyPaths) -> WarmStart:
+def find_warm_start(config: SearchConfig, space: StudentSpace, paths: StudyPaths) -> WarmStart:
     """Returns what the earlier studies that the settings name tell a search, read once before its first trial.
 
     Args:

@@ -12,7 +12,7 @@ from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import TrialRecord, append_record
 from search.config.loading import load_config, resolved_yaml
 from search.config.settings import SearchConfig
-from search.study.warm_start import WarmStart, warm_start
+from search.study.warm_start import WarmStart, find_warm_start
 from spaces.space import StudentChoice
 from tests.paths import QUICKSTART_YAML
 from tests.reports.example_studies import student
@@ -69,7 +69,7 @@ STUDENTS = (
 def started(config: SearchConfig, folder: Path) -> tuple[WarmStart, StudyPaths]:
     paths = StudyPaths(root=folder)
     paths.root.mkdir(exist_ok=True)
-    return warm_start(config, config.space, paths), paths
+    return find_warm_start(config, config.space, paths), paths
 
 
 def sizes(choices: tuple[StudentChoice, ...]) -> list[tuple[int, int]]:
