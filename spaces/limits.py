@@ -38,11 +38,13 @@ class Limits:
     """Parameters of the whole encoder, embeddings included. search.yaml may say 30M."""
     max_size_bytes: int | None = None
     """Bytes of the weights in fp32. search.yaml may say 100MB."""
+    max_int8_size_bytes: int | None = None
+    """Bytes of the weights in int8. search.yaml may say 25MB."""
     max_latency_ms: float | None = None
     """Predicted median latency on the study's latency target, in milliseconds. search.yaml may say 20ms."""
 
     def __post_init__(self) -> None:
-        for name in ("max_parameters", "max_size_bytes", "max_latency_ms"):
+        for name in ("max_parameters", "max_size_bytes", "max_int8_size_bytes", "max_latency_ms"):
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 raise UserError(f"{name} must be positive, got {limit}")
@@ -54,6 +56,7 @@ class Limits:
         figures = {
             "max_parameters": (self.max_parameters, architecture.num_parameters(family)),
             "max_size_bytes": (self.max_size_bytes, architecture.size_bytes(family)),
+            "max_int8_size_bytes": (self.max_int8_size_bytes, architecture.int8_size_bytes(family)),
             "max_latency_ms": (self.max_latency_ms, latency_ms),
         }
         exceeded = [

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from minilm_core.errors import UserError
 
 BYTES_PER_FP32 = 4
+BYTES_PER_CHANNEL = 5
+"""An output of a matrix that is quantised to int8 has a scale in fp32 and a zero point."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +30,15 @@ class DisentangledAttention:
         norm = 2 * hidden_size if self.is_normed else 0
         convolution = (self.convolution_width * hidden_size + 3) * hidden_size if self.convolution_width else 0
         return self.num_distances * hidden_size + maps + norm + convolution
+
+    def num_channels(self, num_layers: int, hidden_size: int) -> int:
+        """Returns the number of outputs of the position projections."""
+        return 0 if self.shares_maps else num_layers * self.num_terms * hidden_size
+
+    def num_vector_parameters(self, num_layers: int, hidden_size: int) -> int:
+        """Returns how many of the parameters are in biases and norms."""
+        rest = (2 if self.is_normed else 0) + (3 if self.convolution_width else 0)
+        return self.num_channels(num_layers, hidden_size) + rest * hidden_size
 
     def flops(self, num_layers: int, hidden_size: int, sequence_length: int) -> int:
         """Returns the FLOPs of the projections of all distances, the terms of all scores and the convolution."""
@@ -153,6 +164,25 @@ class StudentArchitecture:
     def size_bytes(self, family: FamilyShape) -> int:
         """Returns the size of the encoder's weights in fp32, in bytes."""
         return BYTES_PER_FP32 * self.num_parameters(family)
+
+    def int8_size_bytes(self, family: FamilyShape) -> int:
+        """Returns the size of the encoder's weights in the int8 export of a package, in bytes.
+
+        Matrices and tables have 1 byte an element, and 5 an output channel; biases and norms stay in fp32. The file has
+        the graph besides, which depends on the exporter: about 0.1 MB a layer.
+        """
+        width, has_biases, num_layers = self.hidden_size, family.has_biases, self.num_layers
+        is_projected = family.width(width) != width
+        # The outputs of the matrices of attention, of the feed-forward, of the projection of tables and of the pooler.
+        channels = num_layers * (5 * width + (2 if family.is_gated else 1) * self.intermediate_size)
+        channels += width * (is_projected + family.has_pooler)
+        norms = (1 + has_biases) * (family.width(width) + 2 * num_layers * width)
+        vectors = norms + channels * has_biases
+        if family.disentangled is not None:
+            channels += family.disentangled.num_channels(num_layers, width)
+            vectors += family.disentangled.num_vector_parameters(num_layers, width)
+        matrices = self.num_parameters(family) - vectors
+        return matrices + BYTES_PER_FP32 * vectors + BYTES_PER_CHANNEL * channels
 
     def flops(self, sequence_length: int, family: FamilyShape = _BERT) -> int:
         """Returns the FLOPs (2 per multiply-add) of the matrix products of one forward pass over one sequence.

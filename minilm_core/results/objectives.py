@@ -35,6 +35,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         Objective(name="accuracy", direction=Direction.MAXIMISE, unit="", reference=0.0),
         Objective(name="latency_ms", direction=Direction.MINIMISE, unit="ms", reference=float("inf")),
         Objective(name="size_bytes", direction=Direction.MINIMISE, unit="bytes", reference=float("inf")),
+        Objective(name="int8_size_bytes", direction=Direction.MINIMISE, unit="bytes", reference=float("inf")),
         Objective(name="num_parameters", direction=Direction.MINIMISE, unit="parameters", reference=float("inf")),
         Objective(name="flops", direction=Direction.MINIMISE, unit="FLOP", reference=float("inf")),
     )

@@ -157,6 +157,8 @@ class TrialRecord:
     """The parameters of the layers alone."""
     size_bytes: int | None = None
     """The bytes of the encoder's weights in fp32."""
+    int8_size_bytes: int | None = None
+    """The bytes of the encoder's weights in int8, as a package has them; None in records of earlier versions."""
     flops: int | None = None
     """The FLOPs of one forward pass over one sequence of the latency target's length."""
     latency_ms: float | None = None

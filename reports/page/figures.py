@@ -48,6 +48,7 @@ class Axis:
 AXES = (
     Axis(key="latency_ms", title="Predicted latency (ms)", scale=1.0, write=wording.latency),
     Axis(key="size_bytes", title="Size (MB, fp32)", scale=1e6, write=wording.size),
+    Axis(key="int8_size_bytes", title="Size (MB, int8)", scale=1e6, write=wording.size),
     Axis(key="flops", title="GFLOP a sequence", scale=1e9, write=lambda value: f"{(value or 0) / 1e9:.3f} GFLOP"),
 )
 CHOICES: Mapping[str, tuple[str, str]] = {
@@ -131,7 +132,8 @@ Drawn = tuple[str, str, str, Any]
 
 
 def _is_shown(axis: Axis, study: Study, students: Sequence[Row]) -> bool:
-    is_wanted = axis.key != "flops" or any(objective.name == "flops" for objective in study.objectives)
+    named = {objective.name for objective in study.objectives}
+    is_wanted = axis.key not in ("int8_size_bytes", "flops") or axis.key in named
     return is_wanted and any(student[axis.key] is not None for student in students)
 
 

@@ -52,6 +52,7 @@ ACCURACY = Column(key="accuracy_with_interval", title="Accuracy [95% interval]",
 FIGURES = (
     Column(key="latency_ms", title="Latency, ms", write=_fixed(2)),
     Column(key="size_bytes", title="Size, MB", write=_fixed(2, 1e6)),
+    Column(key="int8_size_bytes", title="In int8, MB", write=_fixed(2, 1e6)),
     Column(key="num_parameters", title="Params, M", write=_fixed(2, 1e6)),
     Column(key="num_layer_parameters", title="In layers, M", write=_fixed(2, 1e6)),
     Column(key="flops", title="GFLOP", write=_fixed(3, 1e9)),

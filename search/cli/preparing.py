@@ -138,6 +138,7 @@ def _plan_rows(made: "Plan") -> list[tuple[str, str]]:
         *([("vocabulary", f"{most}{vocabulary.size:,} of {vocabulary.num_full:,} tokens")] if vocabulary else []),
         ("parameters", most + _figure(shapes.num_parameters, 1e6, " M")),
         ("size in fp32", most + _figure(shapes.size_bytes, 1e6, " MB")),
+        ("size in int8", most + _figure(shapes.int8_size_bytes, 1e6, " MB")),
         ("FLOPs a sequence", _figure(shapes.flops, 1e9, " GFLOP", 2)),
         ("predicted latency", _figure(shapes.latency_ms, 1, " ms", 2)),
         ("trials", f"{trials.num_trials}, {trials.max_concurrent_trials} at a time"),

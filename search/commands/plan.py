@@ -41,6 +41,7 @@ class PlannedShapes:
     """Architectures that are over a limit."""
     num_parameters: Span | None
     size_bytes: Span | None
+    int8_size_bytes: Span | None
     """Bytes of the weights in fp32."""
     flops: Span | None
     """Floating-point operations of a forward pass over one sequence of the latency target's length."""
@@ -188,6 +189,7 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
         num_shapes_refused=None if admitted is None else space.num_shapes - len(admitted),
         num_parameters=span(lambda shape, family: shape.num_parameters(family)),
         size_bytes=span(lambda shape, family: shape.size_bytes(family)),
+        int8_size_bytes=span(lambda shape, family: shape.int8_size_bytes(family)),
         flops=span(lambda shape, family: shape.flops(config.latency.sequence_length, family)),
         latency_ms=None if table is None else span(lambda shape, _: table.predict_ms(shape)),
     )

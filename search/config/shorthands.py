@@ -21,6 +21,7 @@ _QUANTITIES: Mapping[KeyPath, Callable[[str], float]] = {
     ("corpus", "max_tokens"): parse_count,
     ("limits", "max_parameters"): parse_count,
     ("limits", "max_size_bytes"): parse_size_bytes,
+    ("limits", "max_int8_size_bytes"): parse_size_bytes,
     ("limits", "max_latency_ms"): parse_milliseconds,
     ("storage", "max_cache_bytes"): parse_size_bytes,
 }

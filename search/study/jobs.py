@@ -257,6 +257,7 @@ class Job:
             num_parameters=architecture.num_parameters(self.family),
             num_layer_parameters=architecture.num_layer_parameters(self.family),
             size_bytes=architecture.size_bytes(self.family),
+            int8_size_bytes=architecture.int8_size_bytes(self.family),
             flops=architecture.flops(self.config.latency.sequence_length, self.family),
             latency_ms=self.latency_ms,
             num_workers=self.world_size,

@@ -133,6 +133,7 @@ def known_figures(
     """Returns the objectives of a model that follow from its shape and its predicted latency in ms, if it has one."""
     figures: dict[str, float] = {
         "size_bytes": architecture.size_bytes(family),
+        "int8_size_bytes": architecture.int8_size_bytes(family),
         "num_parameters": architecture.num_parameters(family),
         "flops": architecture.flops(target.sequence_length, family),
     }

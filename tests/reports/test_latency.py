@@ -21,7 +21,7 @@ def test_the_facts_are_those_of_the_table(tmp_path: Path) -> None:
     target = LatencyTarget(device=Device.CUDA, batch_size=4)
     facts = facts_of(tmp_path, target=target, p90_over_p50=1.5, held_out_p90_error=0.1)
     assert facts.conditions == LatencyConditions(
-        device="cuda", num_threads=1, batch_size=4, sequence_length=128, percentile=50
+        device="cuda", num_threads=1, batch_size=4, sequence_length=128, runtime="torch", percentile=50
     )
     assert facts.device_name == "some processor, torch 2.13.0, Python 3.11.7"
     assert (facts.held_out_error, facts.held_out_p90_error) == (pytest.approx(0.02), pytest.approx(0.1))

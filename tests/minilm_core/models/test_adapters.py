@@ -1,5 +1,6 @@
 """Tests that the adapters compute the same states and relations as transformers inside an encoder."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,17 @@ def check_against_published(folder: Path) -> None:
                 assert torch.equal(relations[Relation(name)].left, vectors)
             ours = distribution(relations[Relation.ATTENTION], relation_encoder.num_heads, inputs["attention_mask"])
             torch.testing.assert_close(ours.where(is_real, 0), seen.attention.where(is_real, 0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_size_in_int8_counts_matrices_vectors_and_channels(name: str) -> None:
+    config_json = json.loads(CONFIGS[name].to_json_string(use_diff=False))
+    encoder = build(name)
+    matrices = sum(p.numel() for p in encoder.parameters() if p.ndim > 1)
+    vectors = sum(p.numel() for p in encoder.parameters() if p.ndim == 1)
+    channels = sum(module.out_features for module in encoder.modules() if isinstance(module, torch.nn.Linear))
+    size = encoder_architecture(config_json).int8_size_bytes(family_shape(config_json))
+    assert size == matrices + 4 * vectors + 5 * channels
 
 
 def test_a_published_bert_is_taken_apart_exactly() -> None:
