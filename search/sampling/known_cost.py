@@ -149,22 +149,32 @@ class KnownCostSampler(BaseSampler):
         return [self._problem.space.decode(other.params) for other in drawn if other.params.keys() == names]
 
     def _candidates(self) -> list[StudentChoice]:
-        """Returns students of all shapes and initialisations, or of as many as there may be, with rates at random."""
+        """Returns students of all shapes and initialisations, or of as many as there may be.
+
+        Where the rates of both trainings are lists, a shape has all of them, else pairs at random.
+        """
         shapes = list(self._shapes)
         if len(shapes) > MOST_SHAPES:
             shapes = [shapes[i] for i in self._random.choice(len(shapes), MOST_SHAPES, replace=False)]
         kinds = list(itertools.product(shapes, self._problem.space.initialisations))
-        space = self._problem.space
         return [
             StudentChoice(
                 architecture=shape,
                 initialisation=initialisation,
-                distillation_learning_rate=self._rate(space.distillation_learning_rate),
-                finetuning_learning_rate=self._rate(space.finetuning_learning_rate),
+                distillation_learning_rate=distillation_rate,
+                finetuning_learning_rate=finetuning_rate,
             )
             for shape, initialisation in kinds
-            for _ in range(max(1, NUM_CANDIDATES // len(kinds)))
+            for distillation_rate, finetuning_rate in self._rates(max(1, NUM_CANDIDATES // len(kinds)))
         ]
+
+    def _rates(self, most: int) -> list[tuple[float, float]]:
+        space = self._problem.space
+        of_both = (space.distillation_learning_rate, space.finetuning_learning_rate)
+        lists = [choices for choices in of_both if not isinstance(choices, LogRange)]
+        if len(lists) == len(of_both) and math.prod(map(len, lists)) <= most:
+            return [(first, second) for first, second in itertools.product(*lists)]
+        return [(self._rate(of_both[0]), self._rate(of_both[1])) for _ in range(most)]
 
     def _rate(self, choices: LogRange | tuple[float, ...]) -> float:
         if not isinstance(choices, LogRange):

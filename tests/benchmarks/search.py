@@ -3,19 +3,25 @@
     python -m tests.benchmarks.search OUT.json TABLE... [--seeds 20] [--only NAME...]
 
 Each table was made by `python -m tests.benchmarks.search_table`. Every sampler of the program searches it by look-up,
-with and without early stopping, on a budget of a third of the tokens that all students of the table take. OUT.json has,
+with and without early stopping, on a budget of a third of the tokens that all students of the table take, in as many
+processes as there are processors. OUT.json has,
 for the last table, the fraction of the budget after which each way first has the hypervolume that random search ends
 with; null where it never has. `default` is the sampler of a search.yaml that names none.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table as Grid
@@ -73,13 +79,18 @@ def curves_of(file: Path, num_seeds: int, only: Sequence[str] | None) -> Mapping
     budget = int(BUDGET * table.num_tokens)
     ways = {way.name: way for way in strategies(table.rungs)}
     wanted = {name: way for name, way in ways.items() if only is None or name in (*only, RANDOM)}
-    return {name: _curves(table, way, num_seeds, budget) for name, way in wanted.items()}
+    jobs = [(way, seed) for way in wanted.values() for seed in range(num_seeds)]
+    # Processes of their own, because each search sets Optuna's and torch's state.
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        curves = list(pool.map(partial(_curve, file, budget), *zip(*jobs, strict=True)))
+    per_way = np.stack(curves).reshape(len(wanted), num_seeds, len(FRACTIONS))
+    return dict(zip(wanted, per_way, strict=True))
 
 
-def _curves(table: Table, way: Strategy, num_seeds: int, budget: int) -> Curves:
-    return np.stack(
-        [at_fractions(replay(table, way, seed=seed, budget_tokens=budget), budget) for seed in range(num_seeds)]
-    )
+def _curve(file: Path, budget: int, way: Strategy, seed: int) -> Float[np.ndarray, " fractions"]:
+    """Returns the hypervolume of one search at fractions of its budget."""
+    torch.set_num_threads(1)  # for Optuna's own Gaussian process
+    return at_fractions(replay(Table(*read_table(file)), way, seed=seed, budget_tokens=budget), budget)
 
 
 def at_fractions(points: Sequence[Point], budget: int) -> Float[np.ndarray, " fractions"]:

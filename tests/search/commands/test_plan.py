@@ -63,7 +63,13 @@ def test_ranges_are_those_of_the_smallest_and_largest_admitted_shape(loaded):
 def test_without_a_teacher_sizes_are_unknown(loaded):
     plan = make_plan(loaded, None)
     assert plan.shapes == PlannedShapes(
-        num_shapes=32, num_shapes_refused=None, num_parameters=None, size_bytes=None, flops=None, latency_ms=None
+        num_shapes=32,
+        num_shapes_refused=None,
+        num_parameters=None,
+        size_bytes=None,
+        int8_size_bytes=None,
+        flops=None,
+        latency_ms=None,
     )
     assert plan.files == PlannedFiles(
         targets_bytes=None, students_bytes=None, checkpoints_bytes=None, stable_states_bytes=Span(low=0, high=0)

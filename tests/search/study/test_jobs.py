@@ -91,6 +91,7 @@ def test_a_blank_record_has_all_that_is_known_before_training(config: SearchConf
     assert record.num_parameters == ARCHITECTURE.num_parameters(EMBEDDINGS)
     assert record.num_layer_parameters == ARCHITECTURE.num_layer_parameters(EMBEDDINGS)
     assert record.size_bytes == ARCHITECTURE.size_bytes(EMBEDDINGS)
+    assert record.int8_size_bytes == ARCHITECTURE.int8_size_bytes(EMBEDDINGS)
     assert record.flops == ARCHITECTURE.flops(config.latency.sequence_length, EMBEDDINGS)
     assert (record.latency_ms, record.objectives, record.status) == (2.5, {}, Status.FAILED)
     assert record.failure is not None
@@ -102,6 +103,7 @@ def test_figures_known_before_training_agree_with_the_record(config: SearchConfi
     record = job.blank_record(Status.COMPLETE)
     assert job.known_figures() == {
         "size_bytes": record.size_bytes,
+        "int8_size_bytes": record.int8_size_bytes,
         "num_parameters": record.num_parameters,
         "flops": record.flops,
         "latency_ms": record.latency_ms,

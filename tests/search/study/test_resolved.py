@@ -46,6 +46,7 @@ def test_a_student_within_every_limit_has_no_violation(open_study: OpenStudy, ch
     ("limit", "message"),
     [
         ("max_size_bytes: 1kB", r"max_size_bytes must be at most 1,000, got 34,\d{3}"),
+        ("max_int8_size_bytes: 1kB", r"max_int8_size_bytes must be at most 1,000, got 11,\d{3}"),
         ("max_parameters: 100", r"max_parameters must be at most 100, got 8,\d{3}"),
         ("max_latency_ms: 3ms", r"max_latency_ms must be at most 3, got 4"),
     ],
@@ -87,6 +88,7 @@ def test_a_job_has_its_figures_before_any_training(study: ResolvedStudy, choice:
     architecture = choice.architecture
     assert job.known_figures() == {
         "size_bytes": architecture.size_bytes(study.student_family),
+        "int8_size_bytes": architecture.int8_size_bytes(study.student_family),
         "num_parameters": architecture.num_parameters(study.student_family),
         "flops": architecture.flops(study.config.latency.sequence_length),
         "latency_ms": pytest.approx(4.0),
