@@ -20,6 +20,7 @@ def evaluation(source: PackageSource) -> dict[str, Any]:
         "vocabulary_size": record.vocabulary_size,
         "num_parameters": record.num_parameters,
         "size_bytes": record.size_bytes,
+        "int8_size_bytes": record.int8_size_bytes,
         "flops": record.flops,
         "latency_ms": record.latency_ms,
         "latency": None

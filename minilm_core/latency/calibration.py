@@ -210,7 +210,7 @@ def with_short_vocabulary(base: PretrainedConfig) -> PretrainedConfig:
 
 
 def time_encoder(model: PreTrainedModel, target: LatencyTarget, *, num_rounds: int = 5) -> Timing:
-    """Times one finished model, with or without a task's head; it takes a few seconds.
+    """Times one finished model, with PyTorch also one with a task's head; it takes a few seconds.
 
     Raises:
         UserError: if the target's sequences are longer than the model's, or its runtime is not installed.

@@ -25,8 +25,8 @@ Stopwatch = Callable[[], float]
 def stopwatch(model: PreTrainedModel, target: LatencyTarget) -> Stopwatch:
     """Takes a model to the target and returns a function that times one run on random tokens without padding.
 
-    For ONNX Runtime the model is exported as in a package, which takes seconds. PyTorch runs with the threads that its
-    process has set, ONNX Runtime with the target's.
+    For ONNX Runtime an encoder is exported as for a package, but without token types, which takes seconds. PyTorch runs
+    with the threads that its process has set, ONNX Runtime with the target's.
 
     Raises:
         UserError: if the target's sequences are longer than the model's, or its runtime is not installed.

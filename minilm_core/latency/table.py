@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from minilm_core.runtimes.onnx_extra import missing_package
 
 SCHEMA_VERSION = 3
 _STATISTICS = {1: Statistic.FASTEST_ROUND, 2: Statistic.MEDIAN, SCHEMA_VERSION: Statistic.MEDIAN}
-"""The statistic that the tables of each schema version predict; since version 3 a table names its runtime and kind."""
+"""The statistic that the tables of each schema version predict; version 3 has a runtime and may name a kind."""
 MAX_SPREAD = 1.25
 """The ratio of the slowest to the fastest round of a model, above which a machine was not quiet."""
 MAX_HELD_OUT_ERROR = 0.1
@@ -231,16 +231,20 @@ class LatencyTable:
         """Refuses a table of encoders whose layers are of another kind than `kind_of_calls` returned.
 
         Raises:
-            UserError: naming what differs.
+            UserError: naming what differs, or that the table does not name its kind.
         """
-        found = self.kind or {}
-        differing = [name for name, value in kind.items() if self.kind is not None and found.get(name) != value]
-        if differing:
-            name = differing[0]
+        if self.kind is None:
             raise UserError(
-                f"a latency table must be of the students' kind of encoder, whose {name} is {kind[name]}, "
-                f"got {found.get(name)} in {source}"
+                f"a latency table must name its kind of encoder, got one of an earlier version in {source}; calibrate "
+                "again"
             )
+        wanted, found = _deciding(kind), _deciding(self.kind)
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise UserError(
+                    f"a latency table must be of the students' kind of encoder, whose {name} is {value}, "
+                    f"got {found.get(name)} in {source}"
+                )
 
     def predict_ms(self, architecture: StudentArchitecture) -> float:
         """Returns the latency of a student in milliseconds.
@@ -346,6 +350,13 @@ def _measurement(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"latency_ms": min(content["round_medians_ms"]), "p90_ms": None, **content}
 
 
+def _deciding(kind: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what makes calls of two kinds cost differently, which no further lookup and no written default does."""
+    shape = {name: value for name, value in kind.get("shape", {}).items() if name != "num_token_types"}
+    activation = kind.get("activation") or ["gelu"]
+    return {"model_type": kind.get("model_type"), **shape, "activation": activation, "layers": kind.get("layer_types")}
+
+
 def _cpu() -> tuple[str, tuple[str, ...]]:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -359,10 +370,12 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
 
 
 def _onnxruntime_version() -> str:
+    # The module is asked, because several distributions have it.
     try:
-        return version("onnxruntime")
-    except PackageNotFoundError:
+        import onnxruntime
+    except ImportError:
         raise UserError(missing_package("onnxruntime")) from None
+    return str(onnxruntime.__version__)
 
 
 def _gpu_name() -> str:

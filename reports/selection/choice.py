@@ -145,6 +145,7 @@ def _figures(student: TrialRecord) -> dict[str, Any]:
         "accuracy": accuracy_of(student),
         "latency_ms": student.latency_ms,
         "size_bytes": student.size_bytes,
+        "int8_size_bytes": student.int8_size_bytes,
         "num_parameters": student.num_parameters,
     }
 

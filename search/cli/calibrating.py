@@ -1,7 +1,7 @@
 """The command calibrate: the latency table of a search.yaml's students, or of a space alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,42 +13,75 @@ from search.cli.terminal import AsJson, Overrides, complain, emit_json, emit_tab
 if TYPE_CHECKING:
     from minilm_core.latency.table import LatencyTable
 
-DEVICES = typer.Option(help="With --space: cpu or cuda.")
-RUNTIMES = typer.Option(help="With --space: torch, onnxruntime or onnxruntime-int8.")
+MODEL = typer.Option(help="With --space: the students' family in transformers, or a config.json.", show_default="bert")
+DEVICE = typer.Option(help="With --space: cpu or cuda.", show_default="cpu")
+RUNTIME = typer.Option(help="With --space: torch, onnxruntime or onnxruntime-int8.", show_default="torch")
 ALSO = typer.Option(help="With --space: a further encoder such as 12x768x12, which is layers, width and heads.")
+FORCE = typer.Option("--force", help="Measure again even if there is a table, and replace the file of -o.")
 
 
 def calibrate(
     search_yaml: Annotated[Path | None, typer.Argument(help="The search.yaml.", show_default=False)] = None,
     overrides: Overrides = None,
     space: Annotated[str | None, typer.Option(help="In place of a search.yaml: a preset or a file of a space.")] = None,
-    model_type: Annotated[str, typer.Option(help="With --space: the students' family in transformers.")] = "bert",
-    device: Annotated[str, DEVICES] = "cpu",
-    threads: Annotated[int, typer.Option(help="With --space: CPU threads.")] = 1,
-    batch_size: Annotated[int, typer.Option(help="With --space: sequences a call.")] = 1,
-    sequence_length: Annotated[int, typer.Option(help="With --space: tokens a sequence.")] = 128,
-    runtime: Annotated[str, RUNTIMES] = "torch",
+    model: Annotated[str | None, MODEL] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    threads: Annotated[int | None, typer.Option(help="With --space: CPU threads.", show_default="1")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="With --space: sequences a call.", show_default="1")] = None,
+    sequence_length: Annotated[
+        int | None, typer.Option(help="With --space: tokens a sequence.", show_default="128")
+    ] = None,
+    runtime: Annotated[str | None, RUNTIME] = None,
     also: Annotated[list[str] | None, ALSO] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The file for the table, to be taken along.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if held-out encoders are over 10 % off.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Measure again even if there is a table.")] = False,
+    force: Annotated[bool, FORCE] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how long a layer of each width takes on this machine, so that a search can predict latency."""
-    from search.commands.calibrate import calibrate_space, calibrate_study, check_error, parse_target
+    from search.commands.calibrate import calibrate_space, calibrate_study, parse_target
 
+    target = {
+        "device": device,
+        "threads": threads,
+        "batch_size": batch_size,
+        "sequence_length": sequence_length,
+        "runtime": runtime,
+    }
     if (search_yaml is None) == (space is None):
         raise UserError("calibrate needs a search.yaml or --space, and not both")
-    if out is not None and out.exists() and not force:
+    if out is not None and (out.is_dir() or (out.exists() and not force)):
         raise UserError(f"--out must be a new file, or be replaced with --force, got {out}")
-    if space is not None:
+    given = {name: value for name, value in target.items() if value is not None}
+    if search_yaml is not None:
+        _refuse({"model": model, "also": also, **given}, "--space; a search.yaml has keys below latency")
+        tables = calibrate_study(search_yaml, overrides or (), is_forced=force, is_strict=strict)
+    else:
+        _refuse({"set": overrides}, "a search.yaml")
         if out is None:
             raise UserError("--space must have -o FILE, the file for the table, got none")
-        target = parse_target(device, threads, batch_size, sequence_length, runtime)
-        tables: Mapping[str, LatencyTable] = {"students": calibrate_space(space, model_type, target, also or ())}
-    else:
-        assert search_yaml is not None, "it has just been checked"
-        tables = calibrate_study(search_yaml, overrides or (), force=force)
+        assert space is not None, "it has just been checked"
+        tables = {
+            "students": calibrate_space(space, model or "bert", parse_target(given), also or (), is_strict=strict)
+        }
+    _show(tables, as_json=as_json)
+    if out is not None:
+        tables["students"].save(out)
+        if len(tables) > 1:
+            complain(f"{out} has the students' table alone; a search that it is taken to predicts no teacher's latency")
+        typer.echo(f"wrote {out}; in a search.yaml: latency: {json.dumps({'table': str(out.resolve())})}", err=True)
+    if search_yaml is not None:
+        say_next("launch", search_yaml)
+
+
+def _refuse(options: Mapping[str, object], only_with: str) -> None:
+    """Refuses options that would be ignored."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given:
+        raise UserError(f"{', '.join(given)} must be given with {only_with}")
+
+
+def _show(tables: Mapping[str, "LatencyTable"], *, as_json: bool) -> None:
     first = tables["students"]
     if as_json:
         # The students' table. The teacher's is a key of it if the teacher's family is another.
@@ -58,17 +91,10 @@ def calibrate(
             _show_table(table)
         if table.noise is not None:
             complain(f"NOISY: {table.noise}")
-    if strict:
-        check_error(tables)
-    if out is not None:
-        first.save(out)
-        typer.echo(f"wrote {out}; in a search.yaml: latency: {json.dumps({'table': str(out)})}", err=True)
-    if search_yaml is not None:
-        say_next("launch", search_yaml)
 
 
 def _show_table(table: "LatencyTable") -> None:
-    rows = [
+    rows: Sequence[tuple[str, str, str]] = [
         (
             f"hidden {row.width.hidden_size}, {row.width.num_heads} heads",
             f"{row.intercept_ms:.2f} ms",

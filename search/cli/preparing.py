@@ -1,4 +1,4 @@
-"""The commands before a search: init, validate, doctor, calibrate, plan."""
+"""The commands before a search: init, validate, doctor, plan."""
 
 from collections.abc import Iterable
 from importlib import resources

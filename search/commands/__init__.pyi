@@ -1,6 +1,5 @@
 from .calibrate import calibrate_space as calibrate_space
 from .calibrate import calibrate_study as calibrate_study
-from .calibrate import check_error as check_error
 from .calibrate import parse_target as parse_target
 from .doctor import Finding as Finding
 from .doctor import examine as examine

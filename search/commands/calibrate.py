@@ -9,7 +9,7 @@ from minilm_core.errors import UserError
 from minilm_core.latency.table import MAX_HELD_OUT_ERROR, Device, LatencyTable, LatencyTarget, Runtime
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import check_model_type, check_student
-from minilm_core.models.teacher import resolve
+from minilm_core.models.teacher import read_config, resolve
 from minilm_core.results.layout import StudyPaths
 from search.config.compatibility import find_teacher_config
 from search.config.loading import load_config
@@ -22,16 +22,20 @@ SEED = 0
 _SIZES = re.compile(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)")
 
 
-def calibrate_study(search_yaml: Path, overrides: Sequence[str], *, force: bool) -> Mapping[str, LatencyTable]:
+def calibrate_study(
+    search_yaml: Path, overrides: Sequence[str], *, is_forced: bool, is_strict: bool
+) -> Mapping[str, LatencyTable]:
     """Returns the tables of a search's students and, where its family is another, of its teacher, by whose they are.
 
     Args:
         search_yaml: The settings of the search.
         overrides: Keys and values that replace them.
-        force: Whether to measure again where there is a table.
+        is_forced: Whether to measure again where there is a table.
+        is_strict: Whether to refuse a table that predicts held-out encoders badly, before the cache has it.
 
     Raises:
         UserError: if the teacher is not on this machine, or the settings name a table.
+        SearchError: if a table is refused.
     """
     loaded = load_config(search_yaml, overrides)
     config = loaded.config
@@ -41,55 +45,77 @@ def calibrate_study(search_yaml: Path, overrides: Sequence[str], *, force: bool)
     if teacher is None:
         raise UserError(f"calibrate needs the teacher's config.json on this machine, got {config.teacher.model}")
     families = encoders_to_time(resolve_study(config, StudyPaths(root=config.study_folder), teacher))
-    found = [None if force else family.find(config) for family in families]
+    found = [None if is_forced else family.find(config) for family in families]
     if None in found:
         # Missing weights are reported before the measurement, which takes a minute.
         resolve(config.teacher, loaded.base)
-    return {family.name: table or family.measure(config) for table, family in zip(found, families, strict=True)}
+    tables = {}
+    for family, known in zip(families, found, strict=True):
+        table = known or family.timed(config.latency.target, config.seed)
+        if is_strict:
+            check_error(family.name, table)
+        table.save(family.file(config))
+        tables[family.name] = table
+    return tables
 
 
-def calibrate_space(space: str, model_type: str, target: LatencyTarget, also: Sequence[str]) -> LatencyTable:
+def calibrate_space(
+    space: str, model: str, target: LatencyTarget, also: Sequence[str] = (), *, is_strict: bool = False
+) -> LatencyTable:
     """Returns the table of all students of a space, which needs neither a teacher nor its files.
 
     Args:
         space: A preset or the path of a file.
-        model_type: The students' family in transformers, whose default settings they have.
+        model: The students' family in transformers, whose default settings they have, or the path of a config.json.
         target: What is measured.
         also: Further encoders as LAYERSxWIDTHxHEADS, such as the teacher.
+        is_strict: Whether to refuse a table that predicts held-out encoders badly.
 
     Raises:
         UserError: if there is no such space, family or encoder.
+        SearchError: if the table is refused.
     """
-    base = _default_config(model_type)
+    base = _base_config(model)
     architectures = (*load_space(space, Path()).architectures(), *map(parse_sizes, also))
     for architecture in architectures:
         check_student(architecture, base)
-    return TimedEncoders(name="students", base=base, architectures=architectures).timed(target, SEED)
+    table = TimedEncoders(name="students", base=base, architectures=architectures).timed(target, SEED)
+    if is_strict:
+        check_error("students", table)
+    return table
 
 
-def _default_config(model_type: str) -> Mapping[str, Any]:
-    from transformers import AutoConfig
+def _base_config(model: str) -> Mapping[str, Any]:
+    """Returns what students have besides their sizes: what a file says, or the defaults of a family."""
+    if model.endswith(".json"):
+        if not Path(model).is_file():
+            raise UserError(f"--model must be a family or the path of a config.json, got {model}")
+        content: Mapping[str, Any] = read_config(Path(model))
+    else:
+        from transformers import AutoConfig
 
-    check_model_type({"model_type": model_type})
-    content: dict[str, Any] = AutoConfig.for_model(model_type).to_dict()
+        check_model_type({"model_type": model})
+        content = AutoConfig.for_model(model).to_dict()
+    check_model_type(content)
     return content
 
 
-def parse_target(device: str, threads: int, batch_size: int, sequence_length: int, runtime: str) -> LatencyTarget:
-    """Returns the target that options of the command line name.
+def parse_target(options: Mapping[str, Any]) -> LatencyTarget:
+    """Returns the target that options of the command line name; those that are not given have the defaults.
 
     Raises:
         UserError: if one of them is unknown or out of range.
     """
-    for option, value, known in (("--device", device, Device), ("--runtime", runtime, Runtime)):
-        if value not in list(known):
-            raise UserError(f"{option} must be one of {', '.join(known)}, got {value}")
+    for option, known in (("device", Device), ("runtime", Runtime)):
+        if option in options and options[option] not in list(known):
+            raise UserError(f"--{option} must be one of {', '.join(known)}, got {options[option]}")
+    default = LatencyTarget()
     return LatencyTarget(
-        device=Device(device),
-        num_threads=threads,
-        batch_size=batch_size,
-        sequence_length=sequence_length,
-        runtime=Runtime(runtime),
+        device=Device(options.get("device", default.device)),
+        num_threads=options.get("threads", default.num_threads),
+        batch_size=options.get("batch_size", default.batch_size),
+        sequence_length=options.get("sequence_length", default.sequence_length),
+        runtime=Runtime(options.get("runtime", default.runtime)),
     )
 
 
@@ -106,16 +132,15 @@ def parse_sizes(text: str) -> StudentArchitecture:
     return StudentArchitecture(num_layers=num_layers, hidden_size=hidden_size, num_heads=num_heads)
 
 
-def check_error(tables: Mapping[str, LatencyTable]) -> None:
-    """Refuses tables that predict held-out encoders badly.
+def check_error(name: str, table: LatencyTable) -> None:
+    """Refuses a table that predicts held-out encoders badly.
 
     Raises:
         SearchError: with the error, if it is above `MAX_HELD_OUT_ERROR`.
     """
-    for name, table in tables.items():
-        # Written so that NaN fails too.
-        if not table.held_out_error <= MAX_HELD_OUT_ERROR:
-            raise SearchError(
-                f"latencies of held-out {name} must be predicted within {MAX_HELD_OUT_ERROR:.0%} with --strict, "
-                f"got {table.held_out_error:.0%}; calibrate on an idle machine"
-            )
+    # Written so that NaN fails too.
+    if not table.held_out_error <= MAX_HELD_OUT_ERROR:
+        raise SearchError(
+            f"latencies of held-out {name} must be predicted within {MAX_HELD_OUT_ERROR:.0%} with --strict, "
+            f"got {table.held_out_error:.1%}; calibrate again on an idle machine, with --force"
+        )

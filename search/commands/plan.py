@@ -41,8 +41,9 @@ class PlannedShapes:
     """Architectures that are over a limit."""
     num_parameters: Span | None
     size_bytes: Span | None
-    int8_size_bytes: Span | None
     """Bytes of the weights in fp32."""
+    int8_size_bytes: Span | None
+    """Bytes of the weights in int8."""
     flops: Span | None
     """Floating-point operations of a forward pass over one sequence of the latency target's length."""
     latency_ms: Span | None

@@ -8,7 +8,7 @@ from typing import Any
 from minilm_core.errors import UserError
 from minilm_core.latency.table import LatencyTable, LatencyTarget
 from minilm_core.paths import located
-from minilm_core.settings.yaml_source import YamlSource
+from minilm_core.settings.yaml_source import YamlSource, shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,19 +47,22 @@ def complete_from_table(source: YamlSource, base: Path) -> None:
     """Adds to `latency` what its table says of the target, where the settings do not say it.
 
     Raises:
-        UserError: if a key is missing and the table cannot be read.
+        UserError: if a key is missing and the table cannot be read, or the settings contradict it.
     """
     latency = source.content.get("latency")
     # What is no mapping or no text is left to the schema.
     if not isinstance(latency, dict) or not isinstance(path := latency.get("table"), str):
         return
-    names = asdict(LatencyTarget())
-    if names.keys() <= latency.keys():
-        # The resolved settings of a study, which has its own copy of the table.
-        return
+    names = asdict(LatencyTarget()).keys()
     try:
-        found: Mapping[str, Any] = asdict(LatencyTable.load(located(path, base)).target)
+        file = located(path, base)
+        if names <= latency.keys() and not file.exists():
+            # The resolved settings of a study, which has its own copy of the table.
+            return
+        found: Mapping[str, Any] = asdict(LatencyTable.load(file).target)
     except UserError as error:
         raise source.error(("latency", "table"), f"latency.table: {error}") from error
     for name, value in found.items():
-        latency.setdefault(name, value)
+        if latency.setdefault(name, value) != value:
+            rule = f"latency.{name} must be {value}, as latency.table was measured"
+            raise source.error(("latency", name), f"{rule}, got {shown(latency[name])}")

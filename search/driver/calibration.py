@@ -48,20 +48,16 @@ class TimedEncoders:
         return table if table.statistic is Statistic.MEDIAN and table.covers(self.architectures) else None
 
     def measure(self, config: SearchConfig) -> LatencyTable:
-        """Calibrates this machine in a fresh process, shows the progress on stderr, and keeps the table in the cache.
-
-        Raises:
-            UserError: if the machine lacks the device, an encoder is too short for the target, or the process fails.
-        """
+        """Calibrates this machine as `timed` does, and keeps the table in the cache."""
         table = self.timed(config.latency.target, config.seed)
         table.save(self.file(config))
         return table
 
     def timed(self, target: LatencyTarget, seed: int) -> LatencyTable:
-        """Calibrates this machine for any target in a fresh process, and shows the progress on stderr.
+        """Calibrates this machine for a target in a fresh process, and shows the progress on stderr.
 
         Raises:
-            UserError: as `measure`.
+            UserError: if the machine lacks the device, an encoder is too short for the target, or the process fails.
         """
         request = CalibrationRequest(architectures=self.architectures, base_config=self.base, target=target, seed=seed)
         with step_shown(f"calibrating {target.label}") as show:
@@ -76,6 +72,8 @@ def given_table(study: ResolvedStudy) -> LatencyTable:
     """
     latency = study.config.latency
     table = latency.read_table()
+    if table.statistic is not Statistic.MEDIAN:
+        raise UserError(f"latency.table must predict {Statistic.MEDIAN}s, got {table.statistic} in {latency.table}")
     base = student_base(study.teacher_json, study.config.student_family, study.config.embedding_size)
     table.check_kind(kind_of_calls(base), str(latency.table))
     for student in study.space.architectures():

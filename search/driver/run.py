@@ -190,7 +190,9 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
             begun=begun,
             begin_with=[
                 *(study.space.typical(*layers_and_width(label)) for label in config.sampler.begin_with),
-                *known.first,
+                *[first for first in known.first if study.violation(first.architecture) is None][
+                    : config.sampler.num_startup_trials
+                ],
             ],
         )
         try:

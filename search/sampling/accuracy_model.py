@@ -86,13 +86,12 @@ class Observed:
         """Returns the complete students of a search, and the stopped ones as far as complete ones tell of them."""
         complete = [record for record in records if record.is_complete_student]
         measured = fenced(np.array([record.objectives["accuracy"] for record in complete]))
-        told = dict(_of_stopped(complete, measured, [r for r in records if r.status is Status.STOPPED]))
-        stopped = [record for record in records if record.number in told]
-        guesses = [told[record.number] for record in stopped]
+        told = list(_of_stopped(complete, measured, [r for r in records if r.status is Status.STOPPED]))
+        stopped = [record for record, _, _ in told]
         return cls(
             choices=tuple(StudentChoice.from_record(record) for record in (*complete, *stopped)),
-            accuracies=np.concatenate([measured, [mean for mean, _ in guesses]]),
-            variances=np.concatenate([np.zeros(len(measured)), [variance for _, variance in guesses]]),
+            accuracies=np.concatenate([measured, [mean for _, mean, _ in told]]),
+            variances=np.concatenate([np.zeros(len(measured)), [variance for _, _, variance in told]]),
         )
 
 
@@ -106,8 +105,8 @@ def fenced(accuracies: Float[np.ndarray, " students"]) -> Float[np.ndarray, " st
 
 def _of_stopped(
     complete: Sequence[TrialRecord], accuracies: Float[np.ndarray, " students"], stopped: Sequence[TrialRecord]
-) -> Iterator[tuple[int, tuple[float, float]]]:
-    """Yields the expected accuracy of stopped students and its variance, by their loss at the last rung and their size.
+) -> Iterator[tuple[TrialRecord, float, float]]:
+    """Yields stopped students, their expected accuracy and its variance, by their loss at the last rung and their size.
 
     Both follow from the complete students by least squares.
     """
@@ -128,7 +127,7 @@ def _of_stopped(
         variance = float((residuals**2).sum() / max(1, len(rows) - len(weights)))
         mean = float(np.array(_regressors(last.held_out_loss, record)) @ weights)
         # What is extrapolated beyond all that were seen is not believed.
-        yield record.number, (float(np.clip(mean, min(targets), max(targets))), variance)
+        yield record, float(np.clip(mean, min(targets), max(targets))), variance
 
 
 def _regressors(loss: float, record: TrialRecord) -> list[float]:

@@ -134,13 +134,23 @@ class KnownCostSampler(BaseSampler):
         gains = expected_improvements(
             means, deviations, front.levels, np.stack([volumes[candidate.architecture] for candidate in candidates])
         )
-        seconds = _expected_seconds(
-            [*earlier, *complete], np.array([self._known[c.architecture]["flops"] for c in candidates])
-        )
+        seconds = self.expected_seconds(complete, candidates)
         with np.errstate(divide="ignore"):
             worth = np.log(gains) - (1.0 - self._problem.spent()) * np.log(seconds)
         # Where nothing is expected to be gained, the least certain student tells most.
         return candidates[int(np.argmax(worth if np.isfinite(worth).any() else deviations))]
+
+    def expected_seconds(
+        self, complete: Sequence[TrialRecord], candidates: Sequence[StudentChoice]
+    ) -> Float[np.ndarray, " candidates"]:
+        """Returns the time that students will take, as this search's complete ones tell, or earlier ones at first."""
+        # Those of earlier searches may have run on another machine.
+        timed = complete if len(complete) >= MIN_OBSERVATIONS else [*self._problem.earlier, *complete]
+        return _expected_seconds(self._flops(timed), timed, self._flops(candidates))
+
+    def _flops(self, students: Sequence[TrialRecord] | Sequence[StudentChoice]) -> Float[np.ndarray, " students"]:
+        """Returns the FLOPs of students as this search counts them: an earlier one may have had another length."""
+        return np.array([float(self._problem.known_figures(each.architecture)["flops"]) for each in students])
 
     def _running(self, study: optuna.Study, trial: FrozenTrial) -> list[StudentChoice]:
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -241,10 +251,12 @@ def _reference_accuracy(
 
 
 def _expected_seconds(
-    complete: Sequence[TrialRecord], flops: Float[np.ndarray, " candidates"]
+    own_flops: Float[np.ndarray, " students"],
+    complete: Sequence[TrialRecord],
+    flops: Float[np.ndarray, " candidates"],
 ) -> Float[np.ndarray, " candidates"]:
     """Returns the time that students will take, as a power of their FLOPs that complete students tell."""
-    own = np.log([max(1.0, float(record.flops or 1)) for record in complete])
+    own = np.log(own_flops)
     seconds = np.log([max(1e-3, sum(record.seconds.values())) for record in complete])
     spread = own - own.mean()
     # A power between that of time that is the same for all and that of time for the matrix products alone.

@@ -39,8 +39,8 @@ class ResolvedStudy:
     latency_table: LatencyTable | None = None
     """Predicts the latency of the students; None before a calibration, or if the study needs no latency."""
     teacher_latency_table: LatencyTable | None = None
-    """Predicts the latency of the teacher and of its first layers; None if the students' table does, because they have
-    the teacher's family."""
+    """Predicts the latency of the teacher and of its first layers, if their family is not the students', whose table
+    does so otherwise; None also if the settings name a table, which is that of the students."""
 
     @property
     def teacher(self) -> StudentArchitecture:
@@ -79,7 +79,9 @@ class ResolvedStudy:
 
     def teacher_latency_ms(self, architecture: StudentArchitecture) -> float | None:
         """Returns the predicted latency in ms of a model of the teacher's family, or None without its width's table."""
-        return _predicted_ms(self.teacher_latency_table or self.latency_table, architecture)
+        base = student_base(self.teacher_json, self.config.student_family, self.config.embedding_size)
+        table = self.latency_table if base is self.teacher_json else self.teacher_latency_table
+        return _predicted_ms(table, architecture)
 
 
 def resolve_study(config: SearchConfig, paths: StudyPaths, teacher_json: Mapping[str, Any]) -> ResolvedStudy:

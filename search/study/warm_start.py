@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class WarmStart:
     students: tuple[TrialRecord, ...] = ()
     """Complete students of earlier studies whose accuracies are comparable, for a sampler that learns from them."""
     first: tuple[StudentChoice, ...] = ()
-    """The students to begin with."""
+    """Students to begin with, the most promising first; some may be over a limit."""
     notes: tuple[str, ...] = ()
     """A sentence on each earlier study."""
 
@@ -96,7 +96,7 @@ def find_warm_start(config: SearchConfig, space: StudentSpace, paths: StudyPaths
     told = [_told_by(Path(folder), config, space, paths) for folder in config.sampler.warm_start]
     found = WarmStart(
         students=tuple(record for one in told for record in one.students),
-        first=tuple(dict.fromkeys(choice for one in told for choice in one.first))[: config.sampler.num_startup_trials],
+        first=tuple(dict.fromkeys(choice for one in told for choice in one.first)),
         notes=tuple(note for one in told for note in one.notes),
     )
     found.save(paths.warm_start)
@@ -117,7 +117,7 @@ def _told_by(folder: Path, config: SearchConfig, space: StudentSpace, paths: Stu
         return WarmStart(students=inside, notes=(note,))
     first = tuple(dict.fromkeys(_guesses(students, other, space)))
     reason = f"it has another {', '.join(differing)}" if differing else f"sampler {config.sampler.name} cannot learn"
-    note = f"{len(first)} students that were on the front of {folder} are tried first ({reason})"
+    note = f"{len(first)} students that were on the front of {folder} may be tried first ({reason})"
     return WarmStart(first=first, notes=(note,))
 
 
@@ -132,7 +132,7 @@ def _deciding(config: SearchConfig) -> dict[str, Any]:
 def _guesses(students: Sequence[TrialRecord], other: SearchConfig, space: StudentSpace) -> Iterator[StudentChoice]:
     """Yields the students of a study's front, the most accurate first, as far as the space has their sizes.
 
-    A student whose other choices are not in the space has the space's middle ones.
+    Of what is not in the space, a student has the space's middle choice.
     """
     objectives = other.declared_objectives
     if not students:
@@ -141,13 +141,18 @@ def _guesses(students: Sequence[TrialRecord], other: SearchConfig, space: Studen
     on_front = is_on_frontier(as_costs(values, objectives))
     front = [record for record, is_on in zip(students, on_front, strict=True) if is_on]
     for record in most_accurate_first(front, objectives):
-        choice = StudentChoice.from_record(record)
-        if _is_inside(choice, space):
-            yield choice
-        elif (
-            record.architecture.num_layers in space.num_layers and record.architecture.hidden_size in space.hidden_sizes
-        ):
-            yield space.typical(record.architecture.num_layers, record.architecture.hidden_size)
+        found = StudentChoice.from_record(record)
+        shape = found.architecture
+        if shape.num_layers not in space.num_layers or shape.hidden_size not in space.hidden_sizes:
+            continue
+        typical = space.typical(shape.num_layers, shape.hidden_size)
+        own = {
+            "architecture": shape in set(space.architectures()),
+            "distillation_learning_rate": found.distillation_learning_rate in space.distillation_learning_rate,
+            "finetuning_learning_rate": found.finetuning_learning_rate in space.finetuning_learning_rate,
+            "initialisation": found.initialisation in space.initialisations,
+        }
+        yield replace(typical, **{name: getattr(found, name) for name, is_inside in own.items() if is_inside})
 
 
 def _is_inside(choice: StudentChoice, space: StudentSpace) -> bool:

@@ -131,8 +131,18 @@ def test_a_saved_table_keeps_its_runtime_and_its_kind(tmp_path: Path):
 
 
 def test_a_table_of_another_kind_of_encoder_is_refused_by_what_differs():
-    made = table(kind={"model_type": "bert", "activation": ["gelu"]})
-    made.check_kind({"model_type": "bert", "activation": ["gelu"]}, "table.json")
+    made = table(
+        kind={"model_type": "bert", "activation": ["gelu"], "shape": {"num_token_types": 2, "is_gated": False}}
+    )
+    made.check_kind({"model_type": "bert", "activation": ["gelu"], "shape": {"is_gated": False}}, "table.json")
+    # A lookup more is no other kind, and neither is a default that is not written.
+    made.check_kind(
+        {"model_type": "bert", "activation": [], "shape": {"num_token_types": 1, "is_gated": False}}, "here"
+    )
+    with pytest.raises(UserError, match=r"kind of encoder, whose is_gated is True, got False in table.json"):
+        made.check_kind({"model_type": "bert", "shape": {"is_gated": True}}, "table.json")
+    with pytest.raises(UserError, match=r"must name its kind of encoder, got one of an earlier version in table.json"):
+        table().check_kind({"model_type": "bert"}, "table.json")
     with pytest.raises(
         UserError, match=r"kind of encoder, whose activation is \['relu'\], got \['gelu'\] in table.json"
     ):
@@ -167,7 +177,6 @@ def test_a_table_of_schema_version_1_still_predicts_the_fastest_round(tmp_path: 
     assert old.held_out_error == pytest.approx(0.0)
     assert old.held_out_p90_error is None
     assert old.target.runtime is Runtime.TORCH
-    old.check_kind({"model_type": "any"}, "latency.json")
 
 
 def test_a_table_of_schema_version_1_keeps_its_version_when_it_is_saved_again(tmp_path: Path):

@@ -230,7 +230,7 @@ def test_the_notes_state_whether_medians_of_all_rounds_or_of_the_fastest_are_pre
         assert f"latencies are predicted {figure} (cpu, 1 thread, batch 1, sequence 128, torch, p50)" in notes
 
 
-@pytest.mark.parametrize("qualifier", ["cuda", "cpu2", "b8", "s64", "p90"])
+@pytest.mark.parametrize("qualifier", ["cuda", "cpu2", "b8", "s64", "onnxruntime", "p90"])
 def test_a_latency_under_other_conditions_is_refused_with_those_that_were_measured(
     full_study: Study, qualifier: str
 ) -> None:

@@ -22,11 +22,11 @@ TARGET = LatencyTarget(num_threads=2, sequence_length=16, runtime=Runtime.ONNXRU
 
 
 def test_options_name_a_target():
-    assert parse_target("cpu", 2, 1, 16, "onnxruntime-int8") == TARGET
+    assert parse_target({"threads": 2, "sequence_length": 16, "runtime": "onnxruntime-int8"}) == TARGET
+    assert parse_target({}) == LatencyTarget()
     for option, value in (("device", "tpu"), ("runtime", "tvm")):
-        named = {"device": "cpu", "runtime": "torch", option: value}
         with pytest.raises(UserError, match=f"^--{option} must be one of .*, got {value}$"):
-            parse_target(named["device"], 1, 1, 16, named["runtime"])
+            parse_target({option: value})
 
 
 def test_a_further_encoder_has_layers_width_and_heads():
@@ -38,11 +38,11 @@ def test_a_further_encoder_has_layers_width_and_heads():
 
 def test_a_table_that_predicts_badly_is_refused_if_the_user_is_strict():
     good = table_of(SHAPE, ms_per_layer=1.0)
-    check_error({"students": good})
+    check_error("students", good)
     held_out = replace(good.held_out[0], latency_ms=1.5)
     bad = replace(good, held_out=(held_out,))
-    with pytest.raises(SearchError, match=r"held-out students must be predicted within 10% with --strict, got 33%"):
-        check_error({"students": bad})
+    with pytest.raises(SearchError, match=r"held-out students must be predicted within 10% with --strict, got 33.3%; "):
+        check_error("students", bad)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,11 @@ def test_a_table_that_predicts_badly_is_refused_if_the_user_is_strict():
         ((), "calibrate needs a search.yaml or --space, and not both"),
         (("--space", "tiny"), "--space must have -o FILE, the file for the table, got none"),
         (("--space", "tiny", "-o", "x.json", "--runtime", "tvm"), "--runtime must be one of torch, onnxruntime, "),
-        (("--space", "tiny", "-o", "x.json", "--model-type", "gpt2"), "model_type must be one of bert, "),
+        (("--space", "tiny", "-o", "x.json", "--model", "gpt2"), "model_type must be one of bert, "),
+        (("--space", "tiny", "-o", "x.json", "--model", "no.json"), "--model must be a family or the path of a config"),
+        (("--space", "tiny", "-o", "x.json", "--set", "seed=1"), "--set must be given with a search.yaml"),
+        (("search.yaml", "--runtime", "onnxruntime"), "--runtime must be given with --space; a search.yaml has keys"),
+        (("--space", "tiny", "-o", "."), "--out must be a new file, or be replaced with --force, got ."),
         (("--space", "tiny", "-o", "x.json", "--also", "6x384x5"), "hidden_size must be a multiple of num_heads"),
         (("--space", "tiny", "-o", "x.json", "--threads", "0"), "num_threads must be at least 1, got 0"),
     ],
@@ -68,7 +72,7 @@ def test_wrong_calls_are_refused_before_anything_is_measured(arguments: tuple[st
 def test_a_table_made_without_a_teacher_is_taken_along_to_a_search(material: Path, tmp_path: Path):
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
     space = load_config(material / "search.yaml").config.space
-    table = calibrate_space(_written(space, tmp_path), "bert", TARGET, ())
+    table = calibrate_space(_written(space, tmp_path), "bert", TARGET)
     table.save(tmp_path / "server.json")
     overrides = ("budget.num_trials=2", f"latency={{table: {tmp_path / 'server.json'}}}", *NO_BASELINES)
     named = "objectives=[accuracy, latency_ms]"

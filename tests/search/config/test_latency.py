@@ -36,11 +36,17 @@ def test_the_resolved_settings_of_a_study_do_not_need_the_file(write, table_file
 
 
 def test_a_setting_that_contradicts_the_table_is_refused(write, table_file: Path):
-    config = load_config(write(SEARCH + "latency: {table: tables/server.json, num_threads: 2}\n")).config
+    rule = r"^search.yaml:25: latency.num_threads must be 4, as latency.table was measured, got 2$"
+    with pytest.raises(UserError, match=rule):
+        load_config(write(SEARCH + "latency: {table: tables/server.json, num_threads: 2}\n"))
+    load_config(write(SEARCH + "latency: {table: tables/server.json, num_threads: 4}\n"))
+
+
+def test_a_table_that_has_changed_since_is_refused(write, table_file: Path):
+    config = load_config(write(SEARCH + "latency: {table: tables/server.json}\n")).config
+    table_of(SHAPE, ms_per_layer=1.0).save(table_file)
     with pytest.raises(
-        UserError,
-        match=r"^latency must be as its table was measured, cpu4,b1,s64,onnxruntime-int8, "
-        r"got cpu2,b1,s64,onnxruntime-int8$",
+        UserError, match=r"^latency must be as its table was measured, cpu1,b1,s16, got cpu4,b1,s64,onnxruntime-int8$"
     ):
         config.latency.read_table()
 

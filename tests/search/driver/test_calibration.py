@@ -128,7 +128,7 @@ def test_a_named_table_predicts_for_the_students_and_nothing_is_measured(tmp_pat
 
 def test_a_named_table_that_lacks_a_width_or_is_of_another_kind_is_refused(tmp_path: Path):
     students = tuple(config_with().space.architectures())
-    narrow = table_of(students[0], ms_per_layer=1.0)
+    narrow = replace(table_of(students[0], ms_per_layer=1.0), kind=kind_of_calls(BERT))
     with pytest.raises(UserError, match="a latency table must have every width of the space"):
         known_tables(study_with_table(narrow, tmp_path / "narrow.json"))
     of_bert = replace(table_of(*students, ms_per_layer=1.0), kind=kind_of_calls(BERT))
@@ -136,6 +136,20 @@ def test_a_named_table_that_lacks_a_width_or_is_of_another_kind_is_refused(tmp_p
         UserError, match="must be of the students' kind of encoder, whose model_type is mpnet, got bert"
     ):
         known_tables(study_with_table(of_bert, tmp_path / "bert.json", MPNET))
+    fastest = replace(of_bert, statistic=Statistic.FASTEST_ROUND)
+    with pytest.raises(UserError, match=r"latency.table must predict medians, got fastest round in .*fastest.json"):
+        known_tables(study_with_table(fastest, tmp_path / "fastest.json"))
+
+
+def test_a_named_table_of_the_students_says_nothing_of_a_teacher_of_another_family(tmp_path: Path):
+    config = config_with(*BERT_STUDENTS)
+    teacher = encoder_architecture(MPNET)
+    table = table_of(*config.space.architectures(), teacher, ms_per_layer=2.0)
+    replace(table, kind=kind_of_calls(BERT)).save(tmp_path / "server.json")
+    config = config_with(*BERT_STUDENTS, f"latency={{table: {tmp_path / 'server.json'}}}")
+    study = known_tables(resolve_study(config, StudyPaths(root=config.study_folder), MPNET))
+    assert study.latency_ms(teacher) == pytest.approx(2.0 * teacher.num_layers)
+    assert study.teacher_latency_ms(teacher) is None
 
 
 @pytest.mark.slow

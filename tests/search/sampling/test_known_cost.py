@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -16,6 +17,8 @@ from minilm_core.results.objectives import objectives_named
 from minilm_core.results.records import Status, TrialRecord
 from search.config.settings import Sampler, SamplerName
 from search.driver.searcher import make_sampler, open_optuna_study
+from search.sampling.improvement import Front
+from search.sampling.known_cost import KnownCostSampler
 from spaces.space import LogRange, StudentChoice, StudentSpace
 from tests.search.searching import OBJECTIVES, TWO_STUDENTS, WIDE, known_figures, make_record, problem_of
 
@@ -105,12 +108,34 @@ def test_students_of_an_earlier_search_spare_the_random_draws() -> None:
     assert np.mean(warm) > np.mean(cold) + 0.02
 
 
-def test_students_of_an_earlier_search_are_not_on_the_front() -> None:
-    # If the earlier best student were on it, nothing would be gained by training the same student.
-    earlier = Search(seed=9).run(20).records
-    best = max(earlier, key=lambda record: record.objectives["accuracy"])
-    warm = Search(earlier=earlier, spent=lambda _: 1.0).run(8)
-    assert max(record.objectives["accuracy"] for record in warm.records) > best.objectives["accuracy"] - 0.01
+def test_students_of_an_earlier_search_are_not_on_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    fronts: list[int] = []
+
+    def counted(accuracies: np.ndarray, costs: np.ndarray, **options: object) -> Front:
+        fronts.append(len(accuracies))
+        return Front.of(accuracies, costs, **options)
+
+    monkeypatch.setattr("search.sampling.known_cost.Front", SimpleNamespace(of=counted))
+    earlier = Search(SamplerName.RANDOM, seed=9).run(NUM_STARTUP).records
+    Search(earlier=earlier).run(3)
+    assert fronts == [0, 1, 2]
+
+
+def test_the_time_of_a_trial_is_told_by_this_searchs_own_students_once_there_are_some() -> None:
+    # The earlier search took a thousand times as long, on other sequences with other FLOPs.
+    earlier = [
+        replace(record, seconds={"distilling": 1e3}, flops=1) for record in Search(SamplerName.RANDOM).run(8).records
+    ]
+    search = Search(earlier=earlier).run(5)
+    alone = Search()
+    alone.records += search.records
+    sampler, without = search.study.sampler, alone.study.sampler
+    assert isinstance(sampler, KnownCostSampler)
+    assert isinstance(without, KnownCostSampler)
+    choices = search.choices
+    told = [each.expected_seconds(search.records, choices) for each in (sampler, without)]
+    np.testing.assert_allclose(told[0], told[1])
+    assert (sampler.expected_seconds([], choices) > 20 * told[0].max()).all()
 
 
 def test_it_is_a_function_of_the_seed() -> None:
