@@ -210,6 +210,8 @@ def _devices() -> str:
 
 def _ray(resources: Resources, address: str | None) -> str:
     from search.driver.cluster import cluster, cluster_summary
+    from search.driver.room import check_capacity
 
     with cluster(resources, address):
+        check_capacity(resources)
         return cluster_summary()

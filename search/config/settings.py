@@ -1,5 +1,6 @@
 """The keys of search.yaml, with their defaults and rules. No torch, no Ray."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,7 @@ from minilm_core.settings.schedules import DistillationSchedule, FinetuningSched
 from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.task import Task
 from minilm_core.tasks.task_kind import TaskKind
+from search.config.labels import check_labels
 from search.config.latency import Latency
 from search.config.stopping import Stopping
 from spaces.limits import Limits
@@ -81,7 +83,7 @@ class Resources:
     """The resources that a trial holds while it runs.
 
     Raises:
-        UserError: if a number is out of range, or several workers would share a process or a GPU.
+        UserError: if a number is out of range, several workers would share a process or a GPU, or a label cannot be.
     """
 
     executor: Executor = Executor.AUTO
@@ -93,6 +95,8 @@ class Resources:
     students_per_worker: int | None = None
     """Students that train together in one process and share each forward pass of the teacher. None: one if the
     teacher's targets are cached, else as many as repay that forward pass."""
+    labels: Mapping[str, str] | None = None
+    """Labels of Ray that a node must have to run anything of a study but its driver. None: every node may."""
 
     def __post_init__(self) -> None:
         _check_at_least(1, workers_per_trial=self.workers_per_trial, max_concurrent_trials=self.max_concurrent_trials)
@@ -108,6 +112,7 @@ class Resources:
             raise UserError(f"workers_per_trial must be 1 with executor direct, got {self.workers_per_trial}")
         if self.workers_per_trial > 1 and 0 < self.gpus_per_worker < 1:
             raise UserError(f"gpus_per_worker must be 0 or 1 with several workers, got {self.gpus_per_worker}")
+        check_labels(self.labels or {})
 
     @property
     def chosen_executor(self) -> Executor:

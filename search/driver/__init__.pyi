@@ -5,4 +5,5 @@ from .cluster import cluster as cluster
 from .cluster import cluster_summary as cluster_summary
 from .log import write_driver_log as write_driver_log
 from .reruns import run_again as run_again
+from .room import check_capacity as check_capacity
 from .run import run_study as run_study

@@ -10,6 +10,7 @@ from minilm_core.results.records import Status, TrialRecord
 from search.driver.cluster import RemoteGenerator
 from search.driver.display import Display
 from search.driver.losses import NUM_ATTEMPTS, log_loss, loss_kind
+from search.driver.room import Reservation, Waiting
 from search.driver.trial import log_failure, train_baseline
 from search.errors import FinetunedTeacherError
 from search.study.jobs import Job
@@ -45,14 +46,17 @@ class Baseline:
 
     def finish(self) -> None:
         """Waits for the end of the training, and handles its messages."""
-        self._handle_all(RemoteGenerator.rest)
+        waiting = Waiting(Reservation.of_worker(self._job.config.resources), self._display.message)
+        self._handle_all(lambda messages: messages.rest(waiting))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process runs; at first it waits for resources."""
+        return self._messages.has_begun and not self.is_finished
 
     def _start(self) -> RemoteGenerator:
-        resources = self._job.config.resources
         self._num_attempts += 1
-        return RemoteGenerator(
-            train_baseline, self._job, num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker
-        )
+        return RemoteGenerator(train_baseline, self._job, reservation=Reservation.of_worker(self._job.config.resources))
 
     def _handle_all(self, messages_of: Callable[[RemoteGenerator], Iterator[Message]]) -> None:
         while True:
@@ -103,14 +107,19 @@ def run_side_by_side(
     jobs: Sequence[Job], keeper: RecordKeeper, display: Display, may_start: Callable[[], bool] = lambda: True
 ) -> Sequence[Job]:
     """Runs jobs in order, as many at once as trials run, and returns those that `may_start` kept from starting."""
-    waiting, running = list(jobs), list[Baseline]()
-    while waiting or running:
-        while waiting and len(running) < waiting[0].config.resources.max_concurrent_trials and may_start():
-            running.append(Baseline(waiting.pop(0), keeper, display))
-        if not running:
+    left, started = list(jobs), list[Baseline]()
+    if not left:
+        return left
+    resources = left[0].config.resources
+    waiting = Waiting(Reservation.of_worker(resources), display.message)
+    while left or started:
+        while left and len(started) < resources.max_concurrent_trials and may_start():
+            started.append(Baseline(left.pop(0), keeper, display))
+        if not started:
             break
-        for one in running:
+        for one in started:
             one.follow()
-        running = [one for one in running if not one.is_finished]
+        started = [one for one in started if not one.is_finished]
+        waiting.follow(is_waiting=bool(started) and not any(one.is_running for one in started))
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    return waiting
+    return left

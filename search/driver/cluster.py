@@ -20,6 +20,7 @@ from minilm_core.errors import UserError
 from minilm_core.fresh_process import import_path
 from minilm_core.training.devices import return_freed_memory
 from search.config.settings import Executor, Resources
+from search.driver.room import Reservation, Waiting, check_capacity
 from search.study.memory import NodeOutOfMemoryError
 
 # Ray reads these variables when it starts; those that the user has set are not changed.
@@ -35,6 +36,9 @@ _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # The failure of a trial is written into its record and its log.
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # `search.driver.room` says what is waited for.
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "86400",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S_AUTOSCALER": "86400",
     # Ctrl-C stops this process and not Tune alone: a search is resumed from its records.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -55,7 +59,8 @@ def cluster(resources: Resources, address: str | None) -> Iterator[None]:
     """Starts Ray on this machine, or joins the cluster at `address`, and leaves it again.
 
     Raises:
-        UserError: if there is no cluster at the address, or it has too few resources for one trial.
+        UserError: if there is no cluster at the address, or this machine has too few resources for one trial. Nodes
+            with more may join a cluster, for which a search waits.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -64,9 +69,9 @@ def cluster(resources: Resources, address: str | None) -> Iterator[None]:
             with _started_from(Path(empty_folder)):
                 if address is None:
                     _start(resources)
+                    check_capacity(resources)
                 else:
                     _join(address)
-            _check_capacity(resources)
             yield
         finally:
             ray.shutdown()
@@ -99,13 +104,14 @@ class RemoteGenerator:
     of Ray's errors if the process was lost for another reason.
     """
 
-    def __init__(
-        self, function: Callable[..., Iterator[Any]], *arguments: Any, num_cpus: float, num_gpus: float
-    ) -> None:
-        reserved = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    def __init__(self, function: Callable[..., Iterator[Any]], *arguments: Any, reservation: Reservation) -> None:
         # There is no retry, because it would yield the same items again.
-        remote = ray.remote(_run).options(**reserved, name=function.__name__, num_returns="streaming", max_retries=0)
+        remote = ray.remote(_run).options(
+            **reservation.options, name=function.__name__, num_returns="streaming", max_retries=0
+        )
         self._generator: Any = remote.remote(function, *arguments)
+        self.has_begun = False
+        """Whether a process of the cluster runs it; before that, it waits for the resources that it reserves."""
 
     @property
     def has_ended(self) -> bool:
@@ -117,9 +123,12 @@ class RemoteGenerator:
         while self._generator is not None and ray.wait([self._generator], timeout=0)[0]:
             yield from self._next()
 
-    def rest(self) -> Iterator[Any]:
-        """Yields all items that are left, and waits for them."""
+    def rest(self, waiting: Waiting) -> Iterator[Any]:
+        """Yields all items that are left, and waits for them; it tells what is waited for until a process runs."""
         while self._generator is not None:
+            while not self.has_begun and not ray.wait([self._generator], timeout=1)[0]:
+                waiting.follow(is_waiting=True)
+            waiting.follow(is_waiting=False)
             yield from self._next()
 
     def _next(self) -> Iterator[Any]:
@@ -129,7 +138,7 @@ class RemoteGenerator:
             self._generator = None
             return
         try:
-            yield ray.get(reference)
+            item = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             self._generator = None
             # The note keeps the remote traceback for logs.
@@ -138,11 +147,18 @@ class RemoteGenerator:
         except ray.exceptions.OutOfMemoryError as error:
             self._generator = None
             raise NodeOutOfMemoryError.from_ray(str(error)) from None
+        if self.has_begun:
+            yield item
+        self.has_begun = True
 
 
 def _run(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
-    """Runs a generator in a process of Ray, and frees memory after it, because the process stays idle afterwards."""
+    """Runs a generator in a process of Ray, and frees memory after it, because the process stays idle afterwards.
+
+    The first item only says that the process runs.
+    """
     try:
+        yield None
         yield from function(*arguments)
     finally:
         return_freed_memory()
@@ -211,31 +227,6 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"--address must be that of a running Ray cluster, got {address} ({error})") from error
-
-
-def _nodes() -> list[tuple[float, float]]:
-    """Returns the CPU cores and GPUs of each node."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive]
-
-
-def cores_on_one_node(resources: Resources) -> float:
-    """Returns the cores of all trials that run at once, or those of the largest node if it has fewer."""
-    largest = max(cpus for cpus, gpus in _nodes() if gpus >= resources.gpus_per_worker)
-    return min(resources.num_cpus, largest)
-
-
-def _check_capacity(resources: Resources) -> None:
-    """Refuses trials that would wait for ever: each worker must fit on a node, and a trial's workers on all nodes."""
-    each_cpus, each_gpus = resources.cpus_per_worker, resources.gpus_per_worker
-    num_workers_that_fit = sum(
-        int(min(cpus // each_cpus, gpus // each_gpus if each_gpus else cpus // each_cpus)) for cpus, gpus in _nodes()
-    )
-    if num_workers_that_fit < resources.workers_per_trial:
-        raise UserError(
-            f"the cluster must have resources for {resources.workers_per_trial} workers of a trial, each with "
-            f"{each_cpus:g} CPUs and {each_gpus:g} GPUs on one node, got resources for {num_workers_that_fit}"
-        )
 
 
 def cluster_summary() -> str:

@@ -9,7 +9,6 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from minilm_core.errors import FailureKind
 from search.study.jobs import Job
 from search.study.memory import NodeOutOfMemoryError
-from search.study.progress import now
 
 NUM_ATTEMPTS = 2
 """How often work is started in all if its processes are lost; the second time it goes on from its checkpoints."""
@@ -32,9 +31,7 @@ def log_loss(jobs: Sequence[Job], loss: BaseException) -> None:
     """Logs for each job the loss of its process, with Ray's whole message, and that the job is started once more."""
     message = "\n".join([f"{type(loss).__name__}: {loss}", *getattr(loss, "__notes__", ())])
     for job in jobs:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with job.paths.log.open("a", encoding="utf-8") as log:
-            log.write(f"{now()} the process was lost and is started once more: {message}\n")
+        job.log_line(f"the process was lost and is started once more: {message}")
 
 
 class Losses:

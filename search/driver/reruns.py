@@ -28,7 +28,7 @@ def run_again(jobs: Sequence[Job], records_file: Path, *, max_device_hours: floa
         address: The address of a Ray cluster; None starts Ray on this machine.
 
     Raises:
-        UserError: if the cluster is too small, or the study's vocabulary is missing.
+        UserError: if this machine is too small, or the study's vocabulary is missing.
         SearchError: if the runs cannot go on for another reason; the records that are written are whole.
     """
     study = jobs[0].study

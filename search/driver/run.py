@@ -13,6 +13,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray import tune
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import first_line
@@ -29,6 +31,7 @@ from search.driver.inputs import check_inputs
 from search.driver.journal import repair_journal
 from search.driver.log import reported_in_one_line, tune_errors_logged
 from search.driver.losses import NUM_ATTEMPTS, Losses, log_loss
+from search.driver.room import SECONDS_BEFORE_LINE, Reservation, Waiting
 from search.driver.searcher import Quota, StudySearcher, make_sampler, open_optuna_study, reconcile
 from search.driver.students_per_worker import students_per_worker, worker_memory_bytes
 from search.driver.study_preparation import prepare_study
@@ -37,7 +40,7 @@ from search.sampling.known_cost import Problem
 from search.study.baselines import jobs_after_search, teacher_job
 from search.study.environment import add_trial_times
 from search.study.ledger import Ending, Ledger
-from search.study.messages import WorkersLost, decode
+from search.study.messages import WorkerBegun, WorkersLost, decode
 from search.study.more_steps import jobs_going_on
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy, with_vocabulary
@@ -46,6 +49,9 @@ from search.study.weights import remove_unkept
 from search.worker.preparation import read_preparation, targets_held
 
 MIN_TRIALS_FOR_IMPORTANCES = 20
+
+SECONDS_BEFORE_LINE_OF_TRAIN = 60.0
+"""How long no worker of a trial has begun before it is said what is waited for: to start them takes up to 26 s."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +75,7 @@ def run_study(study: ResolvedStudy, address: str | None) -> Outcome:
         address: The address of a Ray cluster; None starts Ray on this machine.
 
     Raises:
-        UserError: if an input or a limit does not allow the search, or the cluster is too small.
+        UserError: if an input or a limit does not allow the search, or this machine is too small.
         SearchError: if the search cannot go on for another reason; the records that are written are whole.
     """
     config = study.config
@@ -185,7 +191,7 @@ def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending
             study.space,
             objectives=objectives,
             interrupted=interrupted,
-            quota=_quota(study, ledger),
+            quota=_quota(study, ledger, watcher.waiting),
             events=StudyEvents(study, ledger, watcher.losses),
             begun=begun,
             begin_with=[
@@ -220,12 +226,12 @@ def _problem(study: ResolvedStudy, ledger: Ledger, known: WarmStart) -> Problem:
     )
 
 
-def _quota(study: ResolvedStudy, ledger: Ledger) -> Quota:
+def _quota(study: ResolvedStudy, ledger: Ledger, waiting: Waiting) -> Quota:
     resources, found = study.config.resources, read_preparation(study.paths)
 
     def worker_bytes() -> int:
-        reserved = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
-        (num_bytes,) = RemoteGenerator(worker_memory_bytes, resources, **reserved).rest()
+        measuring = RemoteGenerator(worker_memory_bytes, resources, reservation=Reservation.of_worker(resources))
+        (num_bytes,) = measuring.rest(waiting)
         return int(num_bytes)
 
     is_cached = None not in found.targets.values()
@@ -293,6 +299,15 @@ class _Watcher(tune.Callback):
         """The display's label for the students of each Tune trial."""
         self.losses = Losses()
         """The losses of the trials' processes."""
+        resources = study.config.resources
+        self._has_own_process = resources.chosen_executor is Executor.DIRECT
+        self._placement_groups: dict[str, str] = {}
+        """What the workers of each Tune trial hold under `train`, by the trial's id."""
+        self.waiting = Waiting.for_trial(
+            resources,
+            display.message,
+            seconds_before_line=SECONDS_BEFORE_LINE if self._has_own_process else SECONDS_BEFORE_LINE_OF_TRAIN,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks with its own state, which is never read here; a terminal cannot be pickled.
@@ -301,16 +316,28 @@ class _Watcher(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         if self._teacher is not None:
             self._teacher.follow()
+        left = [trial for trial in trials if not trial.is_finished()]
+        runs_teacher = self._teacher is not None and self._teacher.is_running
+        self.waiting.follow(is_waiting=bool(left) and not runs_teacher and not any(map(self._holds_resources, left)))
+
+    def _holds_resources(self, trial: Any) -> bool:
+        """Returns whether a trial runs; under `train` its process runs already while its workers wait."""
+        return trial.status == trial.RUNNING and (self._has_own_process or trial.trial_id in self._placement_groups)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         match decode(result):
             case Progress() as progress:
                 self._show(trial.trial_id, progress)
+            case WorkerBegun(placement_group=placement_group):
+                self._placement_groups[trial.trial_id] = placement_group
             case WorkersLost(reason=reason):
+                self._placement_groups.pop(trial.trial_id, None)
                 self._display.lost(self._labels.get(trial.trial_id, trial.trial_id), reason)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._display.ended(self._labels.pop(trial.trial_id, ""))
+        # Its Train run has freed it.
+        self._placement_groups.pop(trial.trial_id, None)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         loss, jobs = self.losses.latest, jobs_left(trial.config, self._study)
@@ -318,9 +345,17 @@ class _Watcher(tune.Callback):
         if loss is not None and jobs:
             log_loss(jobs, loss)
             self._display.lost(students_label([job.number for job in jobs]), first_line(loss))
+        self._free(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._display.ended(self._labels.pop(trial.trial_id, ""))
+        self._free(trial)
+
+    def _free(self, trial: Any) -> None:
+        """Frees what the workers of a trial hold whose process is lost: Ray does so only where it has a dashboard."""
+        placement_group = self._placement_groups.pop(trial.trial_id, None)
+        if placement_group is not None:
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(placement_group)))
 
     def _show(self, trial_id: str, progress: Progress) -> None:
         label = students_label(progress.students)

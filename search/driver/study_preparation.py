@@ -1,15 +1,17 @@
 """The preparation of a study on the cluster, before any trial: the corpus, and targets cached by several processes."""
 
 import traceback
+from dataclasses import replace
 
 import ray
 
 from minilm_core.errors import UserError, classify_failure, failure_reason, first_line
 from search.config.settings import Resources
 from search.config.teacher_assignment import TeacherRole
-from search.driver.cluster import RemoteGenerator, cores_on_one_node
+from search.driver.cluster import RemoteGenerator
 from search.driver.display import Display
 from search.driver.losses import NUM_ATTEMPTS, loss_kind, loss_reported_by
+from search.driver.room import Reservation, Waiting, cores_on_one_node
 from search.errors import PreparationError
 from search.study.environment import set_seconds
 from search.study.memory import NodeOutOfMemoryError
@@ -70,19 +72,13 @@ class _Preparation:
         self._num_cpus = cores_on_one_node(study.config.resources)
         self._first, *self._others = cache_shards(study.config.resources, self._num_cpus)
         self._helpers: list[RemoteGenerator] = []
+        self._reservation = replace(Reservation.of_worker(study.config.resources), num_cpus=self._num_cpus)
+        self._waiting = Waiting(self._reservation, display.message)
 
     def run(self) -> None:
         """Runs the preparation to its end."""
-        resources = self._study.config.resources
-        events = RemoteGenerator(
-            prepare,
-            self._study,
-            self._num_cpus,
-            self._first,
-            num_cpus=self._num_cpus,
-            num_gpus=resources.gpus_per_worker,
-        )
-        for event in events.rest():
+        events = RemoteGenerator(prepare, self._study, self._num_cpus, self._first, reservation=self._reservation)
+        for event in events.rest(self._waiting):
             if isinstance(event, CachingBegun):
                 self._helpers += self._start_helpers(event.teacher_role)
             else:
@@ -90,17 +86,16 @@ class _Preparation:
         self._wait_for_helpers()
 
     def _start_helpers(self, teacher_role: TeacherRole) -> list[RemoteGenerator]:
-        num_gpus = self._study.config.resources.gpus_per_worker
-        reserved = {"num_cpus": 0 if num_gpus else self._num_cpus, "num_gpus": num_gpus}
+        reservation = replace(self._reservation, num_cpus=0) if self._reservation.num_gpus else self._reservation
         return [
-            RemoteGenerator(cache_shard, self._study, teacher_role, self._num_cpus, shard, **reserved)
+            RemoteGenerator(cache_shard, self._study, teacher_role, self._num_cpus, shard, reservation=reservation)
             for shard in self._others
         ]
 
     def _wait_for_helpers(self) -> None:
         for helper in self._helpers:
             try:
-                for _ in helper.rest():
+                for _ in helper.rest(self._waiting):
                     pass
             # The first process has cached what a lost one had not, so nothing is missing.
             except Exception as error:

@@ -25,20 +25,20 @@ from search.config.settings import Executor, Resources
 from search.driver.losses import NUM_ATTEMPTS, log_loss, loss_kind, loss_reported_by
 from search.driver.working_thread import on_one_thread
 from search.study.jobs import Job
-from search.study.messages import JobsEnded, Message, WorkersLost, encode
+from search.study.messages import JobsEnded, Message, WorkerBegun, WorkersLost, encode
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
 from search.worker.run import run_group
 from search.worker.worker import JobsFailedError
 from spaces.space import StudentChoice
 
-Event = Progress | TrialRecord
+Event = Progress | TrialRecord | WorkerBegun
 
 MOST_GROWTH = 1.5
 """A process that runs trials is replaced if its memory after a trial exceeds this multiple of that after its first.
 The memory that a trial needs while it runs does not count: it has been freed by then."""
 
-TRIAL_ACTOR_RESOURCES = {"CPU": 0, "memory": 1}
+TRIAL_ACTOR_RESOURCES = {"memory": 1}
 """The resources of a trial's own process under `train`, where the workers reserve the rest. One byte of memory is
 reserved because Tune refuses a trial without resources."""
 
@@ -50,12 +50,11 @@ class ProcessOutgrownError(Exception):
 def make_trainable(study: ResolvedStudy) -> Callable[[dict[str, Any]], None]:
     """Returns the function that Tune runs for each trial, with the resources that it reserves."""
     resources = study.config.resources
-    if resources.chosen_executor is Executor.DIRECT:
-        reserved = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-        trainable = tune.with_parameters(direct_trial, study=study)
-        return tune.with_resources(trainable, reserved)
-    trainable = tune.with_parameters(train_trial, study=study)
-    return tune.with_resources(trainable, TRIAL_ACTOR_RESOURCES)
+    is_direct = resources.chosen_executor is Executor.DIRECT
+    trainable = tune.with_parameters(direct_trial if is_direct else train_trial, study=study)
+    reserved = _worker_resources(resources) if is_direct else TRIAL_ACTOR_RESOURCES
+    labels = {"bundle_label_selector": [dict(resources.labels)]} if resources.labels else {}
+    return tune.with_resources(trainable, tune.PlacementGroupFactory([reserved], **labels))
 
 
 def direct_trial(drawn: Mapping[str, Any], study: ResolvedStudy) -> None:
@@ -65,6 +64,7 @@ def direct_trial(drawn: Mapping[str, Any], study: ResolvedStudy) -> None:
         ProcessOutgrownError: if this process must run no other trial; every student of this one has its record then.
     """
     jobs = jobs_left(drawn, study)
+    _log(jobs, f"worker 0 runs on node {_this_node()}")
     for message in on_one_thread(guarded(jobs, run_group)):
         tune.report(encode(message))
     if jobs and held_bytes() > MOST_GROWTH * _held_bytes_after_first_trial():
@@ -80,7 +80,9 @@ def _held_bytes_after_first_trial() -> int:
 
 def train_trial(drawn: Mapping[str, Any], study: ResolvedStudy) -> None:
     """Runs the several workers of a trial as a Ray Train run."""
-    for message in guarded(jobs_left(drawn, study), run_in_train):
+    jobs = jobs_left(drawn, study)
+    _log(jobs, f"the trial's process runs on node {_this_node()}")
+    for message in guarded(jobs, run_in_train):
         tune.report(encode(message))
 
 
@@ -96,6 +98,7 @@ def jobs_left(drawn: Mapping[str, Any], study: ResolvedStudy) -> list[Job]:
 
 def train_baseline(job: Job) -> Iterator[Message]:
     """Runs the job of a baseline, or of a run apart from the search, in this process."""
+    _log([job], f"worker 0 runs on node {_this_node()}")
     yield from guarded([job], run_group)
 
 
@@ -132,9 +135,10 @@ def guarded(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Iterator[Event]]
 
 
 def run_in_train(jobs: Sequence[Job]) -> Iterator[Event]:
-    """Runs jobs as a Ray Train run, and yields the events that its first worker puts into a queue of this process.
+    """Runs jobs as a Ray Train run, and yields the events that its workers put into a queue of this process.
 
-    If this process dies, the queue dies too, and workers that Ray did not stop fail when they put an event into it.
+    All workers say where they have begun, and the first one reports everything else. If this process dies, the queue
+    dies too, and workers that Ray did not stop fail when they put an event into it.
     """
     events = Queue(actor_options={"num_cpus": 0})
     errors: list[Exception] = []
@@ -149,7 +153,10 @@ def run_in_train(jobs: Sequence[Job]) -> Iterator[Event]:
 
     threading.Thread(target=fit, daemon=True).start()
     try:
-        yield from iter(events.get, None)
+        for event in iter(events.get, None):
+            if isinstance(event, WorkerBegun):
+                _log(jobs, f"worker {event.rank} runs on node {event.node}")
+            yield event
     finally:
         events.shutdown()
     if errors:
@@ -167,6 +174,7 @@ def _trainer(jobs: Sequence[Job], events: Queue) -> TorchTrainer:
             num_workers=resources.workers_per_trial,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=_worker_resources(resources),
+            label_selector=dict(resources.labels) if resources.labels else None,
         ),
         run_config=RunConfig(
             name=f"trial-{jobs[0].number:04d}",
@@ -179,9 +187,11 @@ def _trainer(jobs: Sequence[Job], events: Queue) -> TorchTrainer:
 
 def train_worker(settings: Mapping[str, Any]) -> None:
     """Runs one of a trial's workers under Ray Train; the events of the first go to the trial's process."""
-    is_first = ray.train.get_context().get_world_rank() == 0
+    rank = ray.train.get_context().get_world_rank()
+    placement_group = ray.util.get_current_placement_group().id.hex()
+    settings["events"].put(WorkerBegun(rank=rank, node=_this_node(), placement_group=placement_group))
     for event in run_group(settings["jobs"]):
-        if is_first:
+        if rank == 0:
             settings["events"].put(event)
 
 
@@ -213,12 +223,20 @@ def _failed_records(error: BaseException, left: Mapping[int, Job]) -> list[Trial
     return [job.failed_record(loss, loss_kind(loss)) for job in jobs]
 
 
+def _this_node() -> str:
+    """Returns the address of this process's node, and Ray's id of it."""
+    return f"{ray.util.get_node_ip_address()} (Ray's id {ray.get_runtime_context().get_node_id()})"
+
+
+def _log(jobs: Sequence[Job], text: str) -> None:
+    for job in jobs:
+        job.log_line(text)
+
+
 def log_failure(job: Job, record: TrialRecord) -> None:
     """Writes into a job's log why it failed, if it did."""
     if record.failure is not None:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with job.paths.log.open("a", encoding="utf-8") as log:
-            log.write(f"{record.finished_at} the trial failed: {record.failure.traceback or record.failure.message}\n")
+        job.log_line(f"the trial failed: {record.failure.traceback or record.failure.message}", record.finished_at)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from .memory import NodeOutOfMemoryError as NodeOutOfMemoryError
 from .messages import CachingBegun as CachingBegun
 from .messages import JobsEnded as JobsEnded
 from .messages import Message as Message
+from .messages import WorkerBegun as WorkerBegun
 from .messages import WorkersLost as WorkersLost
 from .messages import decode as decode
 from .messages import encode as encode

@@ -240,6 +240,12 @@ class Job:
         """Returns the objectives that follow from the choice alone, before any training."""
         return known_figures(self.choice.architecture, self.family, self.config.latency, self.latency_ms)
 
+    def log_line(self, text: str, at: str | None = None) -> None:
+        """Adds a line to the log, with the time of what it says: ISO 8601, UTC, and now unless it is given."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.paths.log.open("a", encoding="utf-8") as log:
+            log.write(f"{at or now()} {text}\n")
+
     def blank_record(self, status: Status, failure: Failure | None = None) -> TrialRecord:
         """Returns a record with all that is known before training."""
         architecture = self.choice.architecture

@@ -26,6 +26,17 @@ class JobsEnded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerBegun:
+    """A worker of a trial runs in a process of its own."""
+
+    rank: int
+    node: str
+    """The address of its node, and Ray's id of it."""
+    placement_group: str
+    """Ray's id of what all workers of the trial hold. If the trial's process is lost, only this id can free it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkersLost:
     """The processes of a trial were lost and are started once more."""
 
@@ -40,7 +51,7 @@ class CachingBegun:
     teacher_role: TeacherRole
 
 
-Message = Progress | JobsEnded | WorkersLost
+Message = Progress | JobsEnded | WorkerBegun | WorkersLost
 """What a trial, or the training of a baseline, reports."""
 
 
@@ -51,6 +62,8 @@ def encode(message: Message) -> dict[str, str]:
             content: dict[str, Any] = {"progress": dataclasses.asdict(message)}
         case JobsEnded():
             content = {"ended": [to_json(record) for record in message.records]}
+        case WorkerBegun():
+            content = {"begun": dataclasses.asdict(message)}
         case WorkersLost():
             content = {"lost": message.reason}
     return {KEY: json.dumps(content)}
@@ -66,6 +79,8 @@ def decode(row: Mapping[str, Any]) -> Message | None:
             return Progress(**{**content, "students": tuple(content["students"])})
         case "ended":
             return JobsEnded(records=tuple(from_json(line) for line in content))
+        case "begun":
+            return WorkerBegun(**content)
         case "lost":
             return WorkersLost(reason=content)
     raise AssertionError(f"encode writes no message of kind {kind}")

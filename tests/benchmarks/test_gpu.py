@@ -53,3 +53,10 @@ def test_a_machine_without_a_gpu_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_an_output_file_must_be_named() -> None:
     with pytest.raises(SystemExit, match=r"^usage: .* OUT\.json$"):
         gpu.main([])
+
+
+def test_students_that_share_a_teacher_run_it_once() -> None:
+    alone, three = (gpu.flops_of_step(CASE, is_cached=False, num_students=number) for number in (1, 3))
+    teacher = gpu.relation_encoder_flops(CASE.pair.teacher, 100)
+    assert three == 3 * alone - 2 * 4 * teacher
+    assert gpu.row_of("step", CASE.batch, MEASURED, RATES, flops=1, num_students=3).tokens_per_second == 2400

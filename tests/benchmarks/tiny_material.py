@@ -6,6 +6,8 @@ from tests.minilm_core.encoder_families import write_teacher
 from tests.minilm_core.finetuning_tasks import write
 from tests.paths import ROOT
 
+SEQUENCE_LENGTH = 32
+
 
 def write_material(folder: Path) -> list[str]:
     """Writes them into a folder, and returns the options of a benchmark that uses them for seconds."""
@@ -17,6 +19,6 @@ def write_material(folder: Path) -> list[str]:
         write(folder / "sst2" / f"{split}.parquet", sentence=sentences, label=[n % 2 for n in range(count)])
     return [
         *("--text", str(text), "--teacher", str(folder / "teacher"), "--tasks", f"sst2={folder / 'sst2'}"),
-        *("--seeds", "0", "--sequence-length", "32", "--batch-size", "2", "--relation-heads", "2"),
+        *("--seeds", "0", "--sequence-length", str(SEQUENCE_LENGTH), "--batch-size", "2", "--relation-heads", "2"),
         *("--held-out-sequences", "2", "--finetuning-epochs", "1"),
     ]

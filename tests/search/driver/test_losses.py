@@ -13,6 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from minilm_core.errors import FailureKind
 from search.driver.cluster import RemoteGenerator
 from search.driver.losses import Losses, log_loss, loss_kind, loss_reported_by
+from search.driver.room import Reservation, Waiting
 from search.study.jobs import Job
 from search.study.memory import NodeOutOfMemoryError
 from search.study.resolved import ResolvedStudy
@@ -75,8 +76,9 @@ def test_a_remote_generator_that_the_memory_monitor_killed_raises_a_message_of_o
         yield 1
         threading.Event().wait(120)
 
+    reservation = Reservation(num_cpus=1)
     with ray_that_kills_every(SECONDS_BETWEEN_KILLS), pytest.raises(NodeOutOfMemoryError) as killed:
-        list(RemoteGenerator(work, num_cpus=1, num_gpus=0).rest())
+        list(RemoteGenerator(work, reservation=reservation).rest(Waiting(reservation, print)))
     assert re.fullmatch(r"out of memory on the node: .* GB in use, largest process .*", str(killed.value))
 
 

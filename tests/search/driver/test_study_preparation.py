@@ -3,13 +3,18 @@
 import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
+from minilm_core.corpus.packed import PackedCorpus
+from minilm_core.distillation import target_cache, target_storage
 from minilm_core.distillation.target_storage import is_cached
 from minilm_core.errors import UserError
 from search.config.settings import Resources
@@ -20,7 +25,7 @@ from search.driver.study_preparation import cache_shards, prepare_study
 from search.errors import PreparationError
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
-from search.worker.preparation import prepare, read_preparation
+from search.worker.preparation import cache_shard, prepare, read_preparation
 from tests.search.running import OpenStudy, RecordingDisplay
 
 
@@ -87,6 +92,51 @@ def test_two_nodes_prepare_a_study_together(study_of_two_nodes: ResolvedStudy, a
     assert set(found.targets) == {TeacherRole.TEACHER}
     assert any("caching the teacher's targets" in line for line in display.lines)
     assert not any("lost" in line for line in display.lines)
+
+
+def counting_rows(work: Work, folder: Path) -> Work:
+    """Returns work that logs, for each node, how many rows its teacher reads, once both nodes have begun to read."""
+
+    def here(*arguments: Any) -> Iterator[Progress]:
+        log = folder / ray.get_runtime_context().get_node_id()
+        states_of, part_bytes = target_cache._states_of, target_storage.PART_BYTES
+
+        def counted(teacher: Any, tokens: Any, *others: Any) -> Any:
+            with log.open("a") as file:
+                file.write(f"{len(tokens)}\n")
+            deadline = time.monotonic() + 120
+            while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+                threading.Event().wait(0.05)
+            return states_of(teacher, tokens, *others)
+
+        # As many parts as there can be, since the text is short.
+        target_cache._states_of, target_storage.PART_BYTES = counted, 1
+        try:
+            yield from work(*arguments)
+        finally:
+            target_cache._states_of, target_storage.PART_BYTES = states_of, part_bytes
+
+    return here
+
+
+def rows_read(folder: Path) -> list[int]:
+    return sorted(sum(map(int, log.read_text().split())) for log in folder.iterdir())
+
+
+@pytest.mark.slow
+def test_the_teacher_reads_each_row_on_one_of_the_nodes_and_only_once(
+    study_of_two_nodes: ResolvedStudy, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = tmp_path / "rows"
+    logs.mkdir()
+    monkeypatch.setattr(study_preparation, "prepare", counting_rows(prepare, logs))
+    monkeypatch.setattr(study_preparation, "cache_shard", counting_rows(cache_shard, logs))
+    prepared(study_of_two_nodes, address)
+    corpus = PackedCorpus.load(Path(read_preparation(study_of_two_nodes.paths).corpus))
+    assert len(rows_read(logs)) == 2
+    assert sum(rows_read(logs)) == corpus.num_rows
+    prepared(study_of_two_nodes, address)
+    assert sum(rows_read(logs)) == corpus.num_rows, "what is there is found again"
 
 
 @pytest.mark.slow

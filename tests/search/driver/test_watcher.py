@@ -8,7 +8,7 @@ from minilm_core.results.records import Status, append_record
 from search.driver.run import _Watcher
 from search.study.jobs import Job
 from search.study.memory import NodeOutOfMemoryError
-from search.study.messages import WorkersLost, encode
+from search.study.messages import WorkerBegun, WorkersLost, encode
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
@@ -28,6 +28,57 @@ def display() -> RecordingDisplay:
 @pytest.fixture
 def watcher(study: ResolvedStudy, display: RecordingDisplay) -> _Watcher:
     return _Watcher(study, display, None)
+
+
+class Waits:
+    """Records whether the driver says that trials wait."""
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    def follow(self, *, is_waiting: bool) -> None:
+        self.seen.append(is_waiting)
+
+
+class TuneTrial:
+    """A trial as Tune passes it, in a given state."""
+
+    RUNNING = "RUNNING"
+
+    def __init__(self, trial_id: str, status: str) -> None:
+        self.trial_id = trial_id
+        self.status = status
+
+    def is_finished(self) -> bool:
+        return self.status == "TERMINATED"
+
+
+def waits(watcher: _Watcher, *trials: TuneTrial) -> bool:
+    watcher.waiting = waiting = Waits()
+    watcher.on_step_end(0, list(trials))
+    (seen,) = waiting.seen
+    return seen
+
+
+def test_trials_wait_if_none_of_them_runs(watcher: _Watcher) -> None:
+    running, pending, ended = (TuneTrial(name, name.upper()) for name in ("running", "pending", "terminated"))
+    assert waits(watcher, pending)
+    assert waits(watcher, pending, ended)
+    assert not waits(watcher, pending, running)
+    assert not waits(watcher, ended)
+    assert not waits(watcher)
+
+
+def test_under_train_a_trial_waits_until_its_workers_run_and_after_they_are_lost(
+    open_study: OpenStudy, display: RecordingDisplay
+) -> None:
+    study = open_study("resources.workers_per_trial=2", is_prepared=False)
+    watcher, trial = _Watcher(study, display, None), TuneTrial("a", "RUNNING")
+    assert waits(watcher, trial)
+    watcher.on_trial_result(0, [], trial, dict(encode(WorkerBegun(rank=0, node="here", placement_group="00"))))
+    assert not waits(watcher, trial)
+    watcher.on_trial_result(0, [], trial, dict(encode(WorkersLost(reason="a node went away"))))
+    assert waits(watcher, trial)
 
 
 @pytest.fixture

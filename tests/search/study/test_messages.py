@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minilm_core.errors import FailureKind
 from minilm_core.results.records import Status
 from search.study.jobs import Job
-from search.study.messages import KEY, JobsEnded, Message, WorkersLost, decode, encode
+from search.study.messages import KEY, JobsEnded, Message, WorkerBegun, WorkersLost, decode, encode
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice
@@ -27,7 +27,10 @@ progresses = st.builds(
 )
 
 
-@given(message=progresses | st.builds(WorkersLost, reason=st.text()))
+begun = st.builds(WorkerBegun, rank=st.integers(0, 64), node=st.text(), placement_group=st.text())
+
+
+@given(message=progresses | begun | st.builds(WorkersLost, reason=st.text()))
 def test_a_message_is_decoded_unchanged(message: Message) -> None:
     assert decode(encode(message)) == message
 
