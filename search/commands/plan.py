@@ -37,8 +37,12 @@ class PlannedShapes:
 
     num_shapes: int
     """Different architectures in the space."""
+    num_shapes_feasible: int | None
+    """Architectures within the limits."""
     num_shapes_refused: int | None
     """Architectures that are over a limit."""
+    unknown_because: str | None
+    """What is missing to tell which architectures are within the limits; None if they are known."""
     num_parameters: Span | None
     size_bytes: Span | None
     """Bytes of the weights in fp32."""
@@ -170,10 +174,9 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
     space = config.space if study is None else study.space
     every = tuple(space.architectures())
     family = None if study is None else study.student_family
-    table = None if study is None else study.latency_table
-    if table is not None and not table.covers(every):
-        table = None
-    admitted = _within_limits(config.limits, every, family, table)
+    table = None if study is None else usable_table(study)
+    unknown_because = _why_unknown(config.limits, study)
+    admitted = None if unknown_because else within_limits(config.limits, every, family, table)
     # With fewer tokens than the bound, more shapes may be within the limits: the bound on their sizes is that of all.
     bounding = admitted if study is None or study.is_vocabulary_known else every
 
@@ -185,7 +188,9 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
 
     return PlannedShapes(
         num_shapes=space.num_shapes,
+        num_shapes_feasible=None if admitted is None else len(admitted),
         num_shapes_refused=None if admitted is None else space.num_shapes - len(admitted),
+        unknown_because=unknown_because,
         num_parameters=span(lambda shape, family: shape.num_parameters(family)),
         size_bytes=span(lambda shape, family: shape.size_bytes(family)),
         flops=span(lambda shape, family: shape.flops(config.latency.sequence_length, family)),
@@ -193,14 +198,30 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
     )
 
 
-def _within_limits(
+def usable_table(study: ResolvedStudy) -> LatencyTable | None:
+    """Returns the study's latency table, unless it lacks a width of the space."""
+    table = study.latency_table
+    return table if table is not None and table.covers(study.space.architectures()) else None
+
+
+def _why_unknown(limits: Limits, study: ResolvedStudy | None) -> str | None:
+    """Returns what is missing to tell which shapes are within the limits, or None."""
+    if limits == Limits():
+        return None
+    if study is None:
+        return "limits need the teacher's config.json, which was not found"
+    if limits.max_latency_ms is not None and usable_table(study) is None:
+        return "limits.max_latency_ms needs a latency table of every width of the space, which calibrate makes"
+    return None
+
+
+def within_limits(
     limits: Limits, shapes: tuple[StudentArchitecture, ...], family: FamilyShape | None, table: LatencyTable | None
-) -> tuple[StudentArchitecture, ...] | None:
-    """Returns the shapes within the limits; None if a limit is on a figure that is unknown."""
+) -> tuple[StudentArchitecture, ...]:
+    """Returns the shapes within limits on figures that are known."""
     if limits == Limits():
         return shapes
-    if family is None or (limits.max_latency_ms is not None and table is None):
-        return None
+    assert family is not None, "a limit is on a figure of the family"
     latencies_ms = (None if table is None else table.predict_ms(shape) for shape in shapes)
     return tuple(
         shape
