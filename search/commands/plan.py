@@ -201,7 +201,7 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
 def usable_table(study: ResolvedStudy) -> LatencyTable | None:
     """Returns the study's latency table, unless it lacks a width of the space."""
     table = study.latency_table
-    return table if table is not None and table.covers(study.space.architectures()) else None
+    return table if table is not None and table.covers(tuple(study.space.architectures())) else None
 
 
 def _why_unknown(limits: Limits, study: ResolvedStudy | None) -> str | None:
