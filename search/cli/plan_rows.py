@@ -1,5 +1,6 @@
 """A plan as a table: one row for each thing that it tells."""
 
+from search.commands.estimate import Range, SearchTime
 from search.commands.plan import Plan, PlannedShapes, Span
 
 
@@ -26,7 +27,69 @@ def plan_rows(made: Plan) -> list[tuple[str, str]]:
         ("students on disk", most + _figure(files.students_bytes, 1e6, " MB", 0)),
         ("checkpoints on disk", most + _figure(files.checkpoints_bytes, 1e6, " MB", 0)),
         *([("kept for more steps", most + _figure(kept, 1e6, " MB", 0))] if kept is None or kept.high else []),
+        *(_time_rows(made, made.time) if made.time else [("time", "unknown (plan --time measures it)")]),
     ]
+
+
+def _time_rows(made: Plan, time: SearchTime) -> list[tuple[str, str]]:
+    """Returns the rows of the time of a search, with what it leaves out."""
+    timings, unit = time.timings, "GPU" if made.trials.num_gpus else "core"
+    preparation = "unknown: corpus.max_tokens is not set, and the text is not packed yet"
+    if time.preparation_seconds is not None:
+        preparation = _duration(time.preparation_seconds)
+    return [
+        ("distilling a student", _durations(time.distillation_seconds)),
+        ("fine-tuning it", _durations(time.finetuning_seconds)),
+        ("teacher's pass", preparation),
+        ("baselines", _durations(time.baselines_seconds)),
+        *([("trials until it ends", _numbers(time.num_trials, 0))] if _ends_early(made, time) else []),
+        ("device-hours", f"{_numbers(time.device_hours, 2)} {unit}-hours"),
+        ("wall time", _durations(time.wall_seconds)),
+        ("measured", f"{timings.measured_at}, in {_duration(timings.seconds)}, {_processes(time)}, {timings.device}"),
+        *(("note", note) for note in _notes(made, time)),
+    ]
+
+
+def _ends_early(made: Plan, time: SearchTime) -> bool:
+    return time.num_trials.low < made.trials.num_trials
+
+
+def _processes(time: SearchTime) -> str:
+    count = time.timings.num_processes
+    return "by one process" if count == 1 else f"by {count} processes at once"
+
+
+def _notes(made: Plan, time: SearchTime) -> list[str]:
+    """Returns what a reader of the time should know of it."""
+    notes = []
+    if time.is_upper_bound:
+        notes.append("early stopping is left out: as if no student were stopped")
+    if made.shapes.num_shapes_feasible is None:
+        notes.append(f"more shapes may be over a limit: {made.shapes.unknown_because}")
+    if time.num_shapes_over_timeout:
+        notes.append(f"{time.num_shapes_over_timeout} shapes take longer than budget.trial_timeout_minutes")
+    if _ends_early(made, time):
+        notes.append("budget.max_device_hours, or the number of students in the space, ends the search")
+    if time.preparation_seconds is None:
+        notes.append("device-hours and wall time are without the teacher's pass over the text")
+    return notes
+
+
+def _durations(seconds: Range) -> str:
+    return f"{_duration(seconds.low)} to {_duration(seconds.high)}, about {_duration(seconds.mean)}"
+
+
+def _numbers(figure: Range, digits: int) -> str:
+    return f"{figure.low:,.{digits}f} to {figure.high:,.{digits}f}, about {figure.mean:,.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    """Returns a time with two or three digits."""
+    if seconds < 100:
+        return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.{0 if seconds >= 600 else 1}f} min"
+    return f"{seconds / 3600:.{0 if seconds >= 36000 else 1}f} h"
 
 
 def _feasible(shapes: PlannedShapes, least: str) -> str:

@@ -25,7 +25,9 @@ from search.cli.terminal import (
 if TYPE_CHECKING:
     from minilm_core.latency.table import LatencyTable
     from search.commands.doctor import Finding
+    from search.commands.estimate import SearchTime
     from search.config.loading import LoadedConfig
+    from search.study.resolved import ResolvedStudy
 
 
 def init(
@@ -157,24 +159,35 @@ def _show_table(table: "LatencyTable", title: str) -> None:
     typer.echo(f"medians of held-out encoders were predicted within {table.held_out_error:.1%} on average{tail}")
 
 
-def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(
+    search_yaml: SearchYaml,
+    overrides: Overrides = None,
+    is_timed: Annotated[
+        bool, typer.Option("--time", help="Measure a few steps, and tell how long the search takes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Print what a search would run, and start nothing."""
     from minilm_core.results.layout import StudyPaths
     from search.cli.plan_rows import plan_rows
-    from search.commands.plan import make_plan
+    from search.commands.plan import make_plan, packed_tokens
     from search.config.loading import load_config
     from search.driver.calibration import encoders_to_time
     from search.study.resolved import resolve_study
 
     loaded = load_config(search_yaml, overrides or ())
     teacher = _reachable_teacher(loaded)
-    study = None
+    study, num_tokens, time = None, None, None
     if teacher is not None:
         study = resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), teacher)
         tables = [family.find(loaded.config) for family in encoders_to_time(study)]
         # With one of two tables missing, the search would still begin with a calibration.
         study = replace(study, latency_table=None if None in tables else tables[0])
-    made = make_plan(loaded, study)
+        num_tokens = packed_tokens(study.paths)
+        time = _search_time(study, num_tokens, is_timed)
+    elif is_timed:
+        raise UserError(f"--time needs the teacher on this machine, got {loaded.config.teacher.model}")
+    made = make_plan(loaded, study, num_tokens, time)
     if as_json:
         emit_json(made.to_dict())
     else:
@@ -183,6 +196,17 @@ def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson =
         say_next("calibrate", search_yaml)
     else:
         say_next("launch", search_yaml)
+
+
+def _search_time(study: "ResolvedStudy", num_tokens: int | None, is_timed: bool) -> "SearchTime | None":
+    """Measures the time of a search, or finds what was measured before."""
+    from search.commands.plan_time import kept_time, measured_time
+    from search.driver.display import step_shown
+
+    if not is_timed:
+        return kept_time(study, num_tokens)
+    with step_shown("timing a few steps") as show:
+        return measured_time(study, num_tokens, show)
 
 
 def _reachable_teacher(loaded: "LoadedConfig") -> "Mapping[str, Any] | None":

@@ -3,13 +3,18 @@
 A figure that is unknown before the run is None, never a guess.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from minilm_core.corpus.packed import PackedCorpus
 from minilm_core.distillation.target_storage import cache_bytes
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
+from minilm_core.results.layout import StudyPaths
+from search.commands.estimate import SearchTime
 from search.config.loading import LoadedConfig
 from search.config.settings import Kept, SearchConfig
 from search.config.teacher_assignment import TeacherRole
@@ -129,6 +134,8 @@ class Plan:
     trials: PlannedTrials
     text: PlannedText
     files: PlannedFiles
+    time: SearchTime | None
+    """None unless it was measured with settings that take as long."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as one flat mapping of plain JSON types."""
@@ -143,10 +150,16 @@ class Plan:
             **asdict(self.trials),
             **asdict(self.text),
             **asdict(self.files),
+            "time": None if self.time is None else self.time.to_dict(),
         }
 
 
-def make_plan(loaded: LoadedConfig, study: ResolvedStudy | None, num_corpus_tokens: int | None = None) -> Plan:
+def make_plan(
+    loaded: LoadedConfig,
+    study: ResolvedStudy | None,
+    num_corpus_tokens: int | None = None,
+    time: SearchTime | None = None,
+) -> Plan:
     """Works out what a search would run.
 
     Args:
@@ -154,6 +167,7 @@ def make_plan(loaded: LoadedConfig, study: ResolvedStudy | None, num_corpus_toke
         study: The study that it resolves to; None if the teacher is not on this machine. Its latency table is ignored
             unless it has every width of the space.
         num_corpus_tokens: Tokens of the packed corpus; None before it is packed.
+        time: How long the search takes; None if that was not measured.
     """
     config = loaded.config
     shapes = _plan_shapes(config, study)
@@ -167,7 +181,19 @@ def make_plan(loaded: LoadedConfig, study: ResolvedStudy | None, num_corpus_toke
         trials=_plan_trials(config),
         text=text,
         files=_plan_files(config, study, shapes.size_bytes, num_corpus_tokens),
+        time=time,
     )
+
+
+def packed_tokens(paths: StudyPaths) -> int | None:
+    """Returns the tokens of a study's packed corpus; None before it is packed."""
+    if not paths.preparation.exists():
+        return None
+    folder = Path(json.loads(paths.preparation.read_text(encoding="utf-8"))["corpus"])
+    if not folder.is_dir():
+        return None
+    corpus = PackedCorpus.load(folder)
+    return corpus.num_rows * corpus.manifest.sequence_length
 
 
 def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedShapes:
@@ -283,12 +309,26 @@ def _plan_files(
 
 def _targets_bytes(study: ResolvedStudy, num_tokens: int) -> int:
     """Returns the bytes of all teachers' cached states; a teacher that runs beside its students has none."""
-    limit, total = study.config.storage.max_cache_bytes, 0
-    for role, layers in study.layers.items():
-        num_bytes = cache_bytes(num_tokens, study.teachers.architecture(role).hidden_size, len(layers))
-        # A teacher whose states no longer fit runs beside its students.
-        total += num_bytes if limit is None or total + num_bytes <= limit else 0
-    return total
+    return sum(_states_bytes(study, role, num_tokens) for role in cached_roles(study, num_tokens))
+
+
+def _states_bytes(study: ResolvedStudy, role: TeacherRole, num_tokens: int) -> int:
+    return cache_bytes(num_tokens, study.teachers.architecture(role).hidden_size, len(study.layers[role]))
+
+
+def cached_roles(study: ResolvedStudy, num_tokens: int | None) -> tuple[TeacherRole, ...]:
+    """Returns the models that teach from a cache; one whose states no longer fit runs beside its students.
+
+    With a limit on the cache and an unknown number of tokens, all of them may run beside their students.
+    """
+    limit, total, cached = study.config.storage.max_cache_bytes, 0, list[TeacherRole]()
+    for role in study.layers:
+        if limit is None:
+            cached.append(role)
+        elif num_tokens is not None and total + _states_bytes(study, role, num_tokens) <= limit:
+            total += _states_bytes(study, role, num_tokens)
+            cached.append(role)
+    return tuple(cached)
 
 
 def _students_bytes(config: SearchConfig, size_bytes: Span) -> Span:

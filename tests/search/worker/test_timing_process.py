@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from minilm_core.errors import UserError
 from search.config.teacher_assignment import TeacherRole
 from search.study.resolved import ResolvedStudy
-from search.study.timings import Timings, students_to_time
-from search.worker.timing_process import TimingRequest, answer, time_in_fresh_processes
+from search.study.timings import students_to_time
+from search.worker.timing_process import TimingRequest, answer
 from tests.search.running import OpenStudy
 
 BOTH = (TeacherRole.TEACHER,)
