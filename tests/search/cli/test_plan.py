@@ -56,3 +56,36 @@ def test_a_teacher_that_the_hub_does_not_give_leaves_sizes_unknown(hub_yaml: Pat
         "minilm-search: the sizes of students are unknown: a teacher must be a folder that exists or a"
     )
     assert "got some/teacher (" in note
+
+
+def test_time_needs_the_teacher(hub_yaml: Path) -> None:
+    done = plan(hub_yaml, "--time")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == "minilm-search: --time needs the teacher on this machine, got some/teacher"
+
+
+@pytest.mark.slow
+def test_a_measured_time_is_printed_again_without_a_measurement(material: Path, tmp_path: Path) -> None:
+    storage = ("--set", f"storage.path={tmp_path}/studies", "--set", f"storage.cache={tmp_path}/cache")
+    before = json.loads(plan(material / "search.yaml", "--json", *storage).stdout)
+    timed = json.loads(plan(material / "search.yaml", "--json", "--time", *storage).stdout)
+    again = json.loads(plan(material / "search.yaml", "--json", *storage).stdout)
+    assert before["time"] is None
+    assert again == timed
+    assert 0 < timed["time"]["wall_seconds"]["low"] <= timed["time"]["wall_seconds"]["high"]
+    shown = plan(material / "search.yaml", *storage).stdout
+    assert timed["time"]["timings"]["measured_at"] in shown
+    other = json.loads(plan(material / "search.yaml", "--json", *storage, "--set", "distillation.batch_size=2").stdout)
+    assert other["time"] is None
+    assert not (tmp_path / "studies").exists()
+    assert [file.suffix for file in (tmp_path / "cache" / "timings").iterdir()] == [".json"]
+
+
+@pytest.mark.slow
+def test_a_task_that_cannot_be_timed_ends_in_one_line(material: Path, tmp_path: Path) -> None:
+    options = ("--time", "--set", "tasks.0.path=absent", "--set", f"storage.cache={tmp_path}")
+    done = plan(material / "search.yaml", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "absent" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("minilm-search: ")
