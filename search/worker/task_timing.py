@@ -31,13 +31,15 @@ from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import Task
 from search.study.timings import TaskTimes
 from search.worker.node import NodeContext
-from search.worker.timing import rows_to_time, timed
+from search.worker.timing import seconds_of_batch, timed
 
 MOST_EXAMPLES = 4096
 """The examples of a split that are tokenised at most, evenly spaced."""
 MOST_SCORED = 256
 """The examples of each split that the metrics and their intervals are timed on."""
 NUM_LENGTHS = 3
+NUM_TIMES = 2
+"""How often a batch is timed after a first time; the fastest counts."""
 LEARNING_RATE = 1e-5
 """It changes no time, and is low enough that no loss becomes infinite."""
 
@@ -270,12 +272,12 @@ def _times_of(
 def _training_seconds(
     model: PreTrainedModel, batch: ChosenBatch, schedule: FinetuningSchedule, world_size: int
 ) -> float:
-    """Returns how long a step on a whole batch takes: the faster of two on as much of it as takes a few seconds."""
+    """Returns how long a step on a whole batch takes."""
     data, rows = _learnable(batch.task.data, model), batch.rows
     # The soft labels' part of the loss takes no time to speak of, and needs a fine-tuned teacher.
     schedule = replace(schedule, soft_labels=None, selection_fraction=0.0, patience=None)
 
-    def seconds_of(num_rows: int, count: int) -> list[float]:
+    def seconds_of(num_rows: int) -> float:
         steps = finetune(
             model,
             data,
@@ -283,20 +285,18 @@ def _training_seconds(
             learning_rate=LEARNING_RATE,
             seed=0,
             world_size=world_size,
-            batches=[rows[: num_rows * world_size]] * (count + 1),
+            batches=[rows[: num_rows * world_size]] * (2 + NUM_TIMES),
         )
         found = []
         with closing(steps):  # type: ignore[type-var]  # it is a generator
-            for _ in range(count):
+            for _ in range(1 + NUM_TIMES):
                 with timed() as seconds:
                     next(steps)
                 found.append(seconds())
-        return found
+        return min(found[1:])
 
     of_worker = max(1, len(rows) // world_size)
-    num_rows = rows_to_time(of_worker, lambda few: seconds_of(few, 2)[-1])
-    whole = schedule.batch_size / world_size
-    return min(seconds_of(num_rows, 3)[1:]) * whole / num_rows
+    return seconds_of_batch(of_worker, seconds_of) * schedule.batch_size / world_size / of_worker
 
 
 def _learnable(data: TaskData, model: PreTrainedModel) -> TaskData:
@@ -310,15 +310,16 @@ def _learnable(data: TaskData, model: PreTrainedModel) -> TaskData:
 
 @torch.no_grad()
 def _forward_seconds(model: PreTrainedModel, batch: ChosenBatch, schedule: FinetuningSchedule) -> float:
-    """Returns how long a forward pass over a whole batch takes: the faster of two on as much of it as takes seconds."""
+    """Returns how long a forward pass over a whole batch takes."""
     data, rows, device = batch.task.data, batch.rows, next(model.parameters()).device
     run = evaluation_pass(model, schedule)
 
     def seconds_of(num_rows: int) -> float:
-        with timed() as seconds:
-            run(padded_batch(data.train, rows[:num_rows], data.pad_token_id, device))
-        return seconds()
+        found = []
+        for _ in range(1 + NUM_TIMES):
+            with timed() as seconds:
+                run(padded_batch(data.train, rows[:num_rows], data.pad_token_id, device))
+            found.append(seconds())
+        return min(found[1:])
 
-    seconds_of(1)
-    num_rows = rows_to_time(len(rows), seconds_of)
-    return min(seconds_of(num_rows), seconds_of(num_rows)) * schedule.batch_size / num_rows
+    return seconds_of_batch(len(rows), seconds_of) * schedule.batch_size / len(rows)

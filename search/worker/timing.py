@@ -32,9 +32,9 @@ from search.worker.node import NodeContext
 from spaces.space import LogRange
 
 MOST_SECONDS = 4.0
-"""A step that would take longer is timed on a part of its batch."""
+"""A step that would take longer is timed on parts of its batch."""
 FIRST_PART = 16
-"""How many times smaller the batch is that tells how long a whole one would take."""
+"""How many times smaller than the batch the first part is."""
 NUM_STEPS = 3
 """The steps that are timed, after a first one."""
 PASSES = {"cpu": 1, "cuda": 4}
@@ -51,12 +51,23 @@ def timed() -> Iterator[Callable[[], float]]:
     took = time.perf_counter() - began
 
 
-def rows_to_time(num_rows: int, seconds_of: Callable[[int], float]) -> int:
-    """Returns how many rows of a batch a step may have to take at most `MOST_SECONDS`, judging by a small one."""
+def seconds_of_batch(num_rows: int, seconds_of: Callable[[int], float]) -> float:
+    """Returns how long a batch takes: as it is, or if that takes long, extrapolated from two parts of it.
+
+    A step has a part that does not grow with its rows, the optimiser's, so that two parts are needed.
+
+    Args:
+        num_rows: The rows of the batch.
+        seconds_of: Times so many of them.
+    """
     few = max(1, num_rows // FIRST_PART)
+    first = seconds_of(few)
     if few == num_rows:
-        return num_rows
-    return min(num_rows, max(few, int(few * MOST_SECONDS / seconds_of(few))))
+        return first
+    rows = min(num_rows, max(2 * few, int(few * MOST_SECONDS / first)))
+    some = seconds_of(rows)
+    each = max(0.0, some - first) / (rows - few)
+    return some + each * (num_rows - rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,31 +230,39 @@ def _time_distillation(
     student = RelationEncoder(encoder, pairs.student, relations, teacher_width=data.targets.hidden_size)
     student = student.to(node.device)
     num_rows = schedule.batch_size // data.world_size
+    first_excess = 0.0
 
-    def steps(rows: int, count: int) -> list[float]:
+    def step_seconds(rows: int) -> float:
+        nonlocal first_excess
         part = replace(
             schedule,
             batch_size=rows * data.world_size,
             # Enough steps that none of those which are timed measures the held-out loss.
-            num_steps=max(schedule.num_steps, 2 * count),
+            num_steps=max(schedule.num_steps, 2 * NUM_STEPS + 2),
             num_evaluations=1,
         )
         rates = node.config.space.distillation_learning_rate
         rate = rates.low if isinstance(rates, LogRange) else min(rates)
-        return _seconds_of(distil(student, data, part, learning_rate=rate, seed=node.config.seed), count)
+        steps = distil(student, data, part, learning_rate=rate, seed=node.config.seed)
+        first, *others = _seconds_of(steps, 1 + NUM_STEPS)
+        step = statistics.median(others)
+        first_excess = max(0.0, first - step)
+        return step
 
-    # A compiled student is compiled again for each number of rows.
-    rows = num_rows if schedule.compile else rows_to_time(num_rows, lambda few: steps(few, 2)[-1])
-    first, *others = steps(rows, 1 + NUM_STEPS)
-    step, scale = statistics.median(others), num_rows / rows
-    targets = _targets_seconds(data, rows, schedule.micro_batch_size, node.device)
+    # A compiled student would be compiled again for each number of rows.
+    step = step_seconds(num_rows) if schedule.compile else seconds_of_batch(num_rows, step_seconds)
+
+    def targets_seconds(rows: int) -> float:
+        return _targets_seconds(data, rows, schedule.micro_batch_size, node.device)
+
+    targets = seconds_of_batch(num_rows, targets_seconds)
     with timed() as held_out:
-        held_out_losses([student], data, replace(schedule, batch_size=rows * data.world_size))
+        held_out_losses([student], data, schedule)
     return DistillationTimes(
-        student_seconds=scale * max(0.0, step - targets),
-        targets_seconds=scale * targets,
+        student_seconds=max(0.0, step - targets),
+        targets_seconds=targets,
         held_out_seconds=held_out() * node.config.corpus.held_out_sequences / len(data.corpus.held_out_rows),
-        fixed_seconds=max(0.0, first - step) if schedule.compile else 0.0,
+        fixed_seconds=first_excess if schedule.compile else 0.0,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from minilm_core.tasks.features import Features
 from minilm_core.tasks.kinds.kind import EncodedSplit, Split
 from search.worker.task_timing import Batches, SecondsByLength, whole_lengths
-from search.worker.timing import FIRST_PART, MOST_SECONDS, rows_to_time
+from search.worker.timing import FIRST_PART, MOST_SECONDS, seconds_of_batch
 
 SECONDS = SecondsByLength(np.array([10, 20, 40]), np.array([1.0, 2.0, 6.0]))
 
@@ -52,12 +52,27 @@ def test_the_windows_of_a_context_and_the_passages_of_a_search_are_counted_each(
 
 
 @pytest.mark.parametrize(
-    ("seconds_a_row", "num_rows"),
-    [(1e-6, 64), (MOST_SECONDS / 64, 64), (MOST_SECONDS / 32, 32), (100.0, 64 // FIRST_PART)],
+    ("constant", "each", "timed_rows"),
+    [
+        (0.0, 0.001, [4, 64]),
+        (0.5, 0.125, [4, 16]),
+        # Even a small part takes long: a second one is timed all the same.
+        (10.0, 1.0, [4, 8]),
+    ],
 )
-def test_a_step_that_takes_long_is_timed_on_a_part_of_its_batch(seconds_a_row: float, num_rows: int) -> None:
-    assert rows_to_time(64, lambda rows: rows * seconds_a_row) == num_rows
+def test_a_batch_that_takes_long_is_extrapolated_from_two_parts(
+    constant: float, each: float, timed_rows: list[int]
+) -> None:
+    asked: list[int] = []
+
+    def seconds_of(rows: int) -> float:
+        asked.append(rows)
+        return constant + each * rows
+
+    assert (MOST_SECONDS, FIRST_PART) == (4.0, 16)
+    assert seconds_of_batch(64, seconds_of) == pytest.approx(constant + 64 * each)
+    assert asked == timed_rows
 
 
-def test_a_batch_of_one_row_is_timed_as_it_is() -> None:
-    assert rows_to_time(1, lambda _: pytest.fail("nothing is tried")) == 1
+def test_a_batch_of_one_row_is_timed_once() -> None:
+    assert seconds_of_batch(1, lambda rows: 3.0 * rows) == 3.0
