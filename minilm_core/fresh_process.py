@@ -1,15 +1,24 @@
-"""Commands for fresh Python processes that run a module of this project and import nothing from the current folder.
+"""Fresh Python processes that run a module of this project and import nothing from the current folder.
 
-Python searches the current folder first: it would run any json.py in it instead of its own.
+Python searches the current folder first: it would run any json.py in it instead of its own. A module that answers a
+request reads it from stdin and prints messages as lines of JSON on stdout; one with the key `error` is a UserError's.
 """
 
+import contextlib
+import json
 import os
 import site
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+from minilm_core.errors import UserError
+
+Message = Mapping[str, Any]
+"""What a process answers, in plain JSON types."""
 
 PROJECT_FOLDER = Path(__file__).parents[1]
 """The folder that this project is imported from."""
@@ -48,3 +57,60 @@ def import_path() -> str:
     installed = {Path(folder) for folder in (*site.getsitepackages(), site.getusersitepackages())}
     project = [] if PROJECT_FOLDER in installed else [str(PROJECT_FOLDER)]
     return os.pathsep.join(dict.fromkeys([*project, *entries]))
+
+
+@contextmanager
+def answering(module: str, request: str, what: str) -> Iterator[Iterator[Message]]:
+    """Starts a module in a fresh process, hands it a request, and yields its messages; it ends if the block fails.
+
+    What the process prints on stderr is shown.
+
+    Args:
+        module: A module that calls `answer_on_stdout`.
+        request: What it reads from stdin.
+        what: What it does, for the message of a failure.
+
+    Raises:
+        UserError: by the messages, if the process answers with one, or fails.
+    """
+    environment = {**os.environ, "PYTHONPATH": import_path()}
+    with subprocess.Popen(
+        module_command(module), env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.stdin is not None, "stdin is a pipe"
+            # A process that has died already is reported by its exit code.
+            with contextlib.suppress(BrokenPipeError), child.stdin:
+                child.stdin.write(request)
+            yield _messages(child, what)
+        except BaseException:
+            child.kill()
+            raise
+
+
+def _messages(child: "subprocess.Popen[str]", what: str) -> Iterator[Message]:
+    assert child.stdout is not None, "stdout is a pipe"
+    for line in child.stdout:
+        message = json.loads(line)
+        if "error" in message:
+            raise UserError(message["error"])
+        yield message
+    if child.wait():
+        raise UserError(
+            f"{what} must end with exit code 0, got {child.returncode}; what it printed on stderr names the cause"
+        )
+
+
+def answer_on_stdout(answer: Callable[[str, TextIO], None]) -> None:
+    """Answers the request on stdin; the main function of a module that `answering` starts."""
+    with results_on_stdout() as results:
+        try:
+            answer(sys.stdin.read(), results)
+        except KeyboardInterrupt:
+            # The parent was interrupted too, and reports it.
+            sys.exit(130)
+
+
+def write_message(message: Message, out: TextIO) -> None:
+    """Writes a message of a process at once."""
+    print(json.dumps(message), file=out, flush=True)

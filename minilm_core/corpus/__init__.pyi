@@ -1,6 +1,7 @@
 from .documents import read_documents as read_documents
 from .json_lines import read_objects as read_objects
 from .packed import BatchOrder as BatchOrder
+from .packed import CorpusManifest as CorpusManifest
 from .packed import CorpusSettings as CorpusSettings
 from .packed import PackedCorpus as PackedCorpus
 from .packing import Packing as Packing

@@ -1,5 +1,6 @@
 from .data import DistillationData as DistillationData
 from .data import held_out_loss as held_out_loss
+from .data import held_out_losses as held_out_losses
 from .group_size import BYTES_PER_PARAMETER as BYTES_PER_PARAMETER
 from .group_size import TeacherWork as TeacherWork
 from .group_size import best_group_size as best_group_size
@@ -9,6 +10,7 @@ from .loop import StudentRun as StudentRun
 from .loop import distil as distil
 from .loop import distil_together as distil_together
 from .relations import relation_losses as relation_losses
+from .target_cache import TOKENS_PER_PASS as TOKENS_PER_PASS
 from .target_cache import cache_targets as cache_targets
 from .target_storage import TargetsKey as TargetsKey
 from .target_storage import TargetsManifest as TargetsManifest

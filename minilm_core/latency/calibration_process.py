@@ -4,17 +4,13 @@ Run as a module, this file is that process. It reads a request as JSON from stdi
 one for each progress, and a last one with the table or with the message of a UserError.
 """
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
 from minilm_core.errors import UserError, first_line
-from minilm_core.fresh_process import import_path, module_command, results_on_stdout
+from minilm_core.fresh_process import Message, answer_on_stdout, answering, write_message
 from minilm_core.latency.table import LatencyTable, LatencyTarget, target_of
 from minilm_core.models.architecture import StudentArchitecture
 
@@ -54,40 +50,13 @@ def calibrate_in_fresh_process(request: CalibrationRequest, progress: Progress) 
     Raises:
         UserError: if the machine lacks the device, the encoders do not fit the request, or the process fails.
     """
-    command = module_command("minilm_core.latency.calibration_process")
-    environment = {**os.environ, "PYTHONPATH": import_path()}
-    table: LatencyTable | None = None
-    with _running(command, environment) as child:
-        assert child.stdin is not None, "stdin is a pipe"
-        assert child.stdout is not None, "stdout is a pipe"
-        # A process that has died already is reported by its exit code.
-        with contextlib.suppress(BrokenPipeError), child.stdin:
-            child.stdin.write(request.to_json())
-        for line in child.stdout:
-            message = json.loads(line)
-            if "error" in message:
-                raise UserError(message["error"])
+    what = "the calibration of latency"
+    with answering("minilm_core.latency.calibration_process", request.to_json(), what) as messages:
+        for message in messages:
             if "table" in message:
-                table = LatencyTable.from_dict(message["table"], source="the calibration")
-            else:
-                progress(message["stage"], message["fraction"])
-    if child.returncode or table is None:
-        raise UserError(
-            f"the calibration of latency must end with exit code 0, got {child.returncode}; "
-            "what it printed on stderr names the cause"
-        )
-    return table
-
-
-@contextlib.contextmanager
-def _running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Runs a process with pipes for stdin and stdout, and ends it if the block fails."""
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        try:
-            yield child
-        except BaseException:
-            child.kill()
-            raise
+                return LatencyTable.from_dict(message["table"], source="the calibration")
+            progress(message["stage"], message["fraction"])
+    raise AssertionError("a calibration that ends well has answered with its table")
 
 
 def answer(request_json: str, out: TextIO) -> None:
@@ -96,8 +65,8 @@ def answer(request_json: str, out: TextIO) -> None:
 
     from minilm_core.latency.calibration import calibrate
 
-    def write(message: Mapping[str, Any]) -> None:
-        print(json.dumps(message), file=out, flush=True)
+    def write(message: Message) -> None:
+        write_message(message, out)
 
     request = CalibrationRequest.from_json(request_json)
     try:
@@ -118,15 +87,5 @@ def answer(request_json: str, out: TextIO) -> None:
         write({"table": table.to_dict()})
 
 
-def main() -> None:
-    """Reads a request from stdin and writes the answer to stdout."""
-    with results_on_stdout() as results:
-        try:
-            answer(sys.stdin.read(), results)
-        except KeyboardInterrupt:
-            # The parent was interrupted too, and reports it.
-            sys.exit(130)
-
-
 if __name__ == "__main__":
-    main()
+    answer_on_stdout(answer)

@@ -21,6 +21,9 @@ HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 # Some repositories have copies of the weights for other runtimes in these folders.
 HUB_FILES_LEFT = ("onnx/*", "openvino/*", "coreml/*")
 
+SECONDS_TO_WAIT = 5.0
+"""How long a Hub that is asked only once may take to answer."""
+
 CONFIG_BOOKKEEPING = (
     *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
     *("id2label", "label2id", "num_labels", "problem_type"),
@@ -101,8 +104,13 @@ def resolve(source: TeacherSource, base: Path) -> Path:
     return folder
 
 
-def resolve_config(source: TeacherSource, base: Path) -> Path:
+def resolve_config(source: TeacherSource, base: Path, *, is_patient: bool = True) -> Path:
     """Returns the teacher's config.json, downloading it from the Hub if needed; no weights are downloaded.
+
+    Args:
+        source: Where the teacher is.
+        base: The folder that relative paths start from.
+        is_patient: Whether a Hub that does not answer is asked again, for half a minute.
 
     Raises:
         UserError: if the teacher cannot be found.
@@ -113,6 +121,8 @@ def resolve_config(source: TeacherSource, base: Path) -> Path:
     from huggingface_hub import hf_hub_download
 
     with _reached(source):
+        if not is_patient:
+            _ask_once(source)
         return Path(hf_hub_download(source.model, "config.json", revision=source.revision))
 
 
@@ -224,6 +234,19 @@ def _fetch(source: TeacherSource) -> Path:
                 ignore_patterns=list(HUB_FILES_LEFT),
             )
         )
+
+
+def _ask_once(source: TeacherSource) -> None:
+    """Raises an error unless the Hub answers, and has the teacher's config.json."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(source.model, "config.json", revision=source.revision), timeout=SECONDS_TO_WAIT)
+    except OSError:
+        raise
+    # The Hub's client has errors of its own, whose names depend on its version.
+    except Exception as error:
+        raise ConnectionError(first_line(error)) from error
 
 
 @contextmanager

@@ -26,13 +26,16 @@ from minilm_core.tasks.kinds.kind import EncodedSplit, Split
 from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.losses import mean_loss, task_loss
 from minilm_core.tasks.metrics import metric_named, score
-from minilm_core.tasks.splits import load_splits
+from minilm_core.tasks.splits import Splits, load_splits
 from minilm_core.tasks.task import Task
 from minilm_core.training.checkpoints import load_checkpoint, save_checkpoint
 from minilm_core.training.cpu_layers import train_fast_on_cpu
 from minilm_core.training.devices import autocast, resolve_precision, trim_freed_memory
 from minilm_core.training.optimisation import TrainingState, begin_training, micro_batches, seed_step, unwrapped
 from minilm_core.training.used_rows import of_used_rows, only_used_rows
+
+Rows = Int[np.ndarray, " batch"]
+"""The indices of some features of a split."""
 
 BATCHES_PER_BUCKET = 32
 """The number of batches within which examples are sorted by length, so that batches have little padding."""
@@ -78,6 +81,13 @@ def load_task_data(
     Raises:
         UserError: if a file or column is missing, a label is no label of the task, or the tokenizer cannot be read.
     """
+    return tokenise(task, load_splits(task, base), tokenizer_folder, max_length, cache)
+
+
+def tokenise(
+    task: Task, splits: Splits, tokenizer_folder: Path, max_length: int, cache: Path | None = None
+) -> TaskData:
+    """`load_task_data` of splits that have been read."""
     tokenizer = load_padding_tokenizer(tokenizer_folder)
     task, length = as_teacher_embeds(task, tokenizer_folder, max_length), task.length(max_length)
     identity = None if cache is None else tokenizer_sha256(tokenizer_folder)
@@ -89,7 +99,6 @@ def load_task_data(
         key = encoding_key(task, split, max_length=length, tokenizer_sha256=identity)
         return cached_encoding(cache / key, split, encode)
 
-    splits = load_splits(task, base)
     return TaskData(
         task=task,
         train=encoded(splits.train),
@@ -125,6 +134,7 @@ def finetune(
     rank: int = 0,
     world_size: int = 1,
     resume_from: Path | None = None,
+    batches: Sequence[Rows] | None = None,
 ) -> Iterator[FinetuningProgress]:
     """Trains a model on the task's training split and yields after every optimiser step.
 
@@ -140,6 +150,7 @@ def finetune(
         rank: This worker's number, from 0.
         world_size: The number of workers that share a batch.
         resume_from: A folder of checkpoints. Training starts at the first step if it holds none.
+        batches: The features of each step, for those who time steps. None: all, in each of the epochs.
 
     Raises:
         NonFiniteLossError: if the loss becomes infinite or NaN.
@@ -170,6 +181,7 @@ def finetune(
             rank=rank,
             world_size=world_size,
             resume_from=resume_from,
+            given=batches,
         )
 
 
@@ -194,9 +206,13 @@ def _trained(
     rank: int,
     world_size: int,
     resume_from: Path | None,
+    given: Sequence[Rows] | None,
 ) -> Iterator[FinetuningProgress]:
     """Trains a model on the train split; with the examples of `selection`, chooses the best epoch."""
-    batches = _batches(data.train, schedule, seed=seed, world_size=world_size)
+    if given is None:
+        batches = _batches(data.train, schedule, seed=seed, world_size=world_size)
+    else:
+        batches = [_Batch(0, rows) for rows in given]
     train_fast_on_cpu(unwrapped(model))
     # Only a distillation has a choice of schedules: the learning rate of a fine-tuning falls linearly.
     curve = LearningRateCurve(num_steps=len(batches), warmup_fraction=schedule.warmup_fraction)
@@ -227,7 +243,7 @@ class _Batch(NamedTuple):
     """The features of one optimiser step."""
 
     epoch: int
-    rows: Int[np.ndarray, " batch"]
+    rows: Rows
 
 
 def _batches(train: EncodedSplit, schedule: FinetuningSchedule, *, seed: int, world_size: int) -> list[_Batch]:
@@ -307,11 +323,15 @@ def _resume(state: TrainingState, best: BestEpoch | None, root: Path | None) -> 
     return BestEpoch.restored(tensors, plain.get("best") or {}, patience=best.patience)
 
 
-def batches_of_epoch(split: EncodedSplit, batch_size: int, *, seed: int, epoch: int) -> list[Int[np.ndarray, " batch"]]:
+def batches_of_epoch(split: EncodedSplit, batch_size: int, *, seed: int, epoch: int) -> list[Rows]:
     """Returns every feature once, in random batches of features of similar length; one batch may be short."""
+    return batches_of_lengths(split.lengths, batch_size, seed=seed, epoch=epoch)
+
+
+def batches_of_lengths(lengths: Int[np.ndarray, " features"], batch_size: int, *, seed: int, epoch: int) -> list[Rows]:
+    """`batches_of_epoch` of features that have these numbers of tokens."""
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(split.features))
-    lengths = split.lengths
+    order = random.permutation(len(lengths))
     bucket_size = batch_size * BATCHES_PER_BUCKET
     batches: list[np.ndarray] = []
     for start in range(0, len(order), bucket_size):

@@ -1,9 +1,9 @@
 """The commands before a search: init, validate, doctor, plan."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from search.cli.terminal import (
     ExitCode,
     Overrides,
     SearchYaml,
+    complain,
     emit_json,
     emit_table,
     say_next,
@@ -21,7 +22,9 @@ from search.cli.terminal import (
 
 if TYPE_CHECKING:
     from search.commands.doctor import Finding
-    from search.commands.plan import Plan, Span
+    from search.commands.estimate import SearchTime
+    from search.config.loading import LoadedConfig
+    from search.study.resolved import ResolvedStudy
 
 
 def init(
@@ -101,64 +104,64 @@ def doctors_exit_code(findings: "Iterable[Finding]") -> ExitCode:
     return ExitCode.USAGE if any(finding.is_input for finding in wrong) else ExitCode.FAILED
 
 
-def plan(search_yaml: SearchYaml, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(
+    search_yaml: SearchYaml,
+    overrides: Overrides = None,
+    is_timed: Annotated[
+        bool, typer.Option("--time", help="Measure a few steps, and tell how long the search takes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Print what a search would run, and start nothing."""
     from minilm_core.results.layout import StudyPaths
-    from search.commands.plan import make_plan
-    from search.config.compatibility import find_teacher_config
+    from search.cli.plan_rows import plan_rows
+    from search.commands.plan import make_plan, packed_tokens
     from search.config.loading import load_config
     from search.driver.calibration import known_tables
     from search.study.resolved import resolve_study
 
     loaded = load_config(search_yaml, overrides or ())
-    teacher = find_teacher_config(loaded)
-    study = None
+    teacher = _reachable_teacher(loaded)
+    study, num_tokens, time = None, None, None
     if teacher is not None:
         study = known_tables(resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), teacher))
-    made = make_plan(loaded, study)
+        num_tokens = packed_tokens(study.paths)
+        time = _search_time(study, num_tokens, is_timed)
+    elif is_timed:
+        raise UserError(f"--time needs the teacher on this machine, got {loaded.config.teacher.model}")
+    made = make_plan(loaded, study, num_tokens, time)
     if as_json:
         emit_json(made.to_dict())
     else:
-        emit_table(f"{made.name}: nothing was started", ("", ""), _plan_rows(made))
+        emit_table(f"{made.name}: nothing was started", ("", ""), plan_rows(made))
     if loaded.config.needs_latency_table and (study is None or study.latency_table is None):
         say_next("calibrate", search_yaml)
     else:
         say_next("launch", search_yaml)
 
 
-def _plan_rows(made: "Plan") -> list[tuple[str, str]]:
-    shapes, trials, text, files = made.shapes, made.trials, made.text, made.files
-    vocabulary, assistant, kept = made.vocabulary, made.assistant, files.stable_states_bytes
-    # A vocabulary that is not cut yet may become smaller.
-    most = "at most " if vocabulary is not None and not vocabulary.is_known else ""
-    refused = "an unknown number" if shapes.num_shapes_refused is None else f"{most}{shapes.num_shapes_refused}"
-    return [
-        ("student shapes", f"{shapes.num_shapes}, {refused} over a limit"),
-        *([("assistant", f"{assistant.label}, teaches {assistant.num_shapes} of the shapes")] if assistant else []),
-        *([("vocabulary", f"{most}{vocabulary.size:,} of {vocabulary.num_full:,} tokens")] if vocabulary else []),
-        ("parameters", most + _figure(shapes.num_parameters, 1e6, " M")),
-        ("size in fp32", most + _figure(shapes.size_bytes, 1e6, " MB")),
-        ("size in int8", most + _figure(shapes.int8_size_bytes, 1e6, " MB")),
-        ("FLOPs a sequence", _figure(shapes.flops, 1e9, " GFLOP", 2)),
-        ("predicted latency", _figure(shapes.latency_ms, 1, " ms", 2)),
-        ("trials", f"{trials.num_trials}, {trials.max_concurrent_trials} at a time"),
-        ("held while running", f"{trials.num_cpus:g} CPU cores, {trials.num_gpus:g} GPUs"),
-        ("tokens a student", _figure(text.tokens_per_trial, 1e6, " M", 2)),
-        ("corpus at most", _figure(text.max_corpus_tokens, 1e6, " M tokens", 2)),
-        ("teacher's targets", _figure(files.targets_bytes, 1e6, " MB")),
-        ("epochs a student", _figure(text.epochs_per_trial, 1, "", 2)),
-        ("students on disk", most + _figure(files.students_bytes, 1e6, " MB", 0)),
-        ("checkpoints on disk", most + _figure(files.checkpoints_bytes, 1e6, " MB", 0)),
-        *([("kept for more steps", most + _figure(kept, 1e6, " MB", 0))] if kept is None or kept.high else []),
-    ]
+def _search_time(study: "ResolvedStudy", num_tokens: int | None, is_timed: bool) -> "SearchTime | None":
+    """Measures the time of a search, or finds what was measured before."""
+    from search.commands.plan_time import kept_time, measured_time
+    from search.driver.display import step_shown
+
+    if not is_timed:
+        return kept_time(study, num_tokens)
+    with step_shown("timing a few steps") as show:
+        return measured_time(study, num_tokens, show)
 
 
-def _figure(value: "float | Span | None", scale: float, unit: str, digits: int = 1) -> str:
-    """Returns a figure, or a range of it, in multiples of `scale`."""
-    from search.commands.plan import Span
+def _reachable_teacher(loaded: "LoadedConfig") -> "Mapping[str, Any] | None":
+    """Returns the teacher's config.json, from the Hub if need be; None, with a note, if it cannot be reached."""
+    from minilm_core.models.teacher import read_config, resolve_config
+    from search.config.compatibility import find_teacher_config
 
-    if value is None:
-        return "unknown"
-    if isinstance(value, Span):
-        return f"{value.low / scale:,.{digits}f} to {value.high / scale:,.{digits}f}{unit}"
-    return f"{value / scale:,.{digits}f}{unit}"
+    found = find_teacher_config(loaded)
+    if found is not None:
+        return found
+    try:
+        file = resolve_config(loaded.config.teacher, loaded.base, is_patient=False)
+    except UserError as error:
+        complain(f"the sizes of students are unknown: {error}")
+        return None
+    return read_config(file)

@@ -3,8 +3,15 @@ from .calibrate import calibrate_study as calibrate_study
 from .calibrate import parse_target as parse_target
 from .doctor import Finding as Finding
 from .doctor import examine as examine
+from .estimate import Range as Range
+from .estimate import SearchTime as SearchTime
+from .estimate import estimate_search as estimate_search
 from .package import Deployment as Deployment
 from .package import package_student as package_student
 from .plan import Plan as Plan
+from .plan import PlannedShapes as PlannedShapes
 from .plan import Span as Span
 from .plan import make_plan as make_plan
+from .plan import packed_tokens as packed_tokens
+from .plan_time import kept_time as kept_time
+from .plan_time import measured_time as measured_time

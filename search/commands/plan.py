@@ -3,13 +3,18 @@
 A figure that is unknown before the run is None, never a guess.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from minilm_core.corpus.packed import PackedCorpus
 from minilm_core.distillation.target_storage import cache_bytes
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
+from minilm_core.results.layout import StudyPaths
+from search.commands.estimate import SearchTime
 from search.config.loading import LoadedConfig
 from search.config.settings import Kept, SearchConfig
 from search.config.teacher_assignment import TeacherRole
@@ -37,8 +42,12 @@ class PlannedShapes:
 
     num_shapes: int
     """Different architectures in the space."""
+    num_shapes_feasible: int | None
+    """Architectures within the limits."""
     num_shapes_refused: int | None
     """Architectures that are over a limit."""
+    unknown_because: str | None
+    """What is missing to tell which architectures are within the limits; None if they are known."""
     num_parameters: Span | None
     size_bytes: Span | None
     """Bytes of the weights in fp32."""
@@ -127,6 +136,8 @@ class Plan:
     trials: PlannedTrials
     text: PlannedText
     files: PlannedFiles
+    time: SearchTime | None
+    """None unless it was measured with settings that take as long."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as one flat mapping of plain JSON types."""
@@ -141,10 +152,16 @@ class Plan:
             **asdict(self.trials),
             **asdict(self.text),
             **asdict(self.files),
+            "time": None if self.time is None else self.time.to_dict(),
         }
 
 
-def make_plan(loaded: LoadedConfig, study: ResolvedStudy | None, num_corpus_tokens: int | None = None) -> Plan:
+def make_plan(
+    loaded: LoadedConfig,
+    study: ResolvedStudy | None,
+    num_corpus_tokens: int | None = None,
+    time: SearchTime | None = None,
+) -> Plan:
     """Works out what a search would run.
 
     Args:
@@ -152,6 +169,7 @@ def make_plan(loaded: LoadedConfig, study: ResolvedStudy | None, num_corpus_toke
         study: The study that it resolves to; None if the teacher is not on this machine. Its latency table is ignored
             unless it has every width of the space.
         num_corpus_tokens: Tokens of the packed corpus; None before it is packed.
+        time: How long the search takes; None if that was not measured.
     """
     config = loaded.config
     shapes = _plan_shapes(config, study)
@@ -165,17 +183,28 @@ def make_plan(loaded: LoadedConfig, study: ResolvedStudy | None, num_corpus_toke
         trials=_plan_trials(config),
         text=text,
         files=_plan_files(config, study, shapes.size_bytes, num_corpus_tokens),
+        time=time,
     )
+
+
+def packed_tokens(paths: StudyPaths) -> int | None:
+    """Returns the tokens of a study's packed corpus; None before it is packed."""
+    if not paths.preparation.exists():
+        return None
+    folder = Path(json.loads(paths.preparation.read_text(encoding="utf-8"))["corpus"])
+    if not folder.is_dir():
+        return None
+    corpus = PackedCorpus.load(folder)
+    return corpus.num_rows * corpus.manifest.sequence_length
 
 
 def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedShapes:
     space = config.space if study is None else study.space
     every = tuple(space.architectures())
     family = None if study is None else study.student_family
-    table = None if study is None else study.latency_table
-    if table is not None and not table.covers(every):
-        table = None
-    admitted = _within_limits(config.limits, every, family, table)
+    table = None if study is None else usable_table(study)
+    unknown_because = _why_unknown(config.limits, study)
+    admitted = None if unknown_because else within_limits(config.limits, every, family, table)
     # With fewer tokens than the bound, more shapes may be within the limits: the bound on their sizes is that of all.
     bounding = admitted if study is None or study.is_vocabulary_known else every
 
@@ -187,7 +216,9 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
 
     return PlannedShapes(
         num_shapes=space.num_shapes,
+        num_shapes_feasible=None if admitted is None else len(admitted),
         num_shapes_refused=None if admitted is None else space.num_shapes - len(admitted),
+        unknown_because=unknown_because,
         num_parameters=span(lambda shape, family: shape.num_parameters(family)),
         size_bytes=span(lambda shape, family: shape.size_bytes(family)),
         int8_size_bytes=span(lambda shape, family: shape.int8_size_bytes(family)),
@@ -196,14 +227,30 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
     )
 
 
-def _within_limits(
+def usable_table(study: ResolvedStudy) -> LatencyTable | None:
+    """Returns the study's latency table, unless it lacks a width of the space."""
+    table = study.latency_table
+    return table if table is not None and table.covers(tuple(study.space.architectures())) else None
+
+
+def _why_unknown(limits: Limits, study: ResolvedStudy | None) -> str | None:
+    """Returns what is missing to tell which shapes are within the limits, or None."""
+    if limits == Limits():
+        return None
+    if study is None:
+        return "limits need the teacher's config.json, which was not found"
+    if limits.max_latency_ms is not None and usable_table(study) is None:
+        return "limits.max_latency_ms needs a latency table of every width of the space, which calibrate makes"
+    return None
+
+
+def within_limits(
     limits: Limits, shapes: tuple[StudentArchitecture, ...], family: FamilyShape | None, table: LatencyTable | None
-) -> tuple[StudentArchitecture, ...] | None:
-    """Returns the shapes within the limits; None if a limit is on a figure that is unknown."""
+) -> tuple[StudentArchitecture, ...]:
+    """Returns the shapes within limits on figures that are known."""
     if limits == Limits():
         return shapes
-    if family is None or (limits.max_latency_ms is not None and table is None):
-        return None
+    assert family is not None, "a limit is on a figure of the family"
     latencies_ms = (None if table is None else table.predict_ms(shape) for shape in shapes)
     return tuple(
         shape
@@ -265,12 +312,26 @@ def _plan_files(
 
 def _targets_bytes(study: ResolvedStudy, num_tokens: int) -> int:
     """Returns the bytes of all teachers' cached states; a teacher that runs beside its students has none."""
-    limit, total = study.config.storage.max_cache_bytes, 0
-    for role, layers in study.layers.items():
-        num_bytes = cache_bytes(num_tokens, study.teachers.architecture(role).hidden_size, len(layers))
-        # A teacher whose states no longer fit runs beside its students.
-        total += num_bytes if limit is None or total + num_bytes <= limit else 0
-    return total
+    return sum(_states_bytes(study, role, num_tokens) for role in cached_roles(study, num_tokens))
+
+
+def _states_bytes(study: ResolvedStudy, role: TeacherRole, num_tokens: int) -> int:
+    return cache_bytes(num_tokens, study.teachers.architecture(role).hidden_size, len(study.layers[role]))
+
+
+def cached_roles(study: ResolvedStudy, num_tokens: int | None) -> tuple[TeacherRole, ...]:
+    """Returns the models that teach from a cache; one whose states no longer fit runs beside its students.
+
+    With a limit on the cache and an unknown number of tokens, all of them may run beside their students.
+    """
+    limit, total, cached = study.config.storage.max_cache_bytes, 0, list[TeacherRole]()
+    for role in study.layers:
+        if limit is None:
+            cached.append(role)
+        elif num_tokens is not None and total + _states_bytes(study, role, num_tokens) <= limit:
+            total += _states_bytes(study, role, num_tokens)
+            cached.append(role)
+    return tuple(cached)
 
 
 def _students_bytes(config: SearchConfig, size_bytes: Span) -> Span:

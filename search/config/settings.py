@@ -143,8 +143,8 @@ class Storage:
     path: str = "studies"
     """The folder of the studies, each of which has a folder of its name."""
     cache: str = "cache"
-    """The folder of packed corpora, teacher targets, tokenised tasks and latency tables, which studies share. Numba's
-    compiled code goes there too if neither the package's folder nor the home folder can be written to."""
+    """The folder of packed corpora, teacher targets, tokenised tasks, latency tables and timings, which studies share.
+    Numba's compiled code goes there too if neither the package's folder nor the home folder can be written to."""
     max_cache_bytes: int | None = None
     """Bytes that the cached targets of all teachers may take. The least recently used targets are removed to make room
     for a study's. A teacher whose targets alone take more runs beside its students instead. None: no limit."""

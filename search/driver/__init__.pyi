@@ -7,3 +7,4 @@ from .log import write_driver_log as write_driver_log
 from .reruns import run_again as run_again
 from .room import check_capacity as check_capacity
 from .run import run_study as run_study
+from .students_per_worker import most_students_per_worker as most_students_per_worker

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -39,6 +40,14 @@ def students_per_worker(study: ResolvedStudy, *, is_cached: bool, worker_bytes: 
     if not chosen.exists():
         write_text_atomically(chosen, json.dumps(_best_group_size(study, worker_bytes())) + "\n")
     return int(json.loads(chosen.read_text(encoding="utf-8")))
+
+
+def most_students_per_worker(study: ResolvedStudy, *, is_cached: bool) -> int:
+    """Returns how many students a trial trains together at most if a worker has enough memory; nothing is chosen."""
+    configured = study.config.resources.students_per_worker
+    if configured is not None or is_cached:
+        return configured or 1
+    return _best_group_size(study, sys.maxsize)
 
 
 def worker_memory_bytes(resources: Resources) -> Iterator[int]:

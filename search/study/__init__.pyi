@@ -50,6 +50,16 @@ from .stopping import rungs_reached as rungs_reached
 from .stopping import stop_among as stop_among
 from .stopping import stop_at_rung as stop_at_rung
 from .stopping import stop_before_task as stop_before_task
+from .timings import DistillationTimes as DistillationTimes
+from .timings import EncoderTimes as EncoderTimes
+from .timings import TaskTimes as TaskTimes
+from .timings import Timings as Timings
+from .timings import find_timings as find_timings
+from .timings import mean_of as mean_of
+from .timings import num_processes_at_once as num_processes_at_once
+from .timings import save_timings as save_timings
+from .timings import students_to_time as students_to_time
+from .timings import timings_file as timings_file
 from .warm_start import WarmStart as WarmStart
 from .warm_start import find_warm_start as find_warm_start
 from .weights import remove_unkept as remove_unkept

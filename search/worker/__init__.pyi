@@ -5,4 +5,6 @@ from .preparation import read_preparation as read_preparation
 from .preparation import targets_held as targets_held
 from .preparation import write_evaluation as write_evaluation
 from .run import run_group as run_group
+from .timing_process import TimingRequest as TimingRequest
+from .timing_process import time_in_fresh_processes as time_in_fresh_processes
 from .worker import JobsFailedError as JobsFailedError

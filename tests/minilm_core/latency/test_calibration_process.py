@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, PretrainedConfig
 
+from minilm_core import fresh_process
 from minilm_core.errors import UserError
-from minilm_core.latency import calibration_process
 from minilm_core.latency.calibration_process import CalibrationRequest, answer, calibrate_in_fresh_process
 from minilm_core.latency.table import LatencyTable, LatencyTarget, Runtime
 from minilm_core.models.architecture import StudentArchitecture
@@ -94,7 +94,7 @@ def test_a_process_that_fails_is_reported_with_its_exit_code(
     teacher_config: PretrainedConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dying = [sys.executable, "-c", "import sys; sys.exit('the interpreter is broken')"]
-    monkeypatch.setattr(calibration_process, "module_command", lambda _: dying)
+    monkeypatch.setattr(fresh_process, "module_command", lambda _: dying)
     with pytest.raises(UserError, match="must end with exit code 0, got 1; what it printed on stderr names the cause"):
         calibrate_in_fresh_process(request_for(teacher_config), lambda *_: None)
     assert "the interpreter is broken" in capfd.readouterr().err

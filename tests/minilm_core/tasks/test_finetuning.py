@@ -106,6 +106,15 @@ def test_micro_batches_learn_what_the_whole_batch_learns(
         torch.testing.assert_close(weights_of(in_parts)[name], weight, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_given_batches_are_learnt_in_their_order(who: TaskData, teacher_folder: Path) -> None:
+    first = batches_of_epoch(who.train, SCHEDULE.batch_size, seed=0, epoch=0)[:2]
+    usual, given = (build_task_model(teacher_folder, who, seed=0) for _ in range(2))
+    schedule = replace(SCHEDULE, warmup_fraction=0.0)
+    steps = list(finetune(given, who, schedule, learning_rate=1e-3, seed=0, batches=first))
+    assert [(step.step, step.num_steps, step.is_last) for step in steps] == [(1, 2, False), (2, 2, True)]
+    assert steps[0].loss == next(finetune(usual, who, schedule, learning_rate=1e-3, seed=0)).loss
+
+
 def test_there_is_a_step_for_every_batch_of_every_epoch(who: TaskData, teacher_folder: Path) -> None:
     steps = list(finetune(build_task_model(teacher_folder, who, seed=0), who, SCHEDULE, learning_rate=1e-3, seed=0))
     assert [step.step for step in steps] == list(range(1, 17))

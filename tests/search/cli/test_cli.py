@@ -88,11 +88,13 @@ def test_every_verb_explains_itself_and_takes_json(verb: str) -> None:
     assert "--json" in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["--help", "validate", "status", "pick", "report"])
+@pytest.mark.parametrize("verb", ["--help", "validate", "plan", "status", "pick", "report"])
 def test_a_command_that_only_reads_imports_no_heavy_library(
     verb: str, search_yaml: Path, study: Path, interrupted: Path
 ) -> None:
-    subject = {"validate": search_yaml, "status": interrupted, "pick": study, "report": study}.get(verb)
+    subject = {"validate": search_yaml, "plan": search_yaml, "status": interrupted, "pick": study, "report": study}.get(
+        verb
+    )
     assert loaded_modules(verb, *([] if subject is None else [subject])) == []
 
 

@@ -12,7 +12,7 @@ from minilm_core.models.assistant import Assistant
 from minilm_core.models.families import family_shape
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.layout import StudyPaths
-from search.cli.preparing import _plan_rows
+from search.cli.plan_rows import plan_rows
 from search.commands.plan import PlannedFiles, PlannedShapes, Span, make_plan
 from search.config.loading import load_config
 from search.config.settings import Kept
@@ -48,7 +48,9 @@ def plan_of(loaded, table=None, num_corpus_tokens=None):
 
 def test_the_plan_counts_shapes_and_those_over_a_limit(loaded):
     plan = plan_of(loaded)
-    assert (plan.shapes.num_shapes, plan.shapes.num_shapes_refused) == (32, 2)
+    assert (plan.shapes.num_shapes, plan.shapes.num_shapes_feasible, plan.shapes.num_shapes_refused) == (32, 30, 2)
+    assert plan.to_dict()["num_shapes_feasible"] == 30
+    assert dict(plan_rows(plan))["student shapes"] == "30 of 32 are within the limits"
 
 
 def test_ranges_are_those_of_the_smallest_and_largest_admitted_shape(loaded):
@@ -64,7 +66,9 @@ def test_without_a_teacher_sizes_are_unknown(loaded):
     plan = make_plan(loaded, None)
     assert plan.shapes == PlannedShapes(
         num_shapes=32,
+        num_shapes_feasible=None,
         num_shapes_refused=None,
+        unknown_because="limits need the teacher's config.json, which was not found",
         num_parameters=None,
         size_bytes=None,
         int8_size_bytes=None,
@@ -78,12 +82,17 @@ def test_without_a_teacher_sizes_are_unknown(loaded):
 
 def test_a_latency_limit_without_a_table_leaves_the_refused_unknown(loaded):
     plan = plan_of(with_config(loaded, limits=Limits(max_latency_ms=5.0)))
-    assert (plan.shapes.num_shapes_refused, plan.shapes.size_bytes) == (None, None)
+    assert (plan.shapes.num_shapes_feasible, plan.shapes.num_shapes_refused) == (None, None)
+    assert plan.shapes.size_bytes is None
+    assert "limits.max_latency_ms needs a latency table" in plan.to_dict()["unknown_because"]
+    assert dict(plan_rows(plan))["student shapes"].startswith("32, an unknown number within the limits: limits.max_l")
 
 
 def test_limits_that_admit_no_shape_leave_no_range(loaded):
     plan = plan_of(with_config(loaded, limits=Limits(max_parameters=1)))
-    assert (plan.shapes.num_shapes_refused, plan.shapes.size_bytes) == (32, None)
+    assert (plan.shapes.num_shapes_feasible, plan.shapes.num_shapes_refused) == (0, 32)
+    assert plan.shapes.size_bytes is None
+    assert dict(plan_rows(plan))["student shapes"] == "0 of 32 are within the limits"
 
 
 def test_tokens_and_storage_follow_from_the_settings(loaded):
@@ -189,7 +198,7 @@ def test_sizes_are_upper_bounds_before_the_vocabulary_is_cut(vocabulary, size):
     assert (plan.shapes.num_parameters.low, plan.shapes.num_parameters.high) == (min(every), max(every))
     assert plan.shapes.num_shapes_refused == sum(figure > 3e6 for figure in every)
     assert (plan.to_dict()["vocabulary_size"], plan.to_dict()["is_vocabulary_known"]) == (size, False)
-    shown = dict(_plan_rows(plan))
+    shown = dict(plan_rows(plan))
     assert shown["vocabulary"] == f"at most {size:,} of 30,522 tokens"
     assert shown["parameters"].startswith("at most ")
 
@@ -198,7 +207,7 @@ def test_a_full_vocabulary_is_not_mentioned(loaded):
     plan = plan_of(loaded)
     assert plan.vocabulary is None
     assert plan.to_dict()["vocabulary_size"] is None
-    assert "vocabulary" not in dict(_plan_rows(plan))
+    assert "vocabulary" not in dict(plan_rows(plan))
 
 
 def test_sizes_are_exact_once_the_vocabulary_is_cut(tmp_path):
@@ -208,4 +217,4 @@ def test_sizes_are_exact_once_the_vocabulary_is_cut(tmp_path):
     CutVocabulary(kept=np.arange(3000), num_full=30522, unknown=100, limit=4000, coverage=1.0).save(folder)
     plan = plan_of(loaded)
     assert (plan.vocabulary.size, plan.vocabulary.is_known) == (3000, True)
-    assert dict(_plan_rows(plan))["vocabulary"] == "3,000 of 30,522 tokens"
+    assert dict(plan_rows(plan))["vocabulary"] == "3,000 of 30,522 tokens"
