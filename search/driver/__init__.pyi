@@ -3,6 +3,7 @@ from .calibration import encoders_to_time as encoders_to_time
 from .calibration import known_tables as known_tables
 from .cluster import cluster as cluster
 from .cluster import cluster_summary as cluster_summary
+from .display import step_shown as step_shown
 from .log import write_driver_log as write_driver_log
 from .reruns import run_again as run_again
 from .room import check_capacity as check_capacity
