@@ -13,6 +13,9 @@ BIN := $(VENV)/bin
 MINILM := $(BIN)/minilm-search
 STUDY := $(QUICKSTART)/studies/quickstart
 PEER := build/peer
+# What `make bench-naive` needs beside the environment, and its options: a larger teacher, other text and tasks.
+NAIVE := build/naive
+NAIVE_ARGS ?=
 
 # As many test processes as there are processors, and at most four, because each may start a Ray of its own. If one of
 # them crashes, the run ends: pytest-xdist could wait for ever for the tests of that process.
@@ -20,7 +23,7 @@ TEST_ARGS ?= -n logical --maxprocesses 4 --max-worker-restart 0
 # The threads of one process must not spin while those of another have work.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
-.PHONY: install quickstart test test-fast test-long check format bench bench-gpu results-page clean
+.PHONY: install quickstart test test-fast test-long check format bench bench-gpu bench-naive results-page clean
 
 install: $(VENV)/installed
 
@@ -75,6 +78,16 @@ bench: install $(PEER)/installed
 
 bench-gpu: install $(PEER)/installed
 	$(BIN)/python -m tests.benchmarks.gpu build/bench-gpu.json
+
+# The environment never gets these packages: only the naive side finds them.
+$(NAIVE)/installed: tests/benchmarks/naive/requirements.txt | install
+	rm -rf $(NAIVE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --ignore-requires-python \
+	  --target $(NAIVE) -r $<
+	touch $@
+
+bench-naive: install $(NAIVE)/installed
+	$(BIN)/python -m tests.benchmarks.naive.compare build/bench-naive.json $(NAIVE_ARGS)
 
 # Rebuilds the published results from the committed records, and their part of README.md.
 results-page: install
