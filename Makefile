@@ -23,7 +23,7 @@ TEST_ARGS ?= -n logical --maxprocesses 4 --max-worker-restart 0
 # The threads of one process must not spin while those of another have work.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
-.PHONY: install quickstart test test-fast test-long check format bench bench-gpu bench-naive results-page clean
+.PHONY: install quickstart test test-fast test-long check format bench bench-gpu bench-naive bench-search results-page clean
 
 install: $(VENV)/installed
 
@@ -88,6 +88,11 @@ $(NAIVE)/installed: tests/benchmarks/naive/requirements.txt | install
 
 bench-naive: install $(NAIVE)/installed
 	$(BIN)/python -m tests.benchmarks.naive.compare build/bench-naive.json $(NAIVE_ARGS)
+
+# The figures are those of the last table.
+bench-search: install
+	mkdir -p build
+	$(BIN)/python -m tests.benchmarks.search build/bench-search.json tests/benchmarks/tables/*.jsonl
 
 # Rebuilds the published results from the committed records, and their part of README.md.
 results-page: install
