@@ -1,12 +1,13 @@
 """Lost processes of the cluster: how exceptions report them, and how Tune, the logs and the records treat them."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from minilm_core.errors import FailureKind
+from minilm_core.errors import FailureKind, first_line
 from search.study.jobs import Job
 from search.study.memory import NodeOutOfMemoryError
 
@@ -14,10 +15,23 @@ NUM_ATTEMPTS = 2
 """How often work is started in all if its processes are lost; the second time it goes on from its checkpoints."""
 
 
+_BROKEN_CONNECTION = re.compile(r"(gloo|NCCL)[^\n]*(reset|closed) by peer|ncclRemoteError", re.IGNORECASE)
+"""What the collective operations of PyTorch say where another process of the group is gone."""
+
+
+class PeerLostError(Exception):
+    """The connection of a worker to another one of its trial broke, because that one's process is gone."""
+
+
 def loss_reported_by(error: BaseException) -> BaseException | None:
-    """Returns the loss of a process that an exception reports, or None. A kill for memory has a message of one line."""
+    """Returns the loss of a process that an exception reports, or None. A kill for memory has a message of one line.
+
+    A worker may see that another one is gone before Ray does.
+    """
     if isinstance(error, OutOfMemoryError):
         return NodeOutOfMemoryError.from_ray(str(error))
+    if isinstance(error, RuntimeError) and _BROKEN_CONNECTION.search(str(error)):
+        return PeerLostError(f"a worker lost another one of its trial: {first_line(error)}")
     is_loss = isinstance(error, NodeOutOfMemoryError | RayError) and not isinstance(error, RayTaskError)
     return error if is_loss else None
 

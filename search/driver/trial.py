@@ -22,7 +22,7 @@ from minilm_core.errors import first_line
 from minilm_core.results.records import Role, TrialRecord, read_records
 from minilm_core.training.devices import held_bytes, return_freed_memory
 from search.config.settings import Executor, Resources
-from search.driver.losses import NUM_ATTEMPTS, log_loss, loss_kind, loss_reported_by
+from search.driver.losses import NUM_ATTEMPTS, PeerLostError, log_loss, loss_kind, loss_reported_by
 from search.driver.working_thread import on_one_thread
 from search.study.jobs import Job
 from search.study.messages import JobsEnded, Message, WorkerBegun, WorkersLost, encode
@@ -121,7 +121,7 @@ def guarded(jobs: Sequence[Job], run: Callable[[Sequence[Job]], Iterator[Event]]
                 break
             except Exception as error:
                 # Nothing else may refer to the error: its traceback keeps alive what filled the memory.
-                loss = loss_reported_by(_cause(error))
+                loss = _loss(_cause(error))
                 failed = _failed_records(error, left)
         if loss is not None and num_attempts < NUM_ATTEMPTS:
             num_attempts += 1
@@ -202,10 +202,15 @@ def _worker_resources(resources: Resources) -> dict[str, float]:
 
 def _cause(error: BaseException) -> BaseException:
     """Returns the exception of a trial's workers, without the exceptions that Ray Train and Ray wrap it in."""
-    failures = getattr(error, "worker_failures", None)
-    cause: BaseException = next(iter(failures.values())) if failures else error
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    causes = [_unwrapped(failure) for failure in failures.values()]
+    # Where one worker fails, the others only say that they have lost it.
+    return next((cause for cause in causes if not isinstance(_loss(cause), PeerLostError)), causes[0])
+
+
+def _unwrapped(failure: BaseException) -> BaseException:
     # First comes Ray Train's wrapper of a worker's death, then Ray's wrapper of an exception.
-    cause = getattr(cause, "health_check_failure", cause)
+    cause: BaseException = getattr(failure, "health_check_failure", failure)
     return cause.cause if isinstance(cause, ray.exceptions.RayTaskError) else cause
 
 
@@ -216,11 +221,20 @@ def _failed_records(error: BaseException, left: Mapping[int, Job]) -> list[Trial
     if isinstance(cause, JobsFailedError):
         # If none of the named jobs is left, the exception came from those that are.
         jobs = [left[number] for number in cause.numbers if number in left] or jobs
-        cause = cause.error
-    loss = loss_reported_by(cause)
+    loss = _loss(cause)
     if loss is None:
-        return [job.failed_record(cause) for job in jobs]
+        return [job.failed_record(_raised(cause)) for job in jobs]
     return [job.failed_record(loss, loss_kind(loss)) for job in jobs]
+
+
+def _loss(cause: BaseException) -> BaseException | None:
+    """Returns the loss of a process that a cause reports, or None."""
+    return loss_reported_by(_raised(cause))
+
+
+def _raised(cause: BaseException) -> BaseException:
+    """Returns the exception that a trial raised, without the jobs to which it was attributed."""
+    return cause.error if isinstance(cause, JobsFailedError) else cause
 
 
 def _this_node() -> str:

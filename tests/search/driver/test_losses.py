@@ -90,7 +90,14 @@ def test_a_kill_for_memory_and_a_lost_process_are_failures_of_two_kinds() -> Non
     assert str(killed) == "out of memory on the node: the node is full"
 
 
-@pytest.mark.parametrize("error", [MemoryError("in the process itself"), RayTaskError("f", "", KeyError("x"))])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("in the process itself"),
+        RayTaskError("f", "", KeyError("x")),
+        RuntimeError("the file was closed by peer review"),
+    ],
+)
 def test_an_exception_of_a_running_process_is_no_loss(error: Exception) -> None:
     assert loss_reported_by(error) is None
 

@@ -29,6 +29,10 @@ KILLED = WorkerGroupError(
 )
 
 
+GLOO = "[/build/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:37506: Connection reset by peer."
+BROKEN = JobsFailedError((3, 4, 5), RuntimeError(GLOO))
+
+
 @pytest.fixture
 def study(open_study: OpenStudy) -> ResolvedStudy:
     return open_study(is_prepared=False)
@@ -91,6 +95,20 @@ def test_students_whose_workers_are_lost_are_tried_once_more(jobs: list[Job]) ->
     work = Work((4, LOST))
     assert endings(list(guarded(jobs, work))) == [[(3, None)], [(4, None)], [(5, None)]]
     assert work.groups == [[3, 4, 5], [4, 5]]
+
+
+def test_a_worker_that_lost_another_one_has_lost_its_trial(jobs: list[Job]) -> None:
+    # The node of the other worker is gone, which the first one sees before Ray does.
+    messages = list(guarded(jobs, Work((4, WorkerGroupError("failed", {0: BROKEN})), (5, BROKEN))))
+    assert endings(messages) == [[(3, None)], [(4, None)], [(5, FailureKind.NODE_LOST)]]
+    (lost,) = [message for message in messages if isinstance(message, WorkersLost)]
+    assert lost.reason == f"a worker lost another one of its trial: {GLOO}"
+
+
+def test_a_worker_that_fails_is_the_cause_and_not_those_that_lost_it(jobs: list[Job]) -> None:
+    raised = JobsFailedError((4,), MemoryError("on the second worker"))
+    messages = list(guarded(jobs, Work((4, WorkerGroupError("failed", {0: BROKEN, 1: raised})))))
+    assert endings(messages) == [[(3, None)], [(4, FailureKind.OUT_OF_MEMORY)], [(5, None)]]
 
 
 def test_students_whose_workers_are_lost_twice_have_failed(jobs: list[Job]) -> None:
