@@ -18,6 +18,7 @@ from tests.benchmarks.search import DEFAULT, FRACTIONS, at_fractions, compared
 from tests.benchmarks.search_replay import Point, Strategy, Table, replay, total_tokens
 from tests.benchmarks.search_table import TEACHER, Score, Student, read_table
 from tests.benchmarks.tiny_material import write_material
+from tests.paths import ROOT
 
 RANDOM = Strategy(sampler=Sampler(name=SamplerName.RANDOM))
 STOPPING = Stopping(rungs=(200, 400), reduction=2.0)
@@ -89,6 +90,17 @@ def test_a_sampler_that_knows_costs_finds_more_than_random_draws(table: Table) -
         for way in (Strategy(sampler=Sampler(name=SamplerName.KNOWN_COST)), RANDOM)
     )
     assert np.mean(known) > np.mean(random)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tests/benchmarks/tables").glob("*.jsonl")), ids=lambda file: file.stem)
+def test_a_committed_table_is_whole(file: Path) -> None:
+    teacher, students = read_table(file)
+    committed = Table(teacher, students)
+    assert len(students) >= 96
+    assert len(committed.rungs) == 2  # and the loss at the end
+    assert len(teacher.scores) == 2
+    points = replay(committed, RANDOM, seed=0, budget_tokens=committed.num_tokens)
+    assert points[-1].hypervolume == pytest.approx(committed.hypervolume(students))
 
 
 def test_a_table_with_a_student_missing_is_refused() -> None:
