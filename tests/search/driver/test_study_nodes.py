@@ -13,7 +13,7 @@ from minilm_core.results.records import Status
 from tests.search.local_ray import Nodes, nodes_here
 from tests.search.studies import NO_BASELINES, command, launch_arguments, students, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # each starts clusters of several nodes, for minutes on two cores
 
 TWO_AT_ONCE = "resources.max_concurrent_trials=2"
 TWO_WORKERS = "resources.workers_per_trial=2"
