@@ -288,7 +288,7 @@ def test_a_command_without_the_packages_says_how_to_install_them(
     assert "make bench-naive" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_our_side_counts_the_tokens_and_the_time_of_all_its_students(
     options: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
@@ -306,7 +306,7 @@ def test_our_side_counts_the_tokens_and_the_time_of_all_its_students(
     assert sum(side.seconds.values()) == pytest.approx(side.cost.wall_seconds)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["bert", "mpnet"])
 @pytest.mark.skipif(not (PACKAGES / "installed").exists(), reason="make bench-naive installs what the program needs")
 def test_both_sides_train_the_same_students_on_the_same_tokens(
