@@ -25,7 +25,7 @@ def test_the_tests_that_use_a_gpu_are_there() -> None:
     assert [name for name in device.GPU_TESTS if not (device.ROOT / name).is_file()] == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_dry_run_passes_and_reports_every_step(tmp_path: Path) -> None:
     assert device.main([str(tmp_path / "out"), "--dry-run"]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
