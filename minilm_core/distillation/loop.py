@@ -1,7 +1,7 @@
 """The training loop of distillation: a generator that yields its progress after every optimiser step."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,7 +92,7 @@ def distil(
     learning_rate: float,
     seed: int,
     resume_from: Path | None = None,
-) -> Iterator[DistillationProgress]:
+) -> Generator[DistillationProgress]:
     """Distils a student and yields after every optimiser step; the caller reports, saves and may stop at any step.
 
     Args:

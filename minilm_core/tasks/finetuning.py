@@ -1,6 +1,6 @@
 """Fine-tunes an encoder on a labelled task of any kind."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -135,7 +135,7 @@ def finetune(
     world_size: int = 1,
     resume_from: Path | None = None,
     batches: Sequence[Rows] | None = None,
-) -> Iterator[FinetuningProgress]:
+) -> Generator[FinetuningProgress]:
     """Trains a model on the task's training split and yields after every optimiser step.
 
     With a selection fraction, a part of the training split is cut off, on which the best epoch is chosen; the model has
@@ -207,7 +207,7 @@ def _trained(
     world_size: int,
     resume_from: Path | None,
     given: Sequence[Rows] | None,
-) -> Iterator[FinetuningProgress]:
+) -> Generator[FinetuningProgress]:
     """Trains a model on the train split; with the examples of `selection`, chooses the best epoch."""
     if given is None:
         batches = _batches(data.train, schedule, seed=seed, world_size=world_size)

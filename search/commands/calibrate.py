@@ -54,7 +54,8 @@ def calibrate_study(
         table = known or family.timed(config.latency.target, config.seed)
         if is_strict:
             check_error(family.name, table)
-        table.save(family.file(config))
+        if known is None:
+            table.save(family.file(config))
         tables[family.name] = table
     return tables
 

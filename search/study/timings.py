@@ -17,6 +17,7 @@ from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.latency.table import Device, fingerprint
 from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.settings.schema import plain
 from search.config.teacher_assignment import TeacherRole
 from search.study.resolved import ResolvedStudy
 
@@ -25,6 +26,14 @@ FORMAT_VERSION = 1
 
 MOST_PROCESSES = 8
 """The most processes that measure at once."""
+
+_OF_DISTILLATION = (
+    *("batch_size", "micro_batch_size", "method", "relation_heads", "relations", "layer_mapping"),
+    *("dropout", "precision", "checkpoint_activations", "compile"),
+)
+"""The settings of distillation that the time of a step depends on."""
+_OF_FINETUNING = ("batch_size", "micro_batch_size", "max_length", "precision")
+"""The settings of fine-tuning that the time of a step depends on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +104,7 @@ class Timings:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the timings as plain JSON types."""
-        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        content: dict[str, Any] = plain(self)
         return content
 
     @classmethod
@@ -171,18 +180,8 @@ def timings_file(
     return Path(config.storage.cache) / "timings" / f"{key}.json"
 
 
-_OF_DISTILLATION = (
-    *("batch_size", "micro_batch_size", "method", "relation_heads", "relations", "layer_mapping"),
-    *("dropout", "precision", "checkpoint_activations", "compile"),
-)
-"""The settings of distillation that the time of a step depends on."""
-_OF_FINETUNING = ("batch_size", "micro_batch_size", "max_length", "precision")
-"""The settings of fine-tuning that the time of a step depends on."""
-
-
 def save_timings(timings: Timings, file: Path) -> None:
     """Writes timings to a file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(file, json.dumps(timings.to_dict(), indent=2) + "\n")
 
 

@@ -138,7 +138,7 @@ def _guesses(students: Sequence[TrialRecord], other: SearchConfig, space: Studen
     if not students:
         return
     values = np.array([[record.objectives[each.name] for each in objectives] for record in students])
-    on_front = is_on_frontier(as_costs(values, objectives))
+    on_front, shapes = is_on_frontier(as_costs(values, objectives)), set(space.architectures())
     front = [record for record, is_on in zip(students, on_front, strict=True) if is_on]
     for record in most_accurate_first(front, objectives):
         found = StudentChoice.from_record(record)
@@ -147,7 +147,7 @@ def _guesses(students: Sequence[TrialRecord], other: SearchConfig, space: Studen
             continue
         typical = space.typical(shape.num_layers, shape.hidden_size)
         own = {
-            "architecture": shape in set(space.architectures()),
+            "architecture": shape in shapes,
             "distillation_learning_rate": found.distillation_learning_rate in space.distillation_learning_rate,
             "finetuning_learning_rate": found.finetuning_learning_rate in space.finetuning_learning_rate,
             "initialisation": found.initialisation in space.initialisations,

@@ -288,7 +288,7 @@ def _training_seconds(
             batches=[rows[: num_rows * world_size]] * (2 + NUM_TIMES),
         )
         found = []
-        with closing(steps):  # type: ignore[type-var]  # it is a generator
+        with closing(steps):
             for _ in range(1 + NUM_TIMES):
                 with timed() as seconds:
                     next(steps)

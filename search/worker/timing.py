@@ -5,7 +5,7 @@ The rows are random tokens: a step takes as long whatever its tokens are.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def timed() -> Iterator[Callable[[], float]]:
     """Yields a function that returns the seconds that the block took, once it has ended."""
     began, took = time.perf_counter(), 0.0
     yield lambda: took
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # as torch has it
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
     took = time.perf_counter() - began
 
@@ -266,10 +266,10 @@ def _time_distillation(
     )
 
 
-def _seconds_of(steps: Iterator[object], count: int) -> list[float]:
+def _seconds_of(steps: Generator[object], count: int) -> list[float]:
     """Returns how long each of the first steps takes."""
     found: list[float] = []
-    with closing(steps):  # type: ignore[type-var]  # it is a generator
+    with closing(steps):
         for _ in range(count):
             with timed() as seconds:
                 next(steps)

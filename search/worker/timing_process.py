@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from minilm_core.errors import UserError, first_line
 from minilm_core.fresh_process import Message, answer_on_stdout, answering, write_message
-from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.layout import StudyPaths
 from search.config.loading import load_config, resolved_yaml
 from search.config.teacher_assignment import TeacherRole
@@ -171,7 +171,7 @@ def _measured(request: TimingRequest) -> Iterator[tuple[str, float, dict[str, An
         of_tasks = time_tasks(node, folder, tasks, scratch / "model", is_teacher=False)
         fixed_seconds = distillation.fixed_seconds + saving()
         times = replace(distillation, fixed_seconds=fixed_seconds)
-        students.append({**_entry(study, architecture, of_tasks), "distillation": asdict(times)})
+        students.append({**_entry(study, architecture, study.student_family, of_tasks), "distillation": asdict(times)})
     yield "fine-tuning the teacher", (num_parts - 1) / num_parts, None
     of_teacher = time_tasks(node, node.teacher_folder, tasks, scratch / "model", is_teacher=True)
     yield (
@@ -179,15 +179,16 @@ def _measured(request: TimingRequest) -> Iterator[tuple[str, float, dict[str, An
         1.0,
         {
             "students": students,
-            "teacher": {**_entry(study, study.teacher, of_teacher), "distillation": None},
+            "teacher": {**_entry(study, study.teacher, study.teacher_family, of_teacher), "distillation": None},
             "assistant": None if assistant is None else asdict(assistant),
             "caching_seconds": teachers.caching_seconds,
         },
     )
 
 
-def _entry(study: ResolvedStudy, architecture: StudentArchitecture, tasks: Mapping[str, Any]) -> dict[str, Any]:
-    family = study.teacher_family if architecture == study.teacher else study.student_family
+def _entry(
+    study: ResolvedStudy, architecture: StudentArchitecture, family: FamilyShape, tasks: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "architecture": asdict(architecture),
         "flops": architecture.flops(study.config.corpus.sequence_length, family),
