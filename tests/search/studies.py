@@ -28,7 +28,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-c", COMMAND, *map(str, arguments)]
 
 
-def run(*arguments: object, timeout: float = 300, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, timeout: float = 600, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=cwd, check=False)
 
 

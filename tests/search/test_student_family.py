@@ -104,6 +104,17 @@ def test_students_and_teacher_have_latencies_of_tables_of_their_own(
     assert Job.of_twin(calibrated, 0, choice).latency_ms == pytest.approx(2.0)
     assert Job.of_teacher(calibrated).latency_ms == pytest.approx(12.0)
     assert Job.of_truncated_teacher(calibrated, 0, 2).latency_ms == pytest.approx(6.0)
-    alike = replace(calibrated, teacher_latency_table=None)
-    assert Job.of_teacher(alike).latency_ms == pytest.approx(4.0)
-    assert Job.of_truncated_teacher(alike, 0, 2).latency_ms == pytest.approx(2.0)
+    # The table that the settings name is the students': it says nothing about a teacher of another family.
+    named = replace(calibrated, teacher_latency_table=None)
+    assert Job.of_student(named, 0, choice).latency_ms == pytest.approx(2.0)
+    assert Job.of_teacher(named).latency_ms is None
+    assert Job.of_truncated_teacher(named, 0, 2).latency_ms is None
+
+
+def test_a_teacher_of_the_students_family_has_their_table(
+    open_study: Callable[..., ResolvedStudy], choice: StudentChoice
+) -> None:
+    study = open_study()
+    calibrated = replace(study, latency_table=table_of(choice.architecture, study.teacher, ms_per_layer=1.0))
+    assert Job.of_teacher(calibrated).latency_ms == pytest.approx(study.teacher.num_layers)
+    assert Job.of_truncated_teacher(calibrated, 0, 2).latency_ms == pytest.approx(2.0)
