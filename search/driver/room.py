@@ -9,6 +9,7 @@ import ray
 
 # Ray has no other way to ask what each node has free: `ray.available_resources` gives the sum.
 from ray._private.state import available_resources_per_node
+from ray.util import placement_group_table
 
 from minilm_core.errors import UserError
 from search.config.labels import selects
@@ -94,6 +95,11 @@ def check_capacity(resources: Resources) -> None:
         )
 
 
+def is_room_awaited() -> bool:
+    """Returns whether something has asked for room on the cluster in advance, as trials do, and has not got it."""
+    return any(group["state"] in ("PENDING", "RESCHEDULING") for group in placement_group_table().values())
+
+
 class Waiting:
     """Tells what is waited for, from time to time, while nothing runs because no nodes have free what is asked."""
 
@@ -103,24 +109,17 @@ class Waiting:
         tell: Callable[[str], None],
         *,
         num_processes: int = 1,
-        seconds_before_line: float = SECONDS_BEFORE_LINE,
     ) -> None:
         self._reservation = reservation
         self._tell = tell
         self._num_processes = num_processes
-        self._seconds_before_line = seconds_before_line
         self._since: float | None = None
         self._last_line: float | None = None
 
     @classmethod
-    def for_trial(cls, resources: Resources, tell: Callable[[str], None], *, seconds_before_line: float) -> Self:
+    def for_trial(cls, resources: Resources, tell: Callable[[str], None]) -> Self:
         """Returns what tells that trials wait."""
-        return cls(
-            Reservation.of_worker(resources),
-            tell,
-            num_processes=resources.workers_per_trial,
-            seconds_before_line=seconds_before_line,
-        )
+        return cls(Reservation.of_worker(resources), tell, num_processes=resources.workers_per_trial)
 
     def follow(self, *, is_waiting: bool) -> None:
         """Takes note of whether nothing runs that could, and tells it if it is time to; called every second or so."""
@@ -131,7 +130,7 @@ class Waiting:
         if self._since is None:
             self._since = now
         is_repeated = self._last_line is not None and now - self._last_line < SECONDS_BETWEEN_LINES
-        if now - self._since < self._seconds_before_line or is_repeated:
+        if now - self._since < SECONDS_BEFORE_LINE or is_repeated:
             return
         labels = self._reservation.labels
         line = waiting_line(

@@ -31,7 +31,7 @@ from search.driver.inputs import check_inputs
 from search.driver.journal import repair_journal
 from search.driver.log import reported_in_one_line, tune_errors_logged
 from search.driver.losses import NUM_ATTEMPTS, Losses, log_loss
-from search.driver.room import SECONDS_BEFORE_LINE, Reservation, Waiting
+from search.driver.room import Reservation, Waiting, is_room_awaited
 from search.driver.searcher import Quota, StudySearcher, make_sampler, open_optuna_study, reconcile
 from search.driver.students_per_worker import students_per_worker, worker_memory_bytes
 from search.driver.study_preparation import prepare_study
@@ -49,9 +49,6 @@ from search.study.weights import remove_unkept
 from search.worker.preparation import read_preparation, targets_held
 
 MIN_TRIALS_FOR_IMPORTANCES = 20
-
-SECONDS_BEFORE_LINE_OF_TRAIN = 60.0
-"""How long no worker of a trial has begun before it is said what is waited for: to start them takes up to 26 s."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -303,11 +300,7 @@ class _Watcher(tune.Callback):
         self._has_own_process = resources.chosen_executor is Executor.DIRECT
         self._placement_groups: dict[str, str] = {}
         """What the workers of each Tune trial hold under `train`, by the trial's id."""
-        self.waiting = Waiting.for_trial(
-            resources,
-            display.message,
-            seconds_before_line=SECONDS_BEFORE_LINE if self._has_own_process else SECONDS_BEFORE_LINE_OF_TRAIN,
-        )
+        self.waiting = Waiting.for_trial(resources, display.message)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks with its own state, which is never read here; a terminal cannot be pickled.
@@ -318,7 +311,9 @@ class _Watcher(tune.Callback):
             self._teacher.follow()
         left = [trial for trial in trials if not trial.is_finished()]
         runs_teacher = self._teacher is not None and self._teacher.is_running
-        self.waiting.follow(is_waiting=bool(left) and not runs_teacher and not any(map(self._holds_resources, left)))
+        runs_nothing = bool(left) and not runs_teacher and not any(map(self._holds_resources, left))
+        # Workers that have room may take minutes to start.
+        self.waiting.follow(is_waiting=runs_nothing and is_room_awaited())
 
     def _holds_resources(self, trial: Any) -> bool:
         """Returns whether a trial runs; under `train` its process runs already while its workers wait."""

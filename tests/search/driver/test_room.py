@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.util import placement_group, remove_placement_group
 
 from minilm_core.errors import UserError
 from search.commands.doctor import examine
@@ -13,8 +14,18 @@ from search.config.loading import load_config, resolved_yaml
 from search.config.settings import Resources
 from search.driver import room
 from search.driver.cluster import cluster
-from search.driver.room import Node, Reservation, Waiting, check_capacity, cores_on_one_node, nodes_with, waiting_line
+from search.driver.room import (
+    Node,
+    Reservation,
+    Waiting,
+    check_capacity,
+    cores_on_one_node,
+    is_room_awaited,
+    nodes_with,
+    waiting_line,
+)
 from tests.search.local_ray import Nodes, nodes_here
+from tests.search.studies import wait_for
 
 A_HALF = Reservation(num_cpus=2, num_gpus=0.5)
 
@@ -105,13 +116,14 @@ def test_it_is_said_once_a_minute_what_is_waited_for_and_not_while_something_run
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    waiting = Waiting(Reservation(num_cpus=5), lines.append, seconds_before_line=0)
-    has_room = Waiting(Reservation(num_cpus=2), lines.append, seconds_before_line=0)
-    patient = Waiting(Reservation(num_cpus=5), lines.append)
+    waiting = Waiting(Reservation(num_cpus=5), lines.append)
+    has_room = Waiting(Reservation(num_cpus=2), lines.append)
     with cluster(Resources(), nodes.address):
-        for each in (waiting, has_room, patient):
-            each.follow(is_waiting=True)
         waiting.follow(is_waiting=True)
+        assert lines == []
+        monkeypatch.setattr(room, "SECONDS_BEFORE_LINE", 0.0)
+        for each in (waiting, has_room, waiting):
+            each.follow(is_waiting=True)
         assert len(lines) == 1
         assert lines[0].startswith(
             "waiting for room for 1 process with 5 CPUs and 0 GPUs on one node: 3 nodes have 4 CPUs"
@@ -121,3 +133,17 @@ def test_it_is_said_once_a_minute_what_is_waited_for_and_not_while_something_run
         assert len(lines) == 1
         waiting.follow(is_waiting=True)
         assert len(lines) == 2
+
+
+@pytest.mark.slow
+def test_room_is_awaited_while_no_node_has_it_and_not_while_it_is_held(nodes: Nodes) -> None:
+    with cluster(Resources(), nodes.address):
+        assert not is_room_awaited()
+        held = placement_group([{"CPU": 1}])
+        assert held.wait(60)
+        assert not is_room_awaited()
+        awaited = placement_group([{"CPU": 5}])
+        # The head takes note of it a moment later.
+        wait_for(is_room_awaited, seconds=60)
+        remove_placement_group(awaited)
+        wait_for(lambda: not is_room_awaited(), seconds=60)

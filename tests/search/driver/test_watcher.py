@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from minilm_core.results.records import Status, append_record
+from search.driver import run
 from search.driver.run import _Watcher
 from search.study.jobs import Job
 from search.study.memory import NodeOutOfMemoryError
@@ -60,6 +61,13 @@ def waits(watcher: _Watcher, *trials: TuneTrial) -> bool:
     return seen
 
 
+@pytest.fixture
+def without_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that has no room for what was asked."""
+    monkeypatch.setattr(run, "is_room_awaited", lambda: True)
+
+
+@pytest.mark.usefixtures("without_room")
 def test_trials_wait_if_none_of_them_runs(watcher: _Watcher) -> None:
     running, pending, ended = (TuneTrial(name, name.upper()) for name in ("running", "pending", "terminated"))
     assert waits(watcher, pending)
@@ -69,6 +77,14 @@ def test_trials_wait_if_none_of_them_runs(watcher: _Watcher) -> None:
     assert not waits(watcher)
 
 
+def test_trials_do_not_wait_while_processes_that_have_room_start(
+    watcher: _Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "is_room_awaited", lambda: False)
+    assert not waits(watcher, TuneTrial("pending", "PENDING"))
+
+
+@pytest.mark.usefixtures("without_room")
 def test_under_train_a_trial_waits_until_its_workers_run_and_after_they_are_lost(
     open_study: OpenStudy, display: RecordingDisplay
 ) -> None:
