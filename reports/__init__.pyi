@@ -11,6 +11,7 @@ from .selection.decisions import picked_trial as picked_trial
 from .selection.decisions import write_decision as write_decision
 from .selection.preference import Prefer as Prefer
 from .selection.requirements import Certainty as Certainty
+from .selection.requirements import LatencyLimit as LatencyLimit
 from .selection.requirements import Requirements as Requirements
 from .study import Study as Study
 from .study import load_study as load_study

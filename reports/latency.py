@@ -1,11 +1,14 @@
 """The conditions under which latencies hold, and what the study's latency table says of its predictions."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 from minilm_core.latency.measurements import Statistic
 from minilm_core.latency.table import LatencyTable
+from minilm_core.results.layout import StudyPaths
+from minilm_core.results.objectives import LATENCY, latency_objective
 
 MEDIAN_PERCENTILE = 50
 P90 = 90
@@ -60,8 +63,10 @@ class LatencyConditions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyFacts:
-    """What the latency table of a study says of the latencies that it predicts."""
+    """What a latency table of a study says of the latencies that it predicts."""
 
+    name: str | None
+    """What the settings call the target, if they have several."""
     conditions: LatencyConditions
     device_name: str
     is_noisy: bool
@@ -75,6 +80,11 @@ class LatencyFacts:
     statistic: Statistic
 
     @property
+    def title(self) -> str:
+        """What the latency is called beside others."""
+        return latency_title(self.name)
+
+    @property
     def statistic_in_words(self) -> str:
         """What the table predicts, in the plural."""
         return "medians" if self.statistic is Statistic.MEDIAN else "medians of the fastest round"
@@ -86,16 +96,30 @@ class LatencyFacts:
         return required.is_covered_by(self.conditions)
 
 
-def read_latency(path: Path) -> LatencyFacts | None:
-    """Reads the latency table of a study; returns None where the study has none.
+def latency_title(target: str | None) -> str:
+    """Returns what the latency on a target is called."""
+    return "Latency" if target is None else f"Latency at {target}"
+
+
+def read_latencies(paths: StudyPaths, config: Mapping[str, Any]) -> dict[str, LatencyFacts]:
+    """Reads the latency tables of a study, by the objectives that they predict; the first target comes first.
 
     Raises:
-        UserError: if the file is not a table that a calibration wrote.
+        UserError: if a file is not a table that a calibration wrote.
     """
-    if not path.is_file():
-        return None
-    table = LatencyTable.load(path)
+    settings = config.get("latency")
+    several = settings if isinstance(settings, list) else [{}]
+    first, *further = [target.get("name") for target in several if isinstance(target, Mapping)] or [None]
+    files = {LATENCY: (first, paths.latency())}
+    files |= {latency_objective(str(name)): (name, paths.latency(str(name))) for name in further}
+    return {
+        objective: _facts(LatencyTable.load(file), name) for objective, (name, file) in files.items() if file.is_file()
+    }
+
+
+def _facts(table: LatencyTable, name: str | None) -> LatencyFacts:
     return LatencyFacts(
+        name=name,
         conditions=LatencyConditions(
             device=table.target.device.value,
             num_threads=table.target.num_threads,

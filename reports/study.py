@@ -14,12 +14,12 @@ from minilm_core.errors import UserError
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.frontier import hypervolume, is_on_frontier
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.objectives import Objective, as_costs, objectives_named
+from minilm_core.results.objectives import LATENCY, Objective, as_costs, objectives_named
 from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first, read_records, read_reruns
 from minilm_core.settings.schema_version import migrated
 from minilm_core.settings.yaml_source import read_yaml
 from reports.json_files import read_environment, read_importances
-from reports.latency import LatencyFacts, read_latency
+from reports.latency import LatencyFacts, read_latencies
 from reports.outcomes import StudyOutcomes, read_outcomes
 from reports.trial_rows import to_pandas
 
@@ -60,7 +60,8 @@ class Study:
     outcomes: StudyOutcomes
     """The outcomes of every example of each model that has them."""
     environment: Mapping[str, Any]
-    latency: LatencyFacts | None
+    latencies: Mapping[str, LatencyFacts]
+    """What each latency table says, by the objective that it predicts; empty without tables."""
     importances: Mapping[str, Mapping[str, float]]
     vocabulary: CutVocabulary | None = None
     """The tokens that the students keep; None if they have all their teacher's."""
@@ -76,6 +77,11 @@ class Study:
     def name(self) -> str:
         """The name in the configuration, or else that of the folder."""
         return str(self.config.get("name") or self.path.resolve().name)
+
+    @property
+    def latency(self) -> LatencyFacts | None:
+        """What the latency table of the first target says; None without one."""
+        return self.latencies.get(LATENCY)
 
     @cached_property
     def students(self) -> tuple[TrialRecord, ...]:
@@ -226,7 +232,7 @@ def load_study(path: Path | str) -> Study:
         records_sha256=sha256,
         outcomes=read_outcomes(paths, (*records, *ablations)),
         environment=read_environment(paths.environment),
-        latency=read_latency(paths.latency),
+        latencies=read_latencies(paths, config),
         importances=read_importances(paths.importances),
         vocabulary=CutVocabulary.load(paths.vocabulary) if paths.vocabulary.is_dir() else None,
         ablations=ablations,

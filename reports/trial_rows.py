@@ -8,6 +8,7 @@ import numpy as np
 
 from minilm_core.errors import UserError, first_line
 from minilm_core.results.layout import StudyPaths, TrialPaths
+from minilm_core.results.objectives import LATENCY, latency_objective
 from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import accuracy_over_seeds
 
@@ -83,7 +84,8 @@ def trial_row(record: TrialRecord) -> Row:
 
     `task_NAME` is the main metric on the validation split, `task_NAME/test` that on the test split, and `task_NAME/SET`
     that on an evaluation set; all have an interval under `/low` and `/high`. `task_NAME/mean` is the mean of the sets.
-    `seconds/STAGE` is the wall-clock time of a stage. No task has a slash in its name, so that no two columns coincide.
+    `latency_ms@TARGET` is the latency on a target after the first, and `seconds/STAGE` the wall-clock time of a stage.
+    No task has a slash in its name, so that no two columns coincide.
     """
     row: Row = {
         "trial": record.number if record.role is Role.STUDENT else None,
@@ -95,7 +97,8 @@ def trial_row(record: TrialRecord) -> Row:
         "stopped_in": None if record.stop is None else record.stop.stage,
         **_choices(record),
         "accuracy": accuracy_of(record),
-        "latency_ms": record.latency_ms,
+        LATENCY: record.latency_ms,
+        **{latency_objective(target): latency_ms for target, latency_ms in record.latencies_ms.items()},
         "size_bytes": record.size_bytes,
         "int8_size_bytes": record.int8_size_bytes,
         "vocabulary_size": record.vocabulary_size,

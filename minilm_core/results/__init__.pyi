@@ -5,9 +5,12 @@ from .frontier import places as places
 from .layout import MIN_CHECKED_STUDENTS as MIN_CHECKED_STUDENTS
 from .layout import StudyPaths as StudyPaths
 from .layout import TrialPaths as TrialPaths
+from .objectives import LATENCY as LATENCY
 from .objectives import Direction as Direction
 from .objectives import Objective as Objective
 from .objectives import as_costs as as_costs
+from .objectives import latency_objective as latency_objective
+from .objectives import latency_target as latency_target
 from .objectives import objectives_named as objectives_named
 from .outcomes import Outcomes as Outcomes
 from .outcomes import load_outcomes as load_outcomes

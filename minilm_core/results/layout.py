@@ -50,15 +50,17 @@ class StudyPaths:
         """The folder of the outcomes of every example."""
         return self.root / "outcomes"
 
-    @property
-    def latency(self) -> Path:
-        """The latency table of the students."""
-        return self.root / "latency.json"
+    def latency(self, target: str | None = None) -> Path:
+        """Returns the latency table of the students, for a study's first target or for another one by its name."""
+        return self.root / _of_target("latency", target)
 
-    @property
-    def teacher_latency(self) -> Path:
-        """The latency table of the teacher, if its family is not the students'."""
-        return self.root / "teacher_latency.json"
+    def latency_tables(self) -> list[Path]:
+        """Returns the files of all latency tables that the study has."""
+        return [*self.root.glob(_of_target("*latency", None)), *self.root.glob(_of_target("*latency", "*"))]
+
+    def teacher_latency(self, target: str | None = None) -> Path:
+        """Returns the latency table of the teacher, if its family is not the students'."""
+        return self.root / _of_target("teacher_latency", target)
 
     @property
     def warm_start(self) -> Path:
@@ -241,6 +243,10 @@ class StudyPaths:
         if further_seed is not None:
             folder /= f"seed-{further_seed}"
         return folder / f"{task}.safetensors"
+
+
+def _of_target(what: str, target: str | None) -> str:
+    return f"{what}.json" if target is None else f"{what}@{target}.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

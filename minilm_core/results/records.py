@@ -16,7 +16,7 @@ from minilm_core.atomic import append_line
 from minilm_core.errors import FailureKind, UserError
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.initialisation import Initialisation
-from minilm_core.results.objectives import Objective, as_costs
+from minilm_core.results.objectives import Objective, as_costs, latency_target
 
 SCHEMA_VERSION = 5
 """The version of the lines that are written; older ones are read too."""
@@ -162,7 +162,9 @@ class TrialRecord:
     flops: int | None = None
     """The FLOPs of one forward pass over one sequence of the latency target's length."""
     latency_ms: float | None = None
-    """Predicted from the calibrated table, in ms; None without one."""
+    """Predicted on the study's first latency target from its table, in ms; None without one."""
+    latencies_ms: dict[str, float] = field(default_factory=dict)
+    """The same on its further targets, by their names."""
     held_out_loss: float | None = None
     """The relation loss on held-out text at the end of distillation, or where it was stopped, in nats."""
     rungs: tuple[Rung, ...] = ()
@@ -206,6 +208,11 @@ class TrialRecord:
                 return f"truncated teacher {self.architecture.label}"
             case Role.STUDENT:
                 return f"trial {self.number}"
+
+    def latency_on(self, objective: str) -> float | None:
+        """Returns the predicted latency in ms that an objective is; None where it was not predicted."""
+        target = latency_target(objective)
+        return self.latency_ms if target is None else self.latencies_ms.get(target)
 
     def finetuning_seeds(self, task: str) -> range:
         """Returns the seeds that fine-tuned the model on a task."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import json
 import re
 import types
@@ -29,6 +30,7 @@ _RULES = {
 _KEY = "[key]"
 """Pydantic's mark for an error in a key of a mapping instead of its value."""
 _UNION_RULE = "must be a list of values or a range such as {low: 0.0001, high: 0.001}"
+_MAPPINGS_RULE = "must be a mapping of settings or a list of such mappings"
 
 
 def build(source: YamlSource, settings: type[Settings]) -> Settings:
@@ -78,7 +80,9 @@ def _problem(content: Any, settings: type, details: ErrorDetails) -> tuple[KeyPa
     kind = details["type"]
     plain_types = () if branch is None else _plain_types(settings, branch.key_path)
     if branch is not None and (plain_types or not isinstance(_at(content, branch.key_path), dict | list)):
-        rule = f"must be {', '.join(plain_types[:-1])} or {plain_types[-1]}" if plain_types else _UNION_RULE
+        rule = _MAPPINGS_RULE if _holds_mappings(settings, branch.key_path) else _UNION_RULE
+        if plain_types:
+            rule = f"must be {', '.join(plain_types[:-1])} or {plain_types[-1]}"
         return branch.key_path, f"{'.'.join(map(str, branch.key_path))} {rule}, got {shown(value)}"
     if branch is not None and not branch.is_meant(content):
         return key_path, ""
@@ -172,17 +176,30 @@ def _plain_types(settings: Any, key_path: KeyPath) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _holds_mappings(settings: Any, key_path: KeyPath) -> bool:
+    """Returns whether a value may be a list of mappings."""
+    return dataclasses.is_dataclass(_settings_at(settings, (*key_path, 0)))
+
+
 def _settings_at(settings: Any, key_path: KeyPath) -> Any:
-    """Returns the type at a key path; for a union, its dataclass if it has one."""
+    """Returns the type at a key path; for a union, its list if an item follows, or else its dataclass if it has one."""
     for part in key_path:
+        settings = _member(settings, is_list=isinstance(part, int))
         if dataclasses.is_dataclass(settings):
             settings = get_type_hints(settings).get(str(part))
         else:
             settings = next(iter(get_args(settings)), None)
-        if get_origin(settings) in (types.UnionType, Union):
-            members = get_args(settings)
-            settings = next((member for member in members if dataclasses.is_dataclass(member)), members[0])
-    return settings
+    return _member(settings, is_list=False)
+
+
+def _member(kind: Any, *, is_list: bool) -> Any:
+    """Returns the member of a union that a value belongs to; any other type is returned as it is."""
+    if get_origin(kind) not in (types.UnionType, Union):
+        return kind
+    members = get_args(kind)
+    wanted = (member for member in members if dataclasses.is_dataclass(member) and not is_list)
+    lists = (member for member in members if get_origin(member) is tuple and is_list)
+    return next(itertools.chain(wanted, lists), members[0])
 
 
 def _has(value: Any, part: str | int) -> bool:

@@ -55,6 +55,8 @@ class Facts:
     published: PublishedResults | None
     """What papers published for the tasks of the study, which was not measured here; None where nothing matches."""
     tasks: tuple[str, ...]
+    latencies: Mapping[str, str]
+    """The titles of the latencies by their objectives, the first target first."""
     has_steps: bool
     """Whether students have different numbers of steps."""
     frontier: tuple[Row, ...]
@@ -176,6 +178,7 @@ def gather(study: Study) -> Facts:
         set_tables=tables.set_tables(_distinct([*compared, *study.frontier])),
         published=published_results(study.records),
         tasks=tables.task_names(study),
+        latencies=tables.latency_titles(study),
         has_steps=len(_students_by_steps(study)) > 1,
         frontier=tuple(by_trial[student.number] for student in study.frontier),
         trials=tuple(rows),
@@ -224,8 +227,10 @@ def _warnings(study: Study) -> Iterator[str]:
             f"Unequal training: {wording.listed(groups)}. A difference between students of different numbers of steps "
             "is one of training, too, and not of their sizes alone."
         )
-    if study.latency is not None and study.latency.is_noisy:
-        yield "NOISY: the machine was busy while latency was calibrated; do not ship on these latencies."
+    for facts in study.latencies.values():
+        if facts.is_noisy:
+            title = f"{facts.title[0].lower()}{facts.title[1:]}"
+            yield f"NOISY: the machine was busy while {title} was calibrated; do not ship on these latencies."
     if not study.outcomes:
         yield "The outcomes of the examples were not kept (outcomes/), so paired intervals are not measured."
 
@@ -333,18 +338,16 @@ def _importance_rows(study: Study) -> Iterator[Row]:
 
 
 def _measurement(study: Study) -> Iterator[tuple[str, str]]:
-    facts = study.latency
-    if facts is None:
-        return
-    errors = {"of the median": facts.held_out_error, "of the 90th percentile": facts.held_out_p90_error}
-    noisy = "NOISY: the machine was busy" if facts.is_noisy else "quiet"
-    yield "Device", facts.device_name
-    yield "Latency under", facts.conditions.label
-    yield "Predicted figures", facts.statistic_in_words
-    for figure, error in errors.items():
-        shown = wording.NOT_MEASURED if error is None else wording.percentage(error)
-        yield f"Mean error of the prediction {figure}, for students that the table was not fitted to", shown
-    yield "Machine during the calibration", noisy
+    for facts in study.latencies.values():
+        errors = {"of the median": facts.held_out_error, "of the 90th percentile": facts.held_out_p90_error}
+        noisy = "NOISY: the machine was busy" if facts.is_noisy else "quiet"
+        yield "Device", facts.device_name
+        yield f"{facts.title} under", facts.conditions.label
+        yield "Predicted figures", facts.statistic_in_words
+        for figure, error in errors.items():
+            shown = wording.NOT_MEASURED if error is None else wording.percentage(error)
+            yield f"Mean error of the prediction {figure}, for students that the table was not fitted to", shown
+        yield "Machine during the calibration", noisy
 
 
 def _flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

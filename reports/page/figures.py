@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reports import wording
+from reports.page.tables import latency_titles
 from reports.study import Study
 from reports.trial_rows import Row
 
@@ -46,7 +47,6 @@ class Axis:
 
 
 AXES = (
-    Axis(key="latency_ms", title="Predicted latency (ms)", scale=1.0, write=wording.latency),
     Axis(key="size_bytes", title="Size (MB, fp32)", scale=1e6, write=wording.size),
     Axis(key="int8_size_bytes", title="Size (MB, int8)", scale=1e6, write=wording.size),
     Axis(key="flops", title="GFLOP a sequence", scale=1e9, write=lambda value: f"{(value or 0) / 1e9:.3f} GFLOP"),
@@ -84,10 +84,19 @@ def draw_figures(study: Study, rows: Sequence[Row]) -> tuple[Figure, ...]:
 
     placed = [row for row in rows if row["place"]]
     students = [row for row in placed if row["role"] == "student"]
-    drawn = [_pareto(altair, axis, placed) for axis in AXES if _is_shown(axis, study, students)]
+    drawn = [_pareto(altair, axis, placed) for axis in axes(study) if _is_shown(axis, study, students)]
     drawn += [chart for chart in (_progress(altair, study), _slices(altair, students)) if chart is not None]
     drawn += [_importances(altair, study)] if any(study.importances.values()) else []
     return tuple(finish(vl_convert, *chart) for chart in drawn)
+
+
+def axes(study: Study) -> tuple[Axis, ...]:
+    """Returns the axes of the costs of a study: its latencies, sizes and FLOPs."""
+    latencies = (
+        Axis(key=key, title=f"Predicted {title[0].lower()}{title[1:]} (ms)", scale=1.0, write=wording.latency)
+        for key, title in latency_titles(study).items()
+    )
+    return (*latencies, *AXES)
 
 
 @functools.cache
@@ -134,14 +143,14 @@ Drawn = tuple[str, str, str, Any]
 def _is_shown(axis: Axis, study: Study, students: Sequence[Row]) -> bool:
     named = {objective.name for objective in study.objectives}
     is_wanted = axis.key not in ("int8_size_bytes", "flops") or axis.key in named
-    return is_wanted and any(student[axis.key] is not None for student in students)
+    return is_wanted and any(student.get(axis.key) is not None for student in students)
 
 
 def _pareto(alt: Any, axis: Axis, placed: Sequence[Row]) -> Drawn:
     points = [
         {**_tooltip(row), "x": row[axis.key] / axis.scale, "opacity": _opacity(row["place"])}
         for row in placed
-        if row[axis.key] is not None
+        if row.get(axis.key) is not None
     ]
     steps = frontier_steps([(point["x"], point["accuracy"]) for point in points if point["role"] == "student"])
     x = alt.X("x:Q", title=axis.title, scale=_scale(alt, [point["x"] for point in points]))
@@ -193,7 +202,7 @@ def _opacity(place: str) -> float:
 
 
 def _pareto_finding(axis: Axis, placed: Sequence[Row], num_steps: int) -> str:
-    students = [row for row in placed if row["role"] == "student" and row[axis.key] is not None]
+    students = [row for row in placed if row["role"] == "student" and row.get(axis.key) is not None]
     best = max(students, key=lambda row: row["accuracy"])
     cheapest = min(students, key=lambda row: row[axis.key])
     teacher = next((row for row in placed if row["role"] == "teacher"), None)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from minilm_core.results.objectives import LATENCY
 from minilm_core.results.records import Evaluation, Role, Status, TrialRecord
 from minilm_core.tasks.metrics import Interval
 from reports import wording
+from reports.latency import latency_title
 from reports.statistics import Resamples, accuracy_interval, frontier_probabilities, tied_with_frontier
 from reports.study import Study
 from reports.trial_rows import Row, accuracy_of, mean_of_sets, trial_row
@@ -50,7 +52,6 @@ SHAPE = Column(key="shape", title="Layers x width, heads", is_number=False)
 STATUS = Column(key="status", title="Status", is_number=False)
 ACCURACY = Column(key="accuracy_with_interval", title="Accuracy [95% interval]", is_number=False)
 FIGURES = (
-    Column(key="latency_ms", title="Latency, ms", write=_fixed(2)),
     Column(key="size_bytes", title="Size, MB", write=_fixed(2, 1e6)),
     Column(key="int8_size_bytes", title="In int8, MB", write=_fixed(2, 1e6)),
     Column(key="num_parameters", title="Params, M", write=_fixed(2, 1e6)),
@@ -74,20 +75,34 @@ _RESAMPLED_DTYPES = {
 STUDENT = Column(key="student", title="Student's folder", is_number=False)
 
 
-def frontier_columns(tasks: Sequence[str], *, has_steps: bool = False) -> tuple[Column, ...]:
+def frontier_columns(
+    tasks: Sequence[str], latencies: Mapping[str, str], *, has_steps: bool = False
+) -> tuple[Column, ...]:
     """Returns the columns of the table of the frontier, with one for each task where there are several.
 
-    `has_steps` adds the number of steps, which students do not always have in common.
+    `latencies` are the titles of the latencies by their objectives. `has_steps` adds the number of steps, which
+    students do not always have in common.
     """
     distillation = _distillation_columns(tasks, has_steps=has_steps)
-    return (TRIAL, SHAPE, ACCURACY, *FIGURES, *distillation, PROBABILITY, STUDENT)
+    return (TRIAL, SHAPE, ACCURACY, *latency_columns(latencies), *FIGURES, *distillation, PROBABILITY, STUDENT)
 
 
-def trial_columns(tasks: Sequence[str], *, has_steps: bool = False) -> tuple[Column, ...]:
+def trial_columns(tasks: Sequence[str], latencies: Mapping[str, str], *, has_steps: bool = False) -> tuple[Column, ...]:
     """Returns the columns of the table of all trials; the arguments are those of `frontier_columns`."""
     distillation = _distillation_columns(tasks, has_steps=has_steps)
     place = Column(key="place", title="Place", is_number=False)
-    return (MODEL, STATUS, place, SHAPE, ACCURACY, *FIGURES, *distillation, DEVICE_HOURS)
+    return (MODEL, STATUS, place, SHAPE, ACCURACY, *latency_columns(latencies), *FIGURES, *distillation, DEVICE_HOURS)
+
+
+def latency_columns(latencies: Mapping[str, str]) -> tuple[Column, ...]:
+    """Returns one column a latency target."""
+    return tuple(Column(key=key, title=f"{title}, ms", write=_fixed(2)) for key, title in latencies.items())
+
+
+def latency_titles(study: Study) -> dict[str, str]:
+    """Returns the titles of a study's latencies by their objectives: of the first target, and of others with tables."""
+    found = {objective: facts.title for objective, facts in study.latencies.items()}
+    return {LATENCY: latency_title(None), **found}
 
 
 def _distillation_columns(tasks: Sequence[str], *, has_steps: bool) -> tuple[Column, ...]:

@@ -3,7 +3,7 @@
 import base64
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,9 +147,9 @@ def _context(facts: Facts, drawn: Sequence[Figure], note: str | None) -> dict[st
         "facts": facts,
         "figures": {figure.name: figure for figure in drawn},
         "note": note,
-        "filters": _filters(facts.trials),
-        "frontier_columns": tables.frontier_columns(facts.tasks, has_steps=facts.has_steps),
-        "trial_columns": tables.trial_columns(facts.tasks, has_steps=facts.has_steps),
+        "filters": _filters(facts.trials, facts.latencies),
+        "frontier_columns": tables.frontier_columns(facts.tasks, facts.latencies, has_steps=facts.has_steps),
+        "trial_columns": tables.trial_columns(facts.tasks, facts.latencies, has_steps=facts.has_steps),
         "model_columns": MODEL_COLUMNS,
         "cost_columns": COST_COLUMNS,
         "failure_columns": FAILURE_COLUMNS,
@@ -160,16 +160,16 @@ def _context(facts: Facts, drawn: Sequence[Figure], note: str | None) -> dict[st
     }
 
 
-def _filters(rows: Sequence[Row]) -> tuple[Filter, ...]:
-    """Returns a filter for each figure in which complete students differ."""
+def _filters(rows: Sequence[Row], latencies: Mapping[str, str]) -> tuple[Filter, ...]:
+    """Returns a filter for each figure in which complete students differ; `latencies` are titles by objective."""
     wanted = (
-        ("latency_ms", "Latency at most", True, "ms", 1.0),
-        ("size_bytes", "Size at most", True, "MB", 1e6),
-        ("accuracy", "Accuracy at least", False, "", 1.0),
+        *((key, f"{title}, at most", True, "ms", 1.0) for key, title in latencies.items()),
+        ("size_bytes", "Size, at most", True, "MB", 1e6),
+        ("accuracy", "Accuracy, at least", False, "", 1.0),
     )
     found: list[Filter] = []
     for key, title, is_maximum, unit, scale in wanted:
-        values = [row[key] / scale for row in rows if row["place"] and row[key] is not None]
+        values = [row[key] / scale for row in rows if row["place"] and row.get(key) is not None]
         if values and min(values) < max(values):
             low = math.floor(min(values) * FILTER_PRECISION) / FILTER_PRECISION
             high = math.ceil(max(values) * FILTER_PRECISION) / FILTER_PRECISION

@@ -7,4 +7,5 @@ from .decisions import picked_trial as picked_trial
 from .decisions import write_decision as write_decision
 from .preference import Prefer as Prefer
 from .requirements import Certainty as Certainty
+from .requirements import LatencyLimit as LatencyLimit
 from .requirements import Requirements as Requirements

@@ -144,6 +144,7 @@ def _figures(student: TrialRecord) -> dict[str, Any]:
         "architecture": dataclasses.asdict(student.architecture),
         "accuracy": accuracy_of(student),
         "latency_ms": student.latency_ms,
+        "latencies_ms": student.latencies_ms,
         "size_bytes": student.size_bytes,
         "int8_size_bytes": student.int8_size_bytes,
         "num_parameters": student.num_parameters,
@@ -190,12 +191,11 @@ def _notes(study: Study, confirmation: ConfirmationResult | None) -> tuple[str, 
             f"rejected by their accuracy over fresh seeds on the {confirmation.split} split"
         )
         notes += confirmation.unfinished
-    if any(student.latency_ms is not None for student in study.students):
-        facts = study.latency
-        figure, conditions = (
-            ("medians", "conditions unknown") if facts is None else (facts.statistic_in_words, facts.conditions.label)
-        )
-        notes.append(f"latencies are predicted {figure} ({conditions})")
-    if study.latency is not None and study.latency.is_noisy:
-        notes.append("the latencies are NOISY: the machine was busy while the table was calibrated")
+    if not study.latencies and any(student.latency_ms is not None for student in study.students):
+        notes.append("latencies are predicted medians (conditions unknown)")
+    for facts in study.latencies.values():
+        at = "" if facts.name is None else f" at {facts.name}"
+        notes.append(f"latencies{at} are predicted {facts.statistic_in_words} ({facts.conditions.label})")
+        if facts.is_noisy:
+            notes.append(f"the latencies{at} are NOISY: the machine was busy while the table was calibrated")
     return tuple(notes)

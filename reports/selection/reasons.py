@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from minilm_core.results.objectives import LATENCY
 from minilm_core.results.records import TrialRecord
 from reports import wording
 from reports.selection.alternatives import MORE
@@ -42,10 +43,19 @@ def reason_for(study: Study, winner: TrialRecord | None, standing: Standing, val
     figures = (
         f"{winner.label} ({winner.architecture.label}) is {_position(winner, standing, num_students)}: "
         f"accuracy {wording.accuracy(accuracy_of(winner))}{_share(study, winner, validation)}, "
-        f"latency {wording.latency(winner.latency_ms)}, "
+        f"latency {_latencies(study, winner)}, "
         f"{wording.size(winner.size_bytes)}, {wording.millions(winner.num_parameters)} parameters"
     )
     return "; ".join((figures, *evidence))
+
+
+def _latencies(study: Study, winner: TrialRecord) -> str:
+    """Returns the latency on each target, which is named where it has a name."""
+    named = {objective: facts.name for objective, facts in study.latencies.items()} or {LATENCY: None}
+    return ", ".join(
+        f"{wording.latency(winner.latency_on(objective))}{'' if name is None else f' at {name}'}"
+        for objective, name in named.items()
+    )
 
 
 def _share(study: Study, winner: TrialRecord, validation: Resamples) -> str:

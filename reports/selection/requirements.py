@@ -1,6 +1,7 @@
 """The requirements that a student must meet to be deployed, and how a user writes them."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -19,6 +20,8 @@ _CONDITION = re.compile(
     rf"|(?P<runtime>{'|'.join(sorted(Runtime, reverse=True))})"
 )
 
+_TARGET = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
 
 class Certainty(StrEnum):
     """How certain it must be that a student meets the requirements."""
@@ -27,6 +30,29 @@ class Certainty(StrEnum):
     """The figures of the student meet them."""
     SURE = "sure"
     """The worse end of each 95 % interval meets them too, and a latency with the error of its table added."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyLimit:
+    """A limit on the latency on one target.
+
+    Raises:
+        UserError: if it is not positive.
+    """
+
+    max_ms: float
+    conditions: LatencyConditions = field(default_factory=LatencyConditions)
+    """The conditions under which it holds; `pick` refuses those that the study did not measure."""
+    target: str | None = None
+    """The target's name; None: the first target that has the conditions."""
+
+    def __post_init__(self) -> None:
+        if not self.max_ms > 0:
+            raise UserError(f"max_latency must be positive, got {self.max_ms:g} ms")
+
+    def __str__(self) -> str:
+        qualifier = ",".join(part for part in (self.target, self.conditions.qualifier) if part)
+        return f"{Decimal(str(self.max_ms)).normalize():f}ms{qualifier and '@'}{qualifier}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +67,7 @@ class Requirements:
     """Fraction of the teacher's accuracy that may be lost: 0.01 requires at least 0.99 times the teacher's accuracy."""
     min_accuracy: float | None = None
     """The least validation accuracy, in [0, 1]."""
-    max_latency_ms: float | None = None
-    latency_conditions: LatencyConditions = field(default_factory=LatencyConditions)
-    """The conditions of the latency limit; `pick` refuses those that the study did not measure."""
+    latencies: tuple[LatencyLimit, ...] = ()
     max_size_bytes: int | None = None
     max_parameters: int | None = None
 
@@ -52,7 +76,7 @@ class Requirements:
             raise UserError(f"within must lie between 0% and 100%, got {100 * self.within:g}%")
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise UserError(f"min_accuracy must lie between 0 and 1, got {self.min_accuracy:g}")
-        for name in ("max_latency_ms", "max_size_bytes", "max_parameters"):
+        for name in ("max_size_bytes", "max_parameters"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{name} must be positive, got {value:g}")
@@ -65,23 +89,16 @@ class Requirements:
     @property
     def has_cost(self) -> bool:
         """Whether latency, size or parameters are limited."""
-        return any(cost is not None for cost in (self.max_latency_ms, self.max_size_bytes, self.max_parameters))
+        return bool(self.latencies) or self.max_size_bytes is not None or self.max_parameters is not None
 
     def options(self) -> tuple[str, ...]:
         """Returns the options of the command line that `parse` reads as these requirements."""
-        conditions = self.latency_conditions.qualifier
-        written = (
-            ("--within", self.within, 100, "%"),
-            ("--min-accuracy", self.min_accuracy, 1, ""),
-            ("--max-latency", self.max_latency_ms, 1, f"ms{conditions and '@'}{conditions}"),
-            ("--max-size", self.max_size_bytes, Decimal("1e-6"), "MB"),
-            ("--max-parameters", self.max_parameters, Decimal("1e-6"), "M"),
-        )
-        return tuple(
-            word
-            for option, value, scale, unit in written
-            if value is not None
-            for word in (option, f"{(Decimal(str(value)) * scale).normalize():f}{unit}")
+        return (
+            *_written("--within", self.within, "%", 100),
+            *_written("--min-accuracy", self.min_accuracy),
+            *(word for limit in self.latencies for word in ("--max-latency", str(limit))),
+            *_written("--max-size", self.max_size_bytes, "MB", Decimal("1e-6")),
+            *_written("--max-parameters", self.max_parameters, "M", Decimal("1e-6")),
         )
 
     @classmethod
@@ -90,24 +107,27 @@ class Requirements:
         *,
         within: str | None = None,
         min_accuracy: str | None = None,
-        max_latency: str | None = None,
+        max_latency: Sequence[str] = (),
         max_size: str | None = None,
         max_parameters: str | None = None,
     ) -> Self:
-        """Reads the limits as a user writes them: "1%", "0.9", "20ms@cpu1,b1,s128", "25MB", "30M".
+        """Reads the limits as a user writes them: "1%", "0.9", ["20ms@cpu1,b1,s128", "5ms@gpu"], "25MB", "30M".
 
         Raises:
             UserError: if one of them cannot be read.
         """
-        latency_ms, conditions = (None, LatencyConditions()) if max_latency is None else parse_latency(max_latency)
         return cls(
             within=None if within is None else parse_percentage(within),
             min_accuracy=None if min_accuracy is None else parse_accuracy(min_accuracy),
-            max_latency_ms=latency_ms,
-            latency_conditions=conditions,
+            latencies=tuple(map(parse_latency, max_latency)),
             max_size_bytes=None if max_size is None else parse_size_bytes(_with_unit(max_size, "a size", "25MB")),
             max_parameters=None if max_parameters is None else parse_count(max_parameters),
         )
+
+
+def _written(option: str, value: float | None, unit: str = "", scale: Decimal | int = 1) -> tuple[str, ...]:
+    """Returns an option and its value times `scale` with the unit; nothing where there is no limit."""
+    return () if value is None else (option, f"{(Decimal(str(value)) * scale).normalize():f}{unit}")
 
 
 def parse_percentage(text: str) -> float:
@@ -128,11 +148,23 @@ def parse_accuracy(text: str) -> float:
     return float(text)
 
 
-def parse_latency(text: str) -> tuple[float, LatencyConditions]:
-    """Reads "20ms" or "20ms@cpu1,b1,s128,p50": milliseconds, and after the @ the conditions under which they hold."""
+def parse_latency(text: str) -> LatencyLimit:
+    """Reads "20ms", "20ms@cpu1,b1,s128,p50" or "20ms@gpu,p90": milliseconds, and after the @ where they hold.
+
+    That is the name of a target, or conditions. What could be either is a condition.
+    """
     duration, at, qualifier = text.partition("@")
-    conditions = _parse_conditions(qualifier) if at else LatencyConditions()
-    return parse_milliseconds(_with_unit(duration, "a latency", "20ms")), conditions
+    max_ms = parse_milliseconds(_with_unit(duration, "a latency", "20ms"))
+    if not at:
+        return LatencyLimit(max_ms=max_ms)
+    first, _, rest = (part.strip() for part in qualifier.partition(","))
+    is_name = _CONDITION.fullmatch(first) is None and _TARGET.fullmatch(first) is not None
+    conditions = rest if is_name else qualifier
+    return LatencyLimit(
+        max_ms=max_ms,
+        conditions=_parse_conditions(conditions) if conditions or not is_name else LatencyConditions(),
+        target=first if is_name else None,
+    )
 
 
 def _parse_conditions(qualifier: str) -> LatencyConditions:
@@ -142,7 +174,8 @@ def _parse_conditions(qualifier: str) -> LatencyConditions:
         named = {name: value for name, value in match.groupdict().items() if value is not None} if match else {}
         if not named or named.keys() & found.keys():
             raise UserError(
-                f"a latency's conditions must be like cpu1,b1,s128,p50, each once, got {qualifier or 'none'}"
+                "a latency's conditions must be like cpu1,b1,s128,p50, each once, perhaps after the name of a target, "
+                f"got {qualifier or 'none'}"
             )
         found |= named
     numbers = {name: int(value) for name, value in found.items() if name not in ("device", "runtime")}

@@ -1,15 +1,16 @@
 """By how much a student misses a requirement, and which limit would admit it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from minilm_core.errors import UserError
+from minilm_core.results.objectives import LATENCY
 from minilm_core.results.records import TrialRecord
 from reports import wording
 from reports.confirmation import AccuracyRequirement, ConfirmationResult, Confirmed, load_confirmation
 from reports.estimates import accuracy_ratio
-from reports.latency import P90
-from reports.selection.requirements import Certainty, Requirements
+from reports.latency import P90, latency_title
+from reports.selection.requirements import Certainty, LatencyLimit, Requirements
 from reports.statistics import Resamples, Split, resample
 from reports.study import Study
 from reports.trial_rows import accuracy_of
@@ -28,6 +29,38 @@ class Shortfall:
     """The miss as a fraction of the limit; infinite where the figure is not known."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckedLatency:
+    """A limit on a latency, and the latency that it is compared with."""
+
+    limit: LatencyLimit
+    objective: str
+    """The name of the latency."""
+    title: str
+    error: float
+    """The fraction of a predicted latency that is added to it."""
+    p90_over_p50: float | None
+    """The factor from a predicted median to the 90th percentile; None where medians are limited."""
+
+    def shortfall(self, student: TrialRecord) -> Shortfall | None:
+        """Returns by how much a student misses the limit; None where it keeps to it."""
+        median, max_ms = student.latency_on(self.objective), self.limit.max_ms
+        if median is None:
+            return Shortfall(reason=f"its {self.title} was not measured", excess=float("inf"))
+        predicted = median * (self.p90_over_p50 or 1.0)
+        value = predicted * (1 + self.error)
+        if value <= max_ms:
+            return None
+        words = f"{'' if self.p90_over_p50 is None else 'p90 '}{self.title} {predicted:.2f} ms"
+        if self.error:
+            words = f"{words} plus {wording.percentage(self.error)} error"
+        admitting = replace(self.limit, max_ms=float(_round_up(value, "0.01")))
+        return Shortfall(
+            reason=f"{words} is {value - max_ms:.2f} ms over {max_ms:g} ms (--max-latency {admitting} would admit it)",
+            excess=(value - max_ms) / max_ms,
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RequirementsCheck:
     """Compares students with requirements, with the certainty that is required."""
@@ -37,16 +70,15 @@ class RequirementsCheck:
     teacher: TrialRecord | None
     resamples: Resamples | None
     """Those of the validation split; None where no interval is needed."""
-    latency_error: float
-    """The fraction of a predicted latency that is added to it."""
-    p90_over_p50: float | None
-    """The factor from a predicted median to the 90th percentile; None where medians are limited."""
+    latencies: tuple[CheckedLatency, ...]
+    """The limits on latencies, with what they are compared with."""
     confirmation: ConfirmationResult | None
     """The study's confirmation, whose candidates are judged by their confirmed accuracy; None without one."""
 
     def shortfalls(self, student: TrialRecord) -> tuple[Shortfall, ...]:
         """Returns the limits that the student misses; none where it qualifies."""
-        found = (*self._accuracies(student), self._latency(student), *self._sizes(student))
+        of_latencies = (limit.shortfall(student) for limit in self.latencies)
+        found = (*self._accuracies(student), *of_latencies, *self._sizes(student))
         return tuple(shortfall for shortfall in found if shortfall is not None)
 
     def _accuracies(self, student: TrialRecord) -> tuple[Shortfall | None, ...]:
@@ -127,25 +159,6 @@ class RequirementsCheck:
             reason=f"{reason} (--min-accuracy {admitted} would admit it)", excess=(needed - value) / needed
         )
 
-    def _latency(self, student: TrialRecord) -> Shortfall | None:
-        limit = self.requirements.max_latency_ms
-        if limit is None:
-            return None
-        if student.latency_ms is None:
-            return Shortfall(reason="its latency was not measured", excess=float("inf"))
-        predicted = student.latency_ms * (self.p90_over_p50 or 1.0)
-        value = predicted * (1 + self.latency_error)
-        if value <= limit:
-            return None
-        words = f"{'latency' if self.p90_over_p50 is None else 'p90 latency'} {predicted:.2f} ms"
-        if self.latency_error:
-            words = f"{words} plus {wording.percentage(self.latency_error)} error"
-        return Shortfall(
-            reason=f"{words} is {value - limit:.2f} ms over {limit:g} ms "
-            f"(--max-latency {_round_up(value, '0.01')}ms would admit it)",
-            excess=(value - limit) / limit,
-        )
-
     def _sizes(self, student: TrialRecord) -> tuple[Shortfall | None, Shortfall | None]:
         requirements = self.requirements
         return (
@@ -173,14 +186,12 @@ def check_for(study: Study, requirements: Requirements, certainty: Certainty) ->
     if requirements.within is not None and (study.teacher is None or accuracy_of(study.teacher) is None):
         raise UserError("--within needs the fine-tuned teacher among the study's records, got none; use --min-accuracy")
     is_sure = certainty is Certainty.SURE
-    is_p90 = requirements.latency_conditions.percentile == P90
     return RequirementsCheck(
         requirements=requirements,
         certainty=certainty,
         teacher=study.teacher,
         resamples=resample(study, Split.VALIDATION) if is_sure and requirements.has_accuracy else None,
-        latency_error=_latency_error(study, requirements, is_sure),
-        p90_over_p50=study.latency.p90_over_p50 if is_p90 and study.latency is not None else None,
+        latencies=tuple(_checked_latency(study, limit, is_sure=is_sure) for limit in requirements.latencies),
         confirmation=load_confirmation(study, requirement_of(requirements)),
     )
 
@@ -190,22 +201,52 @@ def requirement_of(requirements: Requirements) -> AccuracyRequirement:
     return AccuracyRequirement(within=requirements.within, min_accuracy=requirements.min_accuracy)
 
 
-def _latency_error(study: Study, requirements: Requirements, is_sure: bool) -> float:
-    if requirements.max_latency_ms is None:
-        return 0.0
-    if study.students and all(student.latency_ms is None for student in study.students):
+def _checked_latency(study: Study, limit: LatencyLimit, *, is_sure: bool) -> CheckedLatency:
+    """Returns a limit with the latency of the study that it is on.
+
+    Raises:
+        UserError: if the study did not measure it, or not as surely as is required.
+    """
+    required = limit.conditions
+    objective = _limited_latency(study, limit)
+    if study.students and all(student.latency_on(objective) is None for student in study.students):
         raise UserError("--max-latency needs measured latencies, got a study that measured none")
-    required, facts = requirements.latency_conditions, study.latency
-    measured = facts.conditions.label if facts is not None else "conditions unknown"
-    if not required.is_unset and (facts is None or not facts.covers(required)):
-        raise UserError(f"--max-latency must be for what was measured ({measured}), got {required.label}")
-    if not is_sure:
-        return 0.0
-    if facts is None:
+    facts = study.latencies.get(objective)
+    if is_sure and facts is None:
         raise UserError("--certainty sure with --max-latency needs the latency table's held-out error, got none")
-    if required.percentile == P90 and facts.held_out_p90_error is not None:
-        return facts.held_out_p90_error
-    return facts.held_out_error
+    error, is_p90 = 0.0, required.percentile == P90
+    if is_sure and facts is not None:
+        of_p90 = facts.held_out_p90_error if is_p90 else None
+        error = facts.held_out_error if of_p90 is None else of_p90
+    title = latency_title(None) if facts is None else facts.title
+    return CheckedLatency(
+        limit=limit,
+        objective=objective,
+        title=f"{title[0].lower()}{title[1:]}",
+        error=error,
+        p90_over_p50=facts.p90_over_p50 if is_p90 and facts is not None else None,
+    )
+
+
+def _limited_latency(study: Study, limit: LatencyLimit) -> str:
+    """Returns the objective that is the latency on the target which a limit means.
+
+    Raises:
+        UserError: if no target has its name and its conditions.
+    """
+    if limit.target is None and limit.conditions.is_unset:
+        return LATENCY
+    for objective, facts in study.latencies.items():
+        if limit.target in (None, facts.name) and facts.covers(limit.conditions):
+            return objective
+    measured = "; ".join(
+        f"{facts.name}: {facts.conditions.label}" if facts.name else facts.conditions.label
+        for facts in study.latencies.values()
+    )
+    asked = ", ".join(
+        part for part in (limit.target, "" if limit.conditions.is_unset else limit.conditions.label) if part
+    )
+    raise UserError(f"--max-latency must be for what was measured ({measured or 'conditions unknown'}), got {asked}")
 
 
 def _over(name: str, option: str, value: int | None, limit: int | None, unit: str) -> Shortfall | None:

@@ -55,7 +55,9 @@ def calibrate(
     given = {name: value for name, value in target.items() if value is not None}
     if search_yaml is not None:
         _refuse({"model": model, "also": also, **given}, "--space; a search.yaml has keys below latency")
-        tables = calibrate_study(search_yaml, overrides or (), is_forced=force, is_strict=strict)
+        tables = calibrate_study(
+            search_yaml, overrides or (), is_forced=force, is_strict=strict, has_one_target=out is not None
+        )
     else:
         _refuse({"set": overrides}, "a search.yaml")
         if out is None:
@@ -66,7 +68,7 @@ def calibrate(
         }
     _show(tables, as_json=as_json)
     if out is not None:
-        tables["students"].save(out)
+        next(iter(tables.values())).save(out)
         if len(tables) > 1:
             complain(f"{out} has the students' table alone; a search that it is taken to predicts no teacher's latency")
         typer.echo(f"wrote {out}; in a search.yaml: latency: {json.dumps({'table': str(out.resolve())})}", err=True)
@@ -82,10 +84,10 @@ def _refuse(options: Mapping[str, object], only_with: str) -> None:
 
 
 def _show(tables: Mapping[str, "LatencyTable"], *, as_json: bool) -> None:
-    first = tables["students"]
     if as_json:
+        by_name = {name: table.to_dict() for name, table in tables.items()}
         # The students' table. The teacher's is a key of it if the teacher's family is another.
-        emit_json(first.to_dict() | {name: table.to_dict() for name, table in tables.items() if table is not first})
+        emit_json(by_name.pop("students", {}) | by_name)
     for table in tables.values():
         if not as_json:
             _show_table(table)

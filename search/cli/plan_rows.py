@@ -19,6 +19,7 @@ def plan_rows(made: Plan) -> list[tuple[str, str]]:
         ("size in int8", most + _figure(shapes.int8_size_bytes, 1e6, " MB")),
         ("FLOPs a sequence", _figure(shapes.flops, 1e9, " GFLOP", 2)),
         ("predicted latency", _figure(shapes.latency_ms, 1, " ms", 2)),
+        *((f"latency at {name}", _figure(found, 1, " ms", 2)) for name, found in shapes.latencies_ms.items()),
         ("trials", f"{trials.num_trials}, {trials.max_concurrent_trials} at a time"),
         ("held while running", f"{trials.num_cpus:g} CPU cores, {trials.num_gpus:g} GPUs"),
         ("tokens a student", _figure(text.tokens_per_trial, 1e6, " M", 2)),

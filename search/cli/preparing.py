@@ -134,7 +134,8 @@ def plan(
         emit_json(made.to_dict())
     else:
         emit_table(f"{made.name}: nothing was started", ("", ""), plan_rows(made))
-    if loaded.config.needs_latency_table and (study is None or study.latency_table is None):
+    tables = {} if study is None else study.latency_tables
+    if loaded.config.needs_latency_tables and loaded.config.latencies.keys() - tables.keys():
         say_next("calibrate", search_yaml)
     else:
         say_next("launch", search_yaml)

@@ -29,6 +29,7 @@ from search.study.lock import only_driver
 if TYPE_CHECKING:
     from reports import ConfirmationResult, FinetuningCheckResult, Study
 
+MAX_LATENCY_HELP = "Median, as in 20ms, 20ms@cpu1,b1,s128,p90 or 5ms@NAME of a target; once for each target."
 PREFER_HELP = (
     "fastest, smallest, best, knee, or tied: the cheapest that cannot be told apart from the best. "
     "Default: best where costs are limited, fastest where accuracy is, knee where both are, else tied."
@@ -60,7 +61,7 @@ def pick(
     study_folder: StudyFolder,
     within: Annotated[str | None, typer.Option(help="Fraction of the teacher's accuracy to give up, as in 1%.")] = None,
     min_accuracy: Annotated[str | None, typer.Option(help="As in 0.9 or 90%.")] = None,
-    max_latency: Annotated[str | None, typer.Option(help="Median, as in 20ms, or 20ms@cpu1,b1,s128,p90.")] = None,
+    max_latency: Annotated[list[str] | None, typer.Option(help=MAX_LATENCY_HELP)] = None,
     max_size: Annotated[str | None, typer.Option(help="Size of the weights in fp32, as in 25MB.")] = None,
     max_parameters: Annotated[str | None, typer.Option(help="As in 30M.")] = None,
     prefer: Annotated[str | None, typer.Option(help=PREFER_HELP)] = None,
@@ -75,7 +76,7 @@ def pick(
     requirements = Requirements.parse(
         within=within,
         min_accuracy=min_accuracy,
-        max_latency=max_latency,
+        max_latency=max_latency or (),
         max_size=max_size,
         max_parameters=max_parameters,
     )

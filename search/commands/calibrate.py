@@ -12,6 +12,7 @@ from minilm_core.models.families import check_model_type, check_student
 from minilm_core.models.teacher import read_config, resolve
 from minilm_core.results.layout import StudyPaths
 from search.config.compatibility import find_teacher_config
+from search.config.latency import NamedLatency
 from search.config.loading import load_config
 from search.driver.calibration import TimedEncoders, encoders_to_time
 from search.errors import SearchError
@@ -23,40 +24,54 @@ _SIZES = re.compile(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)")
 
 
 def calibrate_study(
-    search_yaml: Path, overrides: Sequence[str], *, is_forced: bool, is_strict: bool
+    search_yaml: Path, overrides: Sequence[str], *, is_forced: bool, is_strict: bool, has_one_target: bool = False
 ) -> Mapping[str, LatencyTable]:
-    """Returns the tables of a search's students and, where its family is another, of its teacher, by whose they are.
+    """Returns a search's tables: of each target those of its students and, if its family is another, of its teacher.
+
+    They are named "students" and "teacher", and those of a target that has a name "students@NAME" and "teacher@NAME".
+    A target whose table the settings name is left out.
 
     Args:
         search_yaml: The settings of the search.
         overrides: Keys and values that replace them.
         is_forced: Whether to measure again where there is a table.
         is_strict: Whether to refuse a table that predicts held-out encoders badly, before the cache has it.
+        has_one_target: Whether there is room for the table of one target alone.
 
     Raises:
-        UserError: if the teacher is not on this machine, or the settings name a table.
+        UserError: if the teacher is not on this machine, the settings name the table of every target, or more targets
+            are left than there is room for.
         SearchError: if a table is refused.
     """
     loaded = load_config(search_yaml, overrides)
     config = loaded.config
-    if config.latency.table is not None:
-        raise UserError(f"latency.table must be left out for calibrate, which measures, got {config.latency.table}")
+    targets = {
+        latency.name if isinstance(latency, NamedLatency) else "": latency.target
+        for latency in config.latencies.values()
+        if latency.table is None
+    }
+    if not targets:
+        given = ", ".join(str(latency.table) for latency in config.latencies.values())
+        raise UserError(f"latency.table must be left out for calibrate, which measures, got {given}")
+    if has_one_target and len(targets) > 1:
+        raise UserError(f"--out is for the table of one target, got {len(targets)}: {', '.join(targets)}")
     teacher = find_teacher_config(loaded)
     if teacher is None:
         raise UserError(f"calibrate needs the teacher's config.json on this machine, got {config.teacher.model}")
     families = encoders_to_time(resolve_study(config, StudyPaths(root=config.study_folder), teacher))
-    found = [None if is_forced else family.find(config) for family in families]
+    pairs = [(name, target, family) for name, target in targets.items() for family in families]
+    found = [None if is_forced else family.find(config, target) for _, target, family in pairs]
     if None in found:
         # Missing weights are reported before the measurement, which takes a minute.
         resolve(config.teacher, loaded.base)
     tables = {}
-    for family, known in zip(families, found, strict=True):
-        table = known or family.timed(config.latency.target, config.seed)
+    for (name, target, family), known in zip(pairs, found, strict=True):
+        table = known or family.timed(target, config.seed)
         if is_strict:
             check_error(family.name, table)
         if known is None:
-            table.save(family.file(config))
-        tables[family.name] = table
+            table.save(family.file(config, target))
+        tables[f"{family.name}{'@' * bool(name)}{name}"] = table
     return tables
 
 

@@ -91,7 +91,7 @@ def _source(deployment: Deployment, licence: str | None) -> PackageSource:
         method=str(config.distillation.method),
         licence=licence or _licence_of(config.teacher.find_locally(paths.root)),
         base_model=_hub_id(config.teacher, paths.root),
-        latency_table=LatencyTable.load(paths.latency) if paths.latency.exists() else None,
+        latency_table=LatencyTable.load(paths.latency()) if paths.latency().exists() else None,
         decision=paths.decision if deployment.is_picked else None,
     )
 

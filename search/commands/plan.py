@@ -4,7 +4,7 @@ A figure that is unknown before the run is None, never a guess.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from minilm_core.distillation.target_storage import cache_bytes
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.layout import StudyPaths
+from minilm_core.results.objectives import LATENCY, latency_target
 from search.commands.estimate import SearchTime
 from search.config.loading import LoadedConfig
 from search.config.settings import Kept, SearchConfig
@@ -56,7 +57,9 @@ class PlannedShapes:
     flops: Span | None
     """Floating-point operations of a forward pass over one sequence of the latency target's length."""
     latency_ms: Span | None
-    """Predicted median latency on the latency target."""
+    """Predicted median latency on the first target, if it has a table of every width."""
+    latencies_ms: dict[str, Span]
+    """The same on the further targets, by their names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,9 +205,9 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
     space = config.space if study is None else study.space
     every = tuple(space.architectures())
     family = None if study is None else study.student_family
-    table = None if study is None else usable_table(study)
+    tables = {} if study is None else usable_tables(study)
     unknown_because = _why_unknown(config.limits, study)
-    admitted = None if unknown_because else within_limits(config.limits, every, family, table)
+    admitted = None if unknown_because else within_limits(config.limits, every, family, tables)
     # With fewer tokens than the bound, more shapes may be within the limits: the bound on their sizes is that of all.
     bounding = admitted if study is None or study.is_vocabulary_known else every
 
@@ -214,6 +217,11 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
         figures = [figure(shape, family) for shape in bounding]
         return Span(low=min(figures), high=max(figures))
 
+    def latency(table: LatencyTable) -> Span | None:
+        return span(lambda shape, _: table.predict_ms(shape))
+
+    spans = {objective: latency(table) for objective, table in tables.items()}
+
     return PlannedShapes(
         num_shapes=space.num_shapes,
         num_shapes_feasible=None if admitted is None else len(admitted),
@@ -222,15 +230,16 @@ def _plan_shapes(config: SearchConfig, study: ResolvedStudy | None) -> PlannedSh
         num_parameters=span(lambda shape, family: shape.num_parameters(family)),
         size_bytes=span(lambda shape, family: shape.size_bytes(family)),
         int8_size_bytes=span(lambda shape, family: shape.int8_size_bytes(family)),
-        flops=span(lambda shape, family: shape.flops(config.latency.sequence_length, family)),
-        latency_ms=None if table is None else span(lambda shape, _: table.predict_ms(shape)),
+        flops=span(lambda shape, family: shape.flops(config.sequence_length_served, family)),
+        latency_ms=spans.pop(LATENCY, None),
+        latencies_ms={str(latency_target(name)): found for name, found in spans.items() if found is not None},
     )
 
 
-def usable_table(study: ResolvedStudy) -> LatencyTable | None:
-    """Returns the study's latency table, unless it lacks a width of the space."""
-    table = study.latency_table
-    return table if table is not None and table.covers(tuple(study.space.architectures())) else None
+def usable_tables(study: ResolvedStudy) -> dict[str, LatencyTable]:
+    """Returns the study's latency tables by objective, without those that lack a width of the space."""
+    every = tuple(study.space.architectures())
+    return {objective: table for objective, table in study.latency_tables.items() if table.covers(every)}
 
 
 def _why_unknown(limits: Limits, study: ResolvedStudy | None) -> str | None:
@@ -239,23 +248,25 @@ def _why_unknown(limits: Limits, study: ResolvedStudy | None) -> str | None:
         return None
     if study is None:
         return "limits need the teacher's config.json, which was not found"
-    if limits.max_latency_ms is not None and usable_table(study) is None:
-        return "limits.max_latency_ms needs a latency table of every width of the space, which calibrate makes"
+    if limits.latencies_ms.keys() - usable_tables(study).keys():
+        return "limits on latency need a latency table of every width of the space, which calibrate makes"
     return None
 
 
 def within_limits(
-    limits: Limits, shapes: tuple[StudentArchitecture, ...], family: FamilyShape | None, table: LatencyTable | None
+    limits: Limits,
+    shapes: tuple[StudentArchitecture, ...],
+    family: FamilyShape | None,
+    tables: Mapping[str, LatencyTable],
 ) -> tuple[StudentArchitecture, ...]:
     """Returns the shapes within limits on figures that are known."""
     if limits == Limits():
         return shapes
     assert family is not None, "a limit is on a figure of the family"
-    latencies_ms = (None if table is None else table.predict_ms(shape) for shape in shapes)
     return tuple(
         shape
-        for shape, latency_ms in zip(shapes, latencies_ms, strict=True)
-        if limits.violation(shape, family, latency_ms) is None
+        for shape in shapes
+        if limits.violation(shape, family, {each: table.predict_ms(shape) for each, table in tables.items()}) is None
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -10,7 +10,7 @@ from minilm_core.errors import UserError
 from minilm_core.latency.table import Device, fingerprint
 from minilm_core.models.architecture import StudentArchitecture
 from search.commands.estimate import SearchTime, estimate_search
-from search.commands.plan import cached_roles, usable_table, within_limits
+from search.commands.plan import cached_roles, usable_tables, within_limits
 from search.config.teacher_assignment import TeacherRole
 from search.driver.students_per_worker import most_students_per_worker
 from search.study.resolved import ResolvedStudy
@@ -40,14 +40,12 @@ class Subject:
     @classmethod
     def of(cls, study: ResolvedStudy, num_corpus_tokens: int | None) -> Self:
         """Returns what is timed of a study, given the tokens of its packed corpus."""
-        limits, table = study.config.limits, usable_table(study)
-        if table is None:
-            limits = replace(limits, max_latency_ms=None)
+        limits, tables = study.config.limits, usable_tables(study)
         num_tokens = num_corpus_tokens or study.config.corpus.max_tokens
         return cls(
             study=study,
             num_tokens=num_tokens,
-            feasible=within_limits(limits, tuple(study.space.architectures()), study.student_family, table),
+            feasible=within_limits(limits, tuple(study.space.architectures()), study.student_family, tables),
             cached=cached_roles(study, num_tokens),
             num_processes=num_processes_at_once(study, os.cpu_count() or 1),
         )

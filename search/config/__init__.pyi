@@ -1,6 +1,8 @@
 from .compatibility import check_against_teacher as check_against_teacher
 from .compatibility import find_teacher_config as find_teacher_config
 from .labels import selects as selects
+from .latency import Latency as Latency
+from .latency import NamedLatency as NamedLatency
 from .loading import LoadedConfig as LoadedConfig
 from .loading import load_config as load_config
 from .loading import resolved_yaml as resolved_yaml

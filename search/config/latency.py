@@ -1,14 +1,18 @@
 """The keys of search.yaml below `latency`: the calls whose latency a study predicts. No torch, no Ray."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
 from minilm_core.latency.table import LatencyTable, LatencyTarget
 from minilm_core.paths import located
-from minilm_core.settings.yaml_source import YamlSource, shown
+from minilm_core.results.objectives import LATENCY, latency_objective
+from minilm_core.settings.yaml_source import KeyPath, YamlSource, shown
+from search.config.names import check_name
+
+_TARGET_KEYS = frozenset(field.name for field in fields(LatencyTarget))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,9 +29,7 @@ class Latency(LatencyTarget):
     @property
     def target(self) -> LatencyTarget:
         """The target alone."""
-        keys = asdict(self)
-        del keys["table"]
-        return LatencyTarget(**keys)
+        return LatencyTarget(**{key: getattr(self, key) for key in _TARGET_KEYS})
 
     def read_table(self) -> LatencyTable:
         """Returns the table that the settings name.
@@ -43,26 +45,55 @@ class Latency(LatencyTarget):
         return table
 
 
-def complete_from_table(source: YamlSource, base: Path) -> None:
-    """Adds to `latency` what its table says of the target, where the settings do not say it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedLatency(Latency):
+    """One of several targets.
+
+    Raises:
+        UserError: if a key of the target or its name is out of range.
+    """
+
+    name: str
+    """What its latencies are called in objectives, limits, records and reports."""
+
+    def __post_init__(self) -> None:
+        Latency.__post_init__(self)
+        check_name(self.name)
+
+
+def by_objective(latency: Latency | tuple[NamedLatency, ...]) -> dict[str, Latency]:
+    """Returns the targets of a search by the objectives that are their latencies, the first one first."""
+    if isinstance(latency, Latency):
+        return {LATENCY: latency}
+    first, *further = latency
+    return {LATENCY: first, **{latency_objective(target.name): target for target in further}}
+
+
+def complete_from_tables(source: YamlSource, base: Path) -> None:
+    """Adds to `latency`, or to each of several, what its table says of the target, where the settings do not say it.
 
     Raises:
         UserError: if a key is missing and the table cannot be read, or the settings contradict it.
     """
     latency = source.content.get("latency")
-    # What is no mapping or no text is left to the schema.
-    if not isinstance(latency, dict) or not isinstance(path := latency.get("table"), str):
-        return
-    names = asdict(LatencyTarget()).keys()
+    several = enumerate(latency) if isinstance(latency, list) else ()
+    for key_path, keys in [(("latency",), latency), *((("latency", index), each) for index, each in several)]:
+        # What is no mapping or no text is left to the schema.
+        if isinstance(keys, dict) and isinstance(path := keys.get("table"), str):
+            _complete(source, key_path, keys, path, base)
+
+
+def _complete(source: YamlSource, key_path: KeyPath, latency: dict[str, Any], path: str, base: Path) -> None:
+    dotted = ".".join(map(str, key_path))
     try:
         file = located(path, base)
-        if names <= latency.keys() and not file.exists():
+        if latency.keys() >= _TARGET_KEYS and not file.exists():
             # The resolved settings of a study, which has its own copy of the table.
             return
         found: Mapping[str, Any] = asdict(LatencyTable.load(file).target)
     except UserError as error:
-        raise source.error(("latency", "table"), f"latency.table: {error}") from error
+        raise source.error((*key_path, "table"), f"{dotted}.table: {error}") from error
     for name, value in found.items():
         if latency.setdefault(name, value) != value:
-            rule = f"latency.{name} must be {value}, as latency.table was measured"
-            raise source.error(("latency", name), f"{rule}, got {shown(latency[name])}")
+            rule = f"{dotted}.{name} must be {value}, as {dotted}.table was measured"
+            raise source.error((*key_path, name), f"{rule}, got {shown(latency[name])}")

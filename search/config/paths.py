@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from minilm_core.errors import UserError
 from minilm_core.paths import located
 from minilm_core.settings.yaml_source import YamlSource
 from minilm_core.tasks.task import Task
+from search.config.latency import Latency
 from search.config.settings import SearchConfig
+
+AnyLatency = TypeVar("AnyLatency", bound=Latency)
 
 
 def rooted(config: SearchConfig, base: Path, source: YamlSource) -> SearchConfig:
@@ -62,14 +66,22 @@ def rooted(config: SearchConfig, base: Path, source: YamlSource) -> SearchConfig
         cache=absolute(storage.cache, "storage", "cache"),
         mirror=None if storage.mirror is None else absolute(storage.mirror, "storage", "mirror"),
     )
-    table = config.latency.table
+
+    def absolute_latency(latency: AnyLatency, *key_path: str | int) -> AnyLatency:
+        table = None if latency.table is None else absolute(latency.table, *key_path, "table")
+        return replace(latency, table=table)
+
     earlier = tuple(
         absolute(folder, "sampler", "warm_start", number) for number, folder in enumerate(config.sampler.warm_start)
     )
     return replace(
         config,
         teacher=teacher,
-        latency=replace(config.latency, table=None if table is None else absolute(table, "latency", "table")),
+        latency=(
+            tuple(absolute_latency(target, "latency", number) for number, target in enumerate(config.latency))
+            if isinstance(config.latency, tuple)
+            else absolute_latency(config.latency, "latency")
+        ),
         corpus=replace(config.corpus, sources=sources),
         tasks=tuple(absolute_task(task, number) for number, task in enumerate(config.tasks)),
         storage=storage,

@@ -11,18 +11,17 @@ from minilm_core.models.assistant import Assistant
 from minilm_core.models.student_family import StudentFamily, check_embedding_size
 from minilm_core.models.teacher import TeacherSource
 from minilm_core.models.vocabulary.cut import Vocabulary
-from minilm_core.results.objectives import Objective, objectives_named
+from minilm_core.results.objectives import LATENCY, Objective, latency_target, objectives_named
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule
 from minilm_core.tasks.kinds.registry import kind_of
 from minilm_core.tasks.task import Task
 from minilm_core.tasks.task_kind import TaskKind
 from search.config.labels import check_labels
-from search.config.latency import Latency
+from search.config.latency import Latency, NamedLatency, by_objective
+from search.config.names import check_name
 from search.config.stopping import Stopping
 from spaces.limits import Limits
 from spaces.space import StudentSpace
-
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
 class Executor(StrEnum):
@@ -233,7 +232,8 @@ class SearchConfig:
     finetuning: FinetuningSchedule = field(default_factory=FinetuningSchedule)
     objectives: tuple[str, ...] = ("accuracy", "latency_ms", "size_bytes")
     limits: Limits = field(default_factory=Limits)
-    latency: Latency = field(default_factory=Latency)
+    latency: Latency | tuple[NamedLatency, ...] = field(default_factory=Latency)
+    """The calls whose latency is predicted; of several, the first is the one that `latency_ms` stands for."""
     budget: Budget
     resources: Resources = field(default_factory=Resources)
     storage: Storage = field(default_factory=Storage)
@@ -243,10 +243,7 @@ class SearchConfig:
     baselines: Baselines = field(default_factory=Baselines)
 
     def __post_init__(self) -> None:
-        if not self.name or self.name[0] in "._-" or not set(self.name) <= _NAME_CHARACTERS:
-            raise UserError(
-                f"name must be lower-case letters, digits, '.', '_' or '-' after a letter or digit, got {self.name!r}"
-            )
+        check_name(self.name)
         # The range of seeds that both NumPy and PyTorch accept.
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must be at least 0 and below {2**32}, got {self.seed}")
@@ -254,6 +251,7 @@ class SearchConfig:
             _check_at_least(1, vocabulary=self.vocabulary)
         check_embedding_size(self.student_family, self.embedding_size)
         self._check_objectives()
+        self._check_latencies()
         if self.distillation.relation_heads is not None:
             self.space.check_relation_heads(self.distillation.relation_heads)
         self._check_corpus()
@@ -301,9 +299,26 @@ class SearchConfig:
         return objectives_named(self.objectives)
 
     @property
-    def needs_latency_table(self) -> bool:
-        """Whether an objective or a limit is a predicted latency, which needs a calibrated device."""
-        return "latency_ms" in self.objectives or self.limits.max_latency_ms is not None
+    def latencies(self) -> dict[str, Latency]:
+        """The calls whose latency is predicted, by the objectives that are their latencies; the first one first."""
+        return by_objective(self.latency)
+
+    @property
+    def latency_keys(self) -> tuple[str, ...]:
+        """The keys of search.yaml that hold them, with dots, in the same order."""
+        several = isinstance(self.latency, tuple)
+        return tuple(f"latency.{number}" if several else "latency" for number in range(len(self.latencies)))
+
+    @property
+    def sequence_length_served(self) -> int:
+        """The tokens of a sequence of the first latency target, for which FLOPs are given."""
+        return self.latencies[LATENCY].sequence_length
+
+    @property
+    def needs_latency_tables(self) -> bool:
+        """Whether an objective or a limit is a predicted latency, or several were named: each needs a calibration."""
+        names_several = isinstance(self.latency, tuple)
+        return names_several or LATENCY in self.objectives or self.limits.max_latency_ms is not None
 
     def _check_objectives(self) -> None:
         try:
@@ -317,6 +332,24 @@ class SearchConfig:
             raise UserError("tasks must name at least 1 task, because accuracy is measured on them, got 0")
         if len(set(names)) < len(names):
             raise UserError(f"tasks must have different names, got {', '.join(names)}")
+
+    def _check_latencies(self) -> None:
+        if self.latency == ():
+            raise UserError("latency must have at least 1 target, got none")
+        names = [target.name for target in self.latency] if isinstance(self.latency, tuple) else []
+        if len(set(names)) < len(names):
+            raise UserError(f"latency must have targets of different names, got {', '.join(names)}")
+        further = names[1:]
+        among = f"a target of latency after the first ({', '.join(further) or 'there is none'})"
+        for objective in self.objectives:
+            target = latency_target(objective)
+            if target is not None and target not in further:
+                raise UserError(f"objectives must name {among} after {LATENCY}@, got {objective}")
+        for name in self.limits.max_latencies_ms:
+            if name not in further:
+                raise UserError(
+                    f"limits.max_latencies_ms must name {among}, got {name}; that on the first is max_latency_ms"
+                )
 
     def _check_corpus(self) -> None:
         with_texts = [task.name for task in self.tasks if task.task_kind is not TaskKind.TAGGING]

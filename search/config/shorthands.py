@@ -9,23 +9,28 @@ from typing import Any
 
 from minilm_core.errors import UserError
 from minilm_core.models.vocabulary.cut import Vocabulary
+from minilm_core.results.objectives import LATENCY, latency_target
 from minilm_core.settings.finetuning_presets import FINETUNING_PRESETS
 from minilm_core.settings.quantities import parse_count, parse_milliseconds, parse_size_bytes
 from minilm_core.settings.schema import plain
 from minilm_core.settings.yaml_source import KeyPath, YamlSource, shown
 from minilm_core.tasks.benchmarks import NAMED_EVALUATION_SETS, NAMED_TASKS, named_evaluation_set, named_task
-from search.config.latency import complete_from_table
+from search.config.latency import complete_from_tables
 from spaces.presets import load_space
 
+_EACH = "*"
+"""In a pattern of keys: each place of a list."""
+_EACH_KEY = "{}"
+"""In a pattern of keys: each key of a mapping."""
 _QUANTITIES: Mapping[KeyPath, Callable[[str], float]] = {
     ("corpus", "max_tokens"): parse_count,
     ("limits", "max_parameters"): parse_count,
     ("limits", "max_size_bytes"): parse_size_bytes,
     ("limits", "max_int8_size_bytes"): parse_size_bytes,
     ("limits", "max_latency_ms"): parse_milliseconds,
+    ("limits", "max_latencies_ms", _EACH_KEY): parse_milliseconds,
     ("storage", "max_cache_bytes"): parse_size_bytes,
 }
-_EACH = "*"
 PUBLISHED_STUDENTS = ((12, 384), (6, 768), (6, 384), (4, 384), (3, 384))
 """Layers and widths of the students in the papers on MiniLM and MiniLMv2."""
 
@@ -45,7 +50,8 @@ def expanded(source: YamlSource, base: Path) -> YamlSource:
     _rewrite(source, ("space",), lambda name: plain(load_space(name, base)))
     _rewrite(source, ("sampler", "begin_with"), partial(_begin_with, source.content.get("space")))
     _apply_finetuning_preset(source)
-    complete_from_table(source, base)
+    complete_from_tables(source, base)
+    _rewrite(source, ("objectives", _EACH), partial(_objective, source.content.get("latency")))
     _rewrite(source, ("tasks", _EACH), lambda name: plain(named_task(name)))
     _rewrite(source, ("tasks", _EACH, "evaluation_sets", _EACH), lambda name: plain(named_evaluation_set(name)))
     for _, tasks, index in list(_matches(source.content, ("tasks", _EACH), ())):
@@ -107,6 +113,13 @@ def _begin_with(space: Any, name: str) -> list[str]:
     return inside
 
 
+def _objective(latency: Any, name: str) -> str:
+    """Returns the objective that a user means, who may also call the latency on the first target by its name."""
+    first = latency[0] if isinstance(latency, list) and latency else None
+    target = latency_target(name)
+    return LATENCY if isinstance(first, dict) and target is not None and target == first.get("name") else name
+
+
 def _rewrite(source: YamlSource, pattern: KeyPath, write_out: Callable[[str], Any]) -> None:
     """Replaces every text at a pattern of keys. Values that are not text are left to the schema."""
     for key_path, holder, key in list(_matches(source.content, pattern, ())):
@@ -122,6 +135,8 @@ def _matches(content: Any, pattern: KeyPath, above: KeyPath) -> Iterator[tuple[K
     first, *rest = pattern
     if first == _EACH:
         keys: list[Any] = list(range(len(content))) if isinstance(content, list) else []
+    elif first == _EACH_KEY:
+        keys = list(content) if isinstance(content, dict) else []
     else:
         keys = [first] if isinstance(content, dict) and first in content else []
     for key in keys:

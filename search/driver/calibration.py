@@ -1,7 +1,8 @@
 """The latency tables of a study: read from the cache, or measured by a calibration in a fresh process. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from minilm_core.latency.table import LatencyTable, LatencyTarget, fingerprint_k
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import kind_of_calls
 from minilm_core.models.student_family import student_base
+from minilm_core.results.objectives import latency_target
+from search.config.latency import Latency
 from search.config.settings import SearchConfig
-from search.driver.display import step_shown
+from search.driver.display import Display, step_shown
 from search.study.resolved import ResolvedStudy
 
 
@@ -27,17 +30,16 @@ class TimedEncoders:
     """The config.json that the sizes of an architecture are put into."""
     architectures: tuple[StudentArchitecture, ...]
 
-    def file(self, config: SearchConfig) -> Path:
-        """Returns the cache's file for the table of this machine, the study's latency target and the family."""
-        key = fingerprint_key(config.latency.target, kind_of_calls(self.base))
-        return Path(config.storage.cache) / "latency" / f"{key}.json"
+    def file(self, config: SearchConfig, target: LatencyTarget) -> Path:
+        """Returns the cache's file for the table of this machine, a target and the family."""
+        return Path(config.storage.cache) / "latency" / f"{fingerprint_key(target, kind_of_calls(self.base))}.json"
 
-    def find(self, config: SearchConfig) -> LatencyTable | None:
-        """Returns this machine's table of medians from the cache; None if it lacks a width or there is no table.
+    def find(self, config: SearchConfig, target: LatencyTarget) -> LatencyTable | None:
+        """Returns this machine's table of a target's medians from the cache; None if it lacks a width or there is none.
 
         A table of the fastest rounds, which earlier versions wrote, is not used: its latencies are lower than medians.
         """
-        file = self.file(config)
+        file = self.file(config, target)
         if not file.exists():
             return None
         try:
@@ -47,10 +49,10 @@ class TimedEncoders:
             raise UserError(f"{error}; remove it") from error
         return table if table.statistic is Statistic.MEDIAN and table.covers(self.architectures) else None
 
-    def measure(self, config: SearchConfig) -> LatencyTable:
+    def measure(self, config: SearchConfig, target: LatencyTarget) -> LatencyTable:
         """Calibrates this machine as `timed` does, and keeps the table in the cache."""
-        table = self.timed(config.latency.target, config.seed)
-        table.save(self.file(config))
+        table = self.timed(target, config.seed)
+        table.save(self.file(config, target))
         return table
 
     def timed(self, target: LatencyTarget, seed: int) -> LatencyTable:
@@ -64,13 +66,12 @@ class TimedEncoders:
             return calibrate_in_fresh_process(request, lambda stage, done: show(f"{self.name}, {stage}", done))
 
 
-def given_table(study: ResolvedStudy) -> LatencyTable:
-    """Returns the table that the settings name.
+def given_table(study: ResolvedStudy, latency: Latency) -> LatencyTable:
+    """Returns the table that the settings name for one of a study's targets.
 
     Raises:
         UserError: if it cannot be read, is of another target or kind of encoder, or lacks a width of the space.
     """
-    latency = study.config.latency
     table = latency.read_table()
     if table.statistic is not Statistic.MEDIAN:
         raise UserError(f"latency.table must predict {Statistic.MEDIAN}s, got {table.statistic} in {latency.table}")
@@ -82,16 +83,59 @@ def given_table(study: ResolvedStudy) -> LatencyTable:
 
 
 def known_tables(study: ResolvedStudy) -> ResolvedStudy:
-    """Returns a study with its latency table, if it need not be measured.
+    """Returns a study with those of its latency tables that need not be measured.
 
     Raises:
         UserError: if the settings name a table that does not fit the study.
     """
-    if study.config.latency.table is not None:
-        return replace(study, latency_table=given_table(study))
-    tables = [family.find(study.config) for family in encoders_to_time(study)]
-    # With one of two tables missing, the search would still begin with a calibration.
-    return replace(study, latency_table=None if None in tables else tables[0])
+    found = {}
+    for objective, latency in study.config.latencies.items():
+        if latency.table is not None:
+            found[objective] = given_table(study, latency)
+            continue
+        first, *others = [family.find(study.config, latency.target) for family in encoders_to_time(study)]
+        # With one of two tables missing, the search would still begin with a calibration.
+        if first is not None and None not in others:
+            found[objective] = first
+    return replace(study, latency_tables=found)
+
+
+def with_latency_tables(study: ResolvedStudy, display: Display) -> ResolvedStudy:
+    """Returns a study with its tables: its own, since a study never mixes calibrations, or those that it now begins.
+
+    Raises:
+        UserError: if the settings name a table that does not fit the study, or this machine lacks what is to be timed.
+    """
+    of_students, of_teacher = {}, {}
+    for objective, latency in study.config.latencies.items():
+        target = latency_target(objective)
+        files = (study.paths.latency(target), study.paths.teacher_latency(target))
+        if latency.table is not None:
+            tables = [_table(files[0], partial(given_table, study, latency), display)]
+        else:
+            tables = [
+                _table(file, partial(_of_this_machine, timed, study.config, latency.target), display)
+                for timed, file in zip(encoders_to_time(study), files, strict=False)
+            ]
+        of_students[objective] = tables[0]
+        if len(tables) > 1:
+            of_teacher[objective] = tables[1]
+    return replace(study, latency_tables=of_students, teacher_latency_tables=of_teacher)
+
+
+def _of_this_machine(timed: TimedEncoders, config: SearchConfig, target: LatencyTarget) -> LatencyTable:
+    return timed.find(config, target) or timed.measure(config, target)
+
+
+def _table(file: Path, find: Callable[[], LatencyTable], display: Display) -> LatencyTable:
+    """Returns the study's own table; if it has none, the one that is found, which it then keeps."""
+    if file.exists():
+        return LatencyTable.load(file)
+    table = find()
+    if table.noise is not None:
+        display.message(f"NOISY: {table.noise}")
+    table.save(file)
+    return table
 
 
 def encoders_to_time(study: ResolvedStudy) -> tuple[TimedEncoders, ...]:

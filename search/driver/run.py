@@ -4,8 +4,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -18,12 +17,11 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import first_line
-from minilm_core.latency.table import LatencyTable
 from minilm_core.models.teacher import resolve
 from minilm_core.results.records import TrialRecord, read_first_records
 from search.config.settings import Executor, layers_and_width
 from search.driver.baseline import Baseline, finetune_first, run_side_by_side
-from search.driver.calibration import TimedEncoders, encoders_to_time, given_table
+from search.driver.calibration import with_latency_tables
 from search.driver.cluster import RemoteGenerator, cluster
 from search.driver.display import Display, students_label
 from search.driver.events import StudyEvents
@@ -130,44 +128,11 @@ def _checked(study: ResolvedStudy, display: Display) -> ResolvedStudy:
         display.message(note)
     # What was found before may be of settings that the relaunch has replaced.
     study = with_vocabulary(study)
-    if config.needs_latency_table:
-        study = _with_latency_tables(study, display)
+    if config.needs_latency_tables:
+        study = with_latency_tables(study, display)
     if study.is_vocabulary_known:
         study.check_limits()
     return study
-
-
-def _with_latency_tables(study: ResolvedStudy, display: Display) -> ResolvedStudy:
-    if study.config.latency.table is not None:
-        return replace(study, latency_table=_given(study, display))
-    files = (study.paths.latency, study.paths.teacher_latency)
-    tables = [_table(study, timed, file, display) for timed, file in zip(encoders_to_time(study), files, strict=False)]
-    return replace(study, latency_table=tables[0], teacher_latency_table=tables[1] if len(tables) > 1 else None)
-
-
-def _given(study: ResolvedStudy, display: Display) -> LatencyTable:
-    """Returns the study's own table; if it has none, the one that the settings name, which it then keeps."""
-    file = study.paths.latency
-    if file.exists():
-        return LatencyTable.load(file)
-    table = given_table(study)
-    if table.noise is not None:
-        display.message(f"NOISY: {table.noise}")
-    table.save(file)
-    return table
-
-
-def _table(study: ResolvedStudy, timed: TimedEncoders, file: Path, display: Display) -> LatencyTable:
-    """Returns the study's own table, since a study never mixes calibrations; if it has none, this machine's."""
-    if file.exists():
-        return LatencyTable.load(file)
-    table = timed.find(study.config)
-    if table is None:
-        table = timed.measure(study.config)
-        if table.noise is not None:
-            display.message(f"NOISY: {table.noise}")
-    table.save(file)
-    return table
 
 
 def _search(study: ResolvedStudy, ledger: Ledger, watcher: "_Watcher") -> Ending:

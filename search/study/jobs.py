@@ -9,6 +9,7 @@ from minilm_core.errors import FailureKind, classify_failure
 from minilm_core.models.architecture import FamilyShape
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.layout import TrialPaths
+from minilm_core.results.objectives import LATENCY, latency_target
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from minilm_core.settings.schedules import DistillationSchedule, FinetuningSchedule
 from minilm_core.tasks.kinds.registry import kind_of
@@ -204,9 +205,9 @@ class Job:
         return self.study.teacher_family if self.has_teachers_family else self.study.student_family
 
     @property
-    def latency_ms(self) -> float | None:
-        """The predicted latency of the model in ms, or None without a calibrated table."""
-        predicted = self.study.teacher_latency_ms if self.has_teachers_family else self.study.latency_ms
+    def latencies_ms(self) -> dict[str, float]:
+        """The predicted latencies of the model in ms, by objective; those without a calibrated table lack."""
+        predicted = self.study.teacher_latencies_ms if self.has_teachers_family else self.study.latencies_ms
         return predicted(self.choice.architecture)
 
     @property
@@ -238,7 +239,8 @@ class Job:
 
     def known_figures(self) -> dict[str, float]:
         """Returns the objectives that follow from the choice alone, before any training."""
-        return known_figures(self.choice.architecture, self.family, self.config.latency, self.latency_ms)
+        length = self.config.sequence_length_served
+        return known_figures(self.choice.architecture, self.family, length, self.latencies_ms)
 
     def log_line(self, text: str, at: str | None = None) -> None:
         """Adds a line to the log, with the time of what it says: ISO 8601, UTC, and now unless it is given."""
@@ -248,7 +250,7 @@ class Job:
 
     def blank_record(self, status: Status, failure: Failure | None = None) -> TrialRecord:
         """Returns a record with all that is known before training."""
-        architecture = self.choice.architecture
+        architecture, latencies_ms = self.choice.architecture, self.latencies_ms
         is_cut = self.config.cuts_vocabulary and not self.has_teachers_family
         assert self.study.is_vocabulary_known or not is_cut, "a study is prepared before its students have records"
         return TrialRecord(
@@ -264,8 +266,9 @@ class Job:
             num_layer_parameters=architecture.num_layer_parameters(self.family),
             size_bytes=architecture.size_bytes(self.family),
             int8_size_bytes=architecture.int8_size_bytes(self.family),
-            flops=architecture.flops(self.config.latency.sequence_length, self.family),
-            latency_ms=self.latency_ms,
+            flops=architecture.flops(self.config.sequence_length_served, self.family),
+            latency_ms=latencies_ms.pop(LATENCY, None),
+            latencies_ms={str(latency_target(name)): value for name, value in latencies_ms.items()},
             num_workers=self.world_size,
             seed=self.seed,
             failure=failure,

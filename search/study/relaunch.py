@@ -88,7 +88,7 @@ def _settings_of_the_assistant(config: SearchConfig) -> tuple[object, ...]:
 
 def _remove_preparation(paths: StudyPaths, *, keeps_assistant: bool) -> None:
     """Removes what is made before the first trial. The account of seconds is removed together with the assistant."""
-    files = [paths.preparation_log, paths.evaluation, paths.latency, paths.teacher_latency]
+    files = [paths.preparation_log, paths.evaluation, *paths.latency_tables()]
     files += [paths.students_per_worker, paths.warm_start]
     folders = [paths.teacher_folder, paths.vocabulary]
     if not keeps_assistant:

@@ -1,11 +1,11 @@
 """A study, resolved once before its first trial and passed to the driver and to every worker. No torch, no Ray."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import LatencyTable, LatencyTarget
+from minilm_core.latency.table import LatencyTable
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.models.families import encoder_architecture, family_shape
 from minilm_core.models.student_family import student_base
@@ -36,11 +36,12 @@ class ResolvedStudy:
     """What students have whatever their sizes. A cut vocabulary is as large as it may become until it is known."""
     is_vocabulary_known: bool = True
     """Whether the vocabulary's size is known: a cut one is, once the preparation has made it."""
-    latency_table: LatencyTable | None = None
-    """Predicts the latency of the students; None before a calibration, or if the study needs no latency."""
-    teacher_latency_table: LatencyTable | None = None
-    """Predicts the latency of the teacher and of its first layers, if their family is not the students', whose table
-    does so otherwise; None also if the settings name a table, which is that of the students."""
+    latency_tables: Mapping[str, LatencyTable] = field(default_factory=dict)
+    """The table that predicts the students' latency on each target, by its objective; empty before a calibration, or if
+    the study needs no latency."""
+    teacher_latency_tables: Mapping[str, LatencyTable] = field(default_factory=dict)
+    """Those of the teacher and of its first layers, if their family is not the students', whose tables serve them
+    otherwise. A target whose table the settings name has none: that table is of the students."""
 
     @property
     def teacher(self) -> StudentArchitecture:
@@ -54,7 +55,7 @@ class ResolvedStudy:
 
     def violation(self, student: StudentArchitecture) -> Violation | None:
         """Returns the limit that a student exceeds by most, or None. Limits are on what is known before training."""
-        return self.config.limits.violation(student, self.student_family, self.latency_ms(student))
+        return self.config.limits.violation(student, self.student_family, self.latencies_ms(student))
 
     def check_limits(self) -> None:
         """Refuses limits that no student of the space is within.
@@ -71,17 +72,18 @@ class ResolvedStudy:
 
     def student_figures(self, student: StudentArchitecture) -> dict[str, float]:
         """Returns the objectives of a student that follow from its shape alone, before any training."""
-        return known_figures(student, self.student_family, self.config.latency, self.latency_ms(student))
+        latencies_ms = self.latencies_ms(student)
+        return known_figures(student, self.student_family, self.config.sequence_length_served, latencies_ms)
 
-    def latency_ms(self, student: StudentArchitecture) -> float | None:
-        """Returns the predicted latency of a student in ms, or None without a table of its width."""
-        return _predicted_ms(self.latency_table, student)
+    def latencies_ms(self, student: StudentArchitecture) -> dict[str, float]:
+        """Returns the predicted latencies of a student in ms, by objective; those without a table of its width lack."""
+        return _predicted_ms(self.latency_tables, student)
 
-    def teacher_latency_ms(self, architecture: StudentArchitecture) -> float | None:
-        """Returns the predicted latency in ms of a model of the teacher's family, or None without its width's table."""
+    def teacher_latencies_ms(self, architecture: StudentArchitecture) -> dict[str, float]:
+        """Returns those of a model of the teacher's family."""
         base = student_base(self.teacher_json, self.config.student_family, self.config.embedding_size)
-        table = self.latency_table if base is self.teacher_json else self.teacher_latency_table
-        return _predicted_ms(table, architecture)
+        tables = self.latency_tables if base is self.teacher_json else self.teacher_latency_tables
+        return _predicted_ms(tables, architecture)
 
 
 def resolve_study(config: SearchConfig, paths: StudyPaths, teacher_json: Mapping[str, Any]) -> ResolvedStudy:
@@ -130,17 +132,18 @@ def find_study(config: SearchConfig, paths: StudyPaths) -> ResolvedStudy:
 
 
 def known_figures(
-    architecture: StudentArchitecture, family: FamilyShape, target: LatencyTarget, latency_ms: float | None
+    architecture: StudentArchitecture, family: FamilyShape, sequence_length: int, latencies_ms: Mapping[str, float]
 ) -> dict[str, float]:
-    """Returns the objectives of a model that follow from its shape and its predicted latency in ms, if it has one."""
-    figures: dict[str, float] = {
+    """Returns the objectives of a model that follow from its shape, and its predicted latencies in ms by objective."""
+    return {
         "size_bytes": architecture.size_bytes(family),
         "int8_size_bytes": architecture.int8_size_bytes(family),
         "num_parameters": architecture.num_parameters(family),
-        "flops": architecture.flops(target.sequence_length, family),
+        "flops": architecture.flops(sequence_length, family),
+        **latencies_ms,
     }
-    return figures if latency_ms is None else {**figures, "latency_ms": latency_ms}
 
 
-def _predicted_ms(table: LatencyTable | None, architecture: StudentArchitecture) -> float | None:
-    return table.predict_ms(architecture) if table is not None and table.covers([architecture]) else None
+def _predicted_ms(tables: Mapping[str, LatencyTable], architecture: StudentArchitecture) -> dict[str, float]:
+    covering = {objective: table for objective, table in tables.items() if table.covers([architecture])}
+    return {objective: table.predict_ms(architecture) for objective, table in covering.items()}

@@ -87,8 +87,8 @@ def _score(evaluation: Evaluation) -> Score:
 
 
 def _latency(study: Study, model: TrialRecord) -> LatencyFigure:
-    own = model.role in (Role.TEACHER, Role.TRUNCATED_TEACHER) and study.paths.teacher_latency.exists()
-    table = LatencyTable.load(study.paths.teacher_latency if own else study.paths.latency)
+    own = model.role in (Role.TEACHER, Role.TRUNCATED_TEACHER) and study.paths.teacher_latency().exists()
+    table = LatencyTable.load(study.paths.teacher_latency() if own else study.paths.latency())
     return LatencyFigure(
         median_ms=table.predict_ms(model.architecture),
         origin=LatencyOrigin.PREDICTED,

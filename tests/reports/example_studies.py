@@ -163,7 +163,7 @@ def study_of(
         records_sha256="",
         outcomes=outcomes_of(records, evaluation or {}),
         environment={},
-        latency=None,
+        latencies={},
         importances={},
     )
 
@@ -177,6 +177,7 @@ def write_study(
     latency: LatencyTable | None = None,
     environment: dict[str, Any] | None = None,
     importances: dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Study:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "records.jsonl").touch()
@@ -186,7 +187,13 @@ def write_study(
         for task, of_task in outcomes.get((record.role, record.number), {}).items():
             first = {split: of_seeds[0] for split, of_seeds in of_task.items()}
             save_outcomes(StudyPaths(root=folder).outcomes_of(record.role, record.number, task), first)
-    config = {"name": "example", "objectives": list(objectives), "seed": 0, "tasks": [{"name": TASK}]}
+    config = {
+        "name": "example",
+        "objectives": list(objectives),
+        "seed": 0,
+        "tasks": [{"name": TASK}],
+        **(settings or {}),
+    }
     (folder / "search.yaml").write_text(yaml.safe_dump(config))
     extras = {
         "environment": environment,

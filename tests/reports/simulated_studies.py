@@ -91,7 +91,7 @@ def study_of(
         records_sha256="",
         outcomes=outcomes,
         environment={},
-        latency=None,
+        latencies={},
         importances={},
     )
 

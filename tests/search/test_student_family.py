@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.results.layout import TrialPaths
+from minilm_core.results.objectives import LATENCY
 from minilm_core.results.records import Role, Status, TrialRecord
 from search.study.jobs import Job
 from search.study.resolved import ResolvedStudy
@@ -99,22 +100,24 @@ def test_students_and_teacher_have_latencies_of_tables_of_their_own(
 ) -> None:
     both = (choice.architecture, study.teacher)
     of_students, of_teacher = (table_of(*both, ms_per_layer=number) for number in (1.0, 3.0))
-    calibrated = replace(study, latency_table=of_students, teacher_latency_table=of_teacher)
-    assert Job.of_student(calibrated, 0, choice).latency_ms == pytest.approx(2.0)
-    assert Job.of_twin(calibrated, 0, choice).latency_ms == pytest.approx(2.0)
-    assert Job.of_teacher(calibrated).latency_ms == pytest.approx(12.0)
-    assert Job.of_truncated_teacher(calibrated, 0, 2).latency_ms == pytest.approx(6.0)
+    calibrated = replace(study, latency_tables={LATENCY: of_students}, teacher_latency_tables={LATENCY: of_teacher})
+    assert Job.of_student(calibrated, 0, choice).latencies_ms[LATENCY] == pytest.approx(2.0)
+    assert Job.of_twin(calibrated, 0, choice).latencies_ms[LATENCY] == pytest.approx(2.0)
+    assert Job.of_teacher(calibrated).latencies_ms[LATENCY] == pytest.approx(12.0)
+    assert Job.of_truncated_teacher(calibrated, 0, 2).latencies_ms[LATENCY] == pytest.approx(6.0)
     # The table that the settings name is the students': it says nothing about a teacher of another family.
-    named = replace(calibrated, teacher_latency_table=None)
-    assert Job.of_student(named, 0, choice).latency_ms == pytest.approx(2.0)
-    assert Job.of_teacher(named).latency_ms is None
-    assert Job.of_truncated_teacher(named, 0, 2).latency_ms is None
+    named = replace(calibrated, teacher_latency_tables={})
+    assert Job.of_student(named, 0, choice).latencies_ms[LATENCY] == pytest.approx(2.0)
+    assert Job.of_teacher(named).latencies_ms == {}
+    assert Job.of_truncated_teacher(named, 0, 2).latencies_ms == {}
 
 
 def test_a_teacher_of_the_students_family_has_their_table(
     open_study: Callable[..., ResolvedStudy], choice: StudentChoice
 ) -> None:
     study = open_study()
-    calibrated = replace(study, latency_table=table_of(choice.architecture, study.teacher, ms_per_layer=1.0))
-    assert Job.of_teacher(calibrated).latency_ms == pytest.approx(study.teacher.num_layers)
-    assert Job.of_truncated_teacher(calibrated, 0, 2).latency_ms == pytest.approx(2.0)
+    calibrated = replace(
+        study, latency_tables={LATENCY: table_of(choice.architecture, study.teacher, ms_per_layer=1.0)}
+    )
+    assert Job.of_teacher(calibrated).latencies_ms[LATENCY] == pytest.approx(study.teacher.num_layers)
+    assert Job.of_truncated_teacher(calibrated, 0, 2).latencies_ms[LATENCY] == pytest.approx(2.0)

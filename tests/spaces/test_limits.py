@@ -4,6 +4,7 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
+from minilm_core.results.objectives import LATENCY
 from spaces.limits import Limits, Violation
 
 EMBEDDINGS = FamilyShape(vocabulary_size=30522, num_positions=512, num_token_types=2)
@@ -22,7 +23,7 @@ def test_a_student_at_its_limits_exceeds_none():
         max_size_bytes=STUDENT.size_bytes(EMBEDDINGS),
         max_latency_ms=20.0,
     )
-    assert limits.violation(STUDENT, EMBEDDINGS, 20.0) is None
+    assert limits.violation(STUDENT, EMBEDDINGS, {LATENCY: 20.0}) is None
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_a_student_at_its_limits_exceeds_none():
     ],
 )
 def test_a_student_over_a_limit_exceeds_it(limits, violation):
-    assert limits.violation(STUDENT, EMBEDDINGS, 20.0) == violation
+    assert limits.violation(STUDENT, EMBEDDINGS, {LATENCY: 20.0}) == violation
 
 
 def test_the_excess_is_the_share_by_which_a_limit_is_exceeded():
@@ -49,10 +50,10 @@ def test_the_excess_is_the_share_by_which_a_limit_is_exceeded():
 
 def test_of_several_exceeded_limits_the_worst_is_named():
     limits = Limits(max_parameters=20_000_000, max_latency_ms=1.0)
-    violation = limits.violation(STUDENT, EMBEDDINGS, 20.0)
+    violation = limits.violation(STUDENT, EMBEDDINGS, {LATENCY: 20.0})
     assert str(violation) == "max_latency_ms must be at most 1, got 20"
     assert violation.excess == pytest.approx(19.0)
 
 
 def test_an_unknown_latency_exceeds_no_limit():
-    assert Limits(max_latency_ms=1.0).violation(STUDENT, EMBEDDINGS, None) is None
+    assert Limits(max_latency_ms=1.0).violation(STUDENT, EMBEDDINGS, {}) is None

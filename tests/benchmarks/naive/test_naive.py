@@ -122,7 +122,7 @@ def test_our_side_is_a_space_of_the_students_without_baselines(tmp_path: Path) -
     assert list(config.sampler.begin_with) == ["1x16", "1x24", "2x16", "2x24"]
     baselines = config.baselines
     assert not any((baselines.teacher, baselines.twin, baselines.ablations, baselines.truncated_teacher))
-    assert not config.needs_latency_table
+    assert not config.needs_latency_tables
 
 
 def test_widths_that_do_not_fit_are_refused() -> None:

@@ -24,9 +24,19 @@ def test_trials_and_baselines_have_folders_of_their_own() -> None:
 
 def test_every_file_of_an_earlier_study_has_its_place_in_the_layout() -> None:
     root = EARLIER_STUDY / "studies" / "tiny"
-    known = {getattr(StudyPaths(root=root), name) for name in PROPERTIES if name != "assistant"}
+    paths = StudyPaths(root=root)
+    known = {getattr(paths, name) for name in PROPERTIES if name != "assistant"} | {*paths.latency_tables()}
     assert {path for path in root.iterdir() if path not in known} == set()
     assert {path.name for path in known if path.exists()} >= {"records.jsonl", "search.yaml", "study.journal"}
+
+
+def test_the_tables_of_every_target_are_found(tmp_path: Path) -> None:
+    paths = StudyPaths(root=tmp_path)
+    files = [find(target) for find in (paths.latency, paths.teacher_latency) for target in (None, "gpu-b32")]
+    for file in (*files, tmp_path / "latency.csv", tmp_path / "search.yaml"):
+        file.touch()
+    assert len(set(files)) == 4
+    assert sorted(paths.latency_tables()) == sorted(files)
 
 
 def test_a_trials_files_are_in_its_folder() -> None:

@@ -3,10 +3,9 @@ from collections.abc import Callable
 import pytest
 
 from reports import Study
-from reports.page.figures import AXES, PLACES, Axis, Figure, draw_figures, frontier_steps, is_log_axis
+from reports.page.figures import PLACES, Figure, draw_figures, frontier_steps, is_log_axis
 from reports.page.tables import rows
 from reports.statistics import Split, resample
-from tests.paths import ROOT
 from tests.reports.example_studies import student
 
 pytest.importorskip("altair", reason="figures need the report extra")
@@ -63,10 +62,3 @@ def test_an_axis_is_logarithmic_only_over_a_wide_positive_span(values: list[floa
 def test_the_line_joins_the_points_that_no_other_point_beats() -> None:
     points = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.7), (3.0, 0.7), (4.0, 0.9)]
     assert frontier_steps(points) == [(1.0, 0.5), (2.0, 0.7), (4.0, 0.9)]
-
-
-@pytest.mark.parametrize("template", ["report.html", "report.md"])
-@pytest.mark.parametrize("axis", AXES, ids=lambda axis: axis.key)
-def test_the_chart_of_every_cost_has_a_place_on_the_page(axis: Axis, template: str) -> None:
-    text = (ROOT / "reports/page/templates" / template).read_text(encoding="utf-8")
-    assert f'"accuracy_{axis.key}"' in text

@@ -12,7 +12,7 @@ import pytest
 
 from minilm_core.errors import FailureKind
 from minilm_core.models.vocabulary.cut import CutVocabulary
-from reports import Requirements, Study, load_study, pick, write_decision
+from reports import LatencyLimit, Requirements, Study, load_study, pick, write_decision
 from reports.page.facts import SCHEMA_VERSION
 from reports.page.figures import INSTALL_HINT
 from reports.page.writer import Report, write_report
@@ -177,7 +177,7 @@ def test_without_a_complete_student_the_page_says_so_and_offers_to_go_on(make_st
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_page_begins_with_a_current_decision(full_study: Study) -> None:
-    write_decision(full_study, pick(full_study, Requirements(max_latency_ms=6.5)))
+    write_decision(full_study, pick(full_study, Requirements(latencies=(LatencyLimit(max_ms=6.5),))))
     text = page_of(full_study)
     assert "Chosen: trial" in text
     assert "Missed: trial 1: latency 8.00 ms is 1.50 ms over 6.5 ms" in text

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.records import TrialRecord
-from reports import Prefer, Requirements, pick
+from reports import LatencyLimit, Prefer, Requirements, pick
 from tests.reports.example_studies import TASK, kept_labels, student, study_of, without_interval
 
 accuracies = st.integers(50, 95).map(lambda percent: percent / 100)
@@ -14,6 +14,10 @@ costs = st.integers(1, 60)
 
 def bare(number: int, accuracy: float, latency_ms: float, size_bytes: int = 1_000_000) -> TrialRecord:
     return student(number, accuracy, tasks={}, latency_ms=latency_ms, size_bytes=size_bytes)
+
+
+def at_most(max_ms: float | None) -> tuple[LatencyLimit, ...]:
+    return () if max_ms is None else (LatencyLimit(max_ms=max_ms),)
 
 
 @given(
@@ -28,7 +32,7 @@ def test_alternatives_are_within_the_limits_and_on_their_frontier(
 ) -> None:
     records = [bare(i, accuracy, float(latency), size) for i, (accuracy, latency, size) in enumerate(figures)]
     study = study_of(*records)
-    decision = pick(study, Requirements(max_latency_ms=max_latency_ms, min_accuracy=floor), prefer=prefer)
+    decision = pick(study, Requirements(latencies=at_most(max_latency_ms), min_accuracy=floor), prefer=prefer)
     within = [
         record
         for record in records
@@ -49,7 +53,7 @@ def test_with_two_objectives_the_alternatives_are_the_neighbours_on_the_frontier
 ) -> None:
     records = [bare(i, accuracy, float(latency)) for i, (accuracy, latency) in enumerate(figures)]
     study = study_of(*records, objectives=("accuracy", "latency_ms"))
-    decision = pick(study, Requirements(max_latency_ms=max_latency_ms), prefer=Prefer.KNEE)
+    decision = pick(study, Requirements(latencies=at_most(max_latency_ms)), prefer=Prefer.KNEE)
     if decision.winner is None:
         return
     winner = place(decision.winner)

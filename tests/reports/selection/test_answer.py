@@ -79,7 +79,7 @@ def test_the_headline_is_the_pick_without_limits(tmp_path) -> None:
 
 
 def test_a_current_decision_is_the_answer_and_the_package_is_next(full_study: Study) -> None:
-    decision = pick(full_study, Requirements.parse(max_latency="6.5ms"), prefer=Prefer.BEST)
+    decision = pick(full_study, Requirements.parse(max_latency=["6.5ms"]), prefer=Prefer.BEST)
     write_decision(full_study, decision)
     found = answer_of(full_study)
     assert found.headline == f"Chosen: {decision.reason}."

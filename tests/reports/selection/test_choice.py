@@ -10,8 +10,7 @@ from minilm_core.errors import FailureKind, UserError
 from minilm_core.latency.measurements import Statistic
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.records import TrialRecord
-from reports import Certainty, Prefer, Requirements, Study, pick
-from reports.latency import LatencyConditions
+from reports import Certainty, LatencyLimit, Prefer, Requirements, Study, pick
 from reports.selection.choice import MAX_NEAR_MISSES
 from tests.reports.example_studies import (
     LATENCY_TABLE,
@@ -44,7 +43,7 @@ requirements = st.builds(
     Requirements,
     within=st.none() | st.sampled_from([0.0, 0.01, 0.1, 0.5]),
     min_accuracy=st.none() | accuracies,
-    max_latency_ms=st.none() | st.integers(1, 6).map(float),
+    latencies=st.lists(st.builds(LatencyLimit, max_ms=st.integers(1, 6).map(float)), max_size=1).map(tuple),
     max_size_bytes=st.none() | costs,
     max_parameters=st.none() | costs,
 )
@@ -54,7 +53,7 @@ def is_within(record: TrialRecord, required: Requirements) -> bool:
     checks = (
         (required.within, lambda limit: record.objectives["accuracy"] >= (1 - limit) * 0.9 - 1e-9),
         (required.min_accuracy, lambda limit: record.objectives["accuracy"] >= limit),
-        (required.max_latency_ms, lambda limit: (record.latency_ms or 0) <= limit),
+        *((each.max_ms, lambda limit: (record.latency_ms or 0) <= limit) for each in required.latencies),
         (required.max_size_bytes, lambda limit: (record.size_bytes or 0) <= limit),
         (required.max_parameters, lambda limit: (record.num_parameters or 0) <= limit),
     )
@@ -106,12 +105,14 @@ def test_the_limits_that_a_near_miss_names_would_admit_it(
     study = study_of(*records, TEACHER)
     for miss in pick(study, required).near_misses:
         raised = Requirements.parse(**admitting_limits(miss.reason))
-        admitted = {name: value for name, value in dataclasses.asdict(raised).items() if value is not None}
-        wider = dataclasses.replace(required, **{**admitted, "latency_conditions": LatencyConditions()})
+        fields = {field.name: getattr(raised, field.name) for field in dataclasses.fields(raised)}
+        wider = dataclasses.replace(
+            required, **{name: value for name, value in fields.items() if value not in (None, ())}
+        )
         assert pick(study_of(miss.student, TEACHER), wider).num_qualifying == 1
 
 
-def admitting_limits(reason: str) -> dict[str, str]:
+def admitting_limits(reason: str) -> dict[str, Any]:
     flags = {
         "--within": "within",
         "--min-accuracy": "min_accuracy",
@@ -120,7 +121,8 @@ def admitting_limits(reason: str) -> dict[str, str]:
         "--max-parameters": "max_parameters",
     }
     words = reason.replace("(", "").split()
-    return {flags[word]: words[i + 1] for i, word in enumerate(words) if word in flags}
+    found: dict[str, Any] = {flags[word]: words[i + 1] for i, word in enumerate(words) if word in flags}
+    return found | {name: [found[name]] for name in ("max_latency",) if name in found}
 
 
 def test_ties_are_decided_by_the_other_figures_then_by_the_earlier_trial() -> None:
@@ -141,7 +143,7 @@ def test_within_is_a_fraction_of_the_teachers_accuracy() -> None:
 
 def test_a_near_miss_states_the_limit_the_excess_and_the_limit_that_would_admit_it() -> None:
     study = study_of(bare(0, 0.8, 5.0, 20_000_000), bare(1, 0.9, 8.25, 27_340_000))
-    decision = pick(study, Requirements.parse(max_size="25MB", max_latency="8ms"))
+    decision = pick(study, Requirements.parse(max_size="25MB", max_latency=["8ms"]))
     assert [miss.student.number for miss in decision.near_misses] == [1]
     assert decision.near_misses[0].reason == (
         "latency 8.25 ms is 0.25 ms over 8 ms (--max-latency 8.25ms would admit it); "
@@ -156,11 +158,12 @@ def test_students_that_the_winner_beats_are_no_near_misses() -> None:
 
 def test_near_misses_are_few() -> None:
     study = study_of(*(bare(i, 0.5 + i / 100, float(i + 1), i + 1) for i in range(20)))
-    assert len(pick(study, Requirements(max_latency_ms=10.0)).near_misses) == MAX_NEAR_MISSES
+    assert len(pick(study, Requirements(latencies=(LatencyLimit(max_ms=10.0),))).near_misses) == MAX_NEAR_MISSES
 
 
 @pytest.mark.parametrize(
-    ("required", "expected"), [(Requirements(max_latency_ms=4.0), [3, 4]), (Requirements(min_accuracy=0.7), [0, 1])]
+    ("required", "expected"),
+    [(Requirements(latencies=(LatencyLimit(max_ms=4.0),)), [3, 4]), (Requirements(min_accuracy=0.7), [0, 1])],
 )
 def test_a_near_miss_is_better_in_what_is_preferred(required: Requirements, expected: list[int]) -> None:
     """Trials 5 and 6 are slower, less accurate and smaller than the winner: a wider limit would gain nothing."""
@@ -181,15 +184,15 @@ def test_a_limit_may_be_met_by_the_figures_and_not_by_their_intervals(make_study
 
 def test_a_wide_limit_is_met_by_the_intervals_too(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.80), teacher(0.81), evaluation=kept_labels(TASK), latency=LATENCY_TABLE)
-    required = Requirements(within=0.3, min_accuracy=0.6, max_latency_ms=6.0)
+    required = Requirements(within=0.3, min_accuracy=0.6, latencies=(LatencyLimit(max_ms=6.0),))
     assert pick(study, required, certainty=Certainty.SURE).winner is study.best
-    out_of_reach = Requirements(within=0.3, min_accuracy=0.6, max_latency_ms=4.0)
+    out_of_reach = Requirements(within=0.3, min_accuracy=0.6, latencies=(LatencyLimit(max_ms=4.0),))
     assert pick(study, out_of_reach, certainty=Certainty.SURE).winner is None
 
 
 def test_a_sure_latency_adds_the_error_of_the_table(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.80, latency_ms=5.0), latency=LATENCY_TABLE)
-    decision = pick(study, Requirements(max_latency_ms=5.05), certainty=Certainty.SURE)
+    decision = pick(study, Requirements(latencies=(LatencyLimit(max_ms=5.05),)), certainty=Certainty.SURE)
     assert decision.winner is None
     assert decision.near_misses[0].reason.startswith("latency 5.00 ms plus 2.0% error is 0.05 ms over 5.05 ms")
 
@@ -202,23 +205,23 @@ def test_nothing_is_sure_where_the_interval_was_not_measured(make_study: Callabl
 
 
 def test_a_latency_under_the_measured_conditions_is_accepted(full_study: Study) -> None:
-    assert pick(full_study, Requirements.parse(max_latency="3ms@cpu1,b1,s128,p50")).num_qualifying == 1
+    assert pick(full_study, Requirements.parse(max_latency=["3ms@cpu1,b1,s128,p50"])).num_qualifying == 1
 
 
 def test_a_90th_percentile_is_the_median_times_the_tail_of_the_calibration(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8, latency_ms=4.0), teacher(0.8), latency=latency_table(p90_over_p50=1.5))
-    assert pick(study, Requirements.parse(max_latency="6.1ms@cpu1,b1,s128,p90")).num_qualifying == 1
-    decision = pick(study, Requirements.parse(max_latency="5.9ms@p90"))
+    assert pick(study, Requirements.parse(max_latency=["6.1ms@cpu1,b1,s128,p90"])).num_qualifying == 1
+    decision = pick(study, Requirements.parse(max_latency=["5.9ms@p90"]))
     assert decision.near_misses[0].reason.startswith("p90 latency 6.00 ms is 0.10 ms over 5.9 ms")
-    assert pick(study, Requirements.parse(max_latency="5.9ms@p50")).num_qualifying == 1
+    assert pick(study, Requirements.parse(max_latency=["5.9ms@p50"])).num_qualifying == 1
 
 
 def test_a_sure_90th_percentile_adds_the_error_of_the_predicted_percentiles(make_study: Callable[..., Study]) -> None:
     table = latency_table(p90_over_p50=1.5, held_out_p90_error=0.1)
     study = make_study(student(0, 0.8, latency_ms=4.0), latency=table)
-    decision = pick(study, Requirements.parse(max_latency="6.5ms@p90"), certainty=Certainty.SURE)
+    decision = pick(study, Requirements.parse(max_latency=["6.5ms@p90"]), certainty=Certainty.SURE)
     assert decision.near_misses[0].reason.startswith("p90 latency 6.00 ms plus 10.0% error is 0.10 ms over 6.5 ms")
-    assert pick(study, Requirements.parse(max_latency="4.1ms"), certainty=Certainty.SURE).num_qualifying == 1
+    assert pick(study, Requirements.parse(max_latency=["4.1ms"]), certainty=Certainty.SURE).num_qualifying == 1
 
 
 def test_the_notes_state_whether_medians_of_all_rounds_or_of_the_fastest_are_predicted(
@@ -235,14 +238,14 @@ def test_a_latency_under_other_conditions_is_refused_with_those_that_were_measur
     full_study: Study, qualifier: str
 ) -> None:
     with pytest.raises(UserError, match=r"what was measured \(cpu, 1 thread, batch 1, sequence 128, torch, p50\), got"):
-        pick(full_study, Requirements.parse(max_latency=f"20ms@{qualifier}"))
+        pick(full_study, Requirements.parse(max_latency=[f"20ms@{qualifier}"]))
 
 
 @pytest.mark.parametrize(
     ("requirements", "options", "rule"),
     [
         (Requirements(within=0.01), {}, "--within needs the fine-tuned teacher"),
-        (Requirements(max_latency_ms=5.0), {}, "--max-latency needs measured latencies"),
+        (Requirements(latencies=(LatencyLimit(max_ms=5.0),)), {}, "--max-latency needs measured latencies"),
         (Requirements(), {"prefer": Prefer.FASTEST}, "--prefer fastest needs measured latencies"),
     ],
 )
@@ -257,7 +260,7 @@ def test_a_limit_on_what_was_not_measured_is_refused(
 def test_a_sure_latency_needs_the_error_of_the_table(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8))
     with pytest.raises(UserError, match="--certainty sure with --max-latency needs the latency table's held-out error"):
-        pick(study, Requirements(max_latency_ms=5.0), certainty=Certainty.SURE)
+        pick(study, Requirements(latencies=(LatencyLimit(max_ms=5.0),)), certainty=Certainty.SURE)
 
 
 def test_a_baseline_is_never_chosen() -> None:
@@ -280,7 +283,7 @@ def test_a_noisy_table_is_noted(make_study: Callable[..., Study]) -> None:
 
 
 def test_the_lines_of_a_decision_give_winner_rule_misses_and_notes(full_study: Study) -> None:
-    lines = pick(full_study, Requirements(max_latency_ms=6.5)).lines()
+    lines = pick(full_study, Requirements(latencies=(LatencyLimit(max_ms=6.5),))).lines()
     assert lines[0].startswith("trial ")
     assert lines[1].startswith("rule: cost is limited and accuracy is not, so the most accurate is preferred")
     assert any(line.startswith("missed: trial 1") for line in lines)
@@ -289,20 +292,25 @@ def test_the_lines_of_a_decision_give_winner_rule_misses_and_notes(full_study: S
 
 
 def test_a_decision_has_the_requirements_as_values(full_study: Study) -> None:
-    required = Requirements.parse(within="5%", max_latency="6ms@cpu1,b1", max_size="25MB", max_parameters="30M")
+    required = Requirements.parse(within="5%", max_latency=["6ms@cpu1,b1"], max_size="25MB", max_parameters="30M")
     content = pick(full_study, required).as_json()["limits"]
     assert content == {
         "within": 0.05,
         "min_accuracy": None,
-        "max_latency_ms": 6.0,
-        "latency_conditions": {
-            "device": "cpu",
-            "num_threads": 1,
-            "batch_size": 1,
-            "sequence_length": None,
-            "runtime": None,
-            "percentile": None,
-        },
+        "latencies": (
+            {
+                "max_ms": 6.0,
+                "conditions": {
+                    "device": "cpu",
+                    "num_threads": 1,
+                    "batch_size": 1,
+                    "sequence_length": None,
+                    "runtime": None,
+                    "percentile": None,
+                },
+                "target": None,
+            },
+        ),
         "max_size_bytes": 25_000_000,
         "max_parameters": 30_000_000,
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from minilm_core.results.records import Role
-from reports import Certainty, Requirements, Study, load_study, pick, write_decision, write_report
+from reports import Certainty, LatencyLimit, Requirements, Study, load_study, pick, write_decision, write_report
 from tests.reports.confirmed_studies import write_runs
 from tests.reports.example_studies import write_full_study
 
@@ -80,7 +80,7 @@ def test_students_that_were_not_confirmed_are_judged_by_the_validation_split(dis
 
 
 def test_without_limits_of_accuracy_nothing_is_accepted_or_rejected(confirmed_study: Study) -> None:
-    decision = pick(confirmed_study, Requirements(max_latency_ms=100.0))
+    decision = pick(confirmed_study, Requirements(latencies=(LatencyLimit(max_ms=100.0),)))
     assert decision.confirmed is not None
     assert decision.confirmed.is_accepted is None
     assert decision.num_qualifying == 4

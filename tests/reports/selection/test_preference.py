@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from minilm_core.results.records import Evaluation, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import METRICS, label_outcomes, resample_weights, score
-from reports import Prefer, Requirements, Study, pick
+from reports import LatencyLimit, Prefer, Requirements, Study, pick
 from reports.selection.preference import unbeaten
 from tests.reports.example_studies import TASK, kept_labels, student, study_of, task_result, without_interval
 
@@ -15,7 +15,7 @@ NUM_STUDENTS = 48
 accuracies = st.integers(50, 95).map(lambda percent: percent / 100)
 costs = st.integers(1, 60)
 figures_of_48 = st.lists(st.tuples(accuracies, costs, costs, costs), min_size=NUM_STUDENTS, max_size=NUM_STUDENTS)
-cost_limits = st.sampled_from(["max_latency_ms", "max_size_bytes", "max_parameters"])
+cost_limits = st.sampled_from(["latency_ms", "size_bytes", "num_parameters"])
 
 
 def made_up(figures: Sequence[tuple[float, int, int, int]]) -> Study:
@@ -35,15 +35,20 @@ def latency_in(record: TrialRecord) -> float:
     return record.objectives["latency_ms"]
 
 
+def at_most(figure: str, value: int) -> Requirements:
+    if figure == "latency_ms":
+        return Requirements(latencies=(LatencyLimit(max_ms=value),))
+    return Requirements(**{f"max_{figure.removeprefix('num_')}": value})
+
+
 @given(figures_of_48, cost_limits, costs)
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_no_student_within_a_limit_on_cost_is_more_accurate_than_the_answer(
-    figures: list[tuple[float, int, int, int]], limit: str, value: int
+    figures: list[tuple[float, int, int, int]], limited: str, value: int
 ) -> None:
     study = made_up(figures)
-    decision = pick(study, Requirements(**{limit: value}))
-    name = limit.removeprefix("max_").replace("parameters", "num_parameters")
-    qualifying = [record for record in study.students if getattr(record, name) <= value]
+    decision = pick(study, at_most(limited, value))
+    qualifying = [record for record in study.students if getattr(record, limited) <= value]
     if decision.winner is None:
         assert qualifying == []
         return
@@ -103,7 +108,7 @@ def lead_of(study: Study, best: TrialRecord, other: TrialRecord) -> float:
         (Requirements(), Prefer.TIED),
         (Requirements(max_size_bytes=100), Prefer.BEST),
         (Requirements(max_parameters=10**9), Prefer.BEST),
-        (Requirements(max_latency_ms=9.0), Prefer.BEST),
+        (Requirements(latencies=(LatencyLimit(max_ms=9.0),)), Prefer.BEST),
         (Requirements(min_accuracy=0.5), Prefer.FASTEST),
         (Requirements(min_accuracy=0.5, max_size_bytes=10**9), Prefer.KNEE),
     ],
@@ -130,7 +135,10 @@ def test_without_a_latency_the_smallest_of_the_tied_students_is_chosen() -> None
 
 def test_a_student_without_a_latency_is_outside_a_limit_on_latency() -> None:
     untimed, timed = student(0, 0.9, tasks={}, latency_ms=None), student(1, 0.8, 6, tasks={}, latency_ms=5.0)
-    decision = pick(study_of(untimed, timed, objectives=("accuracy", "size_bytes")), Requirements(max_latency_ms=6.0))
+    decision = pick(
+        study_of(untimed, timed, objectives=("accuracy", "size_bytes")),
+        Requirements(latencies=(LatencyLimit(max_ms=6.0),)),
+    )
     assert decision.winner is timed
     assert [miss.reason for miss in decision.near_misses] == ["its latency was not measured"]
 

@@ -13,7 +13,7 @@ def large_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def test_a_limit_on_latency_is_answered_by_the_most_accurate_within_it(large_study: Study) -> None:
-    decision = pick(large_study, Requirements.parse(max_latency="6ms"))
+    decision = pick(large_study, Requirements.parse(max_latency=["6ms"]))
     assert decision.num_qualifying == 24
     assert decision.winner is not None
     assert (decision.winner.latency_ms, decision.winner.objectives["accuracy"]) == (5.3, 0.82)
@@ -34,7 +34,7 @@ def test_a_limit_on_accuracy_is_answered_by_the_fastest_within_it(large_study: S
 
 
 def test_limits_on_both_are_answered_by_the_knee_with_that_rule(large_study: Study) -> None:
-    decision = pick(large_study, Requirements.parse(within="10%", max_latency="6ms"))
+    decision = pick(large_study, Requirements.parse(within="10%", max_latency=["6ms"]))
     assert "is the knee (the best balance of the objectives) of the 18 students within the limits" in decision.reason
     assert decision.rule.startswith("accuracy and cost are both limited, so the knee")
 
@@ -51,7 +51,7 @@ def test_without_limits_the_reason_gives_the_interval_of_the_tie(large_study: St
 
 @pytest.mark.parametrize("prefer", Prefer)
 def test_a_requested_preference_overrides_the_rule(large_study: Study, prefer: Prefer) -> None:
-    decision = pick(large_study, Requirements.parse(within="10%", max_latency="6ms"), prefer=prefer)
+    decision = pick(large_study, Requirements.parse(within="10%", max_latency=["6ms"]), prefer=prefer)
     assert decision.prefer is prefer
     assert decision.rule.startswith(f"--prefer {prefer} asks for the ")
     assert decision.options == ("--within", "10%", "--max-latency", "6ms", "--prefer", prefer.value)

@@ -69,14 +69,22 @@ def test_wrong_calls_are_refused_before_anything_is_measured(arguments: tuple[st
 
 
 @pytest.mark.slow
-def test_a_table_made_without_a_teacher_is_taken_along_to_a_search(material: Path, tmp_path: Path):
+def test_tables_made_without_a_teacher_are_taken_along_to_a_search(material: Path, tmp_path: Path):
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
     space = load_config(material / "search.yaml").config.space
     table = calibrate_space(_written(space, tmp_path), "bert", TARGET)
     table.save(tmp_path / "server.json")
-    overrides = ("budget.num_trials=2", f"latency={{table: {tmp_path / 'server.json'}}}", *NO_BASELINES)
-    named = "objectives=[accuracy, latency_ms]"
-    done = launch(material, tmp_path, named, *overrides)
+    shapes = tuple(space.architectures())
+    phone = replace(table_of(*shapes, ms_per_layer=4.0), kind=table.kind)
+    phone.save(tmp_path / "phone.json")
+    overrides = (
+        "budget.num_trials=2",
+        f"latency=[{{name: server, table: {tmp_path}/server.json}}, {{name: phone, table: {tmp_path}/phone.json}}]",
+        "objectives=[accuracy, latency_ms@server, latency_ms@phone]",
+        "limits.max_latencies_ms={phone: 4ms}",
+        *NO_BASELINES,
+    )
+    done = launch(material, tmp_path, *overrides)
     assert done.returncode == 0, done.stderr
     assert "calibrating" not in done.stderr
     study = load_study(tmp_path / "tiny")
@@ -84,12 +92,18 @@ def test_a_table_made_without_a_teacher_is_taken_along_to_a_search(material: Pat
     assert study.latency.conditions.qualifier == "cpu2,b1,s16,onnxruntime-int8,p50"
     for record in students(study.paths):
         assert record.latency_ms == pytest.approx(table.predict_ms(record.architecture))
-    picked = run("pick", tmp_path / "tiny", "--max-latency", "1000ms@cpu2,onnxruntime-int8", "--json")
+        # The limit admits students of one layer alone.
+        assert record.latencies_ms == pytest.approx({"phone": 4.0})
+        assert record.objectives["latency_ms@phone"] == record.latencies_ms["phone"]
+    on_both = ("--max-latency", "1000ms@cpu2,onnxruntime-int8", "--max-latency", "4ms@phone")
+    picked = run("pick", tmp_path / "tiny", *on_both, "--json")
     assert picked.returncode == 0, picked.stderr
+    assert "at server, 4.00 ms at phone" in json.loads(picked.stdout)["reason"]
     refused = run("pick", tmp_path / "tiny", "--max-latency", "1000ms@cpu2,torch")
     assert refused.returncode == 2
-    # The study keeps the table, so that it can go on where the file is not.
+    # The study keeps the tables, so that it can go on where the files are not.
     (tmp_path / "server.json").unlink()
+    (tmp_path / "phone.json").unlink()
     done = run("resume", tmp_path / "tiny", "--add-trials", "1")
     assert done.returncode == 0, done.stderr
     assert len(students(study.paths)) == 3

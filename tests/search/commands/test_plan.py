@@ -12,6 +12,7 @@ from minilm_core.models.assistant import Assistant
 from minilm_core.models.families import family_shape
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.layout import StudyPaths
+from minilm_core.results.objectives import LATENCY
 from search.cli.plan_rows import plan_rows
 from search.commands.plan import PlannedFiles, PlannedShapes, Span, make_plan
 from search.config.loading import load_config
@@ -43,7 +44,9 @@ def with_config(loaded, **changes):
 def plan_of(loaded, table=None, num_corpus_tokens=None):
     """Plans a search whose teacher is on this machine."""
     study = resolve_study(loaded.config, StudyPaths(root=loaded.config.study_folder), TEACHER_JSON)
-    return make_plan(loaded, replace(study, latency_table=table), num_corpus_tokens)
+    return make_plan(
+        loaded, replace(study, latency_tables={} if table is None else {LATENCY: table}), num_corpus_tokens
+    )
 
 
 def test_the_plan_counts_shapes_and_those_over_a_limit(loaded):
@@ -74,6 +77,7 @@ def test_without_a_teacher_sizes_are_unknown(loaded):
         int8_size_bytes=None,
         flops=None,
         latency_ms=None,
+        latencies_ms={},
     )
     assert plan.files == PlannedFiles(
         targets_bytes=None, students_bytes=None, checkpoints_bytes=None, stable_states_bytes=Span(low=0, high=0)
@@ -84,8 +88,8 @@ def test_a_latency_limit_without_a_table_leaves_the_refused_unknown(loaded):
     plan = plan_of(with_config(loaded, limits=Limits(max_latency_ms=5.0)))
     assert (plan.shapes.num_shapes_feasible, plan.shapes.num_shapes_refused) == (None, None)
     assert plan.shapes.size_bytes is None
-    assert "limits.max_latency_ms needs a latency table" in plan.to_dict()["unknown_because"]
-    assert dict(plan_rows(plan))["student shapes"].startswith("32, an unknown number within the limits: limits.max_l")
+    assert "limits on latency need a latency table" in plan.to_dict()["unknown_because"]
+    assert dict(plan_rows(plan))["student shapes"].startswith("32, an unknown number within the limits: limits on lat")
 
 
 def test_limits_that_admit_no_shape_leave_no_range(loaded):

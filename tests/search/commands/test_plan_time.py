@@ -99,7 +99,7 @@ def test_a_search_for_a_gpu_that_is_not_here_has_no_time(cache: str, monkeypatch
         ("stopping={rungs: [50]}", "early stopping is left out: as if no student were stopped"),
         ("budget.trial_timeout_minutes=1", "2 shapes take longer than budget.trial_timeout_minutes"),
         ("budget.max_device_hours=0.075", "budget.max_device_hours, or the number of students in the space, ends the "),
-        ("limits.max_latency_ms=5", "more shapes may be over a limit: limits.max_latency_ms needs a latency table"),
+        ("limits.max_latency_ms=5", "more shapes may be over a limit: limits on latency need a latency table"),
         ("corpus.max_tokens=null", "device-hours and wall time are without the teacher's pass over the text"),
     ],
 )

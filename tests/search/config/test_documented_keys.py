@@ -30,24 +30,28 @@ class Key(NamedTuple):
 REQUIRED = object()
 
 
-def keys_of(settings: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
+def keys_of(settings: type) -> Iterator[tuple[str, Key]]:
     """Yields every key below a settings dataclass, with `[]` after the name of a list of mappings.
 
     The keys of a space are left out: spaces/README.md documents them.
     """
     hints = get_type_hints(settings)
     for field in dataclasses.fields(settings):
-        name, kind = prefix + field.name, hints[field.name]
+        name, kind = field.name, hints[field.name]
         if kind is StudentSpace:
             yield name, Key(kind, default_of(field))
             continue
-        sections = [member for member in members(kind) if dataclasses.is_dataclass(member)]
-        is_list = get_origin(kind) is tuple
+        parts = get_args(kind) if get_origin(kind) in (types.UnionType, Union) else (kind,)
+        mappings = [part for part in parts if dataclasses.is_dataclass(part)]
+        lists = [part for part in parts if get_origin(part) is tuple and dataclasses.is_dataclass(get_args(part)[0])]
         # A mapping, or a list of mappings, has only the keys inside it. A mapping or something else is a key, too.
-        if not sections or not (is_list or sections == [kind]):
+        if len(mappings) + len(lists) < len(parts):
             yield name, Key(kind, default_of(field))
-        for section in sections:
-            yield from keys_of(section, f"{name}[]." if is_list else f"{name}.")
+        inside = {key: found for section in mappings for key, found in keys_of(section)}
+        yield from ((f"{name}.{key}", found) for key, found in inside.items())
+        for part in lists:
+            # The keys that one mapping has are not told again where there may be several.
+            yield from ((f"{name}[].{key}", found) for key, found in keys_of(get_args(part)[0]) if key not in inside)
 
 
 def members(kind: Any) -> tuple[Any, ...]:
@@ -61,7 +65,8 @@ def members(kind: Any) -> tuple[Any, ...]:
 
 def default_of(field: "dataclasses.Field[Any]") -> Any:
     if field.default_factory is not dataclasses.MISSING:
-        return json.loads(json.dumps(dataclasses.asdict(field.default_factory())))
+        made = field.default_factory()
+        return json.loads(json.dumps(dataclasses.asdict(made) if dataclasses.is_dataclass(made) else made))
     return REQUIRED if field.default is dataclasses.MISSING else json.loads(json.dumps(field.default))
 
 

@@ -259,7 +259,7 @@ def test_resources_are_those_of_all_trials_at_once():
     ],
 )
 def test_a_latency_objective_or_limit_needs_a_table(write, overrides, expected):
-    assert load_config(write(), overrides).config.needs_latency_table is expected
+    assert load_config(write(), overrides).config.needs_latency_tables is expected
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from minilm_core.errors import FailureKind
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.layout import StudyPaths
+from minilm_core.results.objectives import LATENCY
 from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from minilm_core.settings.soft_labels import SoftLabels
 from search.config.loading import load_config
@@ -47,9 +48,9 @@ def make_job(config: SearchConfig, role: Role = Role.STUDENT, latency_ms: float 
         teacher_json={},
         teacher_family=EMBEDDINGS,
         student_family=EMBEDDINGS,
-        latency_table=None
+        latency_tables={}
         if latency_ms is None
-        else table_of(ARCHITECTURE, ms_per_layer=latency_ms / ARCHITECTURE.num_layers),
+        else {LATENCY: table_of(ARCHITECTURE, ms_per_layer=latency_ms / ARCHITECTURE.num_layers)},
     )
     return Job(role=role, number=7, choice=CHOICE, study=study)
 
@@ -92,7 +93,7 @@ def test_a_blank_record_has_all_that_is_known_before_training(config: SearchConf
     assert record.num_layer_parameters == ARCHITECTURE.num_layer_parameters(EMBEDDINGS)
     assert record.size_bytes == ARCHITECTURE.size_bytes(EMBEDDINGS)
     assert record.int8_size_bytes == ARCHITECTURE.int8_size_bytes(EMBEDDINGS)
-    assert record.flops == ARCHITECTURE.flops(config.latency.sequence_length, EMBEDDINGS)
+    assert record.flops == ARCHITECTURE.flops(config.sequence_length_served, EMBEDDINGS)
     assert (record.latency_ms, record.objectives, record.status) == (2.5, {}, Status.FAILED)
     assert record.failure is not None
     assert record.failure.message == "x"

@@ -57,7 +57,7 @@ def prepared(tmp_path: Path) -> StudyPaths:
     study = StudyPaths(root=tmp_path / "prepared")
     study.assistant.student.mkdir(parents=True)
     study.vocabulary.mkdir()
-    for file in (study.latency, study.preparation):
+    for file in (study.latency(), study.preparation):
         file.write_text("{}", encoding="utf-8")
     return study
 
@@ -90,7 +90,7 @@ def test_other_settings_before_the_first_trial_remove_what_was_made_for_the_earl
 ) -> None:
     prepared.search_yaml.write_text(resolved_yaml(config_with(tmp_path, earlier)), encoding="utf-8")
     assert validate_relaunch(prepared, config_with(tmp_path)) == (not keeps_assistant)
-    assert prepared.latency.exists() == prepared.vocabulary.exists() == keeps_calibration
+    assert prepared.latency().exists() == prepared.vocabulary.exists() == keeps_calibration
     assert prepared.assistant.student.exists() == prepared.preparation.exists() == keeps_assistant
     assert not list(prepared.root.glob("*.removed"))
 
@@ -126,7 +126,7 @@ def test_some_settings_may_change_while_a_study_runs(
     running: StudyPaths, tmp_path: Path, override: str, keeps_choice: bool
 ) -> None:
     assert not validate_relaunch(running, config_with(tmp_path, override))
-    assert running.latency.exists()
+    assert running.latency().exists()
     assert running.students_per_worker.exists() == keeps_choice
 
 

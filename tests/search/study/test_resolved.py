@@ -10,6 +10,7 @@ import pytest
 from minilm_core.atomic import append_line
 from minilm_core.errors import FailureKind, NonFiniteLossError, UserError
 from minilm_core.models.architecture import StudentArchitecture
+from minilm_core.results.objectives import LATENCY
 from minilm_core.results.records import Role, Status, from_json, to_json
 from search.study.jobs import Job
 from search.study.progress import Progress, ProgressLine, ProgressLog, now
@@ -38,7 +39,7 @@ def raised(error: BaseException) -> BaseException:
 
 def test_a_student_within_every_limit_has_no_violation(open_study: OpenStudy, choice: StudentChoice) -> None:
     study = open_study("limits={max_size_bytes: 100MB, max_parameters: 1M, max_latency_ms: 5ms}", is_prepared=False)
-    within = replace(study, latency_table=table_of(choice.architecture, ms_per_layer=1.0))
+    within = replace(study, latency_tables={LATENCY: table_of(choice.architecture, ms_per_layer=1.0)})
     assert within.violation(choice.architecture) is None
 
 
@@ -55,7 +56,7 @@ def test_a_violation_names_the_limit_that_a_student_exceeds(
     open_study: OpenStudy, choice: StudentChoice, limit: str, message: str
 ) -> None:
     study = open_study(f"limits={{{limit}}}", is_prepared=False)
-    violation = replace(study, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).violation(
+    violation = replace(study, latency_tables={LATENCY: table_of(choice.architecture, ms_per_layer=2.0)}).violation(
         choice.architecture
     )
     assert violation is not None
@@ -66,7 +67,7 @@ def test_a_violation_names_the_limit_that_a_student_exceeds(
 
 def test_of_two_exceeded_limits_the_one_exceeded_by_most_is_named(open_study: OpenStudy, choice: StudentChoice) -> None:
     study = open_study("limits={max_size_bytes: 30kB, max_latency_ms: 1ms}", is_prepared=False)
-    violation = replace(study, latency_table=table_of(choice.architecture, ms_per_layer=2.0)).violation(
+    violation = replace(study, latency_tables={LATENCY: table_of(choice.architecture, ms_per_layer=2.0)}).violation(
         choice.architecture
     )
     assert violation is not None
@@ -77,20 +78,25 @@ def test_an_unknown_latency_exceeds_no_limit(open_study: OpenStudy, choice: Stud
     study = open_study("limits.max_latency_ms=1ms", is_prepared=False)
     assert study.violation(choice.architecture) is None
     other = replace(choice.architecture, hidden_size=24)
-    assert replace(study, latency_table=table_of(other, ms_per_layer=2.0)).violation(choice.architecture) is None
+    assert (
+        replace(study, latency_tables={LATENCY: table_of(other, ms_per_layer=2.0)}).violation(choice.architecture)
+        is None
+    )
 
 
 # Jobs
 
 
 def test_a_job_has_its_figures_before_any_training(study: ResolvedStudy, choice: StudentChoice) -> None:
-    job = Job.of_student(replace(study, latency_table=table_of(choice.architecture, ms_per_layer=2.0)), 4, choice)
+    job = Job.of_student(
+        replace(study, latency_tables={LATENCY: table_of(choice.architecture, ms_per_layer=2.0)}), 4, choice
+    )
     architecture = choice.architecture
     assert job.known_figures() == {
         "size_bytes": architecture.size_bytes(study.student_family),
         "int8_size_bytes": architecture.int8_size_bytes(study.student_family),
         "num_parameters": architecture.num_parameters(study.student_family),
-        "flops": architecture.flops(study.config.latency.sequence_length),
+        "flops": architecture.flops(study.config.sequence_length_served),
         "latency_ms": pytest.approx(4.0),
     }
     assert "latency_ms" not in Job.of_student(study, 4, choice).known_figures()
