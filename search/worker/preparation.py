@@ -132,11 +132,10 @@ def _cache(
         return None
     # The operands of every relation are kept, so that another method or other weights find the same cache.
     teacher = RelationEncoder(encoder, key.layers, PROJECTED_RELATIONS)
-    has_begun = False
+    if not is_cached(cache / key.folder_name):
+        # Before the teacher's first pass, so that the other processes start during it.
+        yield CachingBegun(teacher_role=teacher_role)
     for num_rows in cache_targets(teacher, corpus, key, cache, rank=shard.rank, world_size=shard.world_size):
-        if not has_begun:
-            has_begun = True
-            yield CachingBegun(teacher_role=teacher_role)
         yield Progress(stage=f"caching the {teacher_role}'s targets", step=num_rows, num_steps=corpus.num_rows)
     return cache / key.folder_name
 

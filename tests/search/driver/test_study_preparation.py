@@ -105,7 +105,8 @@ def counting_rows(work: Work, folder: Path) -> Work:
             with log.open("a") as file:
                 file.write(f"{len(tokens)}\n")
             deadline = time.monotonic() + 120
-            while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+            while len(list(folder.iterdir())) < 2:
+                assert time.monotonic() < deadline, "one node waits for the other to read"
                 threading.Event().wait(0.05)
             return states_of(teacher, tokens, *others)
 

@@ -31,6 +31,7 @@ def test_a_search_sizes_and_packages_its_students_by_their_own_tokens(material: 
     assert "40 tokens, 40 embeddings" in verified.stdout
 
 
+@pytest.mark.long
 def test_students_with_some_tokens_are_trained_by_two_workers_and_confirmed(material: Path, tmp_path: Path) -> None:
     settings = ("vocabulary=40", "budget.num_trials=1", "resources.workers_per_trial=2", *NO_BASELINES)
     done = launch(material, tmp_path, *settings)
