@@ -10,7 +10,8 @@ import numpy as np
 from minilm_core.errors import UserError
 from minilm_core.results.layout import TrialPaths
 from minilm_core.results.outcomes import Outcomes, load_outcomes
-from minilm_core.results.records import Role, Status, TrialRecord, read_reruns
+from minilm_core.results.record_lines import read_reruns
+from minilm_core.results.records import Role, Status, TrialRecord
 from minilm_core.tasks.metrics import CONFIDENCE, Interval, mean_accuracy, metric_named, resampled_scores
 from reports import wording
 from reports.estimates import mean_of, share_of

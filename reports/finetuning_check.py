@@ -6,7 +6,8 @@ from typing import Any
 
 from minilm_core.errors import UserError
 from minilm_core.results.layout import MIN_CHECKED_STUDENTS
-from minilm_core.results.records import TrialRecord, read_reruns
+from minilm_core.results.record_lines import read_reruns
+from minilm_core.results.records import TrialRecord
 from minilm_core.tasks.metrics import Interval
 from reports import wording
 from reports.json_files import read_json

@@ -15,7 +15,8 @@ from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.frontier import hypervolume, is_on_frontier
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import LATENCY, Objective, as_costs, objectives_named
-from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first, read_records, read_reruns
+from minilm_core.results.record_lines import read_records, read_reruns
+from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first
 from minilm_core.settings.schema_version import migrated
 from minilm_core.settings.yaml_source import read_yaml
 from reports.json_files import read_environment, read_importances

@@ -15,6 +15,13 @@ from .objectives import objectives_named as objectives_named
 from .outcomes import Outcomes as Outcomes
 from .outcomes import load_outcomes as load_outcomes
 from .outcomes import save_outcomes as save_outcomes
+from .record_lines import append_record as append_record
+from .record_lines import from_json as from_json
+from .record_lines import read_first_records as read_first_records
+from .record_lines import read_records as read_records
+from .record_lines import read_reruns as read_reruns
+from .record_lines import task_result_from_dict as task_result_from_dict
+from .record_lines import to_json as to_json
 from .records import Evaluation as Evaluation
 from .records import Failure as Failure
 from .records import Role as Role
@@ -23,11 +30,4 @@ from .records import Status as Status
 from .records import Stop as Stop
 from .records import TaskResult as TaskResult
 from .records import TrialRecord as TrialRecord
-from .records import append_record as append_record
-from .records import from_json as from_json
 from .records import most_accurate_first as most_accurate_first
-from .records import read_first_records as read_first_records
-from .records import read_records as read_records
-from .records import read_reruns as read_reruns
-from .records import task_result_from_dict as task_result_from_dict
-from .records import to_json as to_json

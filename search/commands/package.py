@@ -11,7 +11,8 @@ from minilm_core.errors import UserError
 from minilm_core.latency.table import LatencyTable
 from minilm_core.models.teacher import TeacherSource
 from minilm_core.results.layout import StudyPaths, TrialPaths
-from minilm_core.results.records import TrialRecord, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import TrialRecord
 from minilm_core.tasks.splits import load_split
 from minilm_core.tasks.task import SplitRole, Task
 from search.config.loading import load_config

@@ -18,7 +18,8 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import first_line
 from minilm_core.models.teacher import resolve
-from minilm_core.results.records import TrialRecord, read_first_records
+from minilm_core.results.record_lines import read_first_records
+from minilm_core.results.records import TrialRecord
 from search.config.settings import Executor, layers_and_width
 from search.driver.baseline import Baseline, finetune_first, run_side_by_side
 from search.driver.calibration import with_latency_tables

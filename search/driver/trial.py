@@ -19,7 +19,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from minilm_core.errors import first_line
-from minilm_core.results.records import Role, TrialRecord, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Role, TrialRecord
 from minilm_core.training.devices import held_bytes, return_freed_memory
 from search.config.settings import Executor, Resources
 from search.driver.losses import NUM_ATTEMPTS, PeerLostError, log_loss, loss_kind, loss_reported_by

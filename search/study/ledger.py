@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from minilm_core.errors import FailureKind
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Failure, Role, Status, TrialRecord, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from search.config.settings import Budget, SearchConfig
 from search.study.record_keeper import RecordKeeper
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from minilm_core.results.records import TrialRecord, from_json, to_json
+from minilm_core.results.record_lines import from_json, to_json
+from minilm_core.results.records import TrialRecord
 from search.config.teacher_assignment import TeacherRole
 from search.study.progress import Progress
 

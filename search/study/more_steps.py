@@ -11,7 +11,8 @@ from pathlib import Path
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import TrialRecord, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import TrialRecord
 from minilm_core.settings.learning_rates import LearningRateSchedule
 from search.config.settings import Kept, SearchConfig
 from search.study.jobs import Job

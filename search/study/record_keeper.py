@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from minilm_core.results.records import Status, TrialRecord, append_record
+from minilm_core.results.record_lines import append_record
+from minilm_core.results.records import Status, TrialRecord
 from search.study.mirror import mirror_records
 
 

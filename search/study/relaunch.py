@@ -8,7 +8,7 @@ from typing import Any
 
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import read_records
+from minilm_core.results.record_lines import read_records
 from minilm_core.settings.schema import plain
 from search.config.loading import load_config
 from search.config.settings import SearchConfig

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minilm_core.errors import UserError
-from minilm_core.results.records import Role, Status, TrialRecord, read_reruns
+from minilm_core.results.record_lines import read_reruns
+from minilm_core.results.records import Role, Status, TrialRecord
 from search.config.settings import Kept, SearchConfig
 from search.study.jobs import Job
 from search.study.ledger import total_device_hours

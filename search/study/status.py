@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 from minilm_core.results.layout import StudyPaths, TrialPaths
-from minilm_core.results.records import Role, Status, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Role, Status
 from search.config.loading import load_config
 from search.study.environment import overhead
 from search.study.ledger import budget_ending, num_counted, total_device_hours

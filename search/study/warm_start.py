@@ -13,14 +13,8 @@ from minilm_core.errors import UserError
 from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import as_costs
-from minilm_core.results.records import (
-    Role,
-    TrialRecord,
-    from_json,
-    most_accurate_first,
-    read_first_records,
-    to_json,
-)
+from minilm_core.results.record_lines import from_json, read_first_records, to_json
+from minilm_core.results.records import Role, TrialRecord, most_accurate_first
 from minilm_core.settings.schema import plain
 from search.config.loading import load_config
 from search.config.settings import SamplerName, SearchConfig

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from minilm_core.results.outcomes import load_outcomes
-from minilm_core.results.records import Status, Stop, TaskResult, TrialRecord, task_result_from_dict
+from minilm_core.results.record_lines import task_result_from_dict
+from minilm_core.results.records import Status, Stop, TaskResult, TrialRecord
 from minilm_core.tasks.evaluation import TaskEvaluation, mean_over_seeds
 from minilm_core.tasks.metrics import accuracy_over_seeds
 from minilm_core.tasks.task import Task

@@ -15,7 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from minilm_core.atomic import atomic_folder, write_text_atomically
 from minilm_core.results.outcomes import save_outcomes
-from minilm_core.results.records import Stop, TrialRecord, read_first_records
+from minilm_core.results.record_lines import read_first_records
+from minilm_core.results.records import Stop, TrialRecord
 from minilm_core.tasks.evaluation import evaluate
 from minilm_core.tasks.finetuning import FinetuningProgress, build_task_model, finetune, save_task_model
 from minilm_core.tasks.task import Task

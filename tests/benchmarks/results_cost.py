@@ -13,7 +13,8 @@ from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
 from minilm_core.models.teacher import resolve
 from minilm_core.results.layout import TrialPaths
-from minilm_core.results.records import Role, Status, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Role, Status
 from minilm_core.tasks.kinds.kind import Split
 from minilm_core.tasks.splits import load_splits
 from minilm_core.tasks.task import Task

@@ -10,7 +10,8 @@ from typing import Any
 from minilm_core.atomic import atomic_folder, write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths, TrialPaths
-from minilm_core.results.records import Role, Status, TrialRecord, append_record, read_records
+from minilm_core.results.record_lines import append_record, read_records
+from minilm_core.results.records import Role, Status, TrialRecord
 from minilm_core.settings.yaml_source import dump_yaml
 from reports.results_page import Catalogue, Cell
 from search.config.loading import load_config

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from minilm_core.results.layout import StudyPaths, TrialPaths
-from minilm_core.results.records import Role, append_record, read_records
+from minilm_core.results.record_lines import append_record, read_records
+from minilm_core.results.records import Role
 from minilm_core.settings.yaml_source import dump_yaml
 from reports.results_page import Catalogue, Cell, ResultsFolder, append_results, load_catalogue, read_results
 from search.config.loading import load_config

@@ -8,7 +8,8 @@ import numpy as np
 
 from minilm_core.results.layout import TrialPaths
 from minilm_core.results.outcomes import save_outcomes
-from minilm_core.results.records import Evaluation, Role, TaskResult, TrialRecord, append_record
+from minilm_core.results.record_lines import append_record
+from minilm_core.results.records import Evaluation, Role, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import label_outcomes
 from reports import Study
 from tests.reports.example_studies import TASK, student, teacher

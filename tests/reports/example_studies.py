@@ -15,15 +15,8 @@ from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import objectives_named
 from minilm_core.results.outcomes import save_outcomes
-from minilm_core.results.records import (
-    Evaluation,
-    Failure,
-    Role,
-    Status,
-    TaskResult,
-    TrialRecord,
-    append_record,
-)
+from minilm_core.results.record_lines import append_record
+from minilm_core.results.records import Evaluation, Failure, Role, Status, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import METRICS, bootstrap_interval, label_outcomes
 from reports import Study, load_study
 from reports.outcomes import StudyOutcomes

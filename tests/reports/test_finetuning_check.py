@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 
 from minilm_core.errors import UserError
-from minilm_core.results.records import Evaluation, Status, TaskResult, TrialRecord, append_record
+from minilm_core.results.record_lines import append_record
+from minilm_core.results.records import Evaluation, Status, TaskResult, TrialRecord
 from reports import Study, load_finetuning_check, write_report
 from reports.finetuning_check import FinetuningCheckResult
 from tests.reports.example_studies import TASK, student, write_study

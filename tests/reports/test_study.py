@@ -5,7 +5,7 @@ import pytest
 
 from minilm_core.errors import FailureKind, UserError
 from minilm_core.results.objectives import OBJECTIVES
-from minilm_core.results.records import append_record
+from minilm_core.results.record_lines import append_record
 from reports import Study, load_study
 from tests.reports.example_studies import failed, student, teacher, truncated_teacher, twin, write_study
 

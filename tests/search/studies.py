@@ -14,7 +14,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Role, TrialRecord, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Role, TrialRecord
 from search.driver.searcher import STUDY_NAME
 from tests.paths import ROOT
 

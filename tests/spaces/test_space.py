@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from minilm_core.errors import UserError
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.initialisation import Initialisation
-from minilm_core.results.records import Role, Status, TrialRecord, from_json, to_json
+from minilm_core.results.record_lines import from_json, to_json
+from minilm_core.results.records import Role, Status, TrialRecord
 from minilm_core.settings.schedules import Method
 from spaces.presets import load_space, preset_names
 from spaces.space import LogRange, StudentChoice, StudentSpace

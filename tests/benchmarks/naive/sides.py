@@ -13,7 +13,8 @@ from typing import Any
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import TrialRecord, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import TrialRecord
 from minilm_core.settings.yaml_source import dump_yaml
 from minilm_core.tasks.finetuning import load_task_data
 from search.config.loading import load_config

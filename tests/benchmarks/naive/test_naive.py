@@ -13,7 +13,8 @@ import pytest
 from minilm_core.errors import UserError
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord, append_record
+from minilm_core.results.record_lines import append_record
+from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.settings.yaml_source import dump_yaml
 from minilm_core.tasks.benchmarks import named_task
 from minilm_core.tasks.splits import load_splits

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from minilm_core.errors import UserError
-from minilm_core.results.records import append_record
+from minilm_core.results.record_lines import append_record
 from reports import Prefer, Requirements, Study, load_study, pick, picked_trial, write_decision
 from reports.selection.decisions import read_decision
 from tests.reports.example_studies import student

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import append_record, read_records
+from minilm_core.results.record_lines import append_record, read_records
 from search.cli.preparing import doctors_exit_code
 from search.commands.doctor import Finding
 from search.config.loading import load_config, resolved_yaml

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minilm_core.results.records import append_record
+from minilm_core.results.record_lines import append_record
 from tests.reports.example_studies import student, write_full_study
 from tests.search.fuzzing import Ended, run
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from minilm_core.errors import FailureKind
-from minilm_core.results.records import Role, Status, TrialRecord, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Role, Status, TrialRecord
 from search.driver import baseline
 from search.driver.baseline import Baseline, finetune_first, run_side_by_side
 from search.errors import FinetunedTeacherError

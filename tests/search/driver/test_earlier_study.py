@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from minilm_core.results.layout import StudyPaths, TrialPaths
-from minilm_core.results.records import Role, Status, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Role, Status
 from search.config.loading import load_config, resolved_yaml
 from tests.paths import EARLIER_STUDY
 from tests.search.studies import run

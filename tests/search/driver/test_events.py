@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from minilm_core.errors import FailureKind
-from minilm_core.results.records import Status, TrialRecord, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Status, TrialRecord
 from search.driver.events import StudyEvents
 from search.driver.losses import Losses
 from search.study.jobs import Job

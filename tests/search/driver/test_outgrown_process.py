@@ -8,7 +8,8 @@ import pytest
 from ray import tune
 
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Status, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Status
 from search.config.loading import load_config
 from search.driver import run as study
 from search.driver import trial

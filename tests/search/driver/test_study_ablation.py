@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Role, Status, read_reruns
+from minilm_core.results.record_lines import read_reruns
+from minilm_core.results.records import Role, Status
 from reports import load_study
 from search.cli.terminal import ExitCode
 from tests.search.fuzzing import check_ends_well

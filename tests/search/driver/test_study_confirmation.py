@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from minilm_core.results.layout import StudyPaths, TrialPaths
-from minilm_core.results.records import Role, Status, read_records, read_reruns
+from minilm_core.results.record_lines import read_records, read_reruns
+from minilm_core.results.records import Role, Status
 from search.cli.terminal import ExitCode
 from search.study.lock import only_driver
 from tests.search.fuzzing import check_ends_well

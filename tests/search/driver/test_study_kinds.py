@@ -19,7 +19,8 @@ from transformers import (
 
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.outcomes import load_outcomes
-from minilm_core.results.records import Role, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Role
 from tests.search.conftest import DOES, WHEN, WHO
 from tests.search.studies import launch, run
 

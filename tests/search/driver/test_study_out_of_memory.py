@@ -10,7 +10,8 @@ from typing import IO
 import pytest
 
 from minilm_core.results.layout import StudyPaths, TrialPaths
-from minilm_core.results.records import Role, Status, read_records
+from minilm_core.results.record_lines import read_records
+from minilm_core.results.records import Role, Status
 from tests.search.local_ray import always_out_of_memory
 from tests.search.studies import ROOT, command, launch_arguments
 

@@ -6,7 +6,8 @@ import pytest
 
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Role, read_records, read_reruns
+from minilm_core.results.record_lines import read_records, read_reruns
+from minilm_core.results.records import Role
 from tests.search.studies import NO_BASELINES, launch, run
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,8 @@ from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from minilm_core.errors import FailureKind
-from minilm_core.results.records import Status, TrialRecord, append_record
+from minilm_core.results.record_lines import append_record
+from minilm_core.results.records import Status, TrialRecord
 from search.driver.trial import guarded, jobs_left
 from search.study.jobs import Job
 from search.study.messages import JobsEnded, Message, WorkersLost

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from minilm_core.results.records import Status, append_record
+from minilm_core.results.record_lines import append_record
+from minilm_core.results.records import Status
 from search.driver import run
 from search.driver.run import _Watcher
 from search.study.jobs import Job

@@ -9,7 +9,8 @@ import pytest
 from minilm_core.errors import FailureKind
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Failure, Role, Status, TrialRecord, append_record, read_records
+from minilm_core.results.record_lines import append_record, read_records
+from minilm_core.results.records import Failure, Role, Status, TrialRecord
 from search.config.loading import load_config
 from search.config.settings import Budget, SearchConfig, Storage
 from search.study.ledger import Ending, Ledger, num_counted

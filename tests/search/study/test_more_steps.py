@@ -6,7 +6,7 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import append_record, read_records
+from minilm_core.results.record_lines import append_record, read_records
 from search.config.loading import load_config
 from search.config.settings import SearchConfig
 from search.study.more_steps import ask_for_more_steps, asked_for, check_can_go_on, steps_left

@@ -6,7 +6,8 @@ import pytest
 
 from minilm_core.errors import FailureKind, UserError
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import Status, append_record
+from minilm_core.results.record_lines import append_record
+from minilm_core.results.records import Status
 from search.config.loading import load_config, resolved_yaml
 from search.config.settings import SearchConfig
 from search.study.relaunch import extended, validate_relaunch

@@ -11,7 +11,8 @@ from minilm_core.atomic import append_line
 from minilm_core.errors import FailureKind, NonFiniteLossError, UserError
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.objectives import LATENCY
-from minilm_core.results.records import Role, Status, from_json, to_json
+from minilm_core.results.record_lines import from_json, to_json
+from minilm_core.results.records import Role, Status
 from search.study.jobs import Job
 from search.study.progress import Progress, ProgressLine, ProgressLog, now
 from search.study.resolved import ResolvedStudy

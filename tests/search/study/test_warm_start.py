@@ -9,7 +9,8 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.records import TrialRecord, append_record
+from minilm_core.results.record_lines import append_record
+from minilm_core.results.records import TrialRecord
 from search.config.loading import load_config, resolved_yaml
 from search.config.settings import SearchConfig
 from search.study.warm_start import WarmStart, find_warm_start

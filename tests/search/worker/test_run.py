@@ -14,7 +14,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from minilm_core.errors import FailureKind
 from minilm_core.results.layout import TrialPaths
 from minilm_core.results.outcomes import load_outcomes
-from minilm_core.results.records import Role, Status, TrialRecord, from_json, to_json
+from minilm_core.results.record_lines import from_json, to_json
+from minilm_core.results.records import Role, Status, TrialRecord
 from search.study.jobs import Job
 from search.study.progress import Progress
 from search.study.resolved import ResolvedStudy

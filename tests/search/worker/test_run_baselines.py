@@ -10,7 +10,8 @@ from minilm_core.models.encoders import build_encoder, load_encoder_config
 from minilm_core.models.initialisation import Initialisation
 from minilm_core.models.weight_transfer import build_student
 from minilm_core.results.layout import TrialPaths
-from minilm_core.results.records import Role, TrialRecord, from_json, to_json
+from minilm_core.results.record_lines import from_json, to_json
+from minilm_core.results.records import Role, TrialRecord
 from search.study.jobs import Job
 from search.study.resolved import ResolvedStudy
 from spaces.space import StudentChoice

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from minilm_core.results.records import Status, TrialRecord, from_json, to_json
+from minilm_core.results.record_lines import from_json, to_json
+from minilm_core.results.records import Status, TrialRecord
 from search.study.jobs import Job
 from search.worker.run import run_group
 from spaces.space import StudentChoice

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from minilm_core.results.outcomes import load_outcomes
-from minilm_core.results.records import TrialRecord, from_json, to_json
+from minilm_core.results.record_lines import from_json, to_json
+from minilm_core.results.records import TrialRecord
 from search.study.confirmation import ConfirmationPlan
 from search.study.jobs import Job
 from search.study.progress import Progress

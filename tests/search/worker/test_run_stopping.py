@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from minilm_core.results.records import Role, Rung, Status, TrialRecord, append_record, from_json, to_json
+from minilm_core.results.record_lines import append_record, from_json, to_json
+from minilm_core.results.records import Role, Rung, Status, TrialRecord
 from search.study.jobs import Job
 from search.study.progress import Progress
 from search.study.stopping import reach_rung, rungs_reached
