@@ -3,6 +3,7 @@ from .calibration_process import CalibrationRequest as CalibrationRequest
 from .calibration_process import calibrate_in_fresh_process as calibrate_in_fresh_process
 from .measurements import Statistic as Statistic
 from .table import MAX_HELD_OUT_ERROR as MAX_HELD_OUT_ERROR
+from .table import CannotTimeHereError as CannotTimeHereError
 from .table import Device as Device
 from .table import LatencyTable as LatencyTable
 from .table import LatencyTarget as LatencyTarget

@@ -43,6 +43,10 @@ ISA_FLAGS = frozenset(
 """Instruction sets that change the speed of matrix products in fp32 or int8."""
 
 
+class CannotTimeHereError(UserError):
+    """This machine lacks a target's device or runtime."""
+
+
 class Device(StrEnum):
     """The kind of device that a student is deployed on."""
 
@@ -125,7 +129,7 @@ def fingerprint(device: Device, runtime: Runtime = Runtime.TORCH) -> DeviceFinge
     """Returns the fingerprint of this machine.
 
     Raises:
-        UserError: if it has no such device or runtime.
+        CannotTimeHereError: if it has no such device or runtime.
     """
     processor, isa = _cpu() if device is Device.CPU else (_gpu_name(), ())
     return DeviceFingerprint(
@@ -374,7 +378,7 @@ def _onnxruntime_version() -> str:
     try:
         import onnxruntime
     except ImportError:
-        raise UserError(missing_package("onnxruntime")) from None
+        raise CannotTimeHereError(missing_package("onnxruntime")) from None
     return str(onnxruntime.__version__)
 
 
@@ -385,7 +389,7 @@ def _gpu_name() -> str:
     try:
         answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
-        raise UserError(
+        raise CannotTimeHereError(
             f"a cuda target needs an NVIDIA GPU on this machine, nvidia-smi finds none ({device})"
         ) from None
     return answer.stdout.strip()

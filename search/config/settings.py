@@ -316,9 +316,9 @@ class SearchConfig:
 
     @property
     def needs_latency_tables(self) -> bool:
-        """Whether an objective or a limit is a predicted latency, or several were named: each needs a calibration."""
-        names_several = isinstance(self.latency, tuple)
-        return names_several or LATENCY in self.objectives or self.limits.max_latency_ms is not None
+        """Whether latencies are predicted: for an objective, for a limit, or because a target has a name or a table."""
+        is_named = isinstance(self.latency, tuple) or self.latency.table is not None
+        return is_named or LATENCY in self.objectives or self.limits.max_latency_ms is not None
 
     def _check_objectives(self) -> None:
         try:

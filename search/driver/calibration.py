@@ -9,7 +9,7 @@ from typing import Any
 from minilm_core.errors import UserError
 from minilm_core.latency.calibration_process import CalibrationRequest, calibrate_in_fresh_process
 from minilm_core.latency.measurements import Statistic
-from minilm_core.latency.table import LatencyTable, LatencyTarget, fingerprint_key
+from minilm_core.latency.table import CannotTimeHereError, LatencyTable, LatencyTarget, fingerprint_key
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import kind_of_calls
 from minilm_core.models.student_family import student_base
@@ -83,7 +83,7 @@ def given_table(study: ResolvedStudy, latency: Latency) -> LatencyTable:
 
 
 def known_tables(study: ResolvedStudy) -> ResolvedStudy:
-    """Returns a study with those of its latency tables that need not be measured.
+    """Returns a study with those of its latency tables that need not be measured; others may be of other machines.
 
     Raises:
         UserError: if the settings name a table that does not fit the study.
@@ -93,7 +93,10 @@ def known_tables(study: ResolvedStudy) -> ResolvedStudy:
         if latency.table is not None:
             found[objective] = given_table(study, latency)
             continue
-        first, *others = [family.find(study.config, latency.target) for family in encoders_to_time(study)]
+        try:
+            first, *others = [family.find(study.config, latency.target) for family in encoders_to_time(study)]
+        except CannotTimeHereError:
+            continue
         # With one of two tables missing, the search would still begin with a calibration.
         if first is not None and None not in others:
             found[objective] = first

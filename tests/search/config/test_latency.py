@@ -29,6 +29,11 @@ def test_a_table_says_what_it_was_measured_for(write, table_file: Path):
     assert config.latency.read_table().target == TARGET
 
 
+def test_a_table_that_is_named_is_used_even_if_no_objective_needs_it(write, table_file: Path):
+    without = ["objectives=[accuracy]", "limits={}"]
+    assert load_config(write(SEARCH + "latency: {table: tables/server.json}\n"), without).config.needs_latency_tables
+
+
 def test_the_resolved_settings_of_a_study_do_not_need_the_file(write, table_file: Path, tmp_path: Path):
     config = load_config(write(SEARCH + "latency: {table: tables/server.json}\n")).config
     shutil.rmtree(table_file.parent)

@@ -1,6 +1,7 @@
 """Tests of the latency tables that a study needs, and of their files in the cache."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.latency.measurements import Statistic
-from minilm_core.latency.table import LatencyTable, LatencyTarget
+from minilm_core.latency.table import CannotTimeHereError, LatencyTable, LatencyTarget
 from minilm_core.models.families import encoder_architecture, kind_of_calls
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import LATENCY
@@ -180,6 +181,19 @@ def test_a_study_keeps_the_table_of_each_target_and_goes_on_with_its_own(tmp_pat
         # Where a study goes on, the files may be gone.
         for name in ("server", "phone"):
             (tmp_path / f"{name}.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("target", ["{device: cuda}", "{runtime: onnxruntime}"])
+def test_a_target_that_cannot_be_timed_here_has_no_known_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    config = config_with(f"latency={target}", f"storage.cache={tmp_path}")
+    study = resolve_study(config, StudyPaths(root=config.study_folder), BERT)
+    assert known_tables(study).latency_tables == {}
+    with pytest.raises(CannotTimeHereError, match=r"needs an NVIDIA GPU|needs the package onnxruntime"):
+        with_latency_tables(study, RecordingDisplay())
 
 
 def test_a_file_for_a_table_has_room_for_one_target_and_named_tables_are_not_measured(tmp_path: Path):
