@@ -128,8 +128,9 @@ def _check_lengths(config: SearchConfig, encoders: Mapping[str, Mapping[str, Any
         "corpus.sequence_length": config.corpus.sequence_length,
         "finetuning.max_length": config.finetuning.max_length,
     }
-    for place, target in zip(config.latency_keys, config.latencies.values(), strict=True):
-        lengths[f"{place}.sequence_length"] = target.sequence_length
+    if config.needs_latency_tables or "flops" in config.objectives:
+        for place, target in zip(config.latency_keys, config.latencies.values(), strict=True):
+            lengths[f"{place}.sequence_length"] = target.sequence_length
     for number, task in enumerate(config.tasks):
         # The windows of a span task are longer than other examples.
         lengths[f"tasks.{number}.max_length"] = task.length(config.finetuning.max_length)

@@ -49,6 +49,18 @@ def test_a_teacher_that_does_not_fit_is_refused(config, changes, message):
     assert str(refusal.value) == message
 
 
+def test_the_length_of_calls_is_limited_only_where_their_latency_or_flops_count():
+    short = {**TEACHER_JSON, "max_position_embeddings": 64}
+    settings = ["distillation.relation_heads=24", "corpus.sequence_length=64", "finetuning.max_length=64", "limits={}"]
+    config = load_config(QUICKSTART_YAML, [*settings, "objectives=[accuracy, size_bytes]"]).config
+    assert check_against_teacher(config, short) == config.space
+    for objectives in (("accuracy", "latency_ms"), ("accuracy", "flops")):
+        with pytest.raises(
+            UserError, match=r"^latency\.sequence_length must be at most the teacher's 64 positions, got"
+        ):
+            check_against_teacher(replace(config, objectives=objectives), short)
+
+
 def test_windows_longer_than_the_teachers_positions_are_refused(config):
     config = replace(config, tasks=(named_task("squad"),))
     with pytest.raises(UserError, match=r"^tasks\.0\.max_length must be at most the teacher's 256 positions, got 384$"):
