@@ -25,7 +25,7 @@ class Mention:
 def alternatives(
     winner: TrialRecord, candidates: Sequence[TrialRecord], cheap: Prefer, validation: Resamples
 ) -> tuple[Mention, ...]:
-    """Returns the next more accurate student and the next cheaper one, of candidates that no other one beats.
+    """Returns the next more accurate student, the next cheaper and the smallest, of candidates that no other one beats.
 
     The next more accurate student is the cheapest of those that are more accurate than the winner; the next cheaper one
     is the most accurate of those that are cheaper. With two objectives they are the winner's neighbours on the
@@ -37,17 +37,20 @@ def alternatives(
     found: list[Mention] = []
     if more_accurate:
         student = first_by(more_accurate, cheap, Prefer.BEST)
-        found.append(_mention(student, "more accurate", winner, validation))
+        found.append(_mention(student, "next more accurate student", winner, validation))
     if cheaper:
         student = first_by(cheaper, Prefer.BEST, cheap)
-        found.append(_mention(student, MORE[cheap], winner, validation))
+        found.append(_mention(student, f"next {MORE[cheap]} student", winner, validation))
+    smallest = first_by(candidates, Prefer.SMALLEST, Prefer.BEST)
+    is_smaller = cost_of(smallest, Prefer.SMALLEST) < cost_of(winner, Prefer.SMALLEST)
+    if is_smaller and all(mention.student is not smallest for mention in found):
+        found.append(_mention(smallest, "smallest student", winner, validation))
     return tuple(found)
 
 
-def _mention(student: TrialRecord, more: str, winner: TrialRecord, validation: Resamples) -> Mention:
+def _mention(student: TrialRecord, title: str, winner: TrialRecord, validation: Resamples) -> Mention:
     name = f"{student.label} ({student.architecture.label})"
-    reason = f"{name} is the next {more} student: it {_trade(student, winner, validation)}"
-    return Mention(student=student, reason=reason)
+    return Mention(student=student, reason=f"{name} is the {title}: it {_trade(student, winner, validation)}")
 
 
 def _trade(student: TrialRecord, winner: TrialRecord, validation: Resamples) -> str:
@@ -75,12 +78,16 @@ def _certainty(better: TrialRecord, worse: TrialRecord, validation: Resamples) -
 def _latency_difference(student: TrialRecord, winner: TrialRecord) -> list[tuple[float, str]]:
     if student.latency_ms is None or winner.latency_ms is None:
         return []
-    difference = student.latency_ms - winner.latency_ms
-    return [(difference, wording.amount(difference, 2, "ms"))]
+    return [_difference(student.latency_ms, winner.latency_ms, "ms", "the latency")]
 
 
 def _size_difference(student: TrialRecord, winner: TrialRecord) -> list[tuple[float, str]]:
     if student.size_bytes is None or winner.size_bytes is None:
         return []
-    difference = (student.size_bytes - winner.size_bytes) / 1e6
-    return [(difference, wording.amount(difference, 2, "MB"))]
+    return [_difference(student.size_bytes / 1e6, winner.size_bytes / 1e6, "MB", "the size")]
+
+
+def _difference(cost: float, of_winner: float, unit: str, what: str) -> tuple[float, str]:
+    """Returns by how much a cost differs from the winner's, and the same in words with how many times as much it is."""
+    words, times = wording.amount(cost - of_winner, 2, unit), f"{cost / of_winner:.2f}" if of_winner > 0 else "1.00"
+    return cost - of_winner, words if times == "1.00" else f"{words} ({times}× {what})"

@@ -90,6 +90,7 @@ def pick(
     *,
     prefer: Prefer | None = None,
     certainty: Certainty = Certainty.LIKELY,
+    strictly: bool = False,
     validation: Resamples | None = None,
 ) -> Decision:
     """Chooses, of the complete students that meet the requirements, the one that is preferred.
@@ -102,18 +103,21 @@ def pick(
         requirements: The limits that the student must keep; by default none.
         prefer: What the student must be best at; by default it follows from the requirements (`preference_for`).
         certainty: How certain it must be that the student meets the requirements.
+        strictly: Whether the most accurate student is chosen even if it cannot be told apart from a cheaper one.
         validation: The resamples of all records on the validation split, if they were drawn already.
 
     Raises:
         UserError: if a requirement or the preference is on something that the study has not measured.
     """
     requirements, students = requirements or Requirements(), study.students
+    if strictly and (prefer is not None or requirements.has_accuracy):
+        raise UserError("--strictly must be left out where accuracy is limited or with --prefer: no tie decides there")
     if prefer is Prefer.FASTEST and students and all(student.latency_ms is None for student in students):
         raise UserError("--prefer fastest needs measured latencies, got a study that measured none")
     check = check_for(study, requirements, certainty)
     shortfalls = {student.number: check.shortfalls(student) for student in students}
     qualifying = [student for student in students if not shortfalls[student.number]]
-    preference = prefer or preference_for(study, requirements)
+    preference = prefer or preference_for(study, requirements, strictly=strictly)
     cheap = cheapest_by(study, preference)
     candidates = unbeaten(study, qualifying, cheap)
     resamples = validation or check.resamples or resample(study, Split.VALIDATION)
@@ -122,12 +126,12 @@ def pick(
     return Decision(
         winner=winner,
         reason=reason_for(study, winner, standing, resamples),
-        rule=rule_for(study, requirements, prefer),
+        rule=rule_for(study, requirements, prefer, strictly=strictly),
         alternatives=() if winner is None else alternatives(winner, candidates, cheap, resamples),
         near_misses=_near_misses(study, winner, preference, shortfalls),
         requirements=requirements,
         prefer=preference,
-        options=_options(requirements, prefer, certainty),
+        options=(*_options(requirements, prefer, certainty), *(("--strictly",) if strictly else ())),
         certainty=certainty,
         teacher_accuracy=None if study.teacher is None else accuracy_of(study.teacher),
         num_candidates=len(students),
@@ -175,9 +179,10 @@ def _near_misses(
 
 def _is_better(study: Study, student: TrialRecord, winner: TrialRecord, prefer: Prefer) -> bool:
     """Returns whether a student is better in what is preferred; where that is a balance, in any objective."""
-    if prefer in (Prefer.KNEE, Prefer.TIED):
+    if prefer is Prefer.KNEE:
         return bool((study.costs([student])[0] < study.costs([winner])[0]).any())
-    return cost_of(student, prefer) < cost_of(winner, prefer)
+    by = Prefer.BEST if prefer is Prefer.TIED else prefer
+    return cost_of(student, by) < cost_of(winner, by)
 
 
 def _notes(study: Study, confirmation: ConfirmationResult | None) -> tuple[str, ...]:

@@ -38,17 +38,15 @@ def cheapest_by(study: Study, prefer: Prefer | None = None) -> Prefer:
     return Prefer.FASTEST if is_timed else Prefer.SMALLEST
 
 
-def preference_for(study: Study, requirements: Requirements) -> Prefer:
+def preference_for(study: Study, requirements: Requirements, *, strictly: bool = False) -> Prefer:
     """Returns the preference that follows from the requirements: the best in what they do not limit.
 
-    Limits on costs give the most accurate student, a limit on accuracy the cheapest, and both together the knee.
-    Without a limit it is the cheapest student that cannot be told apart from the most accurate.
+    A limit on accuracy gives the cheapest student, and together with one on cost the knee. Otherwise it is the cheapest
+    of those that cannot be told apart from the most accurate or, `strictly`, the most accurate.
     """
-    if requirements.has_accuracy and requirements.has_cost:
-        return Prefer.KNEE
-    if requirements.has_cost:
-        return Prefer.BEST
-    return cheapest_by(study) if requirements.has_accuracy else Prefer.TIED
+    if requirements.has_accuracy:
+        return Prefer.KNEE if requirements.has_cost else cheapest_by(study)
+    return Prefer.BEST if strictly else Prefer.TIED
 
 
 def cost_of(student: TrialRecord, by: Prefer) -> float:

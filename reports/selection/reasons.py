@@ -20,6 +20,10 @@ _TITLES = {
 }
 
 
+LOW_SHARE = 0.8
+"""The share of the teacher's accuracy below which a student is never chosen without a word about it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
     """The competition that a student won: its candidates and what was preferred."""
@@ -46,7 +50,14 @@ def reason_for(study: Study, winner: TrialRecord | None, standing: Standing, val
         f"latency {_latencies(study, winner)}, "
         f"{wording.size(winner.size_bytes)}, {wording.millions(winner.num_parameters)} parameters"
     )
-    return "; ".join((figures, *evidence))
+    return "; ".join((figures, *evidence, *_warning(study, winner)))
+
+
+def _warning(study: Study, winner: TrialRecord) -> tuple[str, ...]:
+    accuracy, teacher = accuracy_of(winner), None if study.teacher is None else accuracy_of(study.teacher)
+    if accuracy is None or not teacher or accuracy >= LOW_SHARE * teacher:
+        return ()
+    return (f"BEWARE: that is less than {LOW_SHARE:.0%} of the teacher's accuracy",)
 
 
 def _latencies(study: Study, winner: TrialRecord) -> str:
@@ -70,25 +81,28 @@ def _share(study: Study, winner: TrialRecord, validation: Resamples) -> str:
     return f" ({share} of the teacher's)"
 
 
-def rule_for(study: Study, requirements: Requirements, requested: Prefer | None) -> str:
+def rule_for(study: Study, requirements: Requirements, requested: Prefer | None, *, strictly: bool = False) -> str:
     """Returns what is preferred, and why: because it was requested, or because of the requirements."""
-    prefer = requested or preference_for(study, requirements)
+    prefer = requested or preference_for(study, requirements, strictly=strictly)
     title = f"the {_TITLES[prefer]}" if prefer in _TITLES else _tied_title(cheapest_by(study))
     if requested is not None:
         return f"--prefer {requested} asks for {title}"
-    if prefer is Prefer.TIED:
-        return (
-            "nothing is limited, so a more accurate student is preferred to a cheaper one only where the two can be "
-            "told apart (--prefer overrides this)"
-        )
     if requirements.has_accuracy and requirements.has_cost:
         cause = "accuracy and cost are both limited"
     elif requirements.has_cost:
         cause = "cost is limited and accuracy is not"
-    else:
+    elif requirements.has_accuracy:
         untimed = ", and latency is no objective of this study" if prefer is Prefer.SMALLEST else ""
         cause = f"accuracy is limited and cost is not{untimed}"
-    return f"{cause}, so {title} is preferred (--prefer overrides this)"
+    else:
+        cause = "nothing is limited"
+    if prefer is Prefer.TIED:
+        return (
+            f"{cause}, so a more accurate student is preferred to a cheaper one only where the two can be told apart "
+            "(--strictly and --prefer override this)"
+        )
+    by_option = ", even where it cannot be told apart from a cheaper one, as --strictly asks"
+    return f"{cause}, so {title} is preferred{by_option * (prefer is Prefer.BEST)} (--prefer overrides this)"
 
 
 def _tied_title(cheap: Prefer) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from reports import ConfirmationResult, FinetuningCheckResult, Study
 
 MAX_LATENCY_HELP = "Median, as in 20ms, 20ms@cpu1,b1,s128,p90 or 5ms@NAME of a target; once for each target."
+STRICTLY_HELP = "Choose the most accurate even where a cheaper student cannot be told apart from it."
 PREFER_HELP = (
     "fastest, smallest, best, knee, or tied: the cheapest that cannot be told apart from the best. "
     "Default: best where costs are limited, fastest where accuracy is, knee where both are, else tied."
@@ -66,6 +67,7 @@ def pick(
     max_parameters: Annotated[str | None, typer.Option(help="As in 30M.")] = None,
     prefer: Annotated[str | None, typer.Option(help=PREFER_HELP)] = None,
     certainty: Annotated[str, typer.Option(help="likely: the figures qualify. sure: their intervals do.")] = "likely",
+    strictly: Annotated[bool, typer.Option("--strictly", help=STRICTLY_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose the student to deploy and write decision.json with the reasons."""
@@ -85,6 +87,7 @@ def pick(
         requirements,
         prefer=None if prefer is None else _choice(Prefer, "--prefer", prefer),
         certainty=_choice(Certainty, "--certainty", certainty),
+        strictly=strictly,
     )
     path = write_decision(study, decision)
     if as_json:

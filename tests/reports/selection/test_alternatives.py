@@ -82,9 +82,9 @@ def test_an_alternative_states_what_it_gains_saves_costs_and_loses() -> None:
     found = reasons(bare(0, 0.60, 1.0, 9_000_000), bare(1, 0.80, 2.0, 3_000_000), bare(2, 0.81, 9.0, 2_500_000))
     assert found == [
         "trial 2 (2x64 A2) is the next more accurate student: it gains 1.0 points of accuracy (paired interval not "
-        "measured), saves 0.50 MB and costs 7.00 ms",
-        "trial 0 (2x64 A2) is the next faster student: it saves 1.00 ms, costs 6.00 MB and loses 20.0 points of "
-        "accuracy (paired interval not measured)",
+        "measured), saves 0.50 MB (0.83× the size) and costs 7.00 ms (4.50× the latency)",
+        "trial 0 (2x64 A2) is the next faster student: it saves 1.00 ms (0.50× the latency), costs 6.00 MB (3.00× "
+        "the size) and loses 20.0 points of accuracy (paired interval not measured)",
     ]
 
 
@@ -94,9 +94,21 @@ def test_an_alternative_gives_the_paired_interval_and_whether_the_two_can_be_tol
         for number, accuracy, latency in ((0, 0.50, 1.0), (1, 0.88, 2.0), (2, 0.89, 9.0))
     ]
     more_accurate, faster = reasons(*records, is_measured=True)
-    assert more_accurate.endswith(": they cannot be told apart) and costs 7.00 ms")
+    assert more_accurate.endswith(": they cannot be told apart) and costs 7.00 ms (4.50× the latency)")
     assert "loses 38.0 points of accuracy (95% paired interval " in faster
     assert "told apart" not in faster
+
+
+def test_the_smallest_student_is_an_alternative_if_it_is_neither_neighbour() -> None:
+    found = reasons(
+        bare(0, 0.60, 1.0, 9_000_000), bare(1, 0.80, 2.0, 3_000_000), bare(2, 0.81, 9.0, 5_000_000), bare(3, 0.7, 3.0)
+    )
+    assert [reason.split(": ")[0].partition(" is ")[2] for reason in found] == [
+        "the next more accurate student",
+        "the next faster student",
+        "the smallest student",
+    ]
+    assert "saves 2.00 MB (0.33× the size), costs 1.00 ms (1.50× the latency) and loses 10.0 points" in found[-1]
 
 
 def test_a_difference_below_the_digits_shown_is_not_called_zero() -> None:

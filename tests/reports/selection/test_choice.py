@@ -285,7 +285,9 @@ def test_a_noisy_table_is_noted(make_study: Callable[..., Study]) -> None:
 def test_the_lines_of_a_decision_give_winner_rule_misses_and_notes(full_study: Study) -> None:
     lines = pick(full_study, Requirements(latencies=(LatencyLimit(max_ms=6.5),))).lines()
     assert lines[0].startswith("trial ")
-    assert lines[1].startswith("rule: cost is limited and accuracy is not, so the most accurate is preferred")
+    assert lines[1].startswith(
+        "rule: cost is limited and accuracy is not, so a more accurate student is preferred to a"
+    )
     assert any(line.startswith("missed: trial 1") for line in lines)
     assert any(line.startswith("note: ") for line in lines)
     assert all("\n" not in line for line in lines)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minilm_core.errors import UserError
 from minilm_core.results.records import Evaluation, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import METRICS, label_outcomes, resample_weights, score
 from reports import LatencyLimit, Prefer, Requirements, Study, pick
@@ -106,15 +107,37 @@ def lead_of(study: Study, best: TrialRecord, other: TrialRecord) -> float:
     ("requirements", "expected"),
     [
         (Requirements(), Prefer.TIED),
-        (Requirements(max_size_bytes=100), Prefer.BEST),
-        (Requirements(max_parameters=10**9), Prefer.BEST),
-        (Requirements(latencies=(LatencyLimit(max_ms=9.0),)), Prefer.BEST),
+        (Requirements(max_size_bytes=100), Prefer.TIED),
+        (Requirements(max_parameters=10**9), Prefer.TIED),
+        (Requirements(latencies=(LatencyLimit(max_ms=9.0),)), Prefer.TIED),
         (Requirements(min_accuracy=0.5), Prefer.FASTEST),
         (Requirements(min_accuracy=0.5, max_size_bytes=10**9), Prefer.KNEE),
     ],
 )
 def test_the_preference_follows_from_the_requirements(requirements: Requirements, expected: Prefer) -> None:
     assert pick(study_of(student(0, 0.8, tasks={})), requirements).prefer is expected
+
+
+@pytest.mark.parametrize("requirements", [Requirements(), Requirements(max_size_bytes=10**9)])
+def test_strictly_the_most_accurate_is_chosen_though_a_cheaper_one_cannot_be_told_apart(
+    requirements: Requirements,
+) -> None:
+    cheap = student(0, 0.89, 2, latency_ms=1.0, tasks=without_interval(0.89, 0))
+    best = student(1, 0.90, 6, latency_ms=9.0, tasks=without_interval(0.90, 1))
+    study = study_of(cheap, best, evaluation=kept_labels(TASK))
+    assert pick(study, requirements).winner is cheap
+    strict = pick(study, requirements, strictly=True)
+    assert strict.winner is best
+    assert strict.options[-1] == "--strictly"
+    assert "so the most accurate is preferred, even where it cannot be told apart from a cheaper one" in strict.rule
+
+
+@pytest.mark.parametrize(
+    ("requirements", "prefer"), [(Requirements(min_accuracy=0.5), None), (Requirements(), Prefer.FASTEST)]
+)
+def test_strictly_is_refused_where_no_tie_decides(requirements: Requirements, prefer: Prefer | None) -> None:
+    with pytest.raises(UserError, match=r"^--strictly must be left out where accuracy is limited or with --prefer"):
+        pick(study_of(student(0, 0.8, tasks={})), requirements, prefer=prefer, strictly=True)
 
 
 def test_where_latency_is_no_objective_a_limit_on_accuracy_is_answered_by_the_smallest() -> None:
