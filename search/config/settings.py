@@ -174,7 +174,7 @@ class Sampler:
         UserError: if a number is out of range.
     """
 
-    name: SamplerName = SamplerName.TPE
+    name: SamplerName = SamplerName.KNOWN_COST
     num_startup_trials: int = 8
     """Students drawn at random before the sampler uses results; with nsga2, the size of a generation."""
     begin_with: tuple[str, ...] = ()

@@ -44,7 +44,8 @@ def make_sampler(sampler: Sampler, seed: int, problem: Problem) -> optuna.sample
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=sampler.num_startup_trials)
         case SamplerName.QMC:
             with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-                return optuna.samplers.QMCSampler(seed=seed)
+                # Without scrambling the sequence is the same for every seed.
+                return optuna.samplers.QMCSampler(seed=seed, scramble=True)
         case SamplerName.RANDOM:
             return optuna.samplers.RandomSampler(seed=seed)
 

@@ -116,12 +116,12 @@ def test_the_hypervolume_at_a_fraction_is_that_after_the_last_trial_within_it() 
 
 def test_how_soon_a_way_is_where_random_search_ends() -> None:
     linear = np.tile(FRACTIONS, (4, 1))
-    rows = {row.strategy: row for row in compared({"random": linear, "tpe": 2 * linear, "gp": linear / 2})}
+    rows = {row.strategy: row for row in compared({"random": linear, "known_cost": 2 * linear, "gp": linear / 2})}
     assert rows["random"].budget_fraction_to_random_final == 1.0
-    tpe = rows["tpe"]
-    assert (tpe.budget_fraction_to_random_final, tpe.low, tpe.high) == pytest.approx((0.5, 0.5, 0.5))
+    ours = rows["known_cost"]
+    assert (ours.budget_fraction_to_random_final, ours.low, ours.high) == pytest.approx((0.5, 0.5, 0.5))
     assert rows["gp"].budget_fraction_to_random_final is None
-    assert replace(rows[DEFAULT], strategy="tpe") == tpe
+    assert replace(rows[DEFAULT], strategy="known_cost") == ours
 
 
 @pytest.fixture
@@ -153,8 +153,8 @@ def test_a_table_is_made_once_and_searched(
     call("--table")
     assert "of 8 students are on the front" in capsys.readouterr().out
     out = tmp_path / "out.json"
-    search.main([str(out), str(rows), "--seeds", "2", "--only", "tpe"])
-    assert [row["strategy"] for row in json.loads(out.read_text("utf-8"))["rows"]] == ["tpe", "random", "default"]
+    search.main([str(out), str(rows), "--seeds", "2", "--only", "known_cost"])
+    assert [row["strategy"] for row in json.loads(out.read_text("utf-8"))["rows"]] == ["random", "known_cost", "default"]
 
 
 def test_a_table_without_its_teacher_is_refused_in_one_line(tmp_path: Path) -> None:
