@@ -123,15 +123,15 @@ class Resamples:
         return self._ratios[fixed]
 
 
-def resample(study: Study, split: Split) -> Resamples:
-    """Draws the resamples for each model whose outcomes were kept for that split of every task.
+def resample(study: Study, split: Split, *, task: str | None = None) -> Resamples:
+    """Draws the resamples for each model whose outcomes were kept for that split of every task, or of one.
 
-    The variance of seeds is that of the search's own models, so that twins that are trained afterwards change no
-    interval of them.
+    With a task, accuracy is the main metric of that task alone. The variance of seeds is that of the search's own
+    models, so that twins that are trained afterwards change no interval of them.
     """
-    tasks = sorted({task for record in study.records for task in record.tasks})
+    tasks = sorted({each for record in study.records for each in record.tasks}) if task is None else [task]
     trained = [record for record in study.models if record.status is not Status.STOPPED]
-    scored = [r for r in trained if tasks and all(_outcomes(study, r, task, split) is not None for task in tasks)]
+    scored = [r for r in trained if tasks and all(_outcomes(study, r, each, split) is not None for each in tasks)]
     if not scored:
         return Resamples(split=split, values={}, resampled={}, num_chosen_from=0)
     repeated = _repeated(study, scored, tasks, split)

@@ -34,6 +34,7 @@ for verb in (
     running.status,
     running.resume,
     results.report,
+    results.show,
     results.pick,
     results.confirm,
     results.ablate,

@@ -1,4 +1,4 @@
-"""The verbs after a search: report, pick, confirm, ablate, check-finetuning, package and verify."""
+"""The verbs after a search: report, show, pick, confirm, ablate, check-finetuning, package and verify."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -19,6 +19,7 @@ from search.cli.terminal import (
     Trials,
     complain,
     emit_json,
+    emit_table,
     existing_study,
     note_study,
     say_next,
@@ -33,7 +34,7 @@ MAX_LATENCY_HELP = "Median, as in 20ms, 20ms@cpu1,b1,s128,p90 or 5ms@NAME of a t
 STRICTLY_HELP = "Choose the most accurate even where a cheaper student cannot be told apart from it."
 PREFER_HELP = (
     "fastest, smallest, best, knee, or tied: the cheapest that cannot be told apart from the best. "
-    "Default: best where costs are limited, fastest where accuracy is, knee where both are, else tied."
+    "Default: fastest where accuracy is limited, knee where costs are, too, else tied."
 )
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -56,6 +57,21 @@ def report(
     if written.note is not None:
         typer.echo(written.note, err=True)
     say_next(*written.next_words)
+
+
+def show(study_folder: StudyFolder, trials: Trials = None, as_json: AsJson = False) -> None:
+    """Tell all about one student, or put two side by side, task by task, with paired intervals."""
+    from reports import load_study, side_by_side
+
+    study = load_study(study_folder)
+    found = side_by_side(study, trials or ())
+    if as_json:
+        emit_json(found.as_json())
+    else:
+        emit_table(study.name, found.headings, found.cells())
+    first = study.student(found.trials[0])
+    if first is not None:
+        say_next("package", study_folder, "--trial", first.number, "-o", "student")
 
 
 def pick(

@@ -154,7 +154,11 @@ def test_a_table_is_made_once_and_searched(
     assert "of 8 students are on the front" in capsys.readouterr().out
     out = tmp_path / "out.json"
     search.main([str(out), str(rows), "--seeds", "2", "--only", "known_cost"])
-    assert [row["strategy"] for row in json.loads(out.read_text("utf-8"))["rows"]] == ["random", "known_cost", "default"]
+    assert [row["strategy"] for row in json.loads(out.read_text("utf-8"))["rows"]] == [
+        "random",
+        "known_cost",
+        "default",
+    ]
 
 
 def test_a_table_without_its_teacher_is_refused_in_one_line(tmp_path: Path) -> None:
