@@ -84,8 +84,10 @@ def draw_figures(study: Study, rows: Sequence[Row]) -> tuple[Figure, ...]:
 
     placed = [row for row in rows if row["place"]]
     students = [row for row in placed if row["role"] == "student"]
-    drawn = [_pareto(altair, axis, placed) for axis in axes(study) if _is_shown(axis, study, students)]
-    drawn += [chart for chart in (_progress(altair, study), _slices(altair, students)) if chart is not None]
+    latencies = latency_titles(study)
+    drawn = [_pareto(altair, axis, placed, latencies) for axis in axes(study) if _is_shown(axis, study, students)]
+    others = (_progress(altair, study), _slices(altair, students, latencies))
+    drawn += [chart for chart in others if chart is not None]
     drawn += [_importances(altair, study)] if any(study.importances.values()) else []
     return tuple(finish(vl_convert, *chart) for chart in drawn)
 
@@ -146,9 +148,9 @@ def _is_shown(axis: Axis, study: Study, students: Sequence[Row]) -> bool:
     return is_wanted and any(student.get(axis.key) is not None for student in students)
 
 
-def _pareto(alt: Any, axis: Axis, placed: Sequence[Row]) -> Drawn:
+def _pareto(alt: Any, axis: Axis, placed: Sequence[Row], latencies: Mapping[str, str]) -> Drawn:
     points = [
-        {**_tooltip(row), "x": row[axis.key] / axis.scale, "opacity": _opacity(row["place"])}
+        {**_tooltip(row, latencies), "x": row[axis.key] / axis.scale, "opacity": _opacity(row["place"])}
         for row in placed
         if row.get(axis.key) is not None
     ]
@@ -168,7 +170,7 @@ def _pareto(alt: Any, axis: Axis, placed: Sequence[Row]) -> Drawn:
         .mark_rule(strokeWidth=1.2)
         .encode(x=x, y="accuracy_low:Q", y2="accuracy_high:Q", color=colour, opacity=opacity),
         models.mark_point(filled=True, size=90).encode(
-            x=x, y=y, color=colour, shape=shape, opacity=opacity, tooltip=_tooltips(alt)
+            x=x, y=y, color=colour, shape=shape, opacity=opacity, tooltip=_tooltips(alt, latencies)
         ),
     )
     chart = alt.layer(*layers, width=WIDTH, height=HEIGHT)
@@ -181,20 +183,23 @@ _TOOLTIP = {
     "place": "place",
     "shape": "layers x width, heads",
     "accuracy_with_interval": "accuracy [95%]",
-    "latency": "latency",
     "size": "size",
 }
 
 
-def _tooltip(row: Row) -> Row:
-    """Returns the content of the tooltip of a point; the tables show the same figures."""
+def _tooltip(row: Row, latencies: Mapping[str, str]) -> Row:
+    """Returns the content of the tooltip of a point; the tables show the same figures.
+
+    `latencies` are the titles by objective. A field has no objective's name, whose full stops Vega takes for a path.
+    """
     kept = ("name", "place", "role", "shape", "accuracy", "accuracy_low", "accuracy_high", "accuracy_with_interval")
-    figures = {"latency": wording.latency(row["latency_ms"]), "size": wording.size(row["size_bytes"])}
-    return {**{key: row[key] for key in kept}, **figures}
+    timed = {f"latency_{number}": wording.latency(row.get(key)) for number, key in enumerate(latencies)}
+    return {**{key: row[key] for key in kept}, **timed, "size": wording.size(row["size_bytes"])}
 
 
-def _tooltips(alt: Any) -> list[Any]:
-    return [alt.Tooltip(f"{key}:N", title=title) for key, title in _TOOLTIP.items()]
+def _tooltips(alt: Any, latencies: Mapping[str, str]) -> list[Any]:
+    timed = {f"latency_{number}": title for number, title in enumerate(latencies.values())}
+    return [alt.Tooltip(f"{key}:N", title=title) for key, title in {**_TOOLTIP, **timed}.items()]
 
 
 def _opacity(place: str) -> float:
@@ -242,19 +247,19 @@ def _progress(alt: Any, study: Study) -> Drawn | None:
     return "progress", "Hypervolume against device-hours", finding, chart
 
 
-def _slices(alt: Any, students: Sequence[Row]) -> Drawn | None:
+def _slices(alt: Any, students: Sequence[Row], latencies: Mapping[str, str]) -> Drawn | None:
     varied = [key for key in CHOICES if len({row[key] for row in students if row[key] is not None}) > 1]
     if not varied:
         return None
-    charts = [_slice(alt, key, [row for row in students if row[key] is not None]) for key in varied]
+    charts = [_slice(alt, key, [row for row in students if row[key] is not None], latencies) for key in varied]
     names = ", ".join(CHOICES[key][0].lower() for key in varied)
     finding = f"Accuracy of {wording.counted(len(students), 'complete student')} against {names}."
     return "slices", "Accuracy against each choice", finding, alt.concat(*charts, columns=PANELS_A_ROW)
 
 
-def _slice(alt: Any, key: str, students: Sequence[Row]) -> Any:
+def _slice(alt: Any, key: str, students: Sequence[Row], latencies: Mapping[str, str]) -> Any:
     title, number_format = CHOICES[key]
-    points = [{**_tooltip(row), "x": row[key]} for row in students]
+    points = [{**_tooltip(row, latencies), "x": row[key]} for row in students]
     colour, shape = _coding(alt, list(PLACES)[:3])
     axis = alt.Axis(format=number_format, tickCount=4, tickMinStep=1 if number_format == "d" else 0)
     return (
@@ -265,7 +270,7 @@ def _slice(alt: Any, key: str, students: Sequence[Row]) -> Any:
             y=alt.Y("accuracy:Q", title="Accuracy", scale=alt.Scale(zero=False)),
             color=colour,
             shape=shape,
-            tooltip=_tooltips(alt),
+            tooltip=_tooltips(alt, latencies),
         )
     )
 

@@ -1,4 +1,4 @@
-"""Alternatives to the chosen student: its neighbours, with what each gains, saves, costs and loses."""
+"""Alternatives to the chosen student: its neighbours and the smallest, with what each gains, saves, costs and loses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +78,11 @@ def _certainty(better: TrialRecord, worse: TrialRecord, validation: Resamples) -
 def _latency_difference(student: TrialRecord, winner: TrialRecord) -> list[tuple[float, str]]:
     if student.latency_ms is None or winner.latency_ms is None:
         return []
-    return [_difference(student.latency_ms, winner.latency_ms, "ms", "the latency")]
+    further = [(name, student.latencies_ms.get(name), value) for name, value in winner.latencies_ms.items()]
+    return [
+        _difference(student.latency_ms, winner.latency_ms, "ms", "the latency"),
+        *(_difference(value, of, "ms", f"the latency at {name}") for name, value, of in further if value is not None),
+    ]
 
 
 def _size_difference(student: TrialRecord, winner: TrialRecord) -> list[tuple[float, str]]:

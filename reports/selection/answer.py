@@ -14,7 +14,7 @@ from reports.statistics import Resamples
 from reports.study import Study
 from reports.trial_rows import accuracy_of
 
-STALE = "The decision in decision.json was made from other records than the present ones: pick again."
+STALE = "The decision in decision.json was made from other records or by older rules than the present ones: pick again."
 _KINDS = {"alternatives": "Alternative", "near_misses": "Missed"}
 
 

@@ -1,7 +1,7 @@
 """The student to deploy: the preferred one of those that meet the requirements, with the reasons for and against."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from minilm_core.errors import UserError
 from minilm_core.results.records import TrialRecord
 from reports.confirmation import AccuracyRequirement, ConfirmationResult, Confirmed
 from reports.selection.alternatives import Mention, alternatives
-from reports.selection.preference import Prefer, cheapest_by, cost_of, preference_for, preferred, unbeaten
+from reports.selection.preference import Prefer, cheapest_by, cost_of, first_by, preference_for, preferred, unbeaten
 from reports.selection.reasons import Standing, reason_for, rule_for
 from reports.selection.requirements import Certainty, Requirements
 from reports.selection.shortfalls import Shortfall, check_for, requirement_of
@@ -30,9 +30,10 @@ class Decision:
     rule: str
     """What is preferred, and which of the requirements lead to that."""
     alternatives: tuple[Mention, ...]
-    """The next more accurate qualifying student and the next cheaper one, neither beaten by another."""
+    """The next more accurate qualifying student, the next cheaper one and the smallest, none beaten by another."""
     near_misses: tuple[Mention, ...]
-    """Students that miss the requirements by little and are better than the winner in what is preferred."""
+    """Students that miss the requirements by little and are better in what is preferred: than the winner or, where ties
+    decide, than the most accurate."""
     requirements: Requirements
     prefer: Prefer
     options: tuple[str, ...]
@@ -128,7 +129,7 @@ def pick(
         reason=reason_for(study, winner, standing, resamples),
         rule=rule_for(study, requirements, prefer, strictly=strictly),
         alternatives=() if winner is None else alternatives(winner, candidates, cheap, resamples),
-        near_misses=_near_misses(study, winner, preference, shortfalls),
+        near_misses=_near_misses(study, _goal(winner, candidates, preference), preference, shortfalls),
         requirements=requirements,
         prefer=preference,
         options=(*_options(requirements, prefer, certainty), *(("--strictly",) if strictly else ())),
@@ -162,6 +163,14 @@ def _options(requirements: Requirements, prefer: Prefer | None, certainty: Certa
         *preference,
         *(() if certainty is Certainty.LIKELY else ("--certainty", certainty.value)),
     )
+
+
+def _goal(winner: TrialRecord | None, candidates: Sequence[TrialRecord], prefer: Prefer) -> TrialRecord | None:
+    """Returns the student that one outside the limits must beat to be worth a mention; None if none is within them.
+
+    Where ties decide it is the most accurate: another one that is behind it would not change which are tied with it.
+    """
+    return first_by(candidates, Prefer.BEST) if prefer is Prefer.TIED and candidates else winner
 
 
 def _near_misses(

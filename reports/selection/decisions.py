@@ -12,7 +12,8 @@ from reports.json_files import read_json
 from reports.selection.choice import Decision
 from reports.study import Study
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""In version 1, limits on cost chose the most accurate student, whether or not it could be told apart."""
 
 
 def write_decision(study: Study, decision: Decision) -> Path:
@@ -46,8 +47,9 @@ def read_decision(study: Study) -> Mapping[str, Any] | None:
 
 
 def is_current(study: Study, decision: Mapping[str, Any]) -> bool:
-    """Returns whether a decision was made from the present records of the study."""
-    return bool(decision["records_sha256"] == study.records_sha256)
+    """Returns whether a decision was made from the present records of the study, by the present rules."""
+    is_of_rules = decision.get("schema_version") == SCHEMA_VERSION
+    return is_of_rules and bool(decision["records_sha256"] == study.records_sha256)
 
 
 def decided_pick(study: Study) -> tuple[str, ...]:
@@ -68,7 +70,8 @@ def picked_trial(study: Study) -> int:
     path = study.paths.decision
     if not is_current(study, decision):
         raise UserError(
-            f"{path} must be made from the study's present records, got one made from others; run pick again"
+            f"{path} must be made from the study's present records and by the present rules, got one made from others; "
+            "run pick again"
         )
     winner = decision["winner"]
     if winner is None:

@@ -6,7 +6,7 @@ from enum import StrEnum
 import numpy as np
 
 from minilm_core.results.frontier import is_on_frontier, knee
-from minilm_core.results.objectives import LATENCY
+from minilm_core.results.objectives import LATENCY, latency_target
 from minilm_core.results.records import TrialRecord
 from reports.selection.requirements import Requirements
 from reports.statistics import Resamples
@@ -34,7 +34,7 @@ def cheapest_by(study: Study, prefer: Prefer | None = None) -> Prefer:
     """
     if prefer in (Prefer.FASTEST, Prefer.SMALLEST):
         return prefer
-    is_timed = any(objective.name == LATENCY for objective in study.objectives)
+    is_timed = any(objective.name == LATENCY or latency_target(objective.name) for objective in study.objectives)
     return Prefer.FASTEST if is_timed else Prefer.SMALLEST
 
 

@@ -44,14 +44,15 @@ class LatencyLimit:
     conditions: LatencyConditions = field(default_factory=LatencyConditions)
     """The conditions under which it holds; `pick` refuses those that the study did not measure."""
     target: str | None = None
-    """The target's name; None: the first target that has the conditions."""
+    """What comes first, if it may be a target's name; where no target has it, it is a condition."""
 
     def __post_init__(self) -> None:
         if not self.max_ms > 0:
             raise UserError(f"max_latency must be positive, got {self.max_ms:g} ms")
 
     def __str__(self) -> str:
-        qualifier = ",".join(part for part in (self.target, self.conditions.qualifier) if part)
+        named = None if self.target is None or is_condition(self.target) else self.target
+        qualifier = ",".join(part for part in (named, self.conditions.qualifier) if part)
         return f"{Decimal(str(self.max_ms)).normalize():f}ms{qualifier and '@'}{qualifier}"
 
 
@@ -151,20 +152,26 @@ def parse_accuracy(text: str) -> float:
 def parse_latency(text: str) -> LatencyLimit:
     """Reads "20ms", "20ms@cpu1,b1,s128,p50" or "20ms@gpu,p90": milliseconds, and after the @ where they hold.
 
-    That is the name of a target, or conditions. What could be either is a condition.
+    That is the name of a target, or conditions, or both. What could be either, such as cpu1, is taken for both.
     """
     duration, at, qualifier = text.partition("@")
     max_ms = parse_milliseconds(_with_unit(duration, "a latency", "20ms"))
     if not at:
         return LatencyLimit(max_ms=max_ms)
     first, _, rest = (part.strip() for part in qualifier.partition(","))
-    is_name = _CONDITION.fullmatch(first) is None and _TARGET.fullmatch(first) is not None
-    conditions = rest if is_name else qualifier
+    may_be_name = _TARGET.fullmatch(first) is not None
+    is_only_name = may_be_name and not is_condition(first)
+    conditions = rest if is_only_name else qualifier
     return LatencyLimit(
         max_ms=max_ms,
-        conditions=_parse_conditions(conditions) if conditions or not is_name else LatencyConditions(),
-        target=first if is_name else None,
+        conditions=_parse_conditions(conditions) if conditions or not is_only_name else LatencyConditions(),
+        target=first if may_be_name else None,
     )
+
+
+def is_condition(text: str) -> bool:
+    """Returns whether a word is a condition of a latency, such as cpu1."""
+    return _CONDITION.fullmatch(text) is not None
 
 
 def _parse_conditions(qualifier: str) -> LatencyConditions:

@@ -10,7 +10,7 @@ from reports import wording
 from reports.confirmation import AccuracyRequirement, ConfirmationResult, Confirmed, load_confirmation
 from reports.estimates import accuracy_ratio
 from reports.latency import P90, latency_title
-from reports.selection.requirements import Certainty, LatencyLimit, Requirements
+from reports.selection.requirements import Certainty, LatencyLimit, Requirements, is_condition
 from reports.statistics import Resamples, Split, resample
 from reports.study import Study
 from reports.trial_rows import accuracy_of
@@ -236,16 +236,17 @@ def _limited_latency(study: Study, limit: LatencyLimit) -> str:
     """
     if limit.target is None and limit.conditions.is_unset:
         return LATENCY
-    for objective, facts in study.latencies.items():
-        if limit.target in (None, facts.name) and facts.covers(limit.conditions):
+    named = {objective: facts for objective, facts in study.latencies.items() if facts.name == limit.target}
+    is_name = limit.target is not None and (bool(named) or not is_condition(limit.target))
+    for objective, facts in (named if is_name else study.latencies).items():
+        if facts.covers(limit.conditions):
             return objective
     measured = "; ".join(
         f"{facts.name}: {facts.conditions.label}" if facts.name else facts.conditions.label
         for facts in study.latencies.values()
     )
-    asked = ", ".join(
-        part for part in (limit.target, "" if limit.conditions.is_unset else limit.conditions.label) if part
-    )
+    conditions = "" if limit.conditions.is_unset else limit.conditions.label
+    asked = ", ".join(part for part in (limit.target if is_name else "", conditions) if part)
     raise UserError(f"--max-latency must be for what was measured ({measured or 'conditions unknown'}), got {asked}")
 
 

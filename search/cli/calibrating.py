@@ -71,7 +71,7 @@ def calibrate(
         next(iter(tables.values())).save(out)
         if len(tables) > 1:
             complain(f"{out} has the students' table alone; a search that it is taken to predicts no teacher's latency")
-        typer.echo(f"wrote {out}; in a search.yaml: latency: {json.dumps({'table': str(out.resolve())})}", err=True)
+        typer.echo(f"wrote {out}; in a search.yaml, below latency: table: {json.dumps(str(out.resolve()))}", err=True)
     if search_yaml is not None:
         say_next("launch", search_yaml)
 

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import MAX_HELD_OUT_ERROR, Device, LatencyTable, LatencyTarget, Runtime
+from minilm_core.latency.table import (
+    MAX_HELD_OUT_ERROR,
+    CannotTimeHereError,
+    Device,
+    LatencyTable,
+    LatencyTarget,
+    Runtime,
+    fingerprint,
+)
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import check_model_type, check_student
 from minilm_core.models.teacher import read_config, resolve
@@ -29,7 +37,8 @@ def calibrate_study(
     """Returns a search's tables: of each target those of its students and, if its family is another, of its teacher.
 
     They are named "students" and "teacher", and those of a target that has a name "students@NAME" and "teacher@NAME".
-    A target whose table the settings name is left out.
+    A target whose table the settings name is left out, and so is one of several for which this machine has no device or
+    runtime: its table is made elsewhere.
 
     Args:
         search_yaml: The settings of the search.
@@ -45,14 +54,17 @@ def calibrate_study(
     """
     loaded = load_config(search_yaml, overrides)
     config = loaded.config
-    targets = {
+    here = {
         latency.name if isinstance(latency, NamedLatency) else "": latency.target
         for latency in config.latencies.values()
         if latency.table is None
     }
-    if not targets:
+    if not here:
         given = ", ".join(str(latency.table) for latency in config.latencies.values())
         raise UserError(f"latency.table must be left out for calibrate, which measures, got {given}")
+    targets = {name: target for name, target in here.items() if len(here) == 1 or _can_time(target)}
+    if not targets:
+        raise UserError(f"calibrate needs a target that this machine can time, got {', '.join(here)}")
     if has_one_target and len(targets) > 1:
         raise UserError(f"--out is for the table of one target, got {len(targets)}: {', '.join(targets)}")
     teacher = find_teacher_config(loaded)
@@ -73,6 +85,14 @@ def calibrate_study(
             table.save(family.file(config, target))
         tables[f"{family.name}{'@' * bool(name)}{name}"] = table
     return tables
+
+
+def _can_time(target: LatencyTarget) -> bool:
+    try:
+        fingerprint(target.device, target.runtime)
+    except CannotTimeHereError:
+        return False
+    return True
 
 
 def calibrate_space(

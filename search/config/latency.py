@@ -31,17 +31,17 @@ class Latency(LatencyTarget):
         """The target alone."""
         return LatencyTarget(**{key: getattr(self, key) for key in _TARGET_KEYS})
 
-    def read_table(self) -> LatencyTable:
-        """Returns the table that the settings name.
+    def read_table(self, key: str = "latency") -> LatencyTable:
+        """Returns the table that the settings name below a key.
 
         Raises:
             UserError: if they name none, it cannot be read, or it is of another target.
         """
         if self.table is None:
-            raise UserError("latency.table must name a table, got none")
+            raise UserError(f"{key}.table must name a table, got none")
         table = LatencyTable.load(Path(self.table))
         if table.target != self.target:
-            raise UserError(f"latency must be as its table was measured, {table.target.label}, got {self.target.label}")
+            raise UserError(f"{key} must be as its table was measured, {table.target.label}, got {self.target.label}")
         return table
 
 

@@ -66,15 +66,15 @@ class TimedEncoders:
             return calibrate_in_fresh_process(request, lambda stage, done: show(f"{self.name}, {stage}", done))
 
 
-def given_table(study: ResolvedStudy, latency: Latency) -> LatencyTable:
-    """Returns the table that the settings name for one of a study's targets.
+def given_table(study: ResolvedStudy, latency: Latency, key: str) -> LatencyTable:
+    """Returns the table that the settings name for one of a study's targets, below a key of search.yaml.
 
     Raises:
         UserError: if it cannot be read, is of another target or kind of encoder, or lacks a width of the space.
     """
-    table = latency.read_table()
+    table = latency.read_table(key)
     if table.statistic is not Statistic.MEDIAN:
-        raise UserError(f"latency.table must predict {Statistic.MEDIAN}s, got {table.statistic} in {latency.table}")
+        raise UserError(f"{key}.table must predict {Statistic.MEDIAN}s, got {table.statistic} in {latency.table}")
     base = student_base(study.teacher_json, study.config.student_family, study.config.embedding_size)
     table.check_kind(kind_of_calls(base), str(latency.table))
     for student in study.space.architectures():
@@ -89,9 +89,9 @@ def known_tables(study: ResolvedStudy) -> ResolvedStudy:
         UserError: if the settings name a table that does not fit the study.
     """
     found = {}
-    for objective, latency in study.config.latencies.items():
+    for (objective, latency), key in zip(study.config.latencies.items(), study.config.latency_keys, strict=True):
         if latency.table is not None:
-            found[objective] = given_table(study, latency)
+            found[objective] = given_table(study, latency, key)
             continue
         try:
             first, *others = [family.find(study.config, latency.target) for family in encoders_to_time(study)]
@@ -110,11 +110,13 @@ def with_latency_tables(study: ResolvedStudy, display: Display) -> ResolvedStudy
         UserError: if the settings name a table that does not fit the study, or this machine lacks what is to be timed.
     """
     of_students, of_teacher = {}, {}
-    for objective, latency in study.config.latencies.items():
+    targets = zip(study.config.latencies.items(), study.config.latency_keys, strict=True)
+    # A named table that does not fit is refused before others are measured, which takes minutes.
+    for (objective, latency), key in sorted(targets, key=lambda target: target[0][1].table is None):
         target = latency_target(objective)
         files = (study.paths.latency(target), study.paths.teacher_latency(target))
         if latency.table is not None:
-            tables = [_table(files[0], partial(given_table, study, latency), display)]
+            tables = [_table(files[0], partial(given_table, study, latency, key), display)]
         else:
             tables = [
                 _table(file, partial(_of_this_machine, timed, study.config, latency.target), display)
@@ -123,7 +125,8 @@ def with_latency_tables(study: ResolvedStudy, display: Display) -> ResolvedStudy
         of_students[objective] = tables[0]
         if len(tables) > 1:
             of_teacher[objective] = tables[1]
-    return replace(study, latency_tables=of_students, teacher_latency_tables=of_teacher)
+    in_order = {objective: of_students[objective] for objective in study.config.latencies}
+    return replace(study, latency_tables=in_order, teacher_latency_tables=of_teacher)
 
 
 def _of_this_machine(timed: TimedEncoders, config: SearchConfig, target: LatencyTarget) -> LatencyTable:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Device, LatencyTarget
+from minilm_core.latency.table import Device, LatencyTarget, Runtime
 from minilm_core.results.layout import StudyPaths
 from reports import LatencyLimit, Requirements, Study, load_study, pick, write_report
 from reports.latency import LatencyConditions
@@ -50,6 +50,9 @@ def test_each_latency_has_its_column_its_chart_and_its_card_on_the_page(study: S
     assert "NOISY: the machine was busy while latency at gpu was calibrated" in page
     assert "while latency at cpu1 was" not in page
     assert 'data-chart="accuracy_latency_ms@gpu"' in page
+    # A point's tooltip has both.
+    assert '"latency_0": "8.00 ms"' in page
+    assert '"latency_1": "3.00 ms"' in page
     assert "figures/accuracy_latency_ms@gpu.svg" in markdown
     assert (written.folder / "figures" / "accuracy_latency_ms@gpu.svg").is_file()
     # A filter for each, in whose attribute each row has its figure.
@@ -85,6 +88,33 @@ def test_a_limit_is_on_the_target_that_it_names(study: Study, written: list[str]
         assert decision.winner is not None
         assert decision.winner.number == max(qualifying)
         assert "at gpu" in decision.reason
+
+
+def test_the_name_of_a_target_goes_before_what_it_says_as_a_condition(study: Study) -> None:
+    """Both targets have one thread of a CPU; the second one is called so."""
+    target, p90 = LatencyTarget(runtime=Runtime.ONNXRUNTIME_INT8), 2.0
+    paths = study.paths
+    paths.latency("gpu").unlink()
+    latency_table(target=target).save(paths.latency())
+    latency_table(p90_over_p50=p90).save(paths.latency("cpu1"))
+    settings = paths.search_yaml.read_text("utf-8")
+    for name, other in (
+        ("name: cpu1", "name: int8"),
+        ("name: gpu", "name: cpu1"),
+        ("latency_ms@gpu", "latency_ms@cpu1"),
+    ):
+        settings = settings.replace(name, other)
+    paths.search_yaml.write_text(settings, "utf-8")
+    lines = paths.records.read_text("utf-8").replace('"latency_ms@gpu"', '"latency_ms@cpu1"').replace('"gpu"', '"cpu1"')
+    paths.records.write_text(lines, "utf-8")
+    renamed_study = load_study(paths.root)
+    assert [facts.name for facts in renamed_study.latencies.values()] == ["int8", "cpu1"]
+    # 2 and 8 ms on the first target, 5 and 3 ms on the second.
+    for written, winner in (("4ms@cpu1", 1), ("4ms@int8", 0), ("4ms@cpu1,torch", 1), ("4ms@onnxruntime-int8", 0)):
+        decision = pick(renamed_study, Requirements.parse(max_latency=[written]), strictly=True)
+        assert decision.num_qualifying == 1
+        assert decision.winner is not None
+        assert decision.winner.number == winner, written
 
 
 def test_a_near_miss_is_admitted_by_the_limit_on_the_same_target(study: Study) -> None:

@@ -310,7 +310,7 @@ def test_a_decision_has_the_requirements_as_values(full_study: Study) -> None:
                     "runtime": None,
                     "percentile": None,
                 },
-                "target": None,
+                "target": "cpu1",
             },
         ),
         "max_size_bytes": 25_000_000,

@@ -15,7 +15,7 @@ def test_the_decision_on_disk_is_bound_to_its_records(full_study: Study) -> None
     path = write_decision(full_study, decision)
     content = json.loads(path.read_text())
     assert path.name == "decision.json"
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert content["records_sha256"] == hashlib.sha256((full_study.path / "records.jsonl").read_bytes()).hexdigest()
     assert content["winner"]["student"] == "trials/0001/student"
     assert content["limits"]["within"] == 0.05
@@ -52,10 +52,19 @@ def test_the_picked_trial_is_that_of_the_winner(full_study: Study) -> None:
     assert picked_trial(full_study) == 1
 
 
+def test_a_decision_by_the_rules_of_an_earlier_version_is_refused(full_study: Study) -> None:
+    path = write_decision(full_study, pick(full_study, prefer=Prefer.BEST))
+    path.write_text(path.read_text("utf-8").replace('"schema_version": 2', '"schema_version": 1'), "utf-8")
+    with pytest.raises(UserError, match=r"by the present rules, got one made from others; run pick again$"):
+        picked_trial(full_study)
+
+
 def test_a_decision_made_before_another_trial_ended_is_refused(full_study: Study) -> None:
     write_decision(full_study, pick(full_study))
     append_record(full_study.path / "records.jsonl", student(6, 0.5))
-    with pytest.raises(UserError, match=r"must be made from the study's present records, .*; run pick again$"):
+    with pytest.raises(
+        UserError, match=r"must be made from the study's present records and by the present rules, .*; run pick again$"
+    ):
         picked_trial(load_study(full_study.path))
 
 

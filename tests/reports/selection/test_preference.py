@@ -44,11 +44,11 @@ def at_most(figure: str, value: int) -> Requirements:
 
 @given(figures_of_48, cost_limits, costs)
 @settings(max_examples=30, deadline=None, derandomize=True)
-def test_no_student_within_a_limit_on_cost_is_more_accurate_than_the_answer(
+def test_strictly_no_student_within_a_limit_on_cost_is_more_accurate_than_the_answer(
     figures: list[tuple[float, int, int, int]], limited: str, value: int
 ) -> None:
     study = made_up(figures)
-    decision = pick(study, at_most(limited, value))
+    decision = pick(study, at_most(limited, value), strictly=True)
     qualifying = [record for record in study.students if getattr(record, limited) <= value]
     if decision.winner is None:
         assert qualifying == []

@@ -12,7 +12,7 @@ def large_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return write_large_study(tmp_path_factory.mktemp("large") / "study")
 
 
-def test_a_limit_on_latency_is_answered_by_the_most_accurate_within_it(large_study: Study) -> None:
+def test_a_limit_on_latency_is_strictly_answered_by_the_most_accurate_within_it(large_study: Study) -> None:
     decision = pick(large_study, Requirements.parse(max_latency=["6ms"]), strictly=True)
     assert decision.num_qualifying == 24
     assert decision.winner is not None

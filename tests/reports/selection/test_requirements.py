@@ -30,9 +30,9 @@ def test_a_latency_without_conditions_names_none() -> None:
 
 def test_a_latency_is_read_with_its_conditions() -> None:
     conditions = LatencyConditions(device="cpu", num_threads=1, batch_size=1, sequence_length=128, percentile=90)
-    assert parse_latency("0.02s@cpu1,b1,s128,p90") == LatencyLimit(max_ms=20.0, conditions=conditions)
+    assert parse_latency("0.02s@cpu1,b1,s128,p90") == LatencyLimit(max_ms=20.0, conditions=conditions, target="cpu1")
     on_gpu = LatencyConditions(device="cuda", sequence_length=64)
-    assert parse_latency("20ms@cuda,s64") == LatencyLimit(max_ms=20.0, conditions=on_gpu)
+    assert parse_latency("20ms@cuda,s64") == LatencyLimit(max_ms=20.0, conditions=on_gpu, target="cuda")
 
 
 @pytest.mark.parametrize("target", ["gpu-b32", "phone", "b", "cuda2", "tpu1", "0.5-core"])
@@ -42,8 +42,10 @@ def test_a_latency_may_name_its_target_before_its_conditions(target: str) -> Non
     assert parse_latency(f"20ms@{target},p90") == at_p90
 
 
-def test_what_could_be_a_target_or_a_condition_is_a_condition() -> None:
-    assert parse_latency("20ms@cpu1").conditions == LatencyConditions(device="cpu", num_threads=1)
+def test_what_could_be_a_target_or_a_condition_is_taken_for_both() -> None:
+    conditions = LatencyConditions(device="cpu", num_threads=1)
+    assert parse_latency("20ms@cpu1") == LatencyLimit(max_ms=20.0, conditions=conditions, target="cpu1")
+    assert str(parse_latency("20ms@cpu1,p90")) == "20ms@cpu1,p90"
 
 
 @pytest.mark.parametrize("written", [{"max_size": "25"}, {"max_latency": ["20"]}, {"max_latency": ["20@cpu1"]}])
@@ -104,7 +106,7 @@ def test_requirements_are_read_as_a_user_writes_them() -> None:
     ) == Requirements(
         within=0.01,
         latencies=(
-            LatencyLimit(max_ms=20.0, conditions=LatencyConditions(batch_size=1)),
+            LatencyLimit(max_ms=20.0, conditions=LatencyConditions(batch_size=1), target="b1"),
             LatencyLimit(max_ms=5.0, target="phone"),
         ),
         max_size_bytes=25_000_000,

@@ -17,6 +17,7 @@ from minilm_core.models.families import encoder_architecture, kind_of_calls
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import LATENCY
 from search.cli.calibrating import calibrate
+from search.commands import calibrate as calibrate_module
 from search.commands.calibrate import calibrate_study
 from search.config.loading import load_config
 from search.config.settings import SearchConfig
@@ -196,12 +197,21 @@ def test_a_target_that_cannot_be_timed_here_has_no_known_table(
         with_latency_tables(study, RecordingDisplay())
 
 
-def test_a_file_for_a_table_has_room_for_one_target_and_named_tables_are_not_measured(tmp_path: Path):
+def test_a_file_for_a_table_has_room_for_one_target_and_named_tables_are_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     search_yaml = tmp_path / "search.yaml"
     search_yaml.write_text(QUICKSTART_YAML.read_text())
     measure = partial(calibrate_study, search_yaml, is_forced=False, is_strict=False, has_one_target=True)
     with pytest.raises(UserError, match=r"^--out is for the table of one target, got 2: here, there$"):
         measure(["latency=[{name: here}, {name: there, num_threads: 2}]"])
+    # One of several that cannot be timed here is left out.
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    monkeypatch.setattr(calibrate_module, "find_teacher_config", lambda _: None)
+    with pytest.raises(UserError, match=r"^calibrate needs the teacher's config.json"):
+        measure(["latency=[{name: here}, {name: gpu, device: cuda}]"])
+    with pytest.raises(UserError, match=r"^calibrate needs a target that this machine can time, got a, b$"):
+        measure(["latency=[{name: a, device: cuda}, {name: b, device: cuda, batch_size: 8}]"])
     table_of(*config_with().space.architectures(), ms_per_layer=1.0).save(tmp_path / "server.json")
     with pytest.raises(UserError, match=r"^latency.table must be left out for calibrate, which measures, got .*json$"):
         measure([f"latency=[{{name: server, table: {tmp_path}/server.json}}]"])
