@@ -8,7 +8,7 @@ from minilm_core.errors import UserError
 from minilm_core.results.records import Role, TrialRecord
 from minilm_core.tasks.metrics import Interval
 from reports import wording
-from reports.page.tables import FIGURES, LEARNING_RATES, Column, latency_columns, latency_titles, rows
+from reports.page.tables import FIGURES, LEARNING_RATES, MISSING, Column, latency_columns, latency_titles, rows
 from reports.statistics import Resamples, Split, accuracy_interval, resample
 from reports.study import Study
 from reports.trial_rows import Row
@@ -93,14 +93,17 @@ def side_by_side(study: Study, trials: Sequence[int]) -> SideBySide:
         *(_line(column, found) for column in _TRAINING),
         *_stages(records),
     )
-    return SideBySide(trials=tuple(trials), lines=lines, rows=tuple(found))
+    told = tuple(line for line in lines if set(line.values) != {MISSING})
+    return SideBySide(trials=tuple(trials), lines=told, rows=tuple(found))
 
 
 def _identity(records: Sequence[TrialRecord], found: Sequence[Row]) -> Iterator[Line]:
     yield Line(name="Status", values=tuple(map(_status, records)))
-    yield Line(name="Place", values=tuple(row["place"] or "–" for row in found))
+    yield Line(name="Place", values=tuple(row["place"] or MISSING for row in found))
     chances = tuple(row["probability_on_frontier"] for row in found)
-    yield Line(name="P(on frontier)", values=tuple("–" if chance is None else f"{chance:.2f}" for chance in chances))
+    yield Line(
+        name="P(on frontier)", values=tuple(MISSING if chance is None else f"{chance:.2f}" for chance in chances)
+    )
     yield Line(name="Layers x width, heads", values=tuple(row["shape"] for row in found))
     yield from (_line(column, found, has_difference=False) for column in _CHOICES)
 
@@ -181,10 +184,10 @@ def _line(column: Column, found: Sequence[Row], *, has_difference: bool = True) 
 
 
 def _times(values: Sequence[Any]) -> str:
-    """Returns how many times the first figure the second is."""
+    """Returns how many times the first figure the second is; empty where they are equal or one is missing."""
     if len(values) < MOST or any(not isinstance(value, int | float) or not value for value in values):
         return ""
-    return f"{values[1] / values[0]:.2f}×"
+    return "" if values[0] == values[1] else f"{values[1] / values[0]:.2f}×"
 
 
 def _stages(records: Sequence[TrialRecord]) -> Iterator[Line]:
@@ -194,4 +197,4 @@ def _stages(records: Sequence[TrialRecord]) -> Iterator[Line]:
 
 
 def _seconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds:.1f}"
+    return MISSING if seconds is None else f"{seconds:.1f}"

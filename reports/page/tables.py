@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas
 
 
+MISSING = "–"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
     """A figure that every row has, and how the report shows it."""
@@ -31,7 +34,7 @@ class Column:
     def cell(self, row: Mapping[str, Any]) -> str:
         """Returns the figure as text; a dash where the row has none."""
         value = row.get(self.key)
-        return "–" if value is None or value == "" else self.write(value)
+        return MISSING if value is None or value == "" else self.write(value)
 
 
 def _fixed(digits: int, scale: float = 1.0) -> Callable[[float], str]:

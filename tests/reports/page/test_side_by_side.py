@@ -43,6 +43,12 @@ def test_two_students_have_paired_intervals_and_multiples_of_their_costs(full_st
     assert back["Latency, ms"] == (("8.00", "2.00"), "0.25×")
 
 
+def test_what_neither_student_has_is_left_out_and_equal_figures_have_no_multiple(full_study: Study) -> None:
+    lines = lines_of(side_by_side(full_study, [0, 1]))
+    assert "First weights" not in lines
+    assert lines["Workers"] == (("1", "1"), "")
+
+
 def test_tasks_are_compared_one_by_one() -> None:
     """One student is better at one task and worse at the other, so that their means are near each other."""
     records = [
