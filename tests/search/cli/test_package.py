@@ -36,8 +36,8 @@ def test_a_decision_made_from_other_records_is_refused_in_one_line_that_names_th
     ended = package_picked(study)
     assert ended.code == 2
     assert ended.stderr == (
-        "minilm-search: study/decision.json must be made from the study's present records, got one made from others; "
-        "run pick again\n"
+        "minilm-search: study/decision.json must be made from the study's present records and by the present rules, "
+        "got one made from others; run pick again\n"
     )
     assert not (study.parent / "out").exists()
 
