@@ -17,6 +17,8 @@ from search.study.relaunch import validate_relaunch
 from tests.paths import QUICKSTART_YAML, ROOT
 
 EARLIER_STUDY = ROOT / "tests" / "search" / "earlier_study"
+EARLIER_SAMPLER = "sampler.name=tpe"
+"""What a file of then, which names no sampler, meant: the default was another one."""
 
 
 @pytest.fixture
@@ -83,8 +85,14 @@ def test_an_older_file_passes_every_step_up_to_the_present(tmp_path: Path) -> No
 def test_a_study_from_before_there_were_versions_has_not_changed(earlier: Path) -> None:
     study = StudyPaths(root=earlier / "studies" / "tiny")
     kept = load_config(study.search_yaml).config
-    assert kept == load_config(earlier / "search.yaml").config
+    assert kept == load_config(earlier / "search.yaml", [EARLIER_SAMPLER]).config
     assert not validate_relaunch(study, kept)
+
+
+def test_the_sampler_of_an_earlier_study_is_not_replaced_by_the_default_of_today(earlier: Path) -> None:
+    study = StudyPaths(root=earlier / "studies" / "tiny")
+    with pytest.raises(UserError, match=r"got another sampler\.name for "):
+        validate_relaunch(study, load_config(earlier / "search.yaml").config)
 
 
 def test_an_earlier_study_has_the_only_schedule_that_there_was(earlier: Path) -> None:
@@ -94,10 +102,10 @@ def test_an_earlier_study_has_the_only_schedule_that_there_was(earlier: Path) ->
 
 def test_an_earlier_study_is_not_relaunched_with_another_schedule(earlier: Path) -> None:
     study = StudyPaths(root=earlier / "studies" / "tiny")
-    other = load_config(earlier / "search.yaml", ["distillation.schedule=cosine"]).config
+    other = load_config(earlier / "search.yaml", [EARLIER_SAMPLER, "distillation.schedule=cosine"]).config
     with pytest.raises(UserError, match=r"got another distillation\.schedule for "):
         validate_relaunch(study, other)
-    same = load_config(earlier / "search.yaml", ["distillation.schedule=linear"]).config
+    same = load_config(earlier / "search.yaml", [EARLIER_SAMPLER, "distillation.schedule=linear"]).config
     assert not validate_relaunch(study, same)
 
 
