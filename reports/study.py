@@ -14,7 +14,7 @@ from minilm_core.errors import UserError
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.frontier import hypervolume, is_on_frontier
 from minilm_core.results.layout import StudyPaths
-from minilm_core.results.objectives import LATENCY, Objective, as_costs, objectives_named
+from minilm_core.results.objectives import Objective, as_costs, objectives_named
 from minilm_core.results.record_lines import read_records, read_reruns
 from minilm_core.results.records import Role, Status, TrialRecord, most_accurate_first
 from minilm_core.settings.schema_version import migrated
@@ -78,11 +78,6 @@ class Study:
     def name(self) -> str:
         """The name in the configuration, or else that of the folder."""
         return str(self.config.get("name") or self.path.resolve().name)
-
-    @property
-    def latency(self) -> LatencyFacts | None:
-        """What the latency table of the first target says; None without one."""
-        return self.latencies.get(LATENCY)
 
     @cached_property
     def students(self) -> tuple[TrialRecord, ...]:

@@ -76,6 +76,11 @@ def role(name: str) -> str:
     return name.replace("_", " ")
 
 
+def within_a_sentence(title: str) -> str:
+    """Writes a title as it stands within a sentence: with a small first letter."""
+    return title[:1].lower() + title[1:]
+
+
 def listed(parts: Sequence[str]) -> str:
     """Joins parts with commas, and with `and` before the last."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

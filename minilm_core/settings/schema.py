@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import itertools
 import json
 import re
 import types
@@ -197,9 +196,8 @@ def _member(kind: Any, *, is_list: bool) -> Any:
     if get_origin(kind) not in (types.UnionType, Union):
         return kind
     members = get_args(kind)
-    wanted = (member for member in members if dataclasses.is_dataclass(member) and not is_list)
-    lists = (member for member in members if get_origin(member) is tuple and is_list)
-    return next(itertools.chain(wanted, lists), members[0])
+    wanted = (m for m in members if (get_origin(m) is tuple if is_list else dataclasses.is_dataclass(m)))
+    return next(wanted, members[0])
 
 
 def _has(value: Any, part: str | int) -> bool:

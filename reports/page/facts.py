@@ -229,7 +229,7 @@ def _warnings(study: Study) -> Iterator[str]:
         )
     for facts in study.latencies.values():
         if facts.is_noisy:
-            title = f"{facts.title[0].lower()}{facts.title[1:]}"
+            title = wording.within_a_sentence(facts.title)
             yield f"NOISY: the machine was busy while {title} was calibrated; do not ship on these latencies."
     if not study.outcomes:
         yield "The outcomes of the examples were not kept (outcomes/), so paired intervals are not measured."

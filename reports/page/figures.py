@@ -95,7 +95,7 @@ def draw_figures(study: Study, rows: Sequence[Row]) -> tuple[Figure, ...]:
 def axes(study: Study) -> tuple[Axis, ...]:
     """Returns the axes of the costs of a study: its latencies, sizes and FLOPs."""
     latencies = (
-        Axis(key=key, title=f"Predicted {title[0].lower()}{title[1:]} (ms)", scale=1.0, write=wording.latency)
+        Axis(key=key, title=f"Predicted {wording.within_a_sentence(title)} (ms)", scale=1.0, write=wording.latency)
         for key, title in latency_titles(study).items()
     )
     return (*latencies, *AXES)
@@ -174,7 +174,7 @@ def _pareto(alt: Any, axis: Axis, placed: Sequence[Row], latencies: Mapping[str,
         ),
     )
     chart = alt.layer(*layers, width=WIDTH, height=HEIGHT)
-    title = f"Accuracy against {axis.title[0].lower()}{axis.title[1:]}"
+    title = f"Accuracy against {wording.within_a_sentence(axis.title)}"
     return f"accuracy_{axis.key}", title, _pareto_finding(axis, placed, len(steps)), chart
 
 

@@ -222,7 +222,7 @@ def _checked_latency(study: Study, limit: LatencyLimit, *, is_sure: bool) -> Che
     return CheckedLatency(
         limit=limit,
         objective=objective,
-        title=f"{title[0].lower()}{title[1:]}",
+        title=wording.within_a_sentence(title),
         error=error,
         p90_over_p50=facts.p90_over_p50 if is_p90 and facts is not None else None,
     )

@@ -37,8 +37,8 @@ def calibrate_study(
     """Returns a search's tables: of each target those of its students and, if its family is another, of its teacher.
 
     They are named "students" and "teacher", and those of a target that has a name "students@NAME" and "teacher@NAME".
-    A target whose table the settings name is left out, and so is one of several for which this machine has no device or
-    runtime: its table is made elsewhere.
+    A target whose table the settings name is left out. Of several targets, those are left out whose device or runtime
+    this machine lacks.
 
     Args:
         search_yaml: The settings of the search.

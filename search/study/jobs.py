@@ -206,7 +206,7 @@ class Job:
 
     @property
     def latencies_ms(self) -> dict[str, float]:
-        """The predicted latencies of the model in ms, by objective; those without a calibrated table lack."""
+        """The predicted latencies of the model in ms by objective, of targets with a table of its width."""
         predicted = self.study.teacher_latencies_ms if self.has_teachers_family else self.study.latencies_ms
         return predicted(self.choice.architecture)
 

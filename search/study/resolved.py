@@ -76,11 +76,11 @@ class ResolvedStudy:
         return known_figures(student, self.student_family, self.config.sequence_length_served, latencies_ms)
 
     def latencies_ms(self, student: StudentArchitecture) -> dict[str, float]:
-        """Returns the predicted latencies of a student in ms, by objective; those without a table of its width lack."""
+        """Returns the predicted latencies of a student in ms by objective, of targets with a table of its width."""
         return _predicted_ms(self.latency_tables, student)
 
     def teacher_latencies_ms(self, architecture: StudentArchitecture) -> dict[str, float]:
-        """Returns those of a model of the teacher's family."""
+        """Returns the predicted latencies of a model of the teacher's family in ms by objective, likewise."""
         base = student_base(self.teacher_json, self.config.student_family, self.config.embedding_size)
         tables = self.latency_tables if base is self.teacher_json else self.teacher_latency_tables
         return _predicted_ms(tables, architecture)

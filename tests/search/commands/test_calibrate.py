@@ -90,8 +90,8 @@ def test_tables_made_without_a_teacher_are_taken_along_to_a_search(material: Pat
     assert done.returncode == 0, done.stderr
     assert "calibrating" not in done.stderr
     study = load_study(tmp_path / "tiny")
-    assert study.latency is not None
-    assert study.latency.conditions.qualifier == "cpu2,b1,s16,onnxruntime-int8,p50"
+    assert [facts.name for facts in study.latencies.values()] == ["server", "phone"]
+    assert study.latencies["latency_ms"].conditions.qualifier == "cpu2,b1,s16,onnxruntime-int8,p50"
     for record in counted(study.paths):
         assert record.latency_ms == pytest.approx(table.predict_ms(record.architecture))
         # The limit admits students of one layer alone.
