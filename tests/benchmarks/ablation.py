@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -162,7 +163,7 @@ def held_out_losses(
     return {name: teaching.held_out_loss(student, measure) for name, measure in measures.items()}
 
 
-def _line(row: dict[str, object]) -> str:
+def _line(row: Mapping[str, Any]) -> str:
     held_out = "  ".join(f"{name} {value:.4f}" for name, value in row["held_out_nats"].items())
     accuracy = f"{row['accuracy']:.4f} ± {row['standard_error']:.4f}"
     return f"{row['method']:<30} {row['student']:<10} held out: {held_out}  accuracy {accuracy}"

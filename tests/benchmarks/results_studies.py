@@ -116,8 +116,9 @@ def calibrate_for_all(study: ResolvedStudy, catalogue: Catalogue) -> None:
     students, *others = encoders_to_time(study)
     every = (*students.architectures, *(cell.architecture for cell in catalogue.cells))
     for encoders in (replace(students, architectures=tuple(dict.fromkeys(every))), *others):
-        if encoders.find(study.config) is None:
-            encoders.measure(study.config)
+        for latency in study.config.latencies.values():
+            if encoders.find(study.config, latency.target) is None:
+                encoders.measure(study.config, latency.target)
 
 
 def take_over(study: ResolvedStudy, studies: Path) -> list[str]:

@@ -74,7 +74,7 @@ class Table:
             finetuning_learning_rate=tuple(sorted({student.finetuning_learning_rate for student in students})),
             initialisations=(Initialisation.SPACED_LAYERS,),
         )
-        rates = len(self.space.distillation_learning_rate) * len(self.space.finetuning_learning_rate)
+        rates = len({student.key[1:] for student in students})
         if len(self._students) != self.space.num_shapes * rates:
             raise ValueError(f"a table must have all {self.space.num_shapes * rates} students, got {len(students)}")
         self._figures = {student.architecture: _figures(student) for student in students}

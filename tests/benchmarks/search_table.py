@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,7 +137,7 @@ def shown(teacher: Student, students: Sequence[Student]) -> str:
     return "\n".join(lines)
 
 
-def _student(fields: Mapping[str, object]) -> Student:
+def _student(fields: Mapping[str, Any]) -> Student:
     scores = {task: Score(**score) for task, score in fields["scores"].items()}
     return Student(**{**fields, "scores": scores})
 
@@ -246,7 +247,7 @@ def _score(result: TaskResult, data: TaskData, num_epochs: int, seconds: float) 
     )
 
 
-def _figures(teaching: Teaching, shape: StudentArchitecture, options: argparse.Namespace) -> dict[str, object]:
+def _figures(teaching: Teaching, shape: StudentArchitecture, options: argparse.Namespace) -> dict[str, Any]:
     family = family_shape(load_encoder_config(teaching.teacher_folder).to_dict())
     return {
         "size_bytes": shape.size_bytes(family),

@@ -9,6 +9,7 @@ import pytest
 from tests.benchmarks import device
 from tests.benchmarks.device import Outcome, Step
 from tests.benchmarks.device_students import SIZES, Trained
+from tests.paths import ROOT
 
 
 def ran(code: str, out: Path, limit_seconds: float = 60) -> Outcome:
@@ -22,7 +23,7 @@ def test_the_steps_leave_time_for_a_start_and_an_end_within_eight_minutes(tmp_pa
 
 
 def test_the_tests_that_use_a_gpu_are_there() -> None:
-    assert [name for name in device.GPU_TESTS if not (device.ROOT / name).is_file()] == []
+    assert [name for name in device.GPU_TESTS if not (ROOT / name).is_file()] == []
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 
 from tests.benchmarks import gpu
 from tests.benchmarks.cases import BASE_TO_SMALL, Batch, Case
-from tests.benchmarks.roofline import Rates
+from tests.benchmarks.roofline import Rates, relation_encoder_flops
 
 CASE = Case(pair=BASE_TO_SMALL, batch=Batch(num_rows=4, sequence_length=100))
 RATES = Rates(matrix_flops=1e12, memory_bytes=1e9, num_exponentials=1e9)
@@ -57,6 +57,6 @@ def test_an_output_file_must_be_named() -> None:
 
 def test_students_that_share_a_teacher_run_it_once() -> None:
     alone, three = (gpu.flops_of_step(CASE, is_cached=False, num_students=number) for number in (1, 3))
-    teacher = gpu.relation_encoder_flops(CASE.pair.teacher, 100)
+    teacher = relation_encoder_flops(CASE.pair.teacher, 100)
     assert three == 3 * alone - 2 * 4 * teacher
     assert gpu.row_of("step", CASE.batch, MEASURED, RATES, flops=1, num_students=3).tokens_per_second == 2400

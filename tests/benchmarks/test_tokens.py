@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -85,8 +86,8 @@ def test_rows_of_other_settings_are_refused(call: Call, tmp_path: Path) -> None:
         call("--budgets", "640", "--learning-rate", "0.1")
 
 
-def row(score: float, **facts: object) -> Row:
-    common = {"size": "3x192", "task": "sst2", "metric": "accuracy", "device": "CPU", "seconds": 1.0}
+def row(score: float, **facts: Any) -> Row:
+    common: dict[str, Any] = {"size": "3x192", "task": "sst2", "metric": "accuracy", "device": "CPU", "seconds": 1.0}
     return Row(**{**common, "held_out_nats": 1.0, "finetuning_seed": 0, "score": score, **facts})
 
 

@@ -131,7 +131,7 @@ class MPNetAttentionExtractor(AttentionExtractor):
         """Returns the attention of a layer."""
         return model.encoder.layer[layer_idx].attention.attn
 
-    def get_qkv_projections(self, attention_module: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
+    def get_qkv_projections(self, attention_module: Any) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Returns its projections."""
         return attention_module.q, attention_module.k, attention_module.v
 

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -158,7 +158,7 @@ def of_study(config: SearchConfig, settings: Settings, *, compilation: Cost, stu
     incomplete = [record.label for record in records if not record.is_complete_student]
     if incomplete:
         raise UserError(f"all students must be trained to the end, got {', '.join(incomplete)} in {paths.root}")
-    in_trials: Counter[Stage] = Counter()
+    in_trials: dict[Stage, float] = defaultdict(float)
     for record in records:
         for name, seconds in record.seconds.items():
             in_trials[_stage(name)] += seconds
