@@ -1,6 +1,6 @@
 """The outcomes of the examples of a study: read from their files or, in older studies, from the records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,25 +13,51 @@ from reports.json_files import read_labels
 
 Key = tuple[Role, int]
 """The role and number of a record."""
-StudyOutcomes = Mapping[Key, Mapping[str, Mapping[str, tuple[Outcomes, ...]]]]
-"""The outcomes of each record, by task and split: those of every seed that fine-tuned it."""
+RecordOutcomes = Mapping[str, Mapping[str, tuple[Outcomes, ...]]]
+"""The outcomes of a record, by task and split: those of every seed that fine-tuned it."""
+StudyOutcomes = Mapping[Key, RecordOutcomes]
 
 
-def read_outcomes(paths: StudyPaths, records: Sequence[TrialRecord]) -> StudyOutcomes:
-    """Returns the outcomes that were kept; a record without any is left out.
+class OutcomeFiles(StudyOutcomes):
+    """The outcomes that a study has kept; those of a record are read when they are first asked for."""
 
-    Raises:
-        UserError: if a file is damaged, or two models have outcomes of different numbers of examples.
-    """
-    has_predictions = any(result.validation.predictions for record in records for result in record.tasks.values())
-    labels = read_labels(paths.evaluation) if has_predictions else {}
-    found: dict[Key, dict[str, Mapping[str, tuple[Outcomes, ...]]]] = {}
-    num_examples: dict[tuple[str, str], int] = {}
-    for record in records:
+    def __init__(self, paths: StudyPaths, records: Sequence[TrialRecord]) -> None:
+        has_predictions = any(result.validation.predictions for record in records for result in record.tasks.values())
+        self._paths = paths
+        self._records = {(record.role, record.number): record for record in records}
+        self._labels = read_labels(paths.evaluation) if has_predictions else {}
+        self._read: dict[Key, RecordOutcomes] = {}
+        self._num_examples: dict[tuple[str, str], int] = {}
+
+    def __getitem__(self, key: Key) -> RecordOutcomes:
+        """Returns the outcomes of a record by task and split.
+
+        Raises:
+            KeyError: if none were kept.
+            UserError: if a file is damaged, or two models have outcomes of different numbers of examples.
+        """
+        if key not in self._read:
+            self._read[key] = self._of_record(self._records[key])
+        if not self._read[key]:
+            raise KeyError(key)
+        return self._read[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return (key for key in self._records if key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        """Returns whether any record has outcomes, for which not all files are read."""
+        return any(True for _ in self)
+
+    def _of_record(self, record: TrialRecord) -> RecordOutcomes:
+        found: dict[str, Mapping[str, tuple[Outcomes, ...]]] = {}
         for task in record.tasks:
-            kept = _of_seeds(paths, record, task, labels.get(task, {}))
+            kept = _of_seeds(self._paths, record, task, self._labels.get(task, {}))
             for split, of_seeds in kept.items():
-                expected = num_examples.setdefault((task, split), len(of_seeds[0]))
+                expected = self._num_examples.setdefault((task, split), len(of_seeds[0]))
                 for outcomes in of_seeds:
                     if len(outcomes) != expected:
                         raise UserError(
@@ -39,8 +65,8 @@ def read_outcomes(paths: StudyPaths, records: Sequence[TrialRecord]) -> StudyOut
                             f"got {expected} examples and {len(outcomes)} for {record.label}"
                         )
             if kept:
-                found.setdefault((record.role, record.number), {})[task] = kept
-    return found
+                found[task] = kept
+        return found
 
 
 def _of_seeds(

@@ -8,6 +8,7 @@ a student of a given size. Kendall's partial tau takes out what both owe to size
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,12 @@ from reports.trial_rows import accuracy_of
 
 MIN_STUDENTS = 8
 """With fewer students a bootstrap interval of the partial tau says nothing."""
+MAX_STUDENTS = 200
+"""Of more students, as many that are drawn at random are ranked: pairs grow with the square of their number."""
 NUM_RESAMPLES = 1000
+LARGEST = 1 - 1e-9
+MAX_SIMULATED = 50
+"""Of so many students and fewer, the interval of tau is simulated: its formula is for many."""
 NUM_HALVINGS = 10
 """The ends of an interval of tau are found to 2 / 2**10."""
 
@@ -31,13 +37,16 @@ class ProxyQuality:
     partial_tau: Interval
     """Kendall's tau of low loss with high accuracy, given size; in [-1, 1], 1 where both rank alike."""
     num_students: int
+    num_drawn_from: int
+    """Those that were ranked are all of these, or were drawn from them at random."""
 
     @property
     def sentence(self) -> str:
         """The result in words."""
+        drawn = "" if self.num_students == self.num_drawn_from else f", drawn at random from {self.num_drawn_from:,},"
         return (
-            f"Among {self.num_students} students that were trained to the end, a lower held-out loss goes with a "
-            f"higher accuracy at equal size: Kendall's tau {shown_tau(self.partial_tau)} "
+            f"Among {self.num_students} students{drawn} that were trained to the end, a lower held-out loss goes with "
+            f"a higher accuracy at equal size: Kendall's tau {shown_tau(self.partial_tau)} "
             f"(1: both rank alike, 0: the loss says nothing; 95% interval over students)."
         )
 
@@ -70,8 +79,9 @@ def proxy_quality(students: Sequence[TrialRecord]) -> ProxyQuality | None:
         and student.num_layer_parameters is not None
         and (accuracy := accuracy_of(student)) is not None
     ]
-    tau = partial_tau(known)
-    return None if tau is None else ProxyQuality(partial_tau=tau, num_students=len(known))
+    ranked = drawn_at_random(known)
+    tau = partial_tau(ranked)
+    return None if tau is None else ProxyQuality(partial_tau=tau, num_students=len(ranked), num_drawn_from=len(known))
 
 
 def of_one_budget(students: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -79,6 +89,14 @@ def of_one_budget(students: Sequence[TrialRecord]) -> list[TrialRecord]:
     counts = Counter(student.num_steps for student in students)
     most_common = max(counts, key=lambda num_steps: (counts[num_steps], num_steps), default=0)
     return [student for student in students if student.num_steps == most_common]
+
+
+def drawn_at_random(students: Sequence[Ranked]) -> Sequence[Ranked]:
+    """Returns the students or, of more than `MAX_STUDENTS`, as many that are drawn from them."""
+    if len(students) <= MAX_STUDENTS:
+        return students
+    drawn = np.random.default_rng(0).choice(len(students), MAX_STUDENTS, replace=False)
+    return [students[index] for index in drawn]
 
 
 def partial_tau(students: Sequence[Ranked]) -> Interval | None:
@@ -104,7 +122,8 @@ def tau_b(students: Sequence[Ranked]) -> Interval | None:
     not improbable, if both figures are normal after some monotone transformation. Unlike a bootstrap interval, it does
     not shrink to a point where a few students are ranked alike.
 
-    Source: Kruskal, 1958, the tau of normal variables: 2 / pi * arcsin(correlation).
+    Source: Kruskal, 1958, the tau of normal variables: 2 / pi * arcsin(correlation); for more than `MAX_SIMULATED`
+    students Fieller, Hartley & Pearson, 1957: atanh(tau) has the variance 0.437 / (students - 4).
     """
     proxy, accuracy, _ = _signs(np.array(students))
     value = _tau(proxy, accuracy)
@@ -121,6 +140,10 @@ def half_ties(students: Sequence[Ranked]) -> int:
 
 def _lowest_tau(value: float, num_students: int) -> float:
     """Returns the lowest tau under which a tau-b of at least `value` is not improbable."""
+    if num_students > MAX_SIMULATED:
+        margin = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * np.sqrt(0.437 / (num_students - 4))
+        # Of equal rankings atanh is infinite.
+        return float(np.tanh(np.arctanh(np.clip(value, -LARGEST, LARGEST)) - margin))
     random = np.random.default_rng(0)
     proxies, noise = random.normal(size=(2, NUM_RESAMPLES, num_students))
     above = _is_above(proxies)

@@ -23,6 +23,10 @@ from reports.outcomes import Key
 from reports.posterior import NUM_DRAWS, Measured, draw_accuracies
 from reports.seeds import UNKNOWN, Repeated, SeedVariance
 from reports.study import Study
+from reports.trial_rows import accuracy_of
+
+MAX_RESAMPLED = 200
+"""The students that are resampled: of more, those far behind the frontier only have the intervals in their records."""
 
 
 class Split(StrEnum):
@@ -126,11 +130,17 @@ class Resamples:
 def resample(study: Study, split: Split, *, task: str | None = None) -> Resamples:
     """Draws the resamples for each model whose outcomes were kept for that split of every task, or of one.
 
-    With a task, accuracy is the main metric of that task alone. The variance of seeds is that of the search's own
-    models, so that twins that are trained afterwards change no interval of them.
+    Of more than `MAX_RESAMPLED` students only the nearest to the frontier take part. With a task, accuracy is the main
+    metric of that task alone. The variance of seeds is that of the search's own models, so that twins that are trained
+    afterwards change no interval of them.
     """
     tasks = sorted({each for record in study.records for each in record.tasks}) if task is None else [task]
-    trained = [record for record in study.models if record.status is not Status.STOPPED]
+    near = near_frontier(study)
+    trained = [
+        record
+        for record in study.models
+        if record.status is not Status.STOPPED and (record.role is not Role.STUDENT or record.number in near)
+    ]
     scored = [r for r in trained if tasks and all(_outcomes(study, r, each, split) is not None for each in tasks)]
     if not scored:
         return Resamples(split=split, values={}, resampled={}, num_chosen_from=0)
@@ -166,6 +176,24 @@ def _repeated(study: Study, scored: Sequence[TrialRecord], tasks: Sequence[str],
     return {key: Repeated(values=of_runs[of_key], resampled=resampled_of_runs[of_key]) for key, of_key in rows.items()}
 
 
+def near_frontier(study: Study) -> frozenset[int]:
+    """Returns the trials of the complete students that may be on the frontier: the nearest `MAX_RESAMPLED` to it.
+
+    A student's distance is its accuracy's from that of the most accurate student that costs no more.
+    """
+    others = [column for column, objective in enumerate(study.objectives) if objective.name != "accuracy"]
+    if len(study.students) <= MAX_RESAMPLED or len(others) == len(study.objectives):
+        return frozenset(student.number for student in study.students)
+    costs, of_frontier = study.costs(study.students)[:, others], study.costs(study.frontier)[:, others]
+    accuracies = np.array([accuracy_of(student) or 0.0 for student in study.students])
+    highest = np.zeros(len(accuracies))
+    for student, cost in zip(study.frontier, of_frontier, strict=True):
+        is_no_cheaper = (cost <= costs).all(axis=1)
+        highest = np.maximum(highest, np.where(is_no_cheaper, accuracy_of(student) or 0.0, 0.0))
+    nearest = np.argsort(highest - accuracies, kind="stable")[: max(MAX_RESAMPLED, len(study.frontier))]
+    return frozenset(study.students[index].number for index in nearest)
+
+
 def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | None:
     """Returns the accuracy of a record with its interval; None where it was not measured.
 
@@ -185,12 +213,13 @@ def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | N
 def frontier_probabilities(study: Study, resamples: Resamples) -> dict[int, float]:
     """Returns for each trial the posterior probability that no other student beats its student.
 
-    Only accuracies are uncertain; the other objectives are taken as exact. The result is empty where a student was not
-    resampled.
+    Only accuracies are uncertain; the other objectives are taken as exact. The result is empty where a student near the
+    frontier was not resampled; one that is far from it counts for nothing.
     """
+    near = near_frontier(study)
     students = [student for student in study.students if student in resamples]
     columns = [i for i, objective in enumerate(study.objectives) if objective.name == "accuracy"]
-    if not students or len(students) < len(study.students) or not columns:
+    if not students or len(students) < len(near) or not columns:
         return {}
     measured = Measured(
         values=np.array([resamples.values[_key(student)] for student in students]),

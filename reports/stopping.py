@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from minilm_core.results.records import Status, TrialRecord
 from reports import wording
-from reports.proxy import Ranked, of_one_budget, shown_tau, tau_b
+from reports.proxy import Ranked, drawn_at_random, of_one_budget, shown_tau, tau_b
 from reports.study import Study
 
 MIN_STUDENTS = 5
@@ -50,8 +51,8 @@ def _stage(record: TrialRecord) -> str:
 
 def _savings(stopped: Sequence[TrialRecord], complete: Sequence[TrialRecord]) -> Iterator[str]:
     """Yields what the stopped students took, and what they would have taken, as far as complete ones tell."""
-    took = sum(record.device_hours for record in stopped)
-    whole = [_device_hours_to_the_end(record, complete) for record in stopped]
+    took, times = sum(record.device_hours for record in stopped), _Times.of(complete)
+    whole = [times.device_hours_to_the_end(record) for record in stopped]
     if not all(hours is not None for hours in whole):
         yield f"They took {took:.4g} device-hours; what they would have taken is not known without a complete student."
         return
@@ -62,15 +63,33 @@ def _savings(stopped: Sequence[TrialRecord], complete: Sequence[TrialRecord]) ->
     )
 
 
-def _device_hours_to_the_end(record: TrialRecord, complete: Sequence[TrialRecord]) -> float | None:
-    """Returns the device-hours that a stopped student would have taken; None where no student tells."""
-    num_steps = max((student.num_steps for student in of_one_budget(complete)), default=0)
-    spent, flops = sum(record.seconds.values()), sum(student.flops or 0 for student in complete)
-    if not record.num_steps or not num_steps or not spent or not flops or record.flops is None:
-        return None
-    distilling = record.seconds.get(DISTILLING, 0.0) * num_steps / record.num_steps
-    afterwards = sum(sum(s.seconds.values()) - s.seconds.get(DISTILLING, 0.0) for s in complete)
-    return record.device_hours * (distilling + afterwards * record.flops / flops) / spent
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Times:
+    """What the complete students took, of which the time of a stopped one follows."""
+
+    num_steps: int
+    """Those of one student's distillation."""
+    seconds_afterwards: float
+    """Of all students, after their distillation."""
+    flops: float
+    """Of all students."""
+
+    @classmethod
+    def of(cls, complete: Sequence[TrialRecord]) -> "_Times":
+        return cls(
+            num_steps=max((student.num_steps for student in of_one_budget(complete)), default=0),
+            seconds_afterwards=sum(sum(s.seconds.values()) - s.seconds.get(DISTILLING, 0.0) for s in complete),
+            flops=sum(student.flops or 0 for student in complete),
+        )
+
+    def device_hours_to_the_end(self, record: TrialRecord) -> float | None:
+        """Returns the device-hours that a stopped student would have taken; None where no student tells."""
+        spent = sum(record.seconds.values())
+        if not record.num_steps or not self.num_steps or not spent or not self.flops or record.flops is None:
+            return None
+        distilling = record.seconds.get(DISTILLING, 0.0) * self.num_steps / record.num_steps
+        afterwards = self.seconds_afterwards * record.flops / self.flops
+        return record.device_hours * (distilling + afterwards) / spent
 
 
 def _rankings(students: Sequence[TrialRecord]) -> Iterator[str]:
@@ -83,7 +102,7 @@ def _rankings(students: Sequence[TrialRecord]) -> Iterator[str]:
             for rung in student.rungs
             if rung.step == step
         ]
-        tau = tau_b(ranked) if len(ranked) >= MIN_STUDENTS else None
+        tau = tau_b(drawn_at_random(ranked)) if len(ranked) >= MIN_STUDENTS else None
         if tau is not None:
             yield (
                 f"The held-out loss at step {step:,} ranks {len(ranked)} complete students as that at the end does: "

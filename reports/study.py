@@ -21,27 +21,15 @@ from minilm_core.settings.schema_version import migrated
 from minilm_core.settings.yaml_source import read_yaml
 from reports.json_files import read_environment, read_importances
 from reports.latency import LatencyFacts, read_latencies
-from reports.outcomes import StudyOutcomes, read_outcomes
-from reports.trial_rows import to_pandas
+from reports.outcomes import OutcomeFiles, StudyOutcomes
+from reports.progress import ProgressPoint, Tried, mean_of_random_orders, progress_of
+from reports.trial_rows import to_pandas, trial_row
 
 if TYPE_CHECKING:
     import pandas
 
 TWINS = (Role.TWIN_FROM_RANDOM_WEIGHTS, Role.TWIN_WITHOUT_SOFT_LABELS, Role.TWIN)
 """The roles of twins, the one that lacks most of its student's recipe first."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProgressPoint:
-    """The state of the search after one more trial."""
-
-    trial: int
-    num_trials: int
-    """Students tried so far; refused ones are not counted."""
-    device_hours: float
-    """Device-hours of all students so far."""
-    hypervolume: float
-    num_on_frontier: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,28 +131,17 @@ class Study:
     @cached_property
     def hypervolume(self) -> float:
         """The volume between the frontier and the reference point, in the product of the objectives' units."""
-        return self._hypervolume_of(self.students)
+        return hypervolume(self.costs(self.students), self._reference_costs) if self.students else 0.0
 
     @cached_property
     def progress(self) -> tuple[ProgressPoint, ...]:
         """The state of the search after each trial, in the order in which the trials ended."""
-        points: list[ProgressPoint] = []
-        hours, done = 0.0, list[TrialRecord]()
-        for record in self.records:
-            if not record.counts_for_budget:
-                continue
-            hours += record.device_hours
-            done += [record] if record.is_complete_student else []
-            points.append(
-                ProgressPoint(
-                    trial=record.number,
-                    num_trials=len(points) + 1,
-                    device_hours=hours,
-                    hypervolume=self._hypervolume_of(done),
-                    num_on_frontier=int(is_on_frontier(self.costs(done)).sum()),
-                )
-            )
-        return tuple(points)
+        return tuple(progress_of(self._tried, self._reference_costs))
+
+    @cached_property
+    def progress_of_random_orders(self) -> tuple[tuple[float, float], ...]:
+        """(Device-hours, mean hypervolume) over random orders of the study's own trials."""
+        return tuple(mean_of_random_orders(self._tried, self._reference_costs))
 
     def student(self, number: int) -> TrialRecord | None:
         """Returns the complete student of that trial; None where there is none."""
@@ -172,8 +149,12 @@ class Study:
 
     def twins_of(self, number: int) -> tuple[TrialRecord, ...]:
         """Returns the complete twins of a student, the one that lacks most of its recipe first."""
-        complete = {r.role: r for r in self.models if r.number == number and r.status is Status.COMPLETE}
+        complete = {twin.role: twin for twin in self._twins if twin.number == number}
         return tuple(complete[role] for role in TWINS if role in complete)
+
+    @cached_property
+    def _twins(self) -> tuple[TrialRecord, ...]:
+        return tuple(r for r in self.models if r.role in TWINS and r.status is Status.COMPLETE)
 
     def costs(self, students: Sequence[TrialRecord]) -> Float[np.ndarray, "students objectives"]:
         """Returns the students' objectives as costs: lower is better in every column."""
@@ -186,17 +167,31 @@ class Study:
         Raises:
             UserError: if a figure of a record does not fit its column.
         """
-        frame = to_pandas(self.records)
+        frame = to_pandas([trial_row(record) for record in self.records])
         on_frontier = {student.number for student in self.frontier}
         is_on = [record.is_complete_student and record.number in on_frontier for record in self.records]
         frame.insert(list(frame.columns).index("accuracy"), "is_on_frontier", is_on)
         return frame
 
-    def _hypervolume_of(self, students: Sequence[TrialRecord]) -> float:
-        if not students:
-            return 0.0
-        reference = np.array([list(self.reference_point.values())])
-        return hypervolume(self.costs(students), as_costs(reference, self.objectives)[0])
+    @property
+    def _reference_costs(self) -> Float[np.ndarray, " objectives"]:
+        """The reference point as costs; for a study without students one that no volume reaches."""
+        if not self.students:
+            return np.zeros(len(self.objectives))
+        return np.asarray(as_costs(np.array([list(self.reference_point.values())]), self.objectives)[0])
+
+    @property
+    def _tried(self) -> list[Tried]:
+        counted = [record for record in self.records if record.counts_for_budget]
+        rows = iter(self.costs([record for record in counted if record.is_complete_student]))
+        return [
+            Tried(
+                trial=record.number,
+                device_hours=record.device_hours,
+                costs=next(rows) if record.is_complete_student else None,
+            )
+            for record in counted
+        ]
 
     def _complete(self, role: Role) -> list[TrialRecord]:
         return [record for record in self.records if record.role is role and record.status is Status.COMPLETE]
@@ -226,7 +221,7 @@ def load_study(path: Path | str) -> Study:
         objectives=objectives,
         records=records,
         records_sha256=sha256,
-        outcomes=read_outcomes(paths, (*records, *ablations)),
+        outcomes=OutcomeFiles(paths, (*records, *ablations)),
         environment=read_environment(paths.environment),
         latencies=read_latencies(paths, config),
         importances=read_importances(paths.importances),

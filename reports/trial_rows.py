@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_PATHS = StudyPaths(root=Path())
+
 _DTYPES = {
     "trial": "Int64",
     "number": "Int64",
@@ -75,7 +77,7 @@ def mean_of_sets(result: TaskResult) -> float:
 
 def student_path(record: TrialRecord) -> str:
     """Returns the folder of the trained student, relative to the folder of the study."""
-    folder = StudyPaths(root=Path()).model_folder(record.role, record.number, record.extended_to)
+    folder = _PATHS.model_folder(record.role, record.number, record.extended_to)
     return TrialPaths(root=folder).student.as_posix()
 
 
@@ -120,15 +122,14 @@ def trial_row(record: TrialRecord) -> Row:
     return row | {f"seconds/{stage}": seconds for stage, seconds in record.seconds.items()}
 
 
-def to_pandas(records: Sequence[TrialRecord]) -> "pandas.DataFrame":
-    """Returns one row a record, with the columns of `trial_row`; those of tasks and stages come last.
+def to_pandas(rows: Sequence[Row]) -> "pandas.DataFrame":
+    """Returns the rows of `trial_row` as a table; the columns of tasks and stages come last.
 
     Raises:
         UserError: if a figure is too large for its column, or a time is not in ISO 8601.
     """
     import pandas
 
-    rows = [trial_row(record) for record in records]
     further = dict.fromkeys(name for row in rows for name in row if name not in _DTYPES)
     dtypes = _DTYPES | {name: "string" if name.endswith("/metric") else "float64" for name in further}
     frame = pandas.DataFrame.from_records(rows, columns=list(dtypes))

@@ -1,9 +1,9 @@
 """The rows of the report, one dict a record, and the columns in which pages, charts and data files show them."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from minilm_core.results.objectives import LATENCY
@@ -13,13 +13,14 @@ from reports import wording
 from reports.latency import latency_title
 from reports.statistics import Resamples, accuracy_interval, frontier_probabilities, tied_with_frontier
 from reports.study import Study
-from reports.trial_rows import Row, accuracy_of, mean_of_sets, trial_row
+from reports.trial_rows import Row, accuracy_of, mean_of_sets, to_pandas, trial_row
 
 if TYPE_CHECKING:
     import pandas
 
 
 MISSING = "–"
+ON_FRONTIER = "on the frontier"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,7 +185,7 @@ def _place(record: TrialRecord, frontier: set[int], tied: set[int]) -> str:
     if record.role is not Role.STUDENT or record.status is not Status.COMPLETE:
         return wording.role(record.role.value) if record.status is Status.COMPLETE else ""
     if record.number in frontier:
-        return "on the frontier"
+        return ON_FRONTIER
     return "tied with the frontier" if record.number in tied else "behind the frontier"
 
 
@@ -241,15 +242,23 @@ def stage_seconds(study: Study) -> dict[str, float]:
 
 def wall_clock_hours(study: Study) -> float | None:
     """Returns the hours from the start of the first trial to the end of the last one, pauses included."""
-    trials = study.to_pandas()
-    hours = (trials["finished_at"].max() - trials["started_at"].min()).total_seconds() / 3600
-    return hours if math.isfinite(hours) else None
+    started = [datetime.fromisoformat(record.started_at) for record in study.records if record.started_at]
+    finished = [datetime.fromisoformat(record.finished_at) for record in study.records if record.finished_at]
+    return (max(finished) - min(started)).total_seconds() / 3600 if started and finished else None
 
 
-def trial_frame(study: Study, rows: Sequence[Row]) -> "pandas.DataFrame":
-    """Returns `study.to_pandas()` with the columns that need resamples, taken from the rows of all records."""
+def trial_frame(rows: Sequence[Row]) -> "pandas.DataFrame":
+    """Returns the rows of all records as a table: that of `Study.to_pandas`, and the columns that need resamples.
+
+    Raises:
+        UserError: if a figure of a record does not fit its column.
+    """
+    own = (*_RESAMPLED_DTYPES, "accuracy_with_interval")
+    frame = to_pandas([{key: value for key, value in row.items() if key not in own} for row in rows])
+    on_frontier = [row["place"] == ON_FRONTIER for row in rows]
+    frame.insert(list(frame.columns).index("accuracy"), "is_on_frontier", on_frontier)
     columns = {key: [row[key] for row in rows] for key in _RESAMPLED_DTYPES}
-    return study.to_pandas().assign(**columns).astype(_RESAMPLED_DTYPES)
+    return frame.assign(**columns).astype(_RESAMPLED_DTYPES)
 
 
 def frontier_frame(study: Study, trials: "pandas.DataFrame") -> "pandas.DataFrame":

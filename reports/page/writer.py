@@ -118,7 +118,7 @@ def write_report(study: Study, out: Path | None = None) -> Report:
     html.write_text(_html_environment().get_template("report.html").render(context, bundle=bundle), encoding="utf-8")
     markdown.write_text(_markdown_environment().get_template("report.md").render(context), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(facts.as_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    trials = tables.trial_frame(study, facts.trials)
+    trials = tables.trial_frame(facts.trials)
     trials.to_csv(folder / "trials.csv", index=False)
     trials.to_parquet(folder / "trials.parquet", index=False)
     tables.frontier_frame(study, trials).to_csv(folder / "frontier.csv", index=False)

@@ -11,7 +11,7 @@ from minilm_core.results.outcomes import save_outcomes
 from minilm_core.results.records import Evaluation, TaskResult
 from minilm_core.tasks.metrics import label_outcomes
 from reports import Study, write_report
-from reports.outcomes import read_outcomes
+from reports.outcomes import OutcomeFiles
 from reports.seeds import UNKNOWN, Repeated, SeedVariance
 from reports.statistics import Split, resample
 from reports.trial_rows import accuracy_of
@@ -106,7 +106,7 @@ def study_of_seeds(tmp_path: Path) -> Study:
         for seed, result in zip(record.finetuning_seeds(TASK), record.tasks[TASK].seeds, strict=True):
             path = study.paths.outcomes_of(record.role, record.number, TASK, None if seed == 5 else seed)
             save_outcomes(path, {"validation": outcomes_of(result.validation.value, seed)})
-    return replace(study, outcomes=read_outcomes(study.paths, study.records))
+    return replace(study, outcomes=OutcomeFiles(study.paths, study.records))
 
 
 def outcomes_of(accuracy: float, seed: int) -> np.ndarray:
@@ -149,7 +149,7 @@ def test_intervals_over_seeds_are_wider_than_those_over_examples(study_of_seeds:
 def test_an_outcome_file_that_one_seed_lacks_leaves_the_split_out(study_of_seeds: Study) -> None:
     record = study_of_seeds.students[0]
     study_of_seeds.paths.outcomes_of(record.role, record.number, TASK, 6).unlink()
-    assert (record.role, record.number) not in read_outcomes(study_of_seeds.paths, study_of_seeds.records)
+    assert (record.role, record.number) not in OutcomeFiles(study_of_seeds.paths, study_of_seeds.records)
 
 
 def test_the_report_says_how_many_seeds_there_are_and_how_much_they_differ(study_of_seeds: Study) -> None:

@@ -1,0 +1,80 @@
+"""The frontier while a search runs: its volume after each trial, and over random orders of the same trials."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from minilm_core.results.frontier import hypervolume
+
+NUM_ORDERS = 20
+NUM_FRACTIONS = 40
+
+Costs = Float[np.ndarray, "students objectives"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProgressPoint:
+    """The state of the search after one more trial."""
+
+    trial: int
+    num_trials: int
+    """Students tried so far; refused ones are not counted."""
+    device_hours: float
+    """Device-hours of all students so far."""
+    hypervolume: float
+    num_on_frontier: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tried:
+    """A trial of a search: what it took, and what came of it."""
+
+    trial: int
+    device_hours: float
+    costs: Float[np.ndarray, " objectives"] | None
+    """The objectives as costs; None where no student was complete."""
+
+
+def progress_of(tried: Sequence[Tried], reference: Float[np.ndarray, " objectives"]) -> Iterator[ProgressPoint]:
+    """Yields the state after each trial, in their order; the volume is that between the frontier and the reference."""
+    front, volume, hours = np.empty((0, len(reference))), 0.0, 0.0
+    for number, trial in enumerate(tried, start=1):
+        hours += trial.device_hours
+        costs = trial.costs
+        # A student behind the frontier changes neither it nor its volume; equal ones are on it together.
+        if costs is not None and not ((front <= costs).all(axis=1) & (front < costs).any(axis=1)).any():
+            is_kept = ~((costs <= front).all(axis=1) & (costs < front).any(axis=1))
+            front = np.vstack([front[is_kept], costs])
+            volume = hypervolume(front, reference)
+        yield ProgressPoint(
+            trial=trial.trial,
+            num_trials=number,
+            device_hours=hours,
+            hypervolume=volume,
+            num_on_frontier=len(front),
+        )
+
+
+def mean_of_random_orders(
+    tried: Sequence[Tried], reference: Float[np.ndarray, " objectives"]
+) -> list[tuple[float, float]]:
+    """Returns (device-hours, mean volume) over random orders of the same trials, at equal steps of device-hours.
+
+    It says what a search that learns nothing would have had of these students at that point. It is no other search: the
+    students were chosen by this one.
+    """
+    random = np.random.default_rng(0)
+    hours = np.array([trial.device_hours for trial in tried])
+    grid = np.linspace(0.0, float(hours.sum()), NUM_FRACTIONS + 1)
+    volumes = np.zeros((NUM_ORDERS, len(grid)))
+    for row in volumes:
+        order = random.permutation(len(tried))
+        # The sum in another order may differ from the whole in its last digits.
+        ended = np.searchsorted(np.cumsum(hours[order]), grid * (1 + 1e-9), side="right")
+        for point, number in enumerate(ended):
+            costs = [tried[index].costs for index in order[:number]]
+            known = [of_one for of_one in costs if of_one is not None]
+            row[point] = hypervolume(np.array(known), reference) if known else 0.0
+    return list(zip(grid.tolist(), volumes.mean(axis=0).tolist(), strict=True))
