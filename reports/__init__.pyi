@@ -4,6 +4,7 @@ from .finetuning_check import FinetuningCheckResult as FinetuningCheckResult
 from .finetuning_check import load_finetuning_check as load_finetuning_check
 from .page.side_by_side import SideBySide as SideBySide
 from .page.side_by_side import side_by_side as side_by_side
+from .page.writer import Format as Format
 from .page.writer import Report as Report
 from .page.writer import write_report as write_report
 from .selection.choice import Decision as Decision

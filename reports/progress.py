@@ -67,6 +67,8 @@ def mean_of_random_orders(
     """
     random = np.random.default_rng(0)
     hours = np.array([trial.device_hours for trial in tried])
+    costs = np.array([np.full(len(reference), np.nan) if trial.costs is None else trial.costs for trial in tried])
+    is_complete = ~np.isnan(costs).any(axis=1)
     grid = np.linspace(0.0, float(hours.sum()), NUM_FRACTIONS + 1)
     volumes = np.zeros((NUM_ORDERS, len(grid)))
     for row in volumes:
@@ -74,7 +76,6 @@ def mean_of_random_orders(
         # The sum in another order may differ from the whole in its last digits.
         ended = np.searchsorted(np.cumsum(hours[order]), grid * (1 + 1e-9), side="right")
         for point, number in enumerate(ended):
-            costs = [tried[index].costs for index in order[:number]]
-            known = [of_one for of_one in costs if of_one is not None]
-            row[point] = hypervolume(np.array(known), reference) if known else 0.0
+            done = order[:number]
+            row[point] = hypervolume(costs[done[is_complete[done]]], reference)
     return list(zip(grid.tolist(), volumes.mean(axis=0).tolist(), strict=True))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -12,6 +13,7 @@ from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.outcomes import Outcomes
 from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import (
+    CONFIDENCE,
     Interval,
     mean_accuracy,
     metric_named,
@@ -80,6 +82,19 @@ class Resamples:
         return simultaneous.interval(
             self.values[key] - self.values[other_key], difference, self._critical_of_difference(key, other_key)
         )
+
+    def ties(self, students: Sequence[TrialRecord]) -> Bool[np.ndarray, "students students"]:
+        """Returns for each student which of the others it cannot be told apart from, as `difference` says it.
+
+        True where the paired interval of the row's lead over the column reaches 0 or less.
+        """
+        keys = [_key(student) for student in students]
+        values = np.array([self.values[key] for key in keys])
+        covariances = np.atleast_2d(np.cov(np.stack([self.resampled[key] for key in keys]), ddof=0))
+        variances = np.diag(covariances)
+        spread = np.sqrt(np.maximum(0.0, variances[:, np.newaxis] + variances - 2 * covariances))
+        critical = self._critical_of_pairs if self._is_chosen(keys[0]) else NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+        return np.asarray(values[:, np.newaxis] - values - critical * spread <= 1e-9)
 
     def ratio(self, record: TrialRecord, other: TrialRecord) -> Interval:
         """Returns accuracy(record) / accuracy(other) with its paired interval; 1 where the other scores 0."""

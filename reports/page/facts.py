@@ -10,20 +10,23 @@ from reports import wording
 from reports.comparison import Comparison, comparisons, name_of, verdict
 from reports.confirmation import load_confirmation
 from reports.finetuning_check import load_finetuning_check
+from reports.merits import Merits, budgets, merits_of
 from reports.page import tables
 from reports.page.tables import SetTable
 from reports.proxy import proxy_quality
 from reports.published import PublishedResults, published_results
 from reports.seeds import SeedVariance
 from reports.selection.answer import Answer, answer, command_line
+from reports.selection.preference import is_tied
 from reports.statistics import Resamples, Split, accuracy_interval, resample
 from reports.stopping import stopping_lines
 from reports.study import Study
 from reports.trial_rows import Row, accuracy_of
 from reports.worth import Worth, worth_of_recipes
 
-SCHEMA_VERSION = 2
-"""Version 2 has a list of what recipes were worth, one of each student that has a twin."""
+SCHEMA_VERSION = 3
+"""Version 2 has a list of what recipes were worth, one of each student that has a twin; version 3 has the recommended
+student with its merits, and what each budget buys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +62,14 @@ class Facts:
     """The titles of the latencies by their objectives, the first target first."""
     has_steps: bool
     """Whether students have different numbers of steps."""
+    validation: Resamples
+    """Of which the page says which students are tied."""
+    merits: Merits | None
+    """What the student of the answer offers against the teacher; None where there is no such student."""
+    budgets: tuple[Row, ...]
+    """What each budget buys."""
+    tie: tuple[float, float] | None
+    """The accuracies from which on a student cannot be told apart from the most accurate, up to that one."""
     frontier: tuple[Row, ...]
     trials: tuple[Row, ...]
     failures: tuple[Row, ...]
@@ -129,6 +140,9 @@ class Facts:
             "objectives": list(self.objectives),
             "answer": self.answer.headline,
             "next": self.answer.command,
+            "recommended": self.answer.student,
+            "merits": None if self.merits is None else self.merits.as_json(),
+            "budgets": list(self.budgets),
             "verdict": self.verdict,
             "warnings": list(self.warnings),
             "comparisons": [comparison.as_json() for comparison in self.comparisons],
@@ -180,7 +194,16 @@ def gather(study: Study) -> Facts:
         tasks=tables.task_names(study),
         latencies=tables.latency_titles(study),
         has_steps=len(_students_by_steps(study)) > 1,
-        frontier=tuple(by_trial[student.number] for student in study.frontier),
+        validation=validation,
+        merits=None
+        if first.student is None or (recommended := study.student(first.student)) is None
+        else merits_of(study, recommended, validation),
+        budgets=tuple(tables.budget_rows(budgets(study, validation))),
+        tie=_tie(study, validation),
+        frontier=tuple(
+            {**by_trial[student.number], **tables.merit_cells(merits_of(study, student, validation))}
+            for student in study.frontier
+        ),
         trials=tuple(rows),
         failures=tuple(tables.failure_rows(study)),
         costs=tuple(tables.cost_rows(study)),
@@ -199,6 +222,16 @@ def gather(study: Study) -> Facts:
         config_text=study.paths.search_yaml.read_text(encoding="utf-8"),
         caveats=tuple(_caveats(study, validation.seeds)),
     )
+
+
+def _tie(study: Study, validation: Resamples) -> tuple[float, float] | None:
+    """Returns the accuracies of the students near the frontier that are tied with the most accurate one, as a range."""
+    if study.best is None or study.best not in validation:
+        return None
+    tied = [student for student in study.frontier if is_tied(student, study.best, validation)]
+    lowest = min(validation.values[student.role, student.number] for student in tied)
+    highest = validation.values[study.best.role, study.best.number]
+    return (lowest, highest) if lowest < highest else None
 
 
 def _commands(study: Study, first: Answer) -> tuple[str, ...]:

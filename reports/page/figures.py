@@ -1,56 +1,32 @@
-"""The charts of the report: first the points and the finding, then the drawing. It needs the `report` extra."""
+"""The figures of the report: first the points and the finding, then the drawing. It needs the `report` extra."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minilm_core.results.records import Role
 from reports import wording
+from reports.page.drawing import HEIGHT, OPAQUE, PLACES, WIDTH, Drawn, Figure, coding, finish, scale
+from reports.page.frontier_chart import (
+    LINE,
+    MODELS,
+    UNFINISHED,
+    Axis,
+    axes,
+    drawn_models,
+    frontier_chart,
+    models_of,
+    unfinished_of,
+)
 from reports.page.tables import latency_titles
 from reports.study import Study
 from reports.trial_rows import Row
 
-INSTALL_HINT = "no figures were drawn: pip install minilm-search[report] adds them"
-WIDTH, HEIGHT = 540, 320
-LABEL_SIZE, TITLE_SIZE = 12, 13
-PNG_SCALE = 2.0
-LOG_AXIS_FROM_RATIO = 4.0
 NEARLY_ALL = 0.95
-
-# Shape and colour are redundant, and the colours are Okabe and Ito's, for readers who do not see all colours.
-PLACES: Mapping[str, tuple[str, str]] = {
-    "on the frontier": ("circle", "#0072b2"),
-    "tied with the frontier": ("diamond", "#009e73"),
-    "behind the frontier": ("cross", "#8a8a8a"),
-    "teacher": ("square", "#b34700"),
-    "twin": ("triangle-up", "#a6458a"),
-    "twin without soft labels": ("triangle-right", "#5b3a8c"),
-    "twin from random weights": ("triangle-left", "#2f6f6f"),
-    "truncated teacher": ("triangle-down", "#7a6a00"),
-}
-FAINT, OPAQUE = 0.55, 1.0
+STUDENTS = "students"
+"""The data set of the complete students that the panels of the choices share."""
 PANELS_A_ROW = 3
 PANEL_WIDTH, PANEL_HEIGHT = 150, 140
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Axis:
-    """The axis of a cost that accuracy is drawn against."""
-
-    key: str
-    """The name of the cost in the rows."""
-    title: str
-    scale: float
-    """The value of one unit of the axis in the rows."""
-    write: Callable[[float | None], str]
-
-
-AXES = (
-    Axis(key="size_bytes", title="Size (MB, fp32)", scale=1e6, write=wording.size),
-    Axis(key="int8_size_bytes", title="Size (MB, int8)", scale=1e6, write=wording.size),
-    Axis(key="flops", title="GFLOP a sequence", scale=1e9, write=lambda value: f"{(value or 0) / 1e9:.3f} GFLOP"),
-)
 CHOICES: Mapping[str, tuple[str, str]] = {
     "num_layers": ("Layers", "d"),
     "hidden_size": ("Hidden size", "d"),
@@ -61,121 +37,54 @@ CHOICES: Mapping[str, tuple[str, str]] = {
 """The choices of a search by their names in the rows, each with its title and the number format of its axis."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
-    """A drawn chart: its Vega-Lite specification, its pictures, and its finding in one sentence."""
+def draw_figures(study: Study, rows: Sequence[Row], tie: tuple[float, float] | None = None) -> tuple[Figure, ...]:
+    """Makes every chart whose figures were measured; a study without a complete student has none.
 
-    name: str
-    title: str
-    finding: str
-    spec: dict[str, Any]
-    svg: str
-    png: bytes
-
-
-def draw_figures(study: Study, rows: Sequence[Row]) -> tuple[Figure, ...]:
-    """Draws every chart whose figures were measured; a study without a complete student has none.
+    Args:
+        study: The study.
+        rows: The rows of its records.
+        tie: The accuracies from which on a student cannot be told apart from the most accurate, up to that one.
 
     Raises:
         ImportError: if altair or vl_convert is not installed.
     """
     import altair
-    import vl_convert
+    import vl_convert  # noqa: F401  # The pictures, and the page, need it.
 
-    placed = [row for row in rows if row["place"]]
-    students = [row for row in placed if row["role"] == "student"]
-    latencies = latency_titles(study)
-    drawn = [_pareto(altair, axis, placed, latencies) for axis in axes(study) if _is_shown(axis, study, students)]
-    others = (_progress(altair, study), _slices(altair, students, latencies))
-    drawn += [chart for chart in others if chart is not None]
-    drawn += [_importances(altair, study)] if any(study.importances.values()) else []
-    return tuple(finish(vl_convert, *chart) for chart in drawn)
-
-
-def axes(study: Study) -> tuple[Axis, ...]:
-    """Returns the axes of the costs of a study: its latencies, sizes and FLOPs."""
-    latencies = (
-        Axis(key=key, title=f"Predicted {wording.within_a_sentence(title)} (ms)", scale=1.0, write=wording.latency)
-        for key, title in latency_titles(study).items()
-    )
-    return (*latencies, *AXES)
+    every, latencies = axes_shown(study, rows), latency_titles(study)
+    models = models_of(every, rows)
+    unfinished = unfinished_of(every, rows)
+    common = {MODELS: drawn_models(models), UNFINISHED: unfinished}
+    figures: list[Figure] = []
+    for number, axis in enumerate(every):
+        drawn, line = frontier_chart(altair, number, axis, models, unfinished, tie)
+        figures.append(finish(drawn, {**common, LINE: line}, is_shared=True))
+    students = [row for row in rows if row["place"] and row["role"] == Role.STUDENT]
+    students = drawn_models(students)
+    others = [_progress(altair, study), _importances(altair, study)]
+    slices = _slices(altair, students, latencies)
+    figures += [finish(drawn) for drawn in others if drawn is not None]
+    figures += [] if slices is None else [finish(slices, {STUDENTS: _points(students, latencies)})]
+    return tuple(figures)
 
 
-@functools.cache
-def javascript() -> str:
-    """Returns the JavaScript, to be embedded in a page, that draws the specification of a figure as `vegaEmbed`.
-
-    Raises:
-        ImportError: if vl_convert is not installed.
-    """
-    import vl_convert
-
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+def axes_shown(study: Study, rows: Sequence[Row]) -> tuple[Axis, ...]:
+    """Returns the axes of which any complete student has a figure."""
+    students = [row for row in rows if row["place"] and row["role"] == Role.STUDENT]
+    return tuple(axis for axis in axes(study) if any(student.get(axis.key) is not None for student in students))
 
 
-def save_figures(folder: Path, figures: Sequence[Figure]) -> tuple[Path, ...]:
-    """Writes each figure as SVG and PNG, and removes the figures of an earlier report."""
+def save_figures(folder: Path, figures: Sequence[Figure], kinds: Sequence[str]) -> tuple[Path, ...]:
+    """Writes each figure as "svg", "png" or both, and removes the figures of an earlier report."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (*folder.glob("*.svg"), *folder.glob("*.png")):
         stale.unlink()
     for figure in figures:
-        (folder / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8")
-        (folder / f"{figure.name}.png").write_bytes(figure.png)
-    return tuple(folder / f"{figure.name}.{kind}" for figure in figures for kind in ("svg", "png"))
-
-
-def is_log_axis(values: Sequence[float]) -> bool:
-    """Returns whether the values are positive and span enough for a logarithmic axis."""
-    return bool(values) and min(values) > 0 and max(values) / min(values) >= LOG_AXIS_FROM_RATIO
-
-
-def frontier_steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns the (cost, accuracy) points that no other point beats, the cheapest first."""
-    steps: list[tuple[float, float]] = []
-    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not steps or accuracy > steps[-1][1]:
-            steps.append((cost, accuracy))
-    return steps
-
-
-Drawn = tuple[str, str, str, Any]
-"""Name, title, finding and altair chart of a figure."""
-
-
-def _is_shown(axis: Axis, study: Study, students: Sequence[Row]) -> bool:
-    named = {objective.name for objective in study.objectives}
-    is_wanted = axis.key not in ("int8_size_bytes", "flops") or axis.key in named
-    return is_wanted and any(student.get(axis.key) is not None for student in students)
-
-
-def _pareto(alt: Any, axis: Axis, placed: Sequence[Row], latencies: Mapping[str, str]) -> Drawn:
-    points = [
-        {**_tooltip(row, latencies), "x": row[axis.key] / axis.scale, "opacity": _opacity(row["place"])}
-        for row in placed
-        if row.get(axis.key) is not None
-    ]
-    steps = frontier_steps([(point["x"], point["accuracy"]) for point in points if point["role"] == "student"])
-    x = alt.X("x:Q", title=axis.title, scale=_scale(alt, [point["x"] for point in points]))
-    y = alt.Y("accuracy:Q", title="Validation accuracy", scale=alt.Scale(zero=False, nice=True))
-    opacity = alt.Opacity("opacity:Q", scale=None)
-    colour, shape = _coding(alt, [place for place in PLACES if any(point["place"] == place for point in points)])
-    line = alt.Chart(alt.Data(values=[{"x": cost, "accuracy": accuracy} for cost, accuracy in steps]))
-    models = alt.Chart(alt.Data(values=points))
-    layers = (
-        models.transform_filter("datum.role == 'teacher'")
-        .mark_rule(strokeDash=[6, 4], color=PLACES["teacher"][1])
-        .encode(y=y),
-        line.mark_line(interpolate="step-after", color=PLACES["on the frontier"][1], strokeWidth=1.5).encode(x=x, y=y),
-        models.transform_filter("isValid(datum.accuracy_low)")
-        .mark_rule(strokeWidth=1.2)
-        .encode(x=x, y="accuracy_low:Q", y2="accuracy_high:Q", color=colour, opacity=opacity),
-        models.mark_point(filled=True, size=90).encode(
-            x=x, y=y, color=colour, shape=shape, opacity=opacity, tooltip=_tooltips(alt, latencies)
-        ),
-    )
-    chart = alt.layer(*layers, width=WIDTH, height=HEIGHT)
-    title = f"Accuracy against {wording.within_a_sentence(axis.title)}"
-    return f"accuracy_{axis.key}", title, _pareto_finding(axis, placed, len(steps)), chart
+        if "svg" in kinds:
+            (folder / f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
+        if "png" in kinds:
+            (folder / f"{figure.name}.png").write_bytes(figure.png())
+    return tuple(folder / f"{figure.name}.{kind}" for figure in figures for kind in kinds)
 
 
 _TOOLTIP = {
@@ -185,6 +94,11 @@ _TOOLTIP = {
     "accuracy_with_interval": "accuracy [95%]",
     "size": "size",
 }
+
+
+def _points(students: Sequence[Row], latencies: Mapping[str, str]) -> list[Row]:
+    """Returns the rows of the data set of the students: their choices, and the content of their tooltips."""
+    return [{**_tooltip(row, latencies), **{key: row[key] for key in CHOICES}} for row in students]
 
 
 def _tooltip(row: Row, latencies: Mapping[str, str]) -> Row:
@@ -202,71 +116,61 @@ def _tooltips(alt: Any, latencies: Mapping[str, str]) -> list[Any]:
     return [alt.Tooltip(f"{key}:N", title=title) for key, title in {**_TOOLTIP, **timed}.items()]
 
 
-def _opacity(place: str) -> float:
-    return FAINT if place == "behind the frontier" else OPAQUE
-
-
-def _pareto_finding(axis: Axis, placed: Sequence[Row], num_steps: int) -> str:
-    students = [row for row in placed if row["role"] == "student" and row.get(axis.key) is not None]
-    best = max(students, key=lambda row: row["accuracy"])
-    cheapest = min(students, key=lambda row: row[axis.key])
-    teacher = next((row for row in placed if row["role"] == "teacher"), None)
-    against = "" if teacher is None else f"; the teacher has {wording.accuracy(teacher['accuracy'])}"
-
-    def named(row: Row) -> str:
-        return f"{row['name']} ({axis.write(row[axis.key])}, accuracy {wording.accuracy(row['accuracy'])})"
-
-    return (
-        f"Of {wording.counted(len(students), 'complete student')}, {num_steps} lie on the line of these two figures, "
-        f"from {named(cheapest)} to {named(best)}{against}."
-    )
-
-
 def _progress(alt: Any, study: Study) -> Drawn | None:
     final = study.hypervolume
     if final <= 0:
         return None
     points = [{"hours": p.device_hours, "share": p.hypervolume / final, "trial": p.trial} for p in study.progress]
-    chart = (
-        alt.Chart(alt.Data(values=points), width=WIDTH, height=HEIGHT * 2 // 3)
-        .mark_line(interpolate="step-after", point={"color": PLACES["on the frontier"][1]})
-        .encode(
-            x=alt.X("hours:Q", title="Device-hours of all students so far", axis=alt.Axis(tickCount=8)),
-            y=alt.Y(
-                "share:Q", title="Share of the final volume", scale=alt.Scale(zero=False), axis=alt.Axis(format=".0~%")
-            ),
-            color=alt.value(PLACES["on the frontier"][1]),
-            tooltip=["trial:N", alt.Tooltip("hours:Q", format=".4f"), alt.Tooltip("share:Q", format=".1%")],
-        )
-    )
+    chance = [{"hours": hours, "share": volume / final} for hours, volume in study.progress_of_random_orders]
+    colour = PLACES["on the frontier"][1]
+    x = alt.X("hours:Q", title="Device-hours of all students so far", axis=alt.Axis(tickCount=8))
+    axis = alt.Axis(format=".0~%")
+    y = alt.Y("share:Q", title="Share of the final volume", scale=alt.Scale(zero=False), axis=axis)
+    tooltip = ["trial:N", alt.Tooltip("hours:Q", format=".4f"), alt.Tooltip("share:Q", format=".1%")]
+    own = alt.Chart(alt.Data(values=_changes(points))).encode(x=x, y=y, color=alt.value(colour), tooltip=tooltip)
+    random = alt.Chart(alt.Data(values=chance)).mark_line(strokeDash=[5, 4], color="#6f7a86").encode(x=x, y=y)
+    chart = alt.layer(random, own.mark_line(interpolate="step-after", point={"color": colour}))
     reached = next(point for point in points if point["share"] >= NEARLY_ALL)
     finding = (
         f"{NEARLY_ALL:.0%} of the final hypervolume was reached after {reached['hours']:.3g} of "
-        f"{points[-1]['hours']:.3g} device-hours, with trial {reached['trial']}."
+        f"{points[-1]['hours']:.3g} device-hours, with trial {reached['trial']}. The dashed line is the mean over "
+        "random orders of the same trials."
     )
-    return "progress", "Hypervolume against device-hours", finding, chart
+    return (
+        "progress",
+        "Hypervolume against device-hours",
+        finding,
+        chart.properties(width=WIDTH, height=HEIGHT * 2 // 3),
+    )
+
+
+def _changes(points: Sequence[Row]) -> list[Row]:
+    """Returns the points at which the volume changed, and the first and last one."""
+    pairs = zip(points, (None, *points), strict=False)
+    changed = [point for point, before in pairs if before is None or point["share"] != before["share"]]
+    return changed if changed[-1] is points[-1] else [*changed, points[-1]]
 
 
 def _slices(alt: Any, students: Sequence[Row], latencies: Mapping[str, str]) -> Drawn | None:
     varied = [key for key in CHOICES if len({row[key] for row in students if row[key] is not None}) > 1]
     if not varied:
         return None
-    charts = [_slice(alt, key, [row for row in students if row[key] is not None], latencies) for key in varied]
+    charts = [_slice(alt, key, [row[key] for row in students if row[key] is not None], latencies) for key in varied]
     names = ", ".join(CHOICES[key][0].lower() for key in varied)
     finding = f"Accuracy of {wording.counted(len(students), 'complete student')} against {names}."
     return "slices", "Accuracy against each choice", finding, alt.concat(*charts, columns=PANELS_A_ROW)
 
 
-def _slice(alt: Any, key: str, students: Sequence[Row], latencies: Mapping[str, str]) -> Any:
+def _slice(alt: Any, key: str, values: Sequence[float], latencies: Mapping[str, str]) -> Any:
     title, number_format = CHOICES[key]
-    points = [{**_tooltip(row, latencies), "x": row[key]} for row in students]
-    colour, shape = _coding(alt, list(PLACES)[:3])
+    colour, shape = coding(alt, list(PLACES)[:3])
     axis = alt.Axis(format=number_format, tickCount=4, tickMinStep=1 if number_format == "d" else 0)
     return (
-        alt.Chart(alt.Data(values=points), width=PANEL_WIDTH, height=PANEL_HEIGHT)
+        alt.Chart(alt.NamedData(STUDENTS), width=PANEL_WIDTH, height=PANEL_HEIGHT)
+        .transform_filter(f"isValid(datum.{key})")
         .mark_point(filled=True, size=50, opacity=OPAQUE)
         .encode(
-            x=alt.X("x:Q", title=title, axis=axis, scale=_scale(alt, [point["x"] for point in points], padding=10)),
+            x=alt.X(f"{key}:Q", title=title, axis=axis, scale=scale(alt, values, padding=10)),
             y=alt.Y("accuracy:Q", title="Accuracy", scale=alt.Scale(zero=False)),
             color=colour,
             shape=shape,
@@ -275,8 +179,10 @@ def _slice(alt: Any, key: str, students: Sequence[Row], latencies: Mapping[str, 
     )
 
 
-def _importances(alt: Any, study: Study) -> Drawn:
+def _importances(alt: Any, study: Study) -> Drawn | None:
     measured = {objective: of for objective, of in study.importances.items() if of}
+    if not measured:
+        return None
     values = [
         {"objective": objective, "choice": choice_name(choice), "importance": importance}
         for objective, of_objective in measured.items()
@@ -299,36 +205,3 @@ def _importances(alt: Any, study: Study) -> Drawn:
 def choice_name(key: str) -> str:
     """Returns the name of a parameter of the search as the report shows it."""
     return CHOICES[key][0].lower() if key in CHOICES else key.replace("_", " ")
-
-
-def _scale(alt: Any, values: Sequence[float], padding: int = 20) -> Any:
-    if is_log_axis(values):
-        return alt.Scale(type="log", nice=False, padding=padding)
-    return alt.Scale(zero=False, padding=padding, nice=False)
-
-
-def _coding(alt: Any, places: Sequence[str]) -> tuple[Any, Any]:
-    """Returns the encodings of places by colour and by shape, which share one legend."""
-    legend = alt.Legend(orient="top", symbolOpacity=OPAQUE, symbolFillColor=None)
-    colours = alt.Scale(domain=list(places), range=[PLACES[place][1] for place in places])
-    shapes = alt.Scale(domain=list(places), range=[PLACES[place][0] for place in places])
-    return (
-        alt.Color("place:N", scale=colours, title=None, legend=legend),
-        alt.Shape("place:N", scale=shapes, title=None, legend=legend),
-    )
-
-
-def finish(vl_convert: Any, name: str, title: str, finding: str, chart: Any) -> Figure:
-    """Returns the figure of a chart in the report's fonts, with its pictures."""
-    sizes = {"labelFontSize": LABEL_SIZE, "titleFontSize": TITLE_SIZE}
-    chart = chart.properties(description=finding).configure(background="white", font="sans-serif")
-    spec = chart.configure_axis(**sizes).configure_legend(**sizes).to_dict()
-    return Figure(
-        name=name,
-        title=title,
-        finding=finding,
-        # The page embeds the library; the address of the schema would look like something to fetch.
-        spec={key: value for key, value in spec.items() if key != "$schema"},
-        svg=vl_convert.vegalite_to_svg(spec),
-        png=vl_convert.vegalite_to_png(spec, scale=PNG_SCALE),
-    )

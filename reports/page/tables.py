@@ -1,16 +1,18 @@
 """The rows of the report, one dict a record, and the columns in which pages, charts and data files show them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from minilm_core.errors import UserError, first_line
 from minilm_core.results.objectives import LATENCY
 from minilm_core.results.records import Evaluation, Role, Status, TrialRecord
 from minilm_core.tasks.metrics import Interval
 from reports import wording
 from reports.latency import latency_title
+from reports.merits import Budget, Merits
 from reports.statistics import Resamples, accuracy_interval, frontier_probabilities, tied_with_frontier
 from reports.study import Study
 from reports.trial_rows import Row, accuracy_of, mean_of_sets, to_pandas, trial_row
@@ -76,6 +78,14 @@ _RESAMPLED_DTYPES = {
     "place": "string",
     "probability_on_frontier": "float64",
 }
+SHARE = Column(key="share", title="Of the teacher's accuracy", is_number=False)
+TIMES_SMALLER = Column(key="times_smaller", title="× smaller", write=_fixed(1))
+BUDGET_COLUMNS = (
+    Column(key="limit", title="Within", is_number=False),
+    Column(key="shape", title="Student", is_number=False),
+    Column(key="share", title="Of the teacher's accuracy", is_number=False),
+    Column(key="name", title="Trial", is_number=False),
+)
 STUDENT = Column(key="student", title="Student's folder", is_number=False)
 
 
@@ -88,7 +98,25 @@ def frontier_columns(
     students do not always have in common.
     """
     distillation = _distillation_columns(tasks, has_steps=has_steps)
-    return (TRIAL, SHAPE, ACCURACY, *latency_columns(latencies), *FIGURES, *distillation, PROBABILITY, STUDENT)
+    faster = tuple(
+        Column(
+            key=f"times_faster {name}", title="× faster" if name == LATENCY else f"× faster, {title}", write=_fixed(1)
+        )
+        for name, title in latencies.items()
+    )
+    merits = (SHARE, *faster, TIMES_SMALLER)
+    return (
+        TRIAL,
+        SHAPE,
+        ACCURACY,
+        *merits,
+        *latency_columns(latencies),
+        *FIGURES,
+        *distillation,
+        PROBABILITY,
+        DEVICE_HOURS,
+        STUDENT,
+    )
 
 
 def trial_columns(tasks: Sequence[str], latencies: Mapping[str, str], *, has_steps: bool = False) -> tuple[Column, ...]:
@@ -199,6 +227,27 @@ def _interval(record: TrialRecord, validation: Resamples) -> Row:
     }
 
 
+def merit_cells(merits: Merits) -> Row:
+    """Returns what a student offers against its teacher, as it is shown in its row."""
+    faster = {f"times_faster {name}": times for name, times in merits.times_faster.items()}
+    return {"share": merits.share_in_words, **faster, "times_smaller": merits.times_smaller}
+
+
+def budget_rows(found: Iterable[Budget]) -> list[Row]:
+    """Returns what each budget buys, a row each."""
+    return [
+        {
+            "cost": budget.cost,
+            "limit": budget.limit,
+            "trial": budget.student.number,
+            "name": budget.student.label,
+            "shape": budget.student.architecture.label,
+            "share": budget.merits.share_in_words or wording.accuracy(accuracy_of(budget.student)),
+        }
+        for budget in found
+    ]
+
+
 def cost_rows(study: Study) -> list[Row]:
     """Returns the device-hours by role and status, the largest first."""
     hours: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -241,9 +290,16 @@ def stage_seconds(study: Study) -> dict[str, float]:
 
 
 def wall_clock_hours(study: Study) -> float | None:
-    """Returns the hours from the start of the first trial to the end of the last one, pauses included."""
-    started = [datetime.fromisoformat(record.started_at) for record in study.records if record.started_at]
-    finished = [datetime.fromisoformat(record.finished_at) for record in study.records if record.finished_at]
+    """Returns the hours from the start of the first trial to the end of the last one, pauses included.
+
+    Raises:
+        UserError: if a time is not in ISO 8601.
+    """
+    try:
+        started = [datetime.fromisoformat(record.started_at) for record in study.records if record.started_at]
+        finished = [datetime.fromisoformat(record.finished_at) for record in study.records if record.finished_at]
+    except ValueError as error:
+        raise UserError(f"the times of every record must be in ISO 8601, got {first_line(error)}") from error
     return (max(finished) - min(started)).total_seconds() / 3600 if started and finished else None
 
 

@@ -1,17 +1,20 @@
 """Writes a report: one HTML page that fetches nothing, Markdown, CSV, Parquet, JSON and the figures."""
 
-import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minilm_core.results.records import Role
 from reports import wording
 from reports.page import figures, tables
+from reports.page.drawing import INSTALL_HINT, Figure, javascript
 from reports.page.facts import Facts, gather
-from reports.page.figures import Figure
+from reports.page.frontier_chart import Axis
+from reports.page.payload import payload
 from reports.page.tables import Column
 from reports.study import Study
 from reports.trial_rows import Row
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
-FILTER_PRECISION = 1000
+LIMIT_DIGITS = 2
 
 COST_COLUMNS = (
     Column(key="role", title="What", write=wording.role, is_number=False),
@@ -69,19 +72,33 @@ PUBLISHED_COLUMNS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Filter:
-    """A range input that hides the rows beyond it."""
+class Format(StrEnum):
+    """What a report is written as."""
 
-    key: str
+    HTML = "html"
+    MARKDOWN = "md"
+    JSON = "json"
+    CSV = "csv"
+    PARQUET = "parquet"
+    SVG = "svg"
+    PNG = "png"
+
+
+ALL_FORMATS = tuple(Format)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """An input of the page that limits a figure of the students."""
+
+    name: str
+    """That of a cost in the page's data, or `accuracy`."""
     title: str
     is_maximum: bool
     low: float
     high: float
     """Both ends are in `unit`, and rounded outwards so that they hide no student."""
     unit: str
-    scale: float
-    """The value of one `unit` in the rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,10 +118,11 @@ class Report:
     """The package to install for figures; None where they were drawn."""
 
 
-def write_report(study: Study, out: Path | None = None) -> Report:
+def write_report(study: Study, out: Path | None = None, *, formats: Collection[Format] = ALL_FORMATS) -> Report:
     """Writes report.html, report.md, report.json, trials.csv, trials.parquet, frontier.csv and the figures into `out`.
 
     `out` is report/ in the study's folder by default. The study need not be finished, nor have a complete student.
+    `formats` leaves out the others.
 
     Raises:
         UserError: if decision.json is damaged, or a figure of a record does not fit its column of the tables.
@@ -112,42 +130,66 @@ def write_report(study: Study, out: Path | None = None) -> Report:
     folder = study.paths.report if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     facts = gather(study)
-    drawn, bundle, note = _draw(study, facts)
-    context = _context(facts, drawn, note)
+    drawn, note = _draw(study, facts)
     html, markdown = folder / "report.html", folder / "report.md"
-    html.write_text(_html_environment().get_template("report.html").render(context, bundle=bundle), encoding="utf-8")
-    markdown.write_text(_markdown_environment().get_template("report.md").render(context), encoding="utf-8")
-    (folder / "report.json").write_text(json.dumps(facts.as_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    trials = tables.trial_frame(facts.trials)
-    trials.to_csv(folder / "trials.csv", index=False)
-    trials.to_parquet(folder / "trials.parquet", index=False)
-    tables.frontier_frame(study, trials).to_csv(folder / "frontier.csv", index=False)
+    context = _context(study, facts, drawn, note)
+    if Format.HTML in formats:
+        html.write_text(_html_page(study, facts, drawn, context), encoding="utf-8")
+    if Format.MARKDOWN in formats:
+        markdown.write_text(_markdown_environment().get_template("report.md").render(context), encoding="utf-8")
+    if Format.JSON in formats:
+        content = json.dumps(facts.as_json(), allow_nan=False) + "\n"
+        (folder / "report.json").write_text(content, encoding="utf-8")
+    _write_tables(study, facts, folder, formats)
+    kinds = [kind for kind in (Format.SVG, Format.PNG) if kind in formats]
     return Report(
         folder=folder,
         html=html,
         markdown=markdown,
-        figures=figures.save_figures(folder / "figures", drawn),
+        figures=figures.save_figures(folder / "figures", drawn, kinds) if kinds else (),
         verdict=facts.verdict,
         next_words=facts.answer.next_words,
         note=note,
     )
 
 
-def _draw(study: Study, facts: Facts) -> tuple[tuple[Figure, ...], str, str | None]:
-    """Returns the figures, the JavaScript that makes them interactive, and what to install where both are missing."""
+def _write_tables(study: Study, facts: Facts, folder: Path, formats: Collection[Format]) -> None:
+    if Format.CSV not in formats and Format.PARQUET not in formats:
+        return
+    trials = tables.trial_frame(facts.trials)
+    if Format.CSV in formats:
+        trials.to_csv(folder / "trials.csv", index=False)
+        tables.frontier_frame(study, trials).to_csv(folder / "frontier.csv", index=False)
+    if Format.PARQUET in formats:
+        trials.to_parquet(folder / "trials.parquet", index=False)
+
+
+def _draw(study: Study, facts: Facts) -> tuple[tuple[Figure, ...], str | None]:
+    """Returns the figures, and what to install where they are missing."""
     try:
-        drawn = figures.draw_figures(study, facts.trials)
-        return drawn, figures.javascript() if drawn else "", None
+        return figures.draw_figures(study, facts.trials, facts.tie), None
     except ImportError:
-        return (), "", figures.INSTALL_HINT
+        return (), INSTALL_HINT
 
 
-def _context(facts: Facts, drawn: Sequence[Figure], note: str | None) -> dict[str, Any]:
+def _html_page(study: Study, facts: Facts, drawn: Sequence[Figure], context: Mapping[str, Any]) -> str:
+    axes, columns = figures.axes_shown(study, facts.trials), context["trial_columns"]
+    data = payload(study, axes, facts.trials, columns, facts.validation)
+    limits = _limits(axes, facts.trials, has_teacher=data["teacher"] is not None)
+    environment = _html_environment()
+    return environment.get_template("report.html").render(
+        context, bundle=javascript() if drawn else "", payload=data, limits=limits
+    )
+
+
+def _context(study: Study, facts: Facts, drawn: Sequence[Figure], note: str | None) -> dict[str, Any]:
     return {
         "facts": facts,
+        "folder": str(study.path),
         "figures": {figure.name: figure for figure in drawn},
         "note": note,
-        "filters": _filters(facts.trials, facts.latencies),
+        "budgets": _budget_tables(facts.budgets),
+        "budget_columns": tables.BUDGET_COLUMNS,
         "frontier_columns": tables.frontier_columns(facts.tasks, facts.latencies, has_steps=facts.has_steps),
         "trial_columns": tables.trial_columns(facts.tasks, facts.latencies, has_steps=facts.has_steps),
         "model_columns": MODEL_COLUMNS,
@@ -160,37 +202,50 @@ def _context(facts: Facts, drawn: Sequence[Figure], note: str | None) -> dict[st
     }
 
 
-def _filters(rows: Sequence[Row], latencies: Mapping[str, str]) -> tuple[Filter, ...]:
-    """Returns a filter for each figure in which complete students differ; `latencies` are titles by objective."""
-    wanted = (
-        *((key, f"{title}, at most", True, "ms", 1.0) for key, title in latencies.items()),
-        ("size_bytes", "Size, at most", True, "MB", 1e6),
-        ("accuracy", "Accuracy, at least", False, "", 1.0),
-    )
-    found: list[Filter] = []
-    for key, title, is_maximum, unit, scale in wanted:
-        values = [row[key] / scale for row in rows if row["place"] and row.get(key) is not None]
+def _budget_tables(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Returns the rows of budgets by what is limited."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["cost"], []).append(row)
+    return found
+
+
+def _limits(axes: Sequence[Axis], rows: Sequence[Row], *, has_teacher: bool) -> tuple[Limit, ...]:
+    """Returns a limit for each figure in which complete students differ, as far as `pick` has an option for it."""
+    students = [row for row in rows if row["place"] and row["role"] == Role.STUDENT]
+    named = [(f"x{number}", axis) for number, axis in enumerate(axes) if axis.option is not None]
+    wanted = [(name, axis.key, f"{axis.title}, at most", axis.unit, axis.scale) for name, axis in named]
+    teacher = next((row["accuracy"] for row in rows if row["place"] == wording.role(Role.TEACHER)), None)
+    if has_teacher and teacher:
+        wanted.append(("accuracy", "accuracy", "Of the teacher's accuracy, at least", "%", teacher / 100))
+    else:
+        wanted.append(("accuracy", "accuracy", "Accuracy, at least", "%", 0.01))
+    found: list[Limit] = []
+    for name, key, title, unit, scale in wanted:
+        values = [row[key] / scale for row in students if row.get(key) is not None]
         if values and min(values) < max(values):
-            low = math.floor(min(values) * FILTER_PRECISION) / FILTER_PRECISION
-            high = math.ceil(max(values) * FILTER_PRECISION) / FILTER_PRECISION
-            found.append(
-                Filter(key=key, title=title, is_maximum=is_maximum, low=low, high=high, unit=unit, scale=scale)
-            )
+            digits = LIMIT_DIGITS if name == "accuracy" else max(0, LIMIT_DIGITS - math.floor(math.log10(max(values))))
+            low, high = _outwards(min(values), max(values), digits)
+            is_maximum = name != "accuracy"
+            found.append(Limit(name=name, title=title, is_maximum=is_maximum, low=low, high=high, unit=unit))
     return tuple(found)
+
+
+def _outwards(low: float, high: float, digits: int) -> tuple[float, float]:
+    scale = 10**digits
+    return math.floor(low * scale) / scale, math.ceil(high * scale) / scale
 
 
 def _html_environment() -> "Environment":
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = _data_uri
-    return environment
 
 
 def _markdown_environment() -> "Environment":
@@ -207,10 +262,6 @@ def _markdown_environment() -> "Environment":
     )
     environment.globals["table"] = markdown_table
     return environment
-
-
-def _data_uri(svg: str) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def _markdown_text(value: Any) -> Any:

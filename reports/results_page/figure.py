@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minilm_core.results.records import Role
-from reports.page.figures import PLACES, Figure, finish
+from reports.page.drawing import PLACES, Figure, finish
 from reports.results_page.rows import GroupResults, model_name, shape
 from reports.trial_rows import Row
 
@@ -34,13 +34,12 @@ def draw(results: GroupResults) -> Figure | None:
         ImportError: if altair or vl_convert is not installed.
     """
     import altair
-    import vl_convert
 
     if not results.made:
         return None
     points = [*_models(results), *_aims(results)]
     title = f"Accuracy against latency: {results.group.title}"
-    return finish(vl_convert, "figure", title, title, _chart(altair, points))
+    return finish(("figure", title, title, _chart(altair, points)))
 
 
 def _models(results: GroupResults) -> list[Row]:

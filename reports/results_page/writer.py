@@ -10,7 +10,7 @@ from minilm_core.atomic import write_bytes_atomically, write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.results.records import Role
 from reports import wording
-from reports.page.figures import Figure
+from reports.page.drawing import Figure
 from reports.page.tables import Column
 from reports.page.writer import markdown_table
 from reports.results_page.catalogue import Cell, load_catalogue
@@ -101,8 +101,8 @@ def _write_figure(folder: ResultsFolder, figure: Figure | None) -> None:
         for ending in ("svg", "png"):
             folder.figure(ending).unlink(missing_ok=True)
     else:
-        write_text_atomically(folder.figure("svg"), figure.svg)
-        write_bytes_atomically(folder.figure("png"), figure.png)
+        write_text_atomically(folder.figure("svg"), figure.svg())
+        write_bytes_atomically(folder.figure("png"), figure.png())
 
 
 def render_page(groups: Sequence[GroupResults], left_out: Sequence[ResultRecord]) -> str:

@@ -6,6 +6,8 @@ from .choice import pick as pick
 from .decisions import picked_trial as picked_trial
 from .decisions import write_decision as write_decision
 from .preference import Prefer as Prefer
+from .preference import cheapest_by as cheapest_by
+from .preference import is_tied as is_tied
 from .requirements import Certainty as Certainty
 from .requirements import LatencyLimit as LatencyLimit
 from .requirements import Requirements as Requirements

@@ -22,13 +22,18 @@ _KINDS = {"alternatives": "Alternative", "near_misses": "Missed"}
 class Answer:
     """The student to deploy, and the commands before and after, as words without the name of the program."""
 
+    title: str
+    """The student in a few words."""
     headline: str
+    """The same with its figures and the reason."""
     details: tuple[str, ...]
     next_words: tuple[str, ...]
     pick_words: tuple[str, ...]
     """The pick that made the decision of the headline; without one, the pick to begin with."""
     picked: int | None = None
     """The trial of the student that was picked."""
+    student: int | None = None
+    """The trial of the student that the headline names: the picked one, or that of a pick without limits."""
 
     @property
     def command(self) -> str:
@@ -54,6 +59,7 @@ def answer(study: Study, validation: Resamples) -> Answer:
     pick_words = ("pick", str(study.path), *first_options(study, validation))
     if not study.students:
         return Answer(
+            title="Nothing to choose from",
             headline="Nothing to choose from: no student is complete.",
             details=stale,
             next_words=("resume", str(study.path)),
@@ -61,10 +67,12 @@ def answer(study: Study, validation: Resamples) -> Answer:
         )
     unlimited = pick(study, validation=validation).as_json()
     return Answer(
+        title=f"Recommended without limits: {_named(study, unlimited['winner'])}",
         headline=f"Not chosen yet; without limits, {unlimited['reason']}.",
         details=(*stale, *_mentions(unlimited)),
         next_words=pick_words,
         pick_words=pick_words,
+        student=None if unlimited["winner"] is None else unlimited["winner"]["trial"],
     )
 
 
@@ -94,12 +102,20 @@ def _decided(study: Study, decision: Mapping[str, Any], validation: Resamples) -
     choice = "None chosen" if winner is None else "Chosen, but not confirmed" if is_rejected else "Chosen"
     line = () if confirmation is None or confirmed is None else (confirmed.line(confirmation.requirement),)
     return Answer(
+        title="No student qualifies" if winner is None else f"{choice}: {_named(study, winner)}",
         headline=f"{choice}: {decision['reason']}.",
         details=(*(f"Confirmation: {words}." for words in line), *_mentions(decision)),
         next_words=follow_up,
         pick_words=pick_words,
         picked=None if winner is None else winner["trial"],
+        student=None if winner is None else winner["trial"],
     )
+
+
+def _named(study: Study, winner: Mapping[str, Any] | None) -> str:
+    """Returns the name and the shape of the student that a pick chose."""
+    student = None if winner is None else study.student(winner["trial"])
+    return "no student" if student is None else f"{student.label} ({student.architecture.label})"
 
 
 def _mentions(decision: Mapping[str, Any]) -> tuple[str, ...]:

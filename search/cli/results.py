@@ -43,12 +43,16 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 def report(
     study_folder: StudyFolder,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: STUDY/report.")] = None,
+    formats: Annotated[
+        str | None, typer.Option("--format", help="Some of html, md, json, csv, parquet, svg, png. Default: all.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a study: report.html, report.md, tables and figures."""
-    from reports import load_study, write_report
+    from reports import Format, load_study, write_report
 
-    written = write_report(load_study(study_folder), out)
+    chosen = tuple(Format) if formats is None else [_choice(Format, "--format", name) for name in formats.split(",")]
+    written = write_report(load_study(study_folder), out, formats=chosen)
     if as_json:
         emit_json({"html": str(written.html), "markdown": str(written.markdown), "verdict": written.verdict})
     else:

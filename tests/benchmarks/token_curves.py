@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reports import wording
-from reports.page.figures import HEIGHT, PLACES, WIDTH, finish
+from reports.page.drawing import HEIGHT, PLACES, WIDTH, finish
 from tests.benchmarks.row_files import read_fields
 
 NUM_COLUMNS = 120
@@ -176,7 +176,6 @@ def draw(rows: Sequence[Row], file: Path) -> tuple[Path, Path]:
         ImportError: if altair or vl_convert is not installed.
     """
     import altair
-    import vl_convert
 
     found = list(points(rows))
     tasks = list(dict.fromkeys(point.task for point in found))
@@ -188,10 +187,10 @@ def draw(rows: Sequence[Row], file: Path) -> tuple[Path, Path]:
         panels.append(_panel(altair, f"{task}, validation", [value for value in values if value["tokens"]], twins))
     finding = "Held-out loss and scores against the tokens of distillation; a dashed line is the twin of its colour."
     title = "Accuracy against tokens"
-    figure = finish(vl_convert, "tokens", title, finding, altair.concat(*panels, columns=2))
+    figure = finish(("tokens", title, finding, altair.concat(*panels, columns=2)))
     pictures = file.with_suffix(".svg"), file.with_suffix(".png")
-    pictures[0].write_text(figure.svg, encoding="utf-8")
-    pictures[1].write_bytes(figure.png)
+    pictures[0].write_text(figure.svg(), encoding="utf-8")
+    pictures[1].write_bytes(figure.png())
     return pictures
 
 

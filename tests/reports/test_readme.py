@@ -69,7 +69,7 @@ def test_every_file_of_a_report_is_listed(folder: Path) -> None:
 
 def test_every_column_is_listed(folder: Path) -> None:
     study = load_study(folder / "STUDY")
-    frame = trial_frame(study, rows(study, resample(study, Split.VALIDATION)))
+    frame = trial_frame(rows(study, resample(study, Split.VALIDATION)))
     columns = {re.sub(r"/(de|es)\b", "/SET", name.replace("task_topics", "task_NAME")) for name in frame.columns}
     listed = set(re.findall(r"`([a-z0-9_]+(?:NAME|STAGE)?(?:/[a-zA-Z/]+)?)`", text_of(README).split("| columns |")[1]))
     assert columns | {"seconds/STAGE"} == listed

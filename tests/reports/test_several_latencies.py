@@ -49,15 +49,15 @@ def test_each_latency_has_its_column_its_chart_and_its_card_on_the_page(study: S
         assert f"Predicted latency at {title.rpartition(' ')[2]} (ms)" in page
     assert "NOISY: the machine was busy while latency at gpu was calibrated" in page
     assert "while latency at cpu1 was" not in page
-    assert 'data-chart="accuracy_latency_ms@gpu"' in page
+    assert ">predicted latency at gpu</option>" in page
     # A point's tooltip has both.
     assert '"latency_0": "8.00 ms"' in page
     assert '"latency_1": "3.00 ms"' in page
     assert "figures/accuracy_latency_ms@gpu.svg" in markdown
     assert (written.folder / "figures" / "accuracy_latency_ms@gpu.svg").is_file()
-    # A filter for each, in whose attribute each row has its figure.
-    assert 'data-key="latency_ms@gpu"' in page
-    assert 'data-latency_ms@gpu="3.0"' in page
+    # A limit for each.
+    assert [f'data-name="x{number}"' in page for number in range(3)] == [True, True, True]
+    assert '"suffix": "ms@gpu"' in page
 
 
 def test_each_latency_is_in_the_files_of_the_report(study: Study) -> None:

@@ -59,7 +59,7 @@ def test_tasks_whose_names_end_alike_have_columns_of_their_own() -> None:
 
 
 def test_seconds_have_one_column_a_stage() -> None:
-    frame = to_pandas([student(0, 0.8, seconds=STAGES), student(1, 0.8)])
+    frame = to_pandas([trial_row(student(0, 0.8, seconds=STAGES)), trial_row(student(1, 0.8))])
     assert frame["seconds/distillation"].iloc[0] == 12.5
     assert frame["seconds/finetuning"].isna().tolist() == [False, True]
 
@@ -78,7 +78,7 @@ def test_the_types_do_not_depend_on_what_was_measured(full_study: Study) -> None
 def test_a_figure_that_fits_no_column_is_refused_in_one_line(damage: dict) -> None:
     record = dataclasses.replace(student(0, 0.8), **damage)
     with pytest.raises(UserError, match=r"^the figures of every record must fit the columns of a table, got [^\n]*$"):
-        to_pandas([record])
+        to_pandas([trial_row(record)])
 
 
 def test_accuracy_is_the_mean_of_the_tasks_where_it_is_no_objective(make_study: Callable[..., Study]) -> None:

@@ -3,13 +3,18 @@ from collections.abc import Callable
 import pytest
 
 from reports import Study
-from reports.page.figures import PLACES, Figure, draw_figures, frontier_steps, is_log_axis
+from reports.page.drawing import PLACES, Figure, is_log_axis
+from reports.page.figures import draw_figures
+from reports.page.frontier_chart import frontier_steps
 from reports.page.tables import rows
 from reports.statistics import Split, resample
 from tests.reports.example_studies import student
 
 pytest.importorskip("altair", reason="figures need the report extra")
 pytest.importorskip("vl_convert", reason="figures need the report extra")
+
+
+COSTS = ("latency_ms", "size_bytes", "num_parameters", "flops")
 
 
 def drawn(study: Study) -> dict[str, Figure]:
@@ -24,7 +29,7 @@ def test_only_costs_that_were_measured_are_drawn(make_study: Callable[..., Study
 
 
 def test_a_single_student_is_drawn(make_study: Callable[..., Study]) -> None:
-    assert set(drawn(make_study(student(0, 0.8)))) == {"accuracy_latency_ms", "accuracy_size_bytes"}
+    assert set(drawn(make_study(student(0, 0.8)))) == {f"accuracy_{cost}" for cost in COSTS}
 
 
 def test_nothing_is_drawn_without_a_student(make_study: Callable[..., Study]) -> None:
@@ -33,8 +38,8 @@ def test_nothing_is_drawn_without_a_student(make_study: Callable[..., Study]) ->
 
 def test_every_figure_is_drawn_of_a_full_study_and_states_its_finding(full_study: Study) -> None:
     figures = drawn(full_study)
-    assert set(figures) == {"accuracy_latency_ms", "accuracy_size_bytes", "progress", "slices", "importances"}
-    assert all(figure.finding.endswith(".") and figure.svg.startswith("<svg") for figure in figures.values())
+    assert set(figures) == {*(f"accuracy_{cost}" for cost in COSTS), "progress", "slices", "importances"}
+    assert all(figure.finding.endswith(".") and figure.svg().startswith("<svg") for figure in figures.values())
     assert figures["accuracy_latency_ms"].finding == (
         "Of 4 complete students, 2 lie on the line of these two figures, from trial 0 (2.00 ms, accuracy 0.8000) "
         "to trial 1 (8.00 ms, accuracy 0.9000); the teacher has 0.9200."
@@ -43,7 +48,9 @@ def test_every_figure_is_drawn_of_a_full_study_and_states_its_finding(full_study
 
 def test_the_same_study_gives_the_same_picture(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8))
-    assert drawn(study) == drawn(study)
+    first, second = drawn(study), drawn(study)
+    assert first == second
+    assert all(first[name].svg() == second[name].svg() and first[name].png() == second[name].png() for name in first)
 
 
 def test_every_place_has_a_shape_and_a_colour_of_its_own() -> None:

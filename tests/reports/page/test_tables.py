@@ -80,7 +80,7 @@ def test_wall_clock_runs_from_the_first_start_to_the_last_end(make_study: Callab
 
 def test_the_frame_has_what_pandas_gives_and_the_columns_that_need_resamples(full_study: Study) -> None:
     written = rows(full_study, resample(full_study, Split.VALIDATION))
-    frame = trial_frame(full_study, written)
+    frame = trial_frame(written)
     assert set(full_study.to_pandas().columns) < set(frame.columns)
     assert frame["place"].tolist() == [row["place"] for row in written]
     assert frame["accuracy_low"].iloc[1] == written[1]["accuracy_low"]
@@ -88,5 +88,5 @@ def test_the_frame_has_what_pandas_gives_and_the_columns_that_need_resamples(ful
 
 
 def test_the_frame_of_the_frontier_has_the_most_accurate_first(full_study: Study) -> None:
-    trials = trial_frame(full_study, rows(full_study, resample(full_study, Split.VALIDATION)))
+    trials = trial_frame(rows(full_study, resample(full_study, Split.VALIDATION)))
     assert frontier_frame(full_study, trials)["trial"].tolist() == [1, 0]

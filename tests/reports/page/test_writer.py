@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -13,9 +14,9 @@ import pytest
 from minilm_core.errors import FailureKind
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from reports import LatencyLimit, Requirements, Study, load_study, pick, write_decision
+from reports.page.drawing import INSTALL_HINT
 from reports.page.facts import SCHEMA_VERSION
-from reports.page.figures import INSTALL_HINT
-from reports.page.writer import Report, write_report
+from reports.page.writer import Format, Report, write_report
 from tests.reports.example_studies import (
     TASK,
     failed,
@@ -40,6 +41,12 @@ class Tags(html.parser.HTMLParser):
 
     def named(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.found if name == tag]
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """What the page's script reads."""
+    (content,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(content)
 
 
 def page_of(study: Study) -> str:
@@ -124,11 +131,13 @@ def test_the_page_fetches_nothing(drawn_page: str) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_every_chart_has_a_still_picture_that_states_its_finding(drawn_page: str) -> None:
+def test_every_chart_states_its_finding_for_who_cannot_see_it(drawn_page: str) -> None:
     tags = Tags(drawn_page)
-    pictures = tags.named("img")
-    assert len(pictures) == len([a for a in tags.named("figure") if "data-chart" in a]) == 5
-    assert all((picture["alt"] or "").endswith(".") for picture in pictures)
+    drawings = [a for a in tags.named("div") if a.get("class") == "drawing"]
+    assert len(drawings) == len([a for a in tags.named("figure") if "data-chart" in a]) + 1 == 4
+    findings = [a["data-finding"] for a in tags.named("script") if "data-finding" in a]
+    assert len(findings) == 4
+    assert all((label or "").endswith(".") for label in (*findings, *(a["aria-label"] for a in drawings[1:])))
 
 
 def test_tables_have_captions_scopes_and_sort_buttons(drawn_page: str) -> None:
@@ -153,26 +162,40 @@ def test_a_name_cannot_end_the_script_that_contains_it(make_study: Callable[...,
     assert "</script><b>" not in page_of(study)
 
 
-def test_every_figure_of_a_tooltip_is_in_a_table_too(full_study: Study, drawn_page: str) -> None:
-    cells = set(re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", drawn_page))
+def test_the_table_of_all_trials_has_the_figures_of_every_model(full_study: Study, drawn_page: str) -> None:
+    cells = {cell for row in data_of(drawn_page)["trials"]["rows"] for cell in row}
     baselines = (full_study.teacher, full_study.twin, full_study.truncated_teacher)
     for record in (*full_study.students, *baselines):
         assert record is not None
         assert {record.label, record.architecture.label, f"{record.latency_ms:.2f}"} <= cells
 
 
+def test_the_answer_has_three_numbers_and_what_each_budget_buys(drawn_page: str) -> None:
+    assert "Recommended without limits: trial 1 (4x128 A4)" in drawn_page
+    numbers = re.findall(r"<li><b>([^<]*)</b> ([a-z' ]*)", drawn_page.replace("&#39;", "'"))
+    assert numbers == [("97.8%", "of the teacher's accuracy "), ("5.0×", "faster"), ("11.8×", "smaller")]
+    bought = re.findall(r'<th scope="row" data-value="(\d+ ms)">[^/]*/th>\s*<td data-value="([^"]*)"', drawn_page)
+    assert bought == [("2 ms", "2x64 A2"), ("5 ms", "2x64 A2"), ("10 ms", "4x128 A4")]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_only_the_formats_that_are_asked_for_are_written(full_study: Study, tmp_path: Path) -> None:
+    written = write_report(full_study, tmp_path / "some", formats=[Format.JSON, Format.CSV])
+    assert {path.name for path in written.folder.iterdir()} == {"report.json", "trials.csv", "frontier.csv"}
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_without_a_decision_the_page_offers_the_pick_without_limits_and_a_command(full_study: Study) -> None:
     text = page_of(full_study)
     assert "Not chosen yet; without limits, trial" in text
-    assert f"Next: <code>minilm-search pick {full_study.path} --within 3%</code>" in text
+    assert f"<code>minilm-search pick {full_study.path} --within 3%</code>" in text
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_without_a_complete_student_the_page_says_so_and_offers_to_go_on(make_study: Callable[..., Study]) -> None:
     text = page_of(make_study(failed(0, FailureKind.CRASH, "broken")))
     assert "Nothing to choose from: no student is complete." in text
-    assert "Next: <code>minilm-search resume" in text
+    assert "<code>minilm-search resume" in text
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -289,7 +312,7 @@ def test_without_the_drawing_libraries_tables_are_still_written(full_study: Stud
     assert report.note == INSTALL_HINT
     assert INSTALL_HINT in text
     assert "trials/0001/student" in text
-    assert not Tags(text).named("img")
+    assert not [a for a in Tags(text).named("div") if a.get("class") == "drawing"]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,0 +1,136 @@
+"""How a chart becomes a figure: colours, scales, fonts and pictures. It needs the `report` extra."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from minilm_core.atomic import write_text_atomically
+from reports.trial_rows import Row
+
+INSTALL_HINT = "no figures were drawn: pip install minilm-search[report] adds them"
+WIDTH, HEIGHT = 540, 320
+LABEL_SIZE, TITLE_SIZE = 12, 13
+PNG_SCALE = 2.0
+LOG_AXIS_FROM_RATIO = 4.0
+
+# Shape and colour are redundant, and the colours are Okabe and Ito's, for readers who do not see all colours.
+PLACES: Mapping[str, tuple[str, str]] = {
+    "on the frontier": ("circle", "#0072b2"),
+    "tied with the frontier": ("diamond", "#009e73"),
+    "behind the frontier": ("cross", "#8a8a8a"),
+    "teacher": ("square", "#b34700"),
+    "twin": ("triangle-up", "#a6458a"),
+    "twin without soft labels": ("triangle-right", "#5b3a8c"),
+    "twin from random weights": ("triangle-left", "#2f6f6f"),
+    "truncated teacher": ("triangle-down", "#7a6a00"),
+}
+OPAQUE = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A chart: its Vega-Lite specification, its pictures, and its finding in one sentence."""
+
+    name: str
+    title: str
+    finding: str
+    spec: dict[str, Any]
+    """Its data sets with a name are those of the page."""
+    datasets: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    """What a picture shows of them."""
+
+    @property
+    def complete_spec(self) -> dict[str, Any]:
+        """The specification with all its data."""
+        return {**self.spec, "datasets": {**self.spec.get("datasets", {}), **self.datasets}}
+
+    def svg(self) -> str:
+        """Draws the figure as SVG."""
+        import vl_convert
+
+        return str(vl_convert.vegalite_to_svg(self.complete_spec))
+
+    def png(self) -> bytes:
+        """Draws the figure as PNG."""
+        import vl_convert
+
+        return bytes(vl_convert.vegalite_to_png(self.complete_spec, scale=PNG_SCALE))
+
+
+Drawn = tuple[str, str, str, Any]
+"""Name, title, finding and altair chart of a figure."""
+
+
+@functools.cache
+def javascript() -> str:
+    """Returns the JavaScript, to be embedded in a page, that draws the specification of a figure as `vegaEmbed`.
+
+    It takes seconds to put together and is the same for all reports, so that it is kept in the user's cache.
+
+    Raises:
+        ImportError: if vl_convert is not installed.
+    """
+    import vl_convert
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minilm-search"
+    file = cache / f"vega-{version('vl-convert-python')}.js"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    bundle = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    # A cache that cannot be written is done without.
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(file, bundle)
+    return bundle
+
+
+def is_log_axis(values: Sequence[float]) -> bool:
+    """Returns whether the values are positive and span enough for a logarithmic axis."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) >= LOG_AXIS_FROM_RATIO
+
+
+def scale(alt: Any, values: Sequence[float], padding: int = 20) -> Any:
+    """Returns the scale of an axis of these values."""
+    if is_log_axis(values):
+        return alt.Scale(type="log", nice=False, padding=padding)
+    return alt.Scale(zero=False, padding=padding, nice=False)
+
+
+def coding(alt: Any, places: Sequence[str]) -> tuple[Any, Any]:
+    """Returns the encodings of places by colour and by shape, which share one legend."""
+    legend = alt.Legend(orient="top", symbolOpacity=OPAQUE, symbolFillColor=None)
+    colours = alt.Scale(domain=list(places), range=[PLACES[place][1] for place in places])
+    shapes = alt.Scale(domain=list(places), range=[PLACES[place][0] for place in places])
+    return (
+        alt.Color("place:N", scale=colours, title=None, legend=legend),
+        alt.Shape("place:N", scale=shapes, title=None, legend=legend),
+    )
+
+
+def finish(drawn: Drawn, datasets: Mapping[str, Sequence[Row]] | None = None, *, is_shared: bool = False) -> Figure:
+    """Returns the figure of a chart in the report's fonts.
+
+    Args:
+        drawn: The chart.
+        datasets: The rows of the data sets that it names.
+        is_shared: Whether the page has these data sets once for several charts, and not in the specification.
+    """
+    name, title, finding, chart = drawn
+    sizes = {"labelFontSize": LABEL_SIZE, "titleFontSize": TITLE_SIZE}
+    chart = chart.properties(description=finding).configure(background="white", font="sans-serif")
+    # Altair has checked each part as it was made: to check the whole again takes seconds for many points.
+    spec = chart.configure_axis(**sizes).configure_legend(**sizes).to_dict(validate=False)
+    own = {} if is_shared or not datasets else {"datasets": {**spec.get("datasets", {}), **datasets}}
+    return Figure(
+        name=name,
+        title=title,
+        finding=finding,
+        # The page embeds the library; the address of the schema would look like something to fetch.
+        spec={key: value for key, value in spec.items() if key != "$schema"} | own,
+        datasets=datasets if is_shared and datasets else {},
+    )
