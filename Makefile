@@ -23,7 +23,7 @@ TEST_ARGS ?= -n logical --maxprocesses 4 --max-worker-restart 0
 # The threads of one process must not spin while those of another have work.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
-.PHONY: install quickstart test test-fast test-long check format bench bench-gpu bench-naive bench-search results-page clean
+.PHONY: install quickstart test test-fast test-long check format bench bench-gpu bench-naive bench-report bench-search results-page clean
 
 install: $(VENV)/installed
 
@@ -88,6 +88,10 @@ $(NAIVE)/installed: tests/benchmarks/naive/requirements.txt | install
 
 bench-naive: install $(NAIVE)/installed
 	$(BIN)/python -m tests.benchmarks.naive.compare build/bench-naive.json $(NAIVE_ARGS)
+
+# The report of 10,000 records: the seconds of a fresh process, and the size of the page.
+bench-report: install
+	$(BIN)/python -m tests.benchmarks.report build/bench-report.json
 
 # The figures are those of the last table.
 bench-search: install

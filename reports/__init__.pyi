@@ -6,6 +6,7 @@ from .page.side_by_side import SideBySide as SideBySide
 from .page.side_by_side import side_by_side as side_by_side
 from .page.writer import Format as Format
 from .page.writer import Report as Report
+from .page.writer import refresh_report as refresh_report
 from .page.writer import write_report as write_report
 from .selection.choice import Decision as Decision
 from .selection.choice import pick as pick

@@ -153,6 +153,19 @@ def write_report(study: Study, out: Path | None = None, *, formats: Collection[F
     )
 
 
+def refresh_report(study: Study) -> bool:
+    """Writes the page, the Markdown and the JSON of a study's report anew, where it has one.
+
+    Tables and pictures say nothing of a decision, so that they stay as they are. Returns whether there was a report.
+    """
+    folder = study.paths.report
+    names = {Format.HTML: "report.html", Format.MARKDOWN: "report.md", Format.JSON: "report.json"}
+    formats = [kind for kind, name in names.items() if (folder / name).is_file()]
+    if formats:
+        write_report(study, formats=formats)
+    return bool(formats)
+
+
 def _write_tables(study: Study, facts: Facts, folder: Path, formats: Collection[Format]) -> None:
     if Format.CSV not in formats and Format.PARQUET not in formats:
         return

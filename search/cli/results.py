@@ -116,6 +116,7 @@ def pick(
         for line in decision.lines():
             typer.echo(line)
     typer.echo(f"wrote {shown_path(path)}", err=True)
+    _refresh(study)
     if decision.winner is None:
         raise typer.Exit(ExitCode.NONE_QUALIFIES)
     say_next("package", study_folder, "--picked", "-o", "student")
@@ -157,6 +158,7 @@ def confirm(
     found = load_confirmation(read)
     if found is None:
         complain("no candidate has two complete runs yet; confirmations/ has the failures")
+    _refresh(read)
     # The same pick now judges the candidates by their confirmed accuracy.
     is_rejected = found is not None and any(candidate.is_accepted is False for candidate in found.candidates)
     next_words = decided_pick(read) if is_rejected else ("report", str(study_folder))
@@ -203,6 +205,7 @@ def ablate(
     num_failed = sum((job.role, job.number) not in complete for job in jobs) - num_left
     if num_failed:
         complain(f"{num_failed} of {len(jobs)} twins failed; trials/twin-*/log.txt has the failures")
+    _refresh(read)
     say_next("report", study_folder)
     if num_left or num_failed:
         raise typer.Exit(ExitCode.BUDGET if num_left else ExitCode.FAILED)
@@ -344,6 +347,14 @@ def _end_reruns(
     say_next(*next_words)
     if found.num_complete < found.num_runs:
         raise typer.Exit(unfinished)
+
+
+def _refresh(study: "Study") -> None:
+    """Brings the report of a study up to date, if it has one."""
+    from reports import refresh_report
+
+    if refresh_report(study):
+        typer.echo(f"refreshed {shown_path(study.paths.report / 'report.html')}", err=True)
 
 
 def _choice(kind: type[_Choice], option: str, value: str) -> _Choice:

@@ -8,6 +8,8 @@ import scipy.stats
 
 from minilm_core.results.records import TrialRecord
 from reports.proxy import (
+    MAX_SIMULATED,
+    MAX_STUDENTS,
     MIN_STUDENTS,
     Ranked,
     _lowest_tau,
@@ -113,7 +115,7 @@ def test_a_perfect_ranking_of_a_few_is_not_certain() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_students", "true_tau"), [(5, 0.8), (10, 0.0), (10, 0.8)])
+@pytest.mark.parametrize(("num_students", "true_tau"), [(5, 0.8), (10, 0.0), (10, 0.8), (60, 0.0), (60, 0.8)])
 def test_the_interval_covers_the_tau_of_all_students(num_students: int, true_tau: float) -> None:
     """Clayton's copula, whose dependence is in one tail, is not the one that the interval assumes."""
     random = np.random.default_rng(1)
@@ -129,6 +131,20 @@ def test_the_interval_covers_the_tau_of_all_students(num_students: int, true_tau
         covered += found.low <= true_tau <= found.high
     # Three standard errors of 200 draws below 0.95.
     assert covered / 200 >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 200)
+
+
+def test_the_formula_for_many_continues_the_simulation_for_few() -> None:
+    simulated, by_formula = (_lowest_tau(0.5, number) for number in (MAX_SIMULATED, MAX_SIMULATED + 1))
+    assert by_formula == pytest.approx(simulated, abs=0.03)
+    assert _lowest_tau(1.0, 100) > 0.999
+
+
+def test_of_many_students_some_that_are_drawn_at_random_are_ranked() -> None:
+    quality = np.random.default_rng(0).normal(size=MAX_STUDENTS + 50)
+    found = proxy_quality(students_of(1 - 0.1 * quality, 0.7 + 0.02 * quality, np.arange(len(quality)) % 4 + 1))
+    assert found is not None
+    assert (found.num_students, found.num_drawn_from) == (MAX_STUDENTS, MAX_STUDENTS + 50)
+    assert "Among 200 students, drawn at random from 250, that" in found.sentence
 
 
 @pytest.mark.parametrize("equal", [0, 1])

@@ -245,6 +245,26 @@ def test_pick_names_the_winner_and_writes_the_decision(study: Path) -> None:
     assert json.loads(done.stdout)["winner"]["trial"] == decision["winner"]["trial"] == best.number
 
 
+@pytest.mark.slow
+def test_pick_brings_a_report_up_to_date(study: Path) -> None:
+    page = study / "report" / "report.html"
+    assert run("report", study, "--format", "html,json").returncode == 0
+    before = page.read_text(encoding="utf-8")
+    assert "Recommended without limits" in before
+    done = run("pick", study, "--prefer", "best")
+    assert f"refreshed {page}" in done.stderr
+    assert "Chosen: trial" in page.read_text(encoding="utf-8")
+    assert not (study / "report" / "report.md").exists()
+
+
+def test_report_names_the_formats_that_it_knows(study: Path) -> None:
+    done = run("report", study, "--format", "html,docx")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "minilm-search: --format must be one of html, md, json, csv, parquet, svg, png, got docx\n",
+    )
+
+
 def test_pick_exits_with_4_when_no_student_qualifies(study: Path) -> None:
     done = run("pick", study, "--max-size", "1kB")
     assert done.returncode == 4
