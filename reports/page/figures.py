@@ -19,6 +19,7 @@ from reports.page.frontier_chart import (
     unfinished_of,
 )
 from reports.page.tables import latency_titles
+from reports.page.trial_charts import curves_chart, rates_chart, tasks_chart
 from reports.study import Study
 from reports.trial_rows import Row
 
@@ -61,7 +62,13 @@ def draw_figures(study: Study, rows: Sequence[Row], tie: tuple[float, float] | N
         figures.append(finish(drawn, {**common, LINE: line}, is_shared=True))
     students = [row for row in rows if row["place"] and row["role"] == Role.STUDENT]
     students = drawn_models(students)
-    others = [_progress(altair, study), _importances(altair, study)]
+    others = [
+        tasks_chart(altair, study, rows),
+        _progress(altair, study),
+        _importances(altair, study),
+        rates_chart(altair, students),
+        curves_chart(altair, study),
+    ]
     slices = _slices(altair, students, latencies)
     figures += [finish(drawn) for drawn in others if drawn is not None]
     figures += [] if slices is None else [finish(slices, {STUDENTS: _points(students, latencies)})]

@@ -208,7 +208,7 @@ def _unfinished(alt: Any, x: Any, unfinished: Sequence[Row]) -> list[Any]:
         alt.Chart(alt.NamedData(UNFINISHED))
         .transform_filter(f"datum.status == '{status}'")
         .mark_point(filled=False, size=40, opacity=0.7, shape=shape, stroke=colour)
-        .encode(x=x, y=alt.value(HEIGHT - 6))
+        .encode(x=x, y=alt.value(alt.expr("height - 6")))
         for status, (shape, colour) in STATUSES.items()
         if status in found
     ]

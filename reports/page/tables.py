@@ -274,6 +274,7 @@ def failure_rows(study: Study) -> list[Row]:
             "device_hours": sum(record.device_hours for record in records),
             "first_trial": records[0].label,
             "first_message": records[0].failure.message if records[0].failure is not None else "",
+            "first_traceback": records[0].failure.traceback if records[0].failure is not None else "",
         }
         for (status, kind), records in sorted(groups.items(), key=lambda group: -len(group[1]))
     ]

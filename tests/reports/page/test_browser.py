@@ -108,7 +108,7 @@ def picked(study: Study, command: str) -> Decision:
 
 def test_the_page_draws_every_chart_and_asks_for_nothing(full: Study, opened: Open) -> None:
     page = opened(full)
-    page.wait_for_function("document.querySelectorAll('figure .drawing svg').length === 3")
+    page.wait_for_function("document.querySelectorAll('figure .drawing svg').length === 4")
     drawn = page.locator("#frontier-chart svg .mark-symbol path").count()
     assert drawn >= 8  # four students, the teacher, two twins, the truncated teacher
 

@@ -38,7 +38,7 @@ def test_nothing_is_drawn_without_a_student(make_study: Callable[..., Study]) ->
 
 def test_every_figure_is_drawn_of_a_full_study_and_states_its_finding(full_study: Study) -> None:
     figures = drawn(full_study)
-    assert set(figures) == {*(f"accuracy_{cost}" for cost in COSTS), "progress", "slices", "importances"}
+    assert set(figures) == {*(f"accuracy_{cost}" for cost in COSTS), "tasks", "progress", "slices", "importances"}
     assert all(figure.finding.endswith(".") and figure.svg().startswith("<svg") for figure in figures.values())
     assert figures["accuracy_latency_ms"].finding == (
         "Of 4 complete students, 2 lie on the line of these two figures, from trial 0 (2.00 ms, accuracy 0.8000) "
