@@ -18,6 +18,7 @@ LABEL_SIZE, TITLE_SIZE = 12, 13
 PNG_SCALE = 2.0
 LOG_AXIS_FROM_RATIO = 4.0
 
+SLANTED_CROSS = "M-.5,-.3L-.3,-.5L0,-.2L.3,-.5L.5,-.3L.2,0L.5,.3L.3,.5L0,.2L-.3,.5L-.5,.3L-.2,0Z"
 # Shape and colour are redundant, and the colours are Okabe and Ito's, for readers who do not see all colours.
 PLACES: Mapping[str, tuple[str, str]] = {
     "on the frontier": ("circle", "#0072b2"),
@@ -28,6 +29,7 @@ PLACES: Mapping[str, tuple[str, str]] = {
     "twin without soft labels": ("triangle-right", "#5b3a8c"),
     "twin from random weights": ("triangle-left", "#2f6f6f"),
     "truncated teacher": ("triangle-down", "#7a6a00"),
+    "other study": (SLANTED_CROSS, "#c4314b"),
 }
 OPAQUE = 1.0
 

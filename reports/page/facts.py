@@ -11,6 +11,7 @@ from reports.comparison import Comparison, comparisons, name_of, verdict
 from reports.confirmation import load_confirmation
 from reports.finetuning_check import load_finetuning_check
 from reports.merits import Merits, budgets, merits_of
+from reports.other_studies import OtherStudies, beside
 from reports.page import tables
 from reports.page.tables import SetTable
 from reports.proxy import proxy_quality
@@ -70,6 +71,8 @@ class Facts:
     """What each budget buys."""
     tie: tuple[float, float] | None
     """The accuracies from which on a student cannot be told apart from the most accurate, up to that one."""
+    others: OtherStudies | None
+    """Other studies beside this one; None without any."""
     frontier: tuple[Row, ...]
     trials: tuple[Row, ...]
     failures: tuple[Row, ...]
@@ -121,6 +124,11 @@ class Facts:
         )
 
     @property
+    def models_drawn(self) -> tuple[Row, ...]:
+        """The rows that charts show: of all records, and of the students of other studies."""
+        return (*self.trials, *(() if self.others is None else self.others.models))
+
+    @property
     def volume(self) -> str:
         """The reference point of the hypervolume, as a sentence; empty where there is none."""
         if not self.reference_point:
@@ -143,6 +151,7 @@ class Facts:
             "recommended": self.answer.student,
             "merits": None if self.merits is None else self.merits.as_json(),
             "budgets": list(self.budgets),
+            "studies": [] if self.others is None else list(self.others.summary),
             "verdict": self.verdict,
             "warnings": list(self.warnings),
             "comparisons": [comparison.as_json() for comparison in self.comparisons],
@@ -162,8 +171,13 @@ class Facts:
         }
 
 
-def gather(study: Study) -> Facts:
-    """Computes the content of the report of a study."""
+def gather(study: Study, others: Sequence[Study] = ()) -> Facts:
+    """Computes the content of the report of a study, with other studies beside it.
+
+    Raises:
+        UserError: if the others cannot be compared with it.
+    """
+    besides = beside(study, others) if others else None
     validation, test = resample(study, Split.VALIDATION), resample(study, Split.TEST)
     rows = tables.rows(study, validation)
     by_trial = {row["trial"]: row for row in rows}
@@ -200,6 +214,7 @@ def gather(study: Study) -> Facts:
         else merits_of(study, recommended, validation),
         budgets=tuple(tables.budget_rows(budgets(study, validation))),
         tie=_tie(study, validation),
+        others=besides,
         frontier=tuple(
             {**by_trial[student.number], **tables.merit_cells(merits_of(study, student, validation))}
             for student in study.frontier

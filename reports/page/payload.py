@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minilm_core.results.objectives import LATENCY
+from reports.page.facts import Facts
 from reports.page.frontier_chart import Axis, models_of, unfinished_of
 from reports.page.tables import Column
 from reports.selection.preference import Prefer, cheapest_by
@@ -27,11 +28,9 @@ _MODEL_KEYS = (
 )
 
 
-def payload(
-    study: Study, axes: Sequence[Axis], rows: Sequence[Row], columns: Sequence[Column], validation: Resamples
-) -> dict[str, Any]:
+def payload(study: Study, axes: Sequence[Axis], facts: Facts, columns: Sequence[Column]) -> dict[str, Any]:
     """Returns what the script of the page reads, as plain values; rows are lists, which are half as long as objects."""
-    models = models_of(axes, rows)
+    rows, models = facts.trials, models_of(axes, facts.models_drawn)
     costs = [f"x{number}" for number in range(len(axes))]
     keys = [*_MODEL_KEYS, *costs]
     unfinished = ["name", "shape", "status", *costs]
@@ -47,7 +46,7 @@ def payload(
         },
         "teacher": teacher,
         "rule": _rule(study, axes),
-        "ties": _ties(study, validation),
+        "ties": _ties(study, facts.validation),
         "trials": {
             "columns": [{"title": column.title, "number": column.is_number} for column in columns],
             "rows": [[column.cell(row) for column in columns] for row in rows],

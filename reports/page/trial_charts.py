@@ -9,6 +9,7 @@ import numpy as np
 from minilm_core.results.records import Role
 from reports import wording
 from reports.curves import held_out_curves
+from reports.other_studies import OTHER_STUDY
 from reports.page.drawing import HEIGHT, PLACES, WIDTH, Drawn, coding
 from reports.page.tables import ON_FRONTIER, task_names
 from reports.study import Study
@@ -71,7 +72,7 @@ def _model(row: Row) -> str:
 def _compared(rows: Sequence[Row]) -> list[Row]:
     """Returns the most accurate students of the frontier, and after them the teacher and the baselines."""
     front = sorted((row for row in rows if row["place"] == ON_FRONTIER), key=lambda row: -row["accuracy"])
-    others = [row for row in rows if row["place"] and row["role"] != Role.STUDENT]
+    others = [row for row in rows if row["place"] and row["role"] not in (Role.STUDENT, OTHER_STUDY)]
     return [*front[:MAX_STUDENTS], *others]
 
 

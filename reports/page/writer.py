@@ -53,6 +53,15 @@ PROGRESS_COLUMNS = (
     Column(key="share", title="Share of the final volume", write=lambda value: f"{value:.1%}"),
     Column(key="num_on_frontier", title="On the frontier"),
 )
+STUDY_COLUMNS = (
+    Column(key="study", title="Study", is_number=False),
+    Column(key="num_students", title="Complete students"),
+    tables.DEVICE_HOURS,
+    Column(key="best", title="Its most accurate student", is_number=False),
+    Column(key="accuracy", title="Accuracy", write=wording.accuracy),
+    Column(key="num_on_common", title="On the common frontier"),
+    Column(key="share", title="Share of the common volume", write=wording.percentage),
+)
 IMPORTANCE_COLUMNS = (
     Column(key="objective", title="Objective", is_number=False),
     Column(key="choice", title="Choice", write=figures.choice_name, is_number=False),
@@ -118,18 +127,25 @@ class Report:
     """The package to install for figures; None where they were drawn."""
 
 
-def write_report(study: Study, out: Path | None = None, *, formats: Collection[Format] = ALL_FORMATS) -> Report:
+def write_report(
+    study: Study,
+    out: Path | None = None,
+    *,
+    others: Sequence[Study] = (),
+    formats: Collection[Format] = ALL_FORMATS,
+) -> Report:
     """Writes report.html, report.md, report.json, trials.csv, trials.parquet, frontier.csv and the figures into `out`.
 
     `out` is report/ in the study's folder by default. The study need not be finished, nor have a complete student.
-    `formats` leaves out the others.
+    `others` are studies whose students are drawn beside it. `formats` leaves out the other formats.
 
     Raises:
-        UserError: if decision.json is damaged, or a figure of a record does not fit its column of the tables.
+        UserError: if other studies cannot be compared with it, decision.json is damaged, or a figure of a record does
+            not fit its column of the tables.
     """
     folder = study.paths.report if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
-    facts = gather(study)
+    facts = gather(study, others)
     drawn, note = _draw(study, facts)
     html, markdown = folder / "report.html", folder / "report.md"
     context = _context(study, facts, drawn, note)
@@ -180,14 +196,14 @@ def _write_tables(study: Study, facts: Facts, folder: Path, formats: Collection[
 def _draw(study: Study, facts: Facts) -> tuple[tuple[Figure, ...], str | None]:
     """Returns the figures, and what to install where they are missing."""
     try:
-        return figures.draw_figures(study, facts.trials, facts.tie), None
+        return figures.draw_figures(study, facts.models_drawn, facts.tie), None
     except ImportError:
         return (), INSTALL_HINT
 
 
 def _html_page(study: Study, facts: Facts, drawn: Sequence[Figure], context: Mapping[str, Any]) -> str:
     axes, columns = figures.axes_shown(study, facts.trials), context["trial_columns"]
-    data = payload(study, axes, facts.trials, columns, facts.validation)
+    data = payload(study, axes, facts, columns)
     limits = _limits(axes, facts.trials, has_teacher=data["teacher"] is not None)
     environment = _html_environment()
     return environment.get_template("report.html").render(
@@ -203,6 +219,7 @@ def _context(study: Study, facts: Facts, drawn: Sequence[Figure], note: str | No
         "note": note,
         "budgets": _budget_tables(facts.budgets),
         "budget_columns": tables.BUDGET_COLUMNS,
+        "study_columns": STUDY_COLUMNS,
         "frontier_columns": tables.frontier_columns(facts.tasks, facts.latencies, has_steps=facts.has_steps),
         "trial_columns": tables.trial_columns(facts.tasks, facts.latencies, has_steps=facts.has_steps),
         "model_columns": MODEL_COLUMNS,

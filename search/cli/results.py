@@ -42,17 +42,24 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 
 def report(
     study_folder: StudyFolder,
+    others: Annotated[
+        list[Path] | None, typer.Argument(help="Other studies, drawn beside it; needs --out.", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: STUDY/report.")] = None,
     formats: Annotated[
         str | None, typer.Option("--format", help="Some of html, md, json, csv, parquet, svg, png. Default: all.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the report of a study: report.html, report.md, tables and figures."""
+    """Write the report of a study, or of several side by side: report.html, report.md, tables and figures."""
     from reports import Format, load_study, write_report
 
+    if others and out is None:
+        raise UserError("a report of several studies needs --out, so that it does not replace that of one, got none")
+
     chosen = tuple(Format) if formats is None else [_choice(Format, "--format", name) for name in formats.split(",")]
-    written = write_report(load_study(study_folder), out, formats=chosen)
+    besides = [load_study(other) for other in others or ()]
+    written = write_report(load_study(study_folder), out, others=besides, formats=chosen)
     if as_json:
         emit_json({"html": str(written.html), "markdown": str(written.markdown), "verdict": written.verdict})
     else:

@@ -9,7 +9,7 @@ function colours() {
   const axis = { labelColor: of("--ink"), titleColor: of("--ink"), gridColor: of("--line"), domainColor: of("--quiet"),
     tickColor: of("--quiet") };
   return { background: "transparent", axis, text: { fill: of("--quiet") },
-    legend: { labelColor: of("--ink"), titleColor: of("--ink"), columns: window.innerWidth < 700 ? 2 : 0 },
+    legend: { labelColor: of("--ink"), titleColor: of("--ink"), columns: window.innerWidth < 700 ? 2 : 6 },
     header: { labelColor: of("--ink"), titleColor: of("--ink") }, view: { stroke: of("--line") } };
 }
 
