@@ -1,5 +1,6 @@
 """What reports/README.md promises: its commands and code run as shown, and its tables are complete."""
 
+import json
 import re
 from pathlib import Path
 
@@ -29,9 +30,12 @@ CODE = [block.text for block in blocks("python") if block.document == README]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a study called STUDY, whose latency table has 90th percentiles."""
-    write_full_study(tmp_path / "STUDY")
-    latency_table(p90_over_p50=1.1).save(tmp_path / "STUDY" / "latency.json")
+    """A folder with two studies called STUDY and STUDY2, whose latency tables have 90th percentiles."""
+    for name in ("STUDY", "STUDY2"):
+        write_full_study(tmp_path / name)
+        latency_table(p90_over_p50=1.1).save(tmp_path / name / "latency.json")
+        settings = tmp_path / name / "search.yaml"
+        settings.write_text(settings.read_text().replace("name: example", f"name: {name}"))
     return tmp_path
 
 
@@ -65,6 +69,14 @@ def test_every_file_of_a_report_is_listed(folder: Path) -> None:
     written = {path.name for path in write_report(load_study(folder / "STUDY")).folder.iterdir()}
     (table,) = re.findall(r"\| file \| content \|\n(.*?)\n\n", text_of(README), flags=re.DOTALL)
     assert {name.strip("/") for name in re.findall(r"`([\w./]+)`", table)} == written
+
+
+def test_every_field_of_the_json_is_listed(folder: Path) -> None:
+    content = json.loads((write_report(load_study(folder / "STUDY")).folder / "report.json").read_text())
+    (table,) = re.findall(r"\| field \| content \|\n\|---\|---\|\n(.*?)\n\n", text_of(README), flags=re.DOTALL)
+    fields = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert fields | {"schema_version"} == set(content)
+    assert f"has `schema_version` {content['schema_version']}," in text_of(README)
 
 
 def test_every_column_is_listed(folder: Path) -> None:
