@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from minilm_core.errors import UserError
+from minilm_core.latency.bench_timings import Benches, read_benches
 from minilm_core.models.vocabulary.cut import CutVocabulary
 from minilm_core.results.frontier import hypervolume, is_on_frontier
 from minilm_core.results.layout import StudyPaths
@@ -52,6 +53,8 @@ class Study:
     latencies: Mapping[str, LatencyFacts]
     """What each latency table says, by the objective that it predicts; empty without tables."""
     importances: Mapping[str, Mapping[str, float]]
+    benches: Benches = field(default_factory=dict)
+    """The latencies of trained students that were measured."""
     vocabulary: CutVocabulary | None = None
     """The tokens that the students keep; None if they have all their teacher's."""
     ablations: tuple[TrialRecord, ...] = ()
@@ -206,7 +209,9 @@ def load_study(path: Path | str) -> Study:
     paths = StudyPaths(root=Path(path))
     if not paths.records.is_file() or not paths.search_yaml.is_file():
         raise UserError(f"a study folder must hold {paths.records.name} and {paths.search_yaml.name}, got {path}")
-    sha256 = hashlib.sha256(paths.records.read_bytes()).hexdigest()
+    # What was measured counts as much as what was recorded: a decision is bound to both.
+    benches = paths.benches.read_bytes() if paths.benches.is_file() else b""
+    sha256 = hashlib.sha256(paths.records.read_bytes() + benches).hexdigest()
     config = _read_config(paths.search_yaml)
     objectives = objectives_named(config["objectives"])
     records = read_records(paths.records)
@@ -225,6 +230,7 @@ def load_study(path: Path | str) -> Study:
         environment=read_environment(paths.environment),
         latencies=read_latencies(paths, config),
         importances=read_importances(paths.importances),
+        benches=read_benches(paths.benches),
         vocabulary=CutVocabulary.load(paths.vocabulary) if paths.vocabulary.is_dir() else None,
         ablations=ablations,
     )

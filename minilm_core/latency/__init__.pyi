@@ -1,3 +1,8 @@
+from .bench import bench_in_fresh_process as bench_in_fresh_process
+from .bench_timings import Benches as Benches
+from .bench_timings import BenchTiming as BenchTiming
+from .bench_timings import append_bench as append_bench
+from .bench_timings import read_benches as read_benches
 from .calibration import calibrate as calibrate
 from .calibration_process import CalibrationRequest as CalibrationRequest
 from .calibration_process import calibrate_in_fresh_process as calibrate_in_fresh_process

@@ -182,8 +182,8 @@ def calibrate(
         if progress is not None:
             progress(f"encoder {number} of {len(students)} is built", 0.0)
     meter = ContentionMeter()
-    with _threads(target.num_threads), torch.inference_mode():
-        rounds_ms = _interleaved_rounds(stopwatches, num_rounds, seed, progress)
+    with with_threads(target.num_threads), torch.inference_mode():
+        rounds_ms = interleaved_rounds(stopwatches, num_rounds, seed, progress, CALIBRATION_ROUND)
     measurements = tuple(map(Measurement.from_rounds, students, rounds_ms))
     num_fitted = len(plan.fitted)
     return LatencyTable(
@@ -216,19 +216,19 @@ def time_encoder(model: PreTrainedModel, target: LatencyTarget, *, num_rounds: i
         UserError: if the target's sequences are longer than the model's, or its runtime is not installed.
     """
     watch = stopwatch(model, target)
-    with _threads(target.num_threads), torch.inference_mode():
+    with with_threads(target.num_threads), torch.inference_mode():
         return Timing.from_rounds([_samples_ms(watch, BENCH_ROUND) for _ in range(num_rounds)])
 
 
-def _interleaved_rounds(
-    stopwatches: Sequence[Stopwatch], num_rounds: int, seed: int, progress: Progress | None
+def interleaved_rounds(
+    stopwatches: Sequence[Stopwatch], num_rounds: int, seed: int, progress: Progress | None, length: RoundLength
 ) -> list[list[list[float]]]:
     """Returns the milliseconds of the runs, by model and round; each round times the models in a new random order."""
     order = random.Random(seed)
     rounds_ms: list[list[list[float]]] = [[] for _ in stopwatches]
     for round_number in range(num_rounds):
         for done, index in enumerate(order.sample(range(len(stopwatches)), len(stopwatches))):
-            rounds_ms[index].append(_samples_ms(stopwatches[index], CALIBRATION_ROUND))
+            rounds_ms[index].append(_samples_ms(stopwatches[index], length))
             if progress is not None:
                 fraction = (round_number + (done + 1) / len(stopwatches)) / num_rounds
                 progress(f"round {round_number + 1} of {num_rounds}", fraction)
@@ -255,7 +255,8 @@ def _warm_up(watch: Stopwatch, length: RoundLength) -> None:
 
 
 @contextmanager
-def _threads(num_threads: int) -> Iterator[None]:
+def with_threads(num_threads: int) -> Iterator[None]:
+    """Gives PyTorch a number of threads until the block ends."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

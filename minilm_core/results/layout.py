@@ -63,6 +63,11 @@ class StudyPaths:
         return self.root / _of_target("teacher_latency", target)
 
     @property
+    def benches(self) -> Path:
+        """One line of JSON for each student that was timed on a target."""
+        return self.root / "bench.jsonl"
+
+    @property
     def warm_start(self) -> Path:
         """What earlier studies told the search before its first trial."""
         return self.root / "warm_start.json"

@@ -7,6 +7,7 @@ from typing import Any
 
 from minilm_core.results.records import TrialRecord
 from reports import wording
+from reports.benches import measured, prediction_error
 from reports.comparison import Comparison, comparisons, name_of, verdict
 from reports.confirmation import load_confirmation
 from reports.finetuning_check import load_finetuning_check
@@ -86,6 +87,10 @@ class Facts:
     progress: tuple[Row, ...]
     reference_point: Mapping[str, float]
     importances: tuple[Row, ...]
+    benches: tuple[Row, ...]
+    """Measured latencies beside predicted ones."""
+    prediction_error: str
+    """How far predictions were off, as a sentence; empty where nothing was measured and predicted."""
     measurement: tuple[tuple[str, str], ...]
     environment: tuple[tuple[str, str], ...]
     commands: tuple[str, ...]
@@ -167,6 +172,7 @@ class Facts:
             "trial_times": dict(self.trial_times),
             "progress": list(self.progress),
             "reference_point": dict(self.reference_point),
+            "benches": list(self.benches),
             "published": None if self.published is None else asdict(self.published),
         }
 
@@ -177,7 +183,7 @@ def gather(study: Study, others: Sequence[Study] = ()) -> Facts:
     Raises:
         UserError: if the others cannot be compared with it.
     """
-    besides = beside(study, others) if others else None
+    besides, timed = beside(study, others) if others else None, list(measured(study))
     validation, test = resample(study, Split.VALIDATION), resample(study, Split.TEST)
     rows = tables.rows(study, validation)
     by_trial = {row["trial"]: row for row in rows}
@@ -229,6 +235,8 @@ def gather(study: Study, others: Sequence[Study] = ()) -> Facts:
         progress=tuple(_progress_rows(study)),
         reference_point=study.reference_point,
         importances=tuple(_importance_rows(study)),
+        benches=tuple(one.as_row() for one in timed),
+        prediction_error=prediction_error(timed),
         measurement=tuple(_measurement(study)),
         environment=tuple(
             _flattened({key: value for key, value in study.environment.items() if key not in ("seconds", "trials")})

@@ -53,6 +53,22 @@ PROGRESS_COLUMNS = (
     Column(key="share", title="Share of the final volume", write=lambda value: f"{value:.1%}"),
     Column(key="num_on_frontier", title="On the frontier"),
 )
+BENCH_COLUMNS = (
+    tables.TRIAL,
+    tables.SHAPE,
+    Column(key="target", title="Target", is_number=False),
+    Column(key="predicted_ms", title="Predicted, ms", write=lambda value: f"{value:.2f}"),
+    Column(key="p50_ms", title="Measured p50, ms", write=lambda value: f"{value:.2f}"),
+    Column(key="p90_ms", title="p90", write=lambda value: f"{value:.2f}"),
+    Column(key="p95_ms", title="p95", write=lambda value: f"{value:.2f}"),
+    Column(key="p99_ms", title="p99", write=lambda value: f"{value:.2f}"),
+    Column(key="error", title="Error of the prediction", write=lambda value: f"{100 * value:+.1f}%"),
+    Column(key="num_samples", title="n", write=lambda value: f"{value:,}"),
+    Column(key="spread", title="Spread", write=lambda value: f"{value:.2f}"),
+    Column(key="sequences_a_second", title="Sequences/s", write=lambda value: f"{value:,.0f}"),
+    Column(key="load_seconds", title="Load, s", write=lambda value: f"{value:.2f}"),
+    Column(key="noise", title="Noise", is_number=False),
+)
 STUDY_COLUMNS = (
     Column(key="study", title="Study", is_number=False),
     Column(key="num_students", title="Complete students"),
@@ -220,6 +236,7 @@ def _context(study: Study, facts: Facts, drawn: Sequence[Figure], note: str | No
         "budgets": _budget_tables(facts.budgets),
         "budget_columns": tables.BUDGET_COLUMNS,
         "study_columns": STUDY_COLUMNS,
+        "bench_columns": BENCH_COLUMNS,
         "frontier_columns": tables.frontier_columns(facts.tasks, facts.latencies, has_steps=facts.has_steps),
         "trial_columns": tables.trial_columns(facts.tasks, facts.latencies, has_steps=facts.has_steps),
         "model_columns": MODEL_COLUMNS,

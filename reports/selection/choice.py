@@ -9,10 +9,11 @@ from minilm_core.errors import UserError
 from minilm_core.results.records import TrialRecord
 from reports.confirmation import AccuracyRequirement, ConfirmationResult, Confirmed
 from reports.selection.alternatives import Mention, alternatives
+from reports.selection.checked_latency import Shortfall
 from reports.selection.preference import Prefer, cheapest_by, cost_of, first_by, preference_for, preferred, unbeaten
 from reports.selection.reasons import Standing, reason_for, rule_for
 from reports.selection.requirements import Certainty, Requirements
-from reports.selection.shortfalls import Shortfall, check_for, requirement_of
+from reports.selection.shortfalls import check_for, requirement_of
 from reports.statistics import Resamples, Split, resample
 from reports.study import Study
 from reports.trial_rows import accuracy_of, student_path

@@ -1,64 +1,21 @@
 """By how much a student misses a requirement, and which limit would admit it."""
 
-from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 
 from minilm_core.errors import UserError
-from minilm_core.results.objectives import LATENCY
 from minilm_core.results.records import TrialRecord
 from reports import wording
 from reports.confirmation import AccuracyRequirement, ConfirmationResult, Confirmed, load_confirmation
 from reports.estimates import accuracy_ratio
-from reports.latency import P90, latency_title
-from reports.selection.requirements import Certainty, LatencyLimit, Requirements, is_condition
+from reports.selection.checked_latency import CheckedLatency, Shortfall, checked_latency, round_up
+from reports.selection.requirements import Certainty, Requirements
 from reports.statistics import Resamples, Split, resample
 from reports.study import Study
 from reports.trial_rows import accuracy_of
 
 # A fraction of the teacher's accuracy that equals the limit up to rounding meets it.
 ROUNDING = 1e-12
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shortfall:
-    """One limit that a student misses."""
-
-    reason: str
-    """The limit, by how much it is missed, and the limit that would admit the student."""
-    excess: float
-    """The miss as a fraction of the limit; infinite where the figure is not known."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckedLatency:
-    """A limit on a latency, and the latency that it is compared with."""
-
-    limit: LatencyLimit
-    objective: str
-    """The name of the latency."""
-    title: str
-    error: float
-    """The fraction of a predicted latency that is added to it."""
-    p90_over_p50: float | None
-    """The factor from a predicted median to the 90th percentile; None where medians are limited."""
-
-    def shortfall(self, student: TrialRecord) -> Shortfall | None:
-        """Returns by how much a student misses the limit; None where it keeps to it."""
-        median, max_ms = student.latency_on(self.objective), self.limit.max_ms
-        if median is None:
-            return Shortfall(reason=f"its {self.title} was not measured", excess=float("inf"))
-        predicted = median * (self.p90_over_p50 or 1.0)
-        value = predicted * (1 + self.error)
-        if value <= max_ms:
-            return None
-        words = f"{'' if self.p90_over_p50 is None else 'p90 '}{self.title} {predicted:.2f} ms"
-        if self.error:
-            words = f"{words} plus {wording.percentage(self.error)} error"
-        admitting = replace(self.limit, max_ms=float(_round_up(value, "0.01")))
-        return Shortfall(
-            reason=f"{words} is {value - max_ms:.2f} ms over {max_ms:g} ms (--max-latency {admitting} would admit it)",
-            excess=(value - max_ms) / max_ms,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -174,7 +131,7 @@ def retained_accuracy(accuracy: float | None, of_teacher: float | None) -> float
 
 def admitting_percentage(retained: float, step: str) -> Decimal:
     """Returns the least `--within`, a multiple of `step` percent, that admits a fraction of the teacher's accuracy."""
-    return max(Decimal(0), _round_up(100 * (1 - retained - ROUNDING), step))
+    return max(Decimal(0), round_up(100 * (1 - retained - ROUNDING), step))
 
 
 def check_for(study: Study, requirements: Requirements, certainty: Certainty) -> RequirementsCheck:
@@ -191,7 +148,7 @@ def check_for(study: Study, requirements: Requirements, certainty: Certainty) ->
         certainty=certainty,
         teacher=study.teacher,
         resamples=resample(study, Split.VALIDATION) if is_sure and requirements.has_accuracy else None,
-        latencies=tuple(_checked_latency(study, limit, is_sure=is_sure) for limit in requirements.latencies),
+        latencies=tuple(checked_latency(study, limit, is_sure=is_sure) for limit in requirements.latencies),
         confirmation=load_confirmation(study, requirement_of(requirements)),
     )
 
@@ -199,55 +156,6 @@ def check_for(study: Study, requirements: Requirements, certainty: Certainty) ->
 def requirement_of(requirements: Requirements) -> AccuracyRequirement:
     """Returns the limits of accuracy, against which a confirmation tests its candidates."""
     return AccuracyRequirement(within=requirements.within, min_accuracy=requirements.min_accuracy)
-
-
-def _checked_latency(study: Study, limit: LatencyLimit, *, is_sure: bool) -> CheckedLatency:
-    """Returns a limit with the latency of the study that it is on.
-
-    Raises:
-        UserError: if the study did not measure it, or not as surely as is required.
-    """
-    required = limit.conditions
-    objective = _limited_latency(study, limit)
-    if study.students and all(student.latency_on(objective) is None for student in study.students):
-        raise UserError("--max-latency needs measured latencies, got a study that measured none")
-    facts = study.latencies.get(objective)
-    if is_sure and facts is None:
-        raise UserError("--certainty sure with --max-latency needs the latency table's held-out error, got none")
-    error, is_p90 = 0.0, required.percentile == P90
-    if is_sure and facts is not None:
-        of_p90 = facts.held_out_p90_error if is_p90 else None
-        error = facts.held_out_error if of_p90 is None else of_p90
-    title = latency_title(None) if facts is None else facts.title
-    return CheckedLatency(
-        limit=limit,
-        objective=objective,
-        title=wording.within_a_sentence(title),
-        error=error,
-        p90_over_p50=facts.p90_over_p50 if is_p90 and facts is not None else None,
-    )
-
-
-def _limited_latency(study: Study, limit: LatencyLimit) -> str:
-    """Returns the objective that is the latency on the target which a limit means.
-
-    Raises:
-        UserError: if no target has its name and its conditions.
-    """
-    if limit.target is None and limit.conditions.is_unset:
-        return LATENCY
-    named = {objective: facts for objective, facts in study.latencies.items() if facts.name == limit.target}
-    is_name = limit.target is not None and (bool(named) or not is_condition(limit.target))
-    for objective, facts in (named if is_name else study.latencies).items():
-        if facts.covers(limit.conditions):
-            return objective
-    measured = "; ".join(
-        f"{facts.name}: {facts.conditions.label}" if facts.name else facts.conditions.label
-        for facts in study.latencies.values()
-    )
-    conditions = "" if limit.conditions.is_unset else limit.conditions.label
-    asked = ", ".join(part for part in (limit.target if is_name else "", conditions) if part)
-    raise UserError(f"--max-latency must be for what was measured ({measured or 'conditions unknown'}), got {asked}")
 
 
 def _over(name: str, option: str, value: int | None, limit: int | None, unit: str) -> Shortfall | None:
@@ -260,10 +168,6 @@ def _over(name: str, option: str, value: int | None, limit: int | None, unit: st
         return None
     return Shortfall(
         reason=f"{name} {value / 1e6:.2f}{unit} is {(value - limit) / 1e6:.2f}{unit} over {limit / 1e6:g}{unit} "
-        f"({option} {_round_up(value / 1e6, '0.01')}{unit.strip()} would admit it)",
+        f"({option} {round_up(value / 1e6, '0.01')}{unit.strip()} would admit it)",
         excess=(value - limit) / limit,
     )
-
-
-def _round_up(value: float, step: str) -> Decimal:
-    return Decimal(value).quantize(Decimal(step), ROUND_CEILING)

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from minilm_core.errors import FailureKind, UserError, classify_failure, first_line
-from search.cli import calibrating, preparing, results, running
+from search.cli import benching, calibrating, preparing, results, running
 from search.cli.terminal import ExitCode, Invocation, complain
 from search.driver.log import write_driver_log
 from search.errors import SearchError
@@ -39,6 +39,7 @@ for verb in (
     results.confirm,
     results.ablate,
     results.check_finetuning,
+    benching.bench,
     results.package,
     results.verify,
 ):

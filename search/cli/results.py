@@ -150,7 +150,7 @@ def confirm(
     from search.study.confirmation import ConfirmationPlan, fix_plan
     from search.study.resolved import find_study
 
-    _check_is_one("confirm", front, picked, bool(trial))
+    check_is_one("confirm", front, picked, bool(trial))
     _check_device_hours(max_device_hours)
     paths = existing_study(study_folder)
     note_study(context, paths.root)
@@ -189,7 +189,7 @@ def ablate(
     from search.study.baselines import ablation_jobs
     from search.study.resolved import find_study
 
-    _check_is_one("ablate", front, picked, bool(trial))
+    check_is_one("ablate", front, picked, bool(trial))
     _check_device_hours(max_device_hours)
     paths = existing_study(study_folder)
     note_study(context, paths.root)
@@ -325,7 +325,8 @@ def chosen_students(study: "Study", *, picked: bool, trials: Sequence[int] | Non
     return tuple(sorted(set(numbers)))
 
 
-def _check_is_one(command: str, *choices: bool) -> None:
+def check_is_one(command: str, *choices: bool) -> None:
+    """Refuses a command that chooses its students in no way or in several."""
     if choices.count(True) != 1:
         raise UserError(f"{command} needs one of --front, --picked and --trial")
 

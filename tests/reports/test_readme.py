@@ -22,8 +22,8 @@ COMMANDS = [
     for block in blocks("sh")
     if block.document == README
     for words in command_lines(block)
-    # These train: test_study_confirmation.py and test_study_ablation.py run them on real studies.
-    if words[1] not in ("confirm", "ablate", "check-finetuning")
+    # These need students: test_study_confirmation.py, test_study_ablation.py and test_bench.py run them on real ones.
+    if words[1] not in ("confirm", "ablate", "check-finetuning", "bench")
 ]
 CODE = [block.text for block in blocks("python") if block.document == README]
 

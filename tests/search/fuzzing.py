@@ -21,7 +21,7 @@ from search.cli import main
 from search.cli.terminal import ExitCode
 
 DOCUMENTED = frozenset(int(code) for code in ExitCode)
-OWN_LINES = ("minilm-search: ", "next: ", "wrote ")
+OWN_LINES = ("minilm-search: ", "next: ", "wrote ", "refreshed ", "timing trained students: ")
 """The beginnings of all lines that a command may write to stderr."""
 
 RAW = "@raw@"

@@ -19,7 +19,7 @@ from tests.reports.example_studies import student, write_full_study
 from tests.search.teachers import TEACHER_JSON
 
 VERBS = ("init", "validate", "doctor", "calibrate", "plan", "launch")
-VERBS += ("status", "resume", "report", "show", "pick", "package", "verify")
+VERBS += ("status", "resume", "bench", "report", "show", "pick", "package", "verify")
 HEAVY = ("torch", "ray", "transformers", "optuna", "datasets")
 
 RUN_AND_LIST_MODULES = """

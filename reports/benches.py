@@ -1,0 +1,87 @@
+"""Measured latencies beside the predicted ones."""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from minilm_core.latency.bench_timings import BenchTiming
+from minilm_core.results.records import TrialRecord
+from reports import wording
+from reports.latency import MEDIAN_PERCENTILE, LatencyConditions
+from reports.study import Study
+from reports.trial_rows import Row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """A student's measured latency, and what a table of its study predicts for the same machine and target."""
+
+    student: TrialRecord
+    timing: BenchTiming
+    predicted_ms: float | None
+
+    @property
+    def error(self) -> float | None:
+        """The prediction's error as a fraction of the measured median; positive where it is too slow."""
+        return None if self.predicted_ms is None else self.predicted_ms / self.timing.p50_ms - 1
+
+    def as_row(self) -> Row:
+        """Returns the row of the report."""
+        timing = self.timing
+        return {
+            "trial": self.student.number,
+            "shape": self.student.architecture.label,
+            "target": timing.target.label,
+            "predicted_ms": self.predicted_ms,
+            "p50_ms": timing.p50_ms,
+            **{f"p{percentile}_ms": timing.percentiles_ms.get(percentile) for percentile in (90, 95, 99)},
+            "error": self.error,
+            "num_samples": timing.num_samples,
+            "spread": timing.spread,
+            "sequences_a_second": timing.sequences_a_second,
+            "load_seconds": timing.load_seconds,
+            "noise": "" if timing.noise is None else f"NOISY: {timing.noise}",
+            "device_name": timing.device_name,
+        }
+
+
+def measured(study: Study) -> Iterator[Measured]:
+    """Yields the measured latencies of a study's students, by target and trial."""
+    in_order = sorted(study.benches.items(), key=lambda item: (item[0][1].label, item[0][0]))
+    for (trial, _), timing in in_order:
+        student = study.student(trial)
+        if student is not None:
+            yield Measured(student=student, timing=timing, predicted_ms=_predicted(study, student, timing))
+
+
+def conditions_of(timing: BenchTiming) -> LatencyConditions:
+    """Returns the conditions of a measured median."""
+    target = timing.target
+    return LatencyConditions(
+        device=target.device.value,
+        num_threads=target.num_threads,
+        batch_size=target.batch_size,
+        sequence_length=target.sequence_length,
+        runtime=target.runtime.value,
+        percentile=MEDIAN_PERCENTILE,
+    )
+
+
+def _predicted(study: Study, student: TrialRecord, timing: BenchTiming) -> float | None:
+    """Returns the latency that a table of the same machine and target predicts."""
+    for objective, facts in study.latencies.items():
+        if facts.conditions == conditions_of(timing) and facts.device_name == timing.device_name:
+            return student.latency_on(objective)
+    return None
+
+
+def prediction_error(found: list[Measured]) -> str:
+    """Returns how far predictions were from quiet measurements, as a sentence; empty where nothing was both."""
+    errors = [abs(one.error) for one in found if one.error is not None and one.timing.noise is None]
+    if not errors:
+        return ""
+    students = wording.counted(len(errors), "quiet measurement")
+    return (
+        f"Over {students}, predicted medians are off by {wording.percentage(statistics.mean(errors))} on average and "
+        f"{wording.percentage(max(errors))} at most."
+    )

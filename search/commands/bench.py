@@ -1,0 +1,41 @@
+"""Times a study's trained students on this machine, and keeps the timings beside its records."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from minilm_core.errors import UserError
+from minilm_core.latency.bench import bench_in_fresh_process
+from minilm_core.latency.bench_timings import BenchTiming, append_bench
+from minilm_core.latency.table import LatencyTarget
+from minilm_core.results.layout import StudyPaths, TrialPaths
+from minilm_core.results.records import TrialRecord
+
+Shown = Callable[[str, float], None]
+
+
+def _show_stage(show: Shown, label: str, stage: str, done: float) -> None:
+    show(f"{label}, {stage}", done)
+
+
+def bench_students(
+    paths: StudyPaths, students: Sequence[TrialRecord], targets: Sequence[LatencyTarget], show: Shown
+) -> list[tuple[TrialRecord, BenchTiming]]:
+    """Times students on each target in turn, each in a process of its own, and appends the timings to the study.
+
+    Raises:
+        UserError: if a student's folder is gone, or a target cannot be timed here; targets before it are kept.
+    """
+    folders = []
+    for student in students:
+        model = paths.model_folder(student.role, student.number, student.extended_to)
+        folder = TrialPaths(root=model).student
+        if not folder.is_dir():
+            raise UserError(f"bench needs the student of {student.label}, got none in {folder}")
+        folders.append(folder)
+    found: list[tuple[TrialRecord, BenchTiming]] = []
+    for target in targets:
+        timings = bench_in_fresh_process(folders, target, partial(_show_stage, show, target.label))
+        for student, timing in zip(students, timings, strict=True):
+            append_bench(paths.benches, student.number, timing)
+            found.append((student, timing))
+    return found
