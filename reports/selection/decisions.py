@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ SCHEMA_VERSION = 2
 
 
 def write_decision(study: Study, decision: Decision) -> Path:
-    """Writes decision.json into the study folder, whole or not at all, with the SHA-256 of the study's records."""
+    """Writes decision.json into the study folder, whole or not at all.
+
+    It has the SHA-256 of the study's records and timings, and the version of the program.
+    """
     path = study.paths.decision
     content = {
         "schema_version": SCHEMA_VERSION,
         "study": study.name,
         "records_sha256": study.records_sha256,
+        "program_version": version("minilm-search"),
         "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **decision.as_json(),
     }

@@ -56,7 +56,12 @@ def calibrate(
     if search_yaml is not None:
         _refuse({"model": model, "also": also, **given}, "--space; a search.yaml has keys below latency")
         tables = calibrate_study(
-            search_yaml, overrides or (), is_forced=force, is_strict=strict, has_one_target=out is not None
+            search_yaml,
+            overrides or (),
+            is_forced=force,
+            is_strict=strict,
+            has_one_target=out is not None,
+            tell=complain,
         )
     else:
         _refuse({"set": overrides}, "a search.yaml")

@@ -1,7 +1,7 @@
 """Calibrates this machine: for the encoders of a search.yaml, or for those of a space, which needs no teacher."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,13 @@ _SIZES = re.compile(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)")
 
 
 def calibrate_study(
-    search_yaml: Path, overrides: Sequence[str], *, is_forced: bool, is_strict: bool, has_one_target: bool = False
+    search_yaml: Path,
+    overrides: Sequence[str],
+    *,
+    is_forced: bool,
+    is_strict: bool,
+    has_one_target: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Mapping[str, LatencyTable]:
     """Returns a search's tables: of each target those of its students and, if its family is another, of its teacher.
 
@@ -46,6 +52,7 @@ def calibrate_study(
         is_forced: Whether to measure again where there is a table.
         is_strict: Whether to refuse a table that predicts held-out encoders badly, before the cache has it.
         has_one_target: Whether there is room for the table of one target alone.
+        tell: Is called with a line on the targets that are left out.
 
     Raises:
         UserError: if the teacher is not on this machine, the settings name the table of every target, or more targets
@@ -65,6 +72,9 @@ def calibrate_study(
     targets = {name: target for name, target in here.items() if len(here) == 1 or _can_time(target)}
     if not targets:
         raise UserError(f"calibrate needs a target that this machine can time, got {', '.join(here)}")
+    left_out = [name for name in here if name not in targets]
+    if left_out:
+        tell(f"this machine cannot time {', '.join(left_out)}; calibrate on one that can, and name its table")
     if has_one_target and len(targets) > 1:
         raise UserError(f"--out is for the table of one target, got {len(targets)}: {', '.join(targets)}")
     teacher = find_teacher_config(loaded)

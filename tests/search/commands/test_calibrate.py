@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from minilm_core.errors import UserError
 from minilm_core.latency.table import LatencyTarget, Runtime
@@ -13,7 +14,7 @@ from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import TrialRecord
 from minilm_core.settings.schema import plain
 from reports import load_study
-from search.commands.calibrate import calibrate_space, check_error, parse_sizes, parse_target
+from search.commands.calibrate import calibrate_space, calibrate_study, check_error, parse_sizes, parse_target
 from search.config.loading import load_config
 from search.errors import SearchError
 from tests.search.latency_tables import table_of
@@ -120,3 +121,14 @@ def _written(space: object, folder: Path) -> str:
     file = folder / "space.yaml"
     file.write_text(json.dumps(plain(space)), encoding="utf-8")
     return str(file)
+
+
+@pytest.mark.slow
+def test_a_target_that_this_machine_cannot_time_is_named_and_left_out(material: Path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine can time a GPU")
+    targets = "latency=[{name: here, sequence_length: 16}, {name: gpu, device: cuda, sequence_length: 16}]"
+    told: list[str] = []
+    tables = calibrate_study(material / "search.yaml", [targets], is_forced=False, is_strict=False, tell=told.append)
+    assert set(tables) == {"students@here"}
+    assert told == ["this machine cannot time gpu; calibrate on one that can, and name its table"]
