@@ -9,7 +9,7 @@ from jaxtyping import Float
 from minilm_core.results.frontier import hypervolume
 
 NUM_ORDERS = 20
-NUM_FRACTIONS = 40
+NUM_FRACTIONS = 25
 
 Costs = Float[np.ndarray, "students objectives"]
 

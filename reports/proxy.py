@@ -20,7 +20,7 @@ from reports.trial_rows import accuracy_of
 
 MIN_STUDENTS = 8
 """With fewer students a bootstrap interval of the partial tau says nothing."""
-MAX_STUDENTS = 200
+MAX_STUDENTS = 150
 """Of more students, as many that are drawn at random are ranked: pairs grow with the square of their number."""
 NUM_RESAMPLES = 1000
 LARGEST = 1 - 1e-9

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from minilm_core.tasks.metrics import CONFIDENCE, Interval, percentile_interval
 
+SMALLEST_SPREAD = 1e-12
 Resampled = Float[np.ndarray, "students resamples"]
 
 
@@ -25,10 +26,15 @@ def critical_value(resampled: Resampled) -> float:
 def critical_value_of_pairs(resampled: Resampled) -> float:
     """Returns the number of standard errors that covers the differences of all pairs of statistics at once."""
     largest = np.zeros(resampled.shape[1])
+    centred = resampled - resampled.mean(axis=1, keepdims=True)
     # A student at a time: all pairs of many students together would take gigabytes.
     for index in range(1, len(resampled)):
-        differences = resampled[:index] - resampled[index]
-        largest = np.maximum(largest, np.abs(_studentised(differences)).max(axis=0))
+        differences = centred[:index] - centred[index]
+        spread = np.sqrt(np.einsum("sr,sr->s", differences, differences) / resampled.shape[1])
+        np.abs(differences, out=differences)
+        # Students that answer alike are told apart in no resample; rounding leaves them a spread just above 0.
+        differences *= np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > SMALLEST_SPREAD)[:, np.newaxis]
+        np.maximum(largest, differences.max(axis=0), out=largest)
     return float(np.quantile(largest, CONFIDENCE))
 
 

@@ -255,7 +255,8 @@ def check_finetuning(
 def package(
     study_folder: StudyFolder,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.", show_default=False)],
-    picked: Annotated[bool, typer.Option("--picked", help="The student that pick chose.")] = False,
+    front: Front = False,
+    picked: Picked = False,
     trial: Annotated[int | None, typer.Option(help="The student of this trial.")] = None,
     task: Annotated[str | None, typer.Option(help="Which fine-tuned model; needed where there are several.")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also export to ONNX, checked against PyTorch.")] = False,
@@ -269,28 +270,45 @@ def package(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing package.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a folder to deploy: model, tokenizer, card, evaluation, provenance, checksums."""
+    """Make a folder to deploy, or with --front one for each student: model, tokenizer, card, evaluation, checksums."""
     from reports import load_study, picked_trial
     from search.commands.package import Deployment, package_student
 
-    if picked == (trial is not None):
-        raise UserError("package needs one of --picked and --trial, got " + ("both" if picked else "neither"))
+    check_is_one("package", front, picked, trial is not None)
     study = existing_study(study_folder)
-    number = picked_trial(load_study(study_folder)) if trial is None else trial
-    deployment = Deployment.choose(study, number, is_picked=picked, task=task)
-    folder = package_student(
-        deployment,
-        out,
-        licence=licence,
-        has_onnx=onnx or int8,
-        max_int8_drop=max_int8_drop if int8 else None,
-        overwrite=overwrite,
-    )
-    if as_json:
-        emit_json({"folder": str(folder), "trial": deployment.record.number, "task": deployment.task.name})
+    if front:
+        numbers = [student.number for student in load_study(study_folder).frontier]
+        folders = [out / f"trial-{number:04d}" for number in numbers]
+        if not numbers:
+            raise UserError(f"--front needs a complete student, got none in {study_folder}")
     else:
-        typer.echo(str(shown_path(folder)))
-    say_next("verify", shown_path(folder))
+        numbers, folders = [picked_trial(load_study(study_folder)) if trial is None else trial], [out]
+    deployments = [Deployment.choose(study, number, is_picked=picked, task=task) for number in numbers]
+    taken = [folder for folder in folders if folder.exists()]
+    if front and taken and not overwrite:
+        # One package takes minutes with its exports: none is made before it is known that all can be.
+        raise UserError(f"{taken[0]} must not exist, or be replaced with --overwrite")
+    made = [
+        package_student(
+            deployment,
+            folder,
+            licence=licence,
+            has_onnx=onnx or int8,
+            max_int8_drop=max_int8_drop if int8 else None,
+            overwrite=overwrite,
+        )
+        for deployment, folder in zip(deployments, folders, strict=True)
+    ]
+    packages = [
+        {"folder": str(folder), "trial": deployment.record.number, "task": deployment.task.name}
+        for folder, deployment in zip(made, deployments, strict=True)
+    ]
+    if as_json:
+        emit_json({"packages": packages} if front else packages[0])
+    else:
+        for folder in made:
+            typer.echo(str(shown_path(folder)))
+    say_next("verify", shown_path(made[0]))
 
 
 def verify(

@@ -144,7 +144,7 @@ def test_of_many_students_some_that_are_drawn_at_random_are_ranked() -> None:
     found = proxy_quality(students_of(1 - 0.1 * quality, 0.7 + 0.02 * quality, np.arange(len(quality)) % 4 + 1))
     assert found is not None
     assert (found.num_students, found.num_drawn_from) == (MAX_STUDENTS, MAX_STUDENTS + 50)
-    assert "Among 200 students, drawn at random from 250, that" in found.sentence
+    assert "Among 150 students, drawn at random from 200, that" in found.sentence
 
 
 @pytest.mark.parametrize("equal", [0, 1])

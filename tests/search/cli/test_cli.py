@@ -304,8 +304,8 @@ def test_pick_refuses_what_it_cannot_read(study: Path, option: str, value: str, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "package needs one of --picked and --trial, got neither"),
-        (["--picked", "--trial", "1"], "package needs one of --picked and --trial, got both"),
+        ([], "package needs one of --front, --picked and --trial"),
+        (["--picked", "--trial", "1"], "package needs one of --front, --picked and --trial"),
         (["--trial", "9999"], "--trial must be that of a complete student, got 9999"),
         (["--picked"], "--picked needs the decision that pick writes"),
     ],
