@@ -1,3 +1,5 @@
+from .benches import Measured as Measured
+from .benches import measured as measured
 from .confirmation import ConfirmationResult as ConfirmationResult
 from .confirmation import load_confirmation as load_confirmation
 from .finetuning_check import FinetuningCheckResult as FinetuningCheckResult

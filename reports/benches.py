@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from minilm_core.latency.bench_timings import BenchTiming
 from minilm_core.results.records import TrialRecord
 from reports import wording
-from reports.latency import MEDIAN_PERCENTILE, LatencyConditions
+from reports.latency import MEDIAN_PERCENTILE, LatencyConditions, LatencyFacts
 from reports.study import Study
 from reports.trial_rows import Row
 
@@ -54,6 +54,20 @@ def measured(study: Study) -> Iterator[Measured]:
             yield Measured(student=student, timing=timing, predicted_ms=_predicted(study, student, timing))
 
 
+def quiet_timings(study: Study, facts: LatencyFacts) -> dict[int, BenchTiming]:
+    """Returns the timings, by trial, that measure on a quiet machine what a table of the study predicts."""
+    return {
+        trial: timing
+        for (trial, _), timing in study.benches.items()
+        if timing.noise is None and is_predicted_by(facts, timing)
+    }
+
+
+def is_predicted_by(facts: LatencyFacts, timing: BenchTiming) -> bool:
+    """Returns whether a table predicts what a timing measures: the same call on the same machine."""
+    return facts.conditions == conditions_of(timing) and facts.device_name == timing.device_name
+
+
 def conditions_of(timing: BenchTiming) -> LatencyConditions:
     """Returns the conditions of a measured median."""
     target = timing.target
@@ -70,16 +84,16 @@ def conditions_of(timing: BenchTiming) -> LatencyConditions:
 def _predicted(study: Study, student: TrialRecord, timing: BenchTiming) -> float | None:
     """Returns the latency that a table of the same machine and target predicts."""
     for objective, facts in study.latencies.items():
-        if facts.conditions == conditions_of(timing) and facts.device_name == timing.device_name:
+        if is_predicted_by(facts, timing):
             return student.latency_on(objective)
     return None
 
 
 def prediction_error(found: list[Measured]) -> str:
-    """Returns how far predictions were from quiet measurements, as a sentence; empty where nothing was both."""
+    """Returns how far predictions were from quiet measurements, as a sentence; empty where nothing was measured."""
     errors = [abs(one.error) for one in found if one.error is not None and one.timing.noise is None]
     if not errors:
-        return ""
+        return "" if not found else "No prediction of the study was measured on a quiet machine."
     students = wording.counted(len(errors), "quiet measurement")
     return (
         f"Over {students}, predicted medians are off by {wording.percentage(statistics.mean(errors))} on average and "

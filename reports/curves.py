@@ -1,6 +1,7 @@
 """The held-out loss of students while they were distilled, as their trials reported it."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,11 @@ def held_out_curves(study: Study) -> Iterator[Curve]:
     on_frontier = {student.number for student in study.frontier}
     distilled = [record for record in study.records if record.role is Role.STUDENT and record.num_steps]
     for record in sorted(distilled, key=lambda record: record.number not in on_frontier)[:MAX_CURVES]:
-        folder = study.paths.model_folder(record.role, record.number)
-        losses = dict(_reported(TrialPaths(root=folder).progress))
+        # A student that went on for more steps has reported those from another folder.
+        folders = dict.fromkeys(
+            study.paths.model_folder(record.role, record.number, extended) for extended in (None, record.extended_to)
+        )
+        losses = {step: loss for folder in folders for step, loss in _reported(TrialPaths(root=folder).progress)}
         if len(losses) > 1:
             yield Curve(student=record, points=tuple(sorted(losses.items())))
 
@@ -46,5 +50,6 @@ def _reported(file: Path) -> Iterator[tuple[int, float]]:
                 content = json.loads(line)
             except json.JSONDecodeError:
                 continue  # a crash has cut it
-            if isinstance(content, dict) and isinstance(content.get("held_out_loss"), float):
-                yield int(content["step"]), content["held_out_loss"]
+            step, loss = (content.get("step"), content.get("held_out_loss")) if isinstance(content, dict) else (0, 0)
+            if type(step) is int and isinstance(loss, float) and math.isfinite(loss):
+                yield step, loss

@@ -7,10 +7,12 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+from minilm_core.latency.bench_timings import BenchTiming
 from minilm_core.results.objectives import LATENCY, latency_target
 from minilm_core.results.records import TrialRecord
 from minilm_core.tasks.metrics import Interval
 from reports import wording
+from reports.benches import quiet_timings
 from reports.estimates import accuracy_ratio
 from reports.latency import latency_title
 from reports.statistics import Resamples
@@ -87,7 +89,7 @@ def budgets(study: Study, validation: Resamples) -> Iterator[Budget]:
     The most accurate student decides the last budget of a cost; at most `MAX_BUDGETS` of a cost are given.
     """
     for cost in _costs(study):
-        known = [(figure, student) for student in study.students if (figure := cost.figure(student)) is not None]
+        known = [(figure, student) for student in study.students if (figure := cost.figure(student)) and figure > 0]
         if not known:
             continue
         best = max(known, key=_rank)
@@ -112,15 +114,18 @@ class _Cost:
 
 def _costs(study: Study) -> Iterator[_Cost]:
     for name in latencies_of(study):
-        yield _Cost(title=latency_title(latency_target(name)), unit="ms", figure=partial(_latency, name))
+        facts = study.latencies.get(name)
+        timings = {} if facts is None else quiet_timings(study, facts)
+        yield _Cost(title=latency_title(latency_target(name)), unit="ms", figure=partial(_latency, name, timings))
     yield _Cost(title="Size", unit="MB", figure=lambda student: student.size_bytes and student.size_bytes / 1e6)
     yield _Cost(
         title="Parameters", unit="M", figure=lambda student: student.num_parameters and student.num_parameters / 1e6
     )
 
 
-def _latency(name: str, student: TrialRecord) -> float | None:
-    return student.latency_on(name)
+def _latency(name: str, timings: Mapping[int, BenchTiming], student: TrialRecord) -> float | None:
+    """Returns the latency that `pick` would hold a student to: the measured one or else the predicted one."""
+    return timings[student.number].p50_ms if student.number in timings else student.latency_on(name)
 
 
 def latencies_of(study: Study) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ winner far more often than in 5 % of studies. A simultaneous interval is as wide
 requires, whichever that is. Source: Westfall & Young, 1993, resampling-based max-t intervals.
 """
 
+from statistics import NormalDist
+
 import numpy as np
 from jaxtyping import Float
 
@@ -36,6 +38,14 @@ def critical_value_of_pairs(resampled: Resampled) -> float:
         differences *= np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > SMALLEST_SPREAD)[:, np.newaxis]
         np.maximum(largest, differences.max(axis=0), out=largest)
     return float(np.quantile(largest, CONFIDENCE))
+
+
+def independent_value(num_statistics: int) -> float:
+    """Returns the number of standard errors that covers so many independent statistics at once with 95 % confidence.
+
+    Those of one split are correlated, so that it is too large for them rather than too small. Source: Šidák, 1967.
+    """
+    return NormalDist().inv_cdf((1 + CONFIDENCE ** (1 / num_statistics)) / 2)
 
 
 def interval(value: float, resampled: Float[np.ndarray, " resamples"], critical: float | None) -> Interval:

@@ -1,10 +1,9 @@
 """How certain the figures are: intervals, paired differences and frontier membership, from resampled examples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,7 +12,6 @@ from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.outcomes import Outcomes
 from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import (
-    CONFIDENCE,
     Interval,
     mean_accuracy,
     metric_named,
@@ -86,15 +84,15 @@ class Resamples:
     def ties(self, students: Sequence[TrialRecord]) -> Bool[np.ndarray, "students students"]:
         """Returns for each student which of the others it cannot be told apart from, as `difference` says it.
 
-        True where the paired interval of the row's lead over the column reaches 0 or less.
+        It is for the split that students are chosen by. True where the paired interval of the row's lead over the
+        column reaches 0 or less.
         """
         keys = [_key(student) for student in students]
         values = np.array([self.values[key] for key in keys])
         covariances = np.atleast_2d(np.cov(np.stack([self.resampled[key] for key in keys]), ddof=0))
         variances = np.diag(covariances)
         spread = np.sqrt(np.maximum(0.0, variances[:, np.newaxis] + variances - 2 * covariances))
-        critical = self._critical_of_pairs if self._is_chosen(keys[0]) else NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-        return np.asarray(values[:, np.newaxis] - values - critical * spread <= 1e-9)
+        return np.asarray(values[:, np.newaxis] - values - self._critical_of_pairs * spread <= 1e-9)
 
     def ratio(self, record: TrialRecord, other: TrialRecord) -> Interval:
         """Returns accuracy(record) / accuracy(other) with its paired interval; 1 where the other scores 0."""
@@ -114,11 +112,22 @@ class Resamples:
 
     @cached_property
     def _critical_of_students(self) -> float:
-        return simultaneous.critical_value(np.stack([self.resampled[key] for key in self._students]))
+        critical = simultaneous.critical_value(np.stack([self.resampled[key] for key in self._students]))
+        return self._for_all(critical, self.num_chosen_from)
 
     @cached_property
     def _critical_of_pairs(self) -> float:
-        return simultaneous.critical_value_of_pairs(np.stack([self.resampled[key] for key in self._students]))
+        critical = simultaneous.critical_value_of_pairs(np.stack([self.resampled[key] for key in self._students]))
+        return self._for_all(critical, self.num_chosen_from * (self.num_chosen_from - 1) // 2)
+
+    def _for_all(self, critical: float, num_statistics: int) -> float:
+        """Returns a critical value of the resampled students that also allows for those that were not resampled.
+
+        Students are chosen from all of them: the nearest to the frontier are the luckiest ones.
+        """
+        if len(self._students) >= self.num_chosen_from:
+            return critical
+        return max(critical, simultaneous.independent_value(num_statistics))
 
     def _critical_of_difference(self, key: Key, other_key: Key) -> float | None:
         chosen = [k for k in (key, other_key) if self._is_chosen(k)]
@@ -132,25 +141,32 @@ class Resamples:
     def _critical_of_differences(self, fixed: Key) -> float:
         if fixed not in self._differences:
             differences = [self.resampled[key] - self.resampled[fixed] for key in self._students]
-            self._differences[fixed] = simultaneous.critical_value(np.stack(differences))
+            self._differences[fixed] = self._for_all(
+                simultaneous.critical_value(np.stack(differences)), self.num_chosen_from
+            )
         return self._differences[fixed]
 
     def _critical_of_ratios(self, fixed: Key) -> float:
         if fixed not in self._ratios:
             ratios = [accuracy_ratio(self.resampled[key], self.resampled[fixed]) for key in self._students]
-            self._ratios[fixed] = simultaneous.critical_value(np.stack(ratios))
+            self._ratios[fixed] = self._for_all(simultaneous.critical_value(np.stack(ratios)), self.num_chosen_from)
         return self._ratios[fixed]
 
 
-def resample(study: Study, split: Split, *, task: str | None = None) -> Resamples:
+def resample(study: Study, split: Split, *, task: str | None = None, also: Collection[TrialRecord] = ()) -> Resamples:
     """Draws the resamples for each model whose outcomes were kept for that split of every task, or of one.
 
-    Of more than `MAX_RESAMPLED` students only the nearest to the frontier take part. With a task, accuracy is the main
+    Of more than `MAX_RESAMPLED` students only the nearest to the frontier take part, those that have a twin, and of the
+    students in `also` the nearest to their own frontier. With a task, accuracy is the main
     metric of that task alone. The variance of seeds is that of the search's own models, so that twins that are trained
     afterwards change no interval of them.
     """
     tasks = sorted({each for record in study.records for each in record.tasks}) if task is None else [task]
-    near = near_frontier(study)
+    near = (
+        near_frontier(study)
+        | study.with_twins
+        | near_frontier(study, [student for student in also if student.is_complete_student])
+    )
     trained = [
         record
         for record in study.models
@@ -191,22 +207,27 @@ def _repeated(study: Study, scored: Sequence[TrialRecord], tasks: Sequence[str],
     return {key: Repeated(values=of_runs[of_key], resampled=resampled_of_runs[of_key]) for key, of_key in rows.items()}
 
 
-def near_frontier(study: Study) -> frozenset[int]:
+def near_frontier(study: Study, students: Collection[TrialRecord] | None = None) -> frozenset[int]:
     """Returns the trials of the complete students that may be on the frontier: the nearest `MAX_RESAMPLED` to it.
 
     A student's distance is its accuracy's from that of the most accurate student that costs no more.
+
+    Args:
+        study: The study.
+        students: Those whose frontier is meant; by default all.
     """
+    among = list(study.students if students is None else students)
     others = [column for column, objective in enumerate(study.objectives) if objective.name != "accuracy"]
-    if len(study.students) <= MAX_RESAMPLED or len(others) == len(study.objectives):
-        return frozenset(student.number for student in study.students)
-    costs, of_frontier = study.costs(study.students)[:, others], study.costs(study.frontier)[:, others]
-    accuracies = np.array([accuracy_of(student) or 0.0 for student in study.students])
+    if len(among) <= MAX_RESAMPLED or len(others) == len(study.objectives):
+        return frozenset(student.number for student in among)
+    costs = study.costs(among)
+    is_on, costs = is_on_frontier(costs), costs[:, others]
+    accuracies = np.array([accuracy_of(student) or 0.0 for student in among])
     highest = np.zeros(len(accuracies))
-    for student, cost in zip(study.frontier, of_frontier, strict=True):
-        is_no_cheaper = (cost <= costs).all(axis=1)
-        highest = np.maximum(highest, np.where(is_no_cheaper, accuracy_of(student) or 0.0, 0.0))
-    nearest = np.argsort(highest - accuracies, kind="stable")[: max(MAX_RESAMPLED, len(study.frontier))]
-    return frozenset(study.students[index].number for index in nearest)
+    for accuracy, cost in zip(accuracies[is_on], costs[is_on], strict=True):
+        highest = np.maximum(highest, np.where((cost <= costs).all(axis=1), accuracy, 0.0))
+    nearest = np.argsort(highest - accuracies, kind="stable")[: max(MAX_RESAMPLED, int(is_on.sum()))]
+    return frozenset(among[index].number for index in nearest)
 
 
 def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | None:
@@ -232,7 +253,7 @@ def frontier_probabilities(study: Study, resamples: Resamples) -> dict[int, floa
     frontier was not resampled; one that is far from it counts for nothing.
     """
     near = near_frontier(study)
-    students = [student for student in study.students if student in resamples]
+    students = [student for student in study.students if student in resamples and student.number in near]
     columns = [i for i, objective in enumerate(study.objectives) if objective.name == "accuracy"]
     if not students or len(students) < len(near) or not columns:
         return {}

@@ -102,10 +102,12 @@ def _rankings(students: Sequence[TrialRecord]) -> Iterator[str]:
             for rung in student.rungs
             if rung.step == step
         ]
-        tau = tau_b(drawn_at_random(ranked)) if len(ranked) >= MIN_STUDENTS else None
+        drawn = drawn_at_random(ranked)
+        tau = tau_b(drawn) if len(ranked) >= MIN_STUDENTS else None
+        whole = "" if len(drawn) == len(ranked) else f", drawn at random from {len(ranked):,},"
         if tau is not None:
             yield (
-                f"The held-out loss at step {step:,} ranks {len(ranked)} complete students as that at the end does: "
-                f"Kendall's tau {shown_tau(tau)} (1: both rank alike, 0: it says nothing). Students that were stopped "
-                "are not among them."
+                f"The held-out loss at step {step:,} ranks {len(drawn)} complete students{whole} as that at the end "
+                f"does: Kendall's tau {shown_tau(tau)} (1: both rank alike, 0: it says nothing). Students that were "
+                "stopped are not among them."
             )

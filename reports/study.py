@@ -156,6 +156,11 @@ class Study:
         return tuple(complete[role] for role in TWINS if role in complete)
 
     @cached_property
+    def with_twins(self) -> frozenset[int]:
+        """The trials of the students that have a complete twin."""
+        return frozenset(twin.number for twin in self._twins)
+
+    @cached_property
     def _twins(self) -> tuple[TrialRecord, ...]:
         return tuple(r for r in self.models if r.role in TWINS and r.status is Status.COMPLETE)
 

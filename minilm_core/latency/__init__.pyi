@@ -1,4 +1,5 @@
 from .bench import bench_in_fresh_process as bench_in_fresh_process
+from .bench_timings import MIN_SAMPLES as MIN_SAMPLES
 from .bench_timings import Benches as Benches
 from .bench_timings import BenchTiming as BenchTiming
 from .bench_timings import append_bench as append_bench

@@ -1,14 +1,18 @@
 """The measured latencies of a study's students, and the file that has them: one line of JSON each. No torch."""
 
+import functools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Gt
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from minilm_core.atomic import append_line
-from minilm_core.errors import UserError, first_line
+from minilm_core.errors import UserError
 from minilm_core.latency.table import CORE_SLACK, MAX_SPREAD, LatencyTarget, target_of
 
 MIN_SAMPLES = {90: 64, 95: 130, 99: 662}
@@ -22,16 +26,16 @@ class BenchTiming:
     target: LatencyTarget
     device_name: str
     """The machine and the versions, as a latency table names them."""
-    p50_ms: float
-    percentiles_ms: Mapping[int, float]
+    p50_ms: Annotated[FiniteFloat, Gt(0)]
+    percentiles_ms: Mapping[int, FiniteFloat]
     """The 90th, 95th and 99th percentile, each as far as there are samples for it."""
     num_samples: int
-    spread: float
+    spread: FiniteFloat
     """The slowest round's median over the fastest's."""
-    busy_cores: float
+    busy_cores: FiniteFloat
     """The cores that other processes used meanwhile, on average."""
     num_cores: int
-    load_seconds: float
+    load_seconds: FiniteFloat
     """The time from the files to a model that is ready, with its export where the runtime needs one."""
     measured_at: str
     """ISO 8601, UTC."""
@@ -66,31 +70,51 @@ Benches = Mapping[tuple[int, LatencyTarget], BenchTiming]
 
 def append_bench(file: Path, trial: int, timing: BenchTiming) -> None:
     """Appends the timing of a trial's student."""
-    append_line(file, json.dumps({"schema_version": SCHEMA_VERSION, "trial": trial, **asdict(timing)}))
+    append_line(file, json.dumps({"schema_version": SCHEMA_VERSION, "trial": trial, "timing": asdict(timing)}))
 
 
 def read_benches(file: Path) -> Benches:
     """Reads the timings of a study; of a student that was timed again on a target, the last one.
 
+    A line that is no JSON, as when a crash cut it short, is left out.
+
     Raises:
-        UserError: if a line is damaged, or of another version.
+        UserError: if a line is no timing, or of another version.
     """
     if not file.exists():
         return {}
     found: dict[tuple[int, LatencyTarget], BenchTiming] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         try:
             content = json.loads(line)
-            version, trial = content.pop("schema_version"), content.pop("trial")
-            timing = timing_from(content)
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except ValueError:
+            continue
+        try:
+            kept = _reader().validate_json(json.dumps(content))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "content"
             raise UserError(
-                f"line {number} of {file} must be a timing that bench wrote, got {first_line(error)}"
-            ) from error
-        if version != SCHEMA_VERSION:
-            raise UserError(f"line {number} of {file} must have schema_version {SCHEMA_VERSION}, got {version}")
-        found[trial, timing.target] = timing
+                f"line {number} of {file} must be a timing that bench wrote, got for {where}: {first['msg']}"
+            ) from None
+        if kept.schema_version != SCHEMA_VERSION:
+            raise UserError(
+                f"line {number} of {file} must have schema_version {SCHEMA_VERSION}, got {kept.schema_version}"
+            )
+        found[kept.trial, kept.timing.target] = kept.timing
     return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Line:
+    schema_version: int
+    trial: int
+    timing: BenchTiming
+
+
+@functools.cache
+def _reader() -> TypeAdapter[_Line]:
+    return TypeAdapter(_Line)
 
 
 def timing_from(content: Mapping[str, Any]) -> BenchTiming:

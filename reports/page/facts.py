@@ -326,7 +326,12 @@ def _caveats(study: Study, seeds: SeedVariance) -> Iterator[str]:
     yield "GFLOP counts one forward pass over one sequence; held-out loss is the relation loss in nats."
     yield "Size counts the encoder's weights in fp32, without tokenizer and task head."
     yield from _cut_vocabulary(study)
-    yield "Latency is predicted from a calibrated table, not timed on the trained student."
+    yield (
+        "Latency is predicted from a calibrated table, not timed on the trained student, except where it is said to be "
+        "measured; limits hold a student to its measured latency."
+        if study.benches
+        else "Latency is predicted from a calibrated table, not timed on the trained student."
+    )
     yield "The hypervolume depends on its reference point: compare it only within this study."
 
 

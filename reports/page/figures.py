@@ -61,7 +61,7 @@ def draw_figures(study: Study, rows: Sequence[Row], tie: tuple[float, float] | N
         drawn, line = frontier_chart(altair, number, axis, models, unfinished, tie)
         figures.append(finish(drawn, {**common, LINE: line}, is_shared=True))
     students = [row for row in rows if row["place"] and row["role"] == Role.STUDENT]
-    students = drawn_models(students)
+    shown = drawn_models(students)
     others = [
         tasks_chart(altair, study, rows),
         _progress(altair, study),
@@ -69,9 +69,9 @@ def draw_figures(study: Study, rows: Sequence[Row], tie: tuple[float, float] | N
         rates_chart(altair, students),
         curves_chart(altair, study),
     ]
-    slices = _slices(altair, students, latencies)
+    slices = _slices(altair, shown, len(students), latencies)
     figures += [finish(drawn) for drawn in others if drawn is not None]
-    figures += [] if slices is None else [finish(slices, {STUDENTS: _points(students, latencies)})]
+    figures += [] if slices is None else [finish(slices, {STUDENTS: _points(shown, latencies)})]
     return tuple(figures)
 
 
@@ -158,13 +158,14 @@ def _changes(points: Sequence[Row]) -> list[Row]:
     return changed if changed[-1] is points[-1] else [*changed, points[-1]]
 
 
-def _slices(alt: Any, students: Sequence[Row], latencies: Mapping[str, str]) -> Drawn | None:
+def _slices(alt: Any, students: Sequence[Row], num_complete: int, latencies: Mapping[str, str]) -> Drawn | None:
     varied = [key for key in CHOICES if len({row[key] for row in students if row[key] is not None}) > 1]
     if not varied:
         return None
     charts = [_slice(alt, key, [row[key] for row in students if row[key] is not None], latencies) for key in varied]
     names = ", ".join(CHOICES[key][0].lower() for key in varied)
-    finding = f"Accuracy of {wording.counted(len(students), 'complete student')} against {names}."
+    of = "" if len(students) == num_complete else f"{len(students):,} of "
+    finding = f"Accuracy of {of}{wording.counted(num_complete, 'complete student')} against {names}."
     return "slices", "Accuracy against each choice", finding, alt.concat(*charts, columns=PANELS_A_ROW)
 
 

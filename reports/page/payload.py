@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minilm_core.results.objectives import LATENCY
+from reports.benches import quiet_timings
 from reports.page.facts import Facts
 from reports.page.frontier_chart import Axis, models_of, unfinished_of
 from reports.page.tables import Column
@@ -34,17 +35,19 @@ def payload(study: Study, axes: Sequence[Axis], facts: Facts, columns: Sequence[
     costs = [f"x{number}" for number in range(len(axes))]
     keys = [*_MODEL_KEYS, *costs]
     unfinished = ["name", "shape", "status", *costs]
-    teacher = None if study.teacher is None else accuracy_of(study.teacher)
+    # A share of a teacher that scores 0 says nothing.
+    teacher = (accuracy_of(study.teacher) or None) if study.teacher is not None else None
     return {
         "pick": shlex.join(("minilm-search", "pick", str(study.path))),
         "package": shlex.join(("minilm-search", "package", str(study.path))),
         "axes": [_axis(axis) for axis in axes],
-        "models": {"keys": keys, "rows": [[_short(model[key]) for key in keys] for model in models]},
+        "models": {"keys": keys, "rows": [[_short(key, model[key]) for key in keys] for model in models]},
         "unfinished": {
             "keys": unfinished,
-            "rows": [[_short(row[key]) for key in unfinished] for row in unfinished_of(axes, rows)],
+            "rows": [[_short(key, row[key]) for key in unfinished] for row in unfinished_of(axes, rows)],
         },
         "teacher": teacher,
+        "measured": _measured(study, axes),
         "rule": _rule(study, axes),
         "ties": _ties(study, facts.validation),
         "trials": {
@@ -57,6 +60,16 @@ def payload(study: Study, axes: Sequence[Axis], facts: Facts, columns: Sequence[
 
 def _axis(axis: Axis) -> Mapping[str, Any]:
     return {"key": axis.key, "title": axis.title, "unit": axis.unit, "option": axis.option, "suffix": axis.suffix}
+
+
+def _measured(study: Study, axes: Sequence[Axis]) -> dict[str, dict[int, float]]:
+    """Returns the quiet timings, by trial, that a limit on an axis holds students to in place of the prediction."""
+    found = {
+        f"x{number}": {trial: timing.p50_ms for trial, timing in quiet_timings(study, facts).items()}
+        for number, axis in enumerate(axes)
+        if (facts := study.latencies.get(axis.key)) is not None
+    }
+    return {name: timings for name, timings in found.items() if timings}
 
 
 def _rule(study: Study, axes: Sequence[Axis]) -> dict[str, Any]:
@@ -91,6 +104,7 @@ def _places(rows: Sequence[Row]) -> list[int | None]:
     return numbers
 
 
-def _short(value: Any) -> Any:
-    """Returns a figure with the digits that the page computes with: what the limits compare keeps them all."""
-    return float(f"{value:.12g}") if isinstance(value, float) else value
+def _short(key: str, value: Any) -> Any:
+    """Returns a figure with the digits that a chart shows; what limits compare with keeps all of them."""
+    is_compared = key == "accuracy" or key.startswith("x")
+    return float(f"{value:.6g}") if isinstance(value, float) and not is_compared else value

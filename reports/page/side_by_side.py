@@ -82,7 +82,7 @@ def side_by_side(study: Study, trials: Sequence[int]) -> SideBySide:
     for number in trials:
         if number not in by_number:
             raise UserError(f"--trial must be that of a student with a record, got {number}")
-    validation = resample(study, Split.VALIDATION)
+    validation = resample(study, Split.VALIDATION, also=[by_number[number] for number in trials])
     every = {row["trial"]: row for row in rows(study, validation) if row["trial"] is not None}
     records, found = [by_number[number] for number in trials], [every[number] for number in trials]
     lines = (
@@ -116,7 +116,7 @@ def _status(record: TrialRecord) -> str:
 
 def _accuracies(study: Study, records: Sequence[TrialRecord], validation: Resamples) -> Iterator[Line]:
     """Yields the accuracy, its share of the teacher's, and each task on both splits."""
-    test = resample(study, Split.TEST)
+    test = resample(study, Split.TEST, also=records)
     for resamples in (validation, test):
         yield _accuracy_line(f"Accuracy, {resamples.split}", records, resamples)
         yield _share_line(f"Share of the teacher's, {resamples.split}", study.teacher, records, resamples)
@@ -158,7 +158,7 @@ def _task_line(study: Study, task: str, split: Split, records: Sequence[TrialRec
     return Line(
         name=f"{task} ({metric}), {split}",
         values=tuple(map(evaluated, records)),
-        difference=_paired(records, resample(study, split, task=task)) if len(records) == MOST else "",
+        difference=_paired(records, resample(study, split, task=task, also=records)) if len(records) == MOST else "",
     )
 
 

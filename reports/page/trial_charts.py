@@ -28,9 +28,7 @@ def tasks_chart(alt: Any, study: Study, rows: Sequence[Row]) -> Drawn | None:
     points = [
         {
             "panel": f"{task}{f' on {of_set}' if of_set else ''}",
-            "model": f"{row['shape'].split()[0].replace('x', '×')}, {row['name']}"
-            if row["trial"] is not None
-            else row["place"],
+            "model": _model(row),
             "place": row["place"],
             "value": row[key],
             "low": row[f"{key}/low"],
@@ -58,15 +56,17 @@ def tasks_chart(alt: Any, study: Study, rows: Sequence[Row]) -> Drawn | None:
     )
     chart = layers.facet(facet=alt.Facet("panel:N", title=None, sort=panels), columns=PANELS_A_ROW)
     finding = (
-        f"The main metric of {len(panels)} tasks and evaluation sets, on the validation split, with 95% intervals over "
-        "examples."
+        f"The main metric of {len(panels)} tasks and evaluation sets, those of tasks on the validation split, with 95% "
+        "intervals over examples."
     )
     return "tasks", "Each task", finding, chart.resolve_scale(x="independent")
 
 
 def _model(row: Row) -> str:
     """Returns the name of a model beside its score."""
-    return str(row["place"]) if row["trial"] is None else f"{row['shape'].split()[0].replace('x', '×')}, {row['name']}"
+    if row["role"] == Role.TEACHER:
+        return "teacher"
+    return str(row["name"]) if row["trial"] is None else f"{row['shape'].split()[0].replace('x', '×')}, {row['name']}"
 
 
 def _compared(rows: Sequence[Row]) -> list[Row]:

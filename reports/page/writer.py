@@ -123,6 +123,8 @@ class Limit:
     low: float
     high: float
     """Both ends are in `unit`, and rounded outwards so that they hide no student."""
+    digits: int
+    """The decimal places of a limit."""
     unit: str
 
 
@@ -164,7 +166,8 @@ def write_report(
     facts = gather(study, others)
     drawn, note = _draw(study, facts)
     html, markdown = folder / "report.html", folder / "report.md"
-    context = _context(study, facts, drawn, note)
+    has_pictures = Format.SVG in formats or (folder / "figures").is_dir()
+    context = {**_context(study, facts, drawn, note), "pictures": [f.name for f in drawn if has_pictures]}
     if Format.HTML in formats:
         html.write_text(_html_page(study, facts, drawn, context), encoding="utf-8")
     if Format.MARKDOWN in formats:
@@ -269,12 +272,15 @@ def _limits(axes: Sequence[Axis], rows: Sequence[Row], *, has_teacher: bool) -> 
         wanted.append(("accuracy", "accuracy", "Accuracy, at least", "%", 0.01))
     found: list[Limit] = []
     for name, key, title, unit, scale in wanted:
-        values = [row[key] / scale for row in students if row.get(key) is not None]
+        values = [row[key] / scale for row in students if row.get(key) is not None and row[key] > 0]
+        if has_teacher and name == "accuracy":
+            values = [min(value, 100.0) for value in values]  # pick has no option for more than the teacher
         if values and min(values) < max(values):
-            digits = LIMIT_DIGITS if name == "accuracy" else max(0, LIMIT_DIGITS - math.floor(math.log10(max(values))))
+            digits = max(0, LIMIT_DIGITS - math.floor(math.log10(min(values))))
             low, high = _outwards(min(values), max(values), digits)
             is_maximum = name != "accuracy"
-            found.append(Limit(name=name, title=title, is_maximum=is_maximum, low=low, high=high, unit=unit))
+            limit = Limit(name=name, title=title, is_maximum=is_maximum, low=low, high=high, digits=digits, unit=unit)
+            found.append(limit)
     return tuple(found)
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 
 from minilm_core.errors import UserError
-from minilm_core.latency.bench_timings import BenchTiming
+from minilm_core.latency.bench_timings import MIN_SAMPLES, BenchTiming
 from minilm_core.results.objectives import LATENCY
 from minilm_core.results.records import TrialRecord
 from reports import wording
-from reports.benches import conditions_of
-from reports.latency import P90, LatencyFacts, latency_title
+from reports.benches import conditions_of, quiet_timings
+from reports.latency import MEDIAN_PERCENTILE, P90, latency_title
 from reports.selection.requirements import LatencyLimit, is_condition
 from reports.study import Study
 
@@ -38,7 +38,8 @@ class CheckedLatency:
     """The fraction of a predicted latency that is added to it."""
     p90_over_p50: float | None
     """The factor from a predicted median to the 90th percentile; None where medians are limited."""
-    is_p90: bool
+    percentile: int
+    """The percentile that is limited."""
     is_sure: bool
     measured: Mapping[int, BenchTiming]
     """The timings of students that were measured, by their trials: they count before a prediction."""
@@ -62,10 +63,12 @@ class CheckedLatency:
 
     def _of_timing(self, timing: BenchTiming) -> Shortfall | None:
         """Returns by how much a measured latency misses the limit; a sure one keeps it in the slowest round, too."""
-        value = timing.percentiles_ms.get(P90) if self.is_p90 else timing.p50_ms
+        is_median = self.percentile == MEDIAN_PERCENTILE
+        value = timing.p50_ms if is_median else timing.percentiles_ms.get(self.percentile)
+        name = self.title if is_median else f"p{self.percentile} {self.title}"
         if value is None:
-            return Shortfall(reason=f"its p90 {self.title} has too few samples", excess=float("inf"))
-        words = f"measured {'p90 ' if self.is_p90 else ''}{self.title} {value:.2f} ms"
+            return Shortfall(reason=f"its {name} has too few samples", excess=float("inf"))
+        words = f"measured {name} {value:.2f} ms"
         if self.is_sure:
             value, words = value * timing.spread, f"{words} times the spread of its rounds, {timing.spread:.2f},"
         return self._over(value, words)
@@ -89,7 +92,10 @@ def checked_latency(study: Study, limit: LatencyLimit, *, is_sure: bool) -> Chec
     """
     required = limit.conditions
     objective = _limited_latency(study, limit)
-    timings = _timings(study, limit, None if objective is None else study.latencies.get(objective))
+    table = None if objective is None else study.latencies.get(objective)
+    timings = {} if table is None else quiet_timings(study, table)
+    if objective is None:
+        timings = _only_measured(study, limit)
     if (
         objective is not None
         and study.students
@@ -112,23 +118,32 @@ def checked_latency(study: Study, limit: LatencyLimit, *, is_sure: bool) -> Chec
         title=wording.within_a_sentence(title),
         error=error,
         p90_over_p50=facts.p90_over_p50 if is_p90 and facts is not None else None,
-        is_p90=is_p90,
+        percentile=required.percentile or MEDIAN_PERCENTILE,
         is_sure=is_sure,
         measured=timings,
         remedy=_bench_command(study, limit),
     )
 
 
-def _timings(study: Study, limit: LatencyLimit, facts: LatencyFacts | None) -> dict[int, BenchTiming]:
-    """Returns the quiet timings under the conditions of a limit, by trial; on the machine of its table, if any."""
-    required = replace(limit.conditions, percentile=None) if facts is None else facts.conditions
-    return {
-        trial: timing
-        for (trial, _), timing in study.benches.items()
-        if required.is_covered_by(conditions_of(timing))
-        and timing.noise is None
-        and (facts is None or facts.device_name == timing.device_name)
+def _only_measured(study: Study, limit: LatencyLimit) -> dict[int, BenchTiming]:
+    """Returns the quiet timings under the conditions of a limit that no table predicts, by trial.
+
+    Raises:
+        UserError: if they are of several targets or machines, of which the limit means one.
+    """
+    asked = limit.conditions
+    if asked.is_unset or (asked.percentile or MEDIAN_PERCENTILE) not in (MEDIAN_PERCENTILE, *MIN_SAMPLES):
+        return {}
+    required = replace(asked, percentile=None)
+    found = {
+        key: timing
+        for key, timing in study.benches.items()
+        if timing.noise is None and required.is_covered_by(conditions_of(timing))
     }
+    kinds = sorted({f"{timing.target.label} on {timing.device_name}" for timing in found.values()})
+    if len(kinds) > 1:
+        raise UserError(f"--max-latency must mean one of what was measured ({'; '.join(kinds)}), got {asked.label}")
+    return {trial: timing for (trial, _), timing in found.items()}
 
 
 def _bench_command(study: Study, limit: LatencyLimit) -> str:
@@ -158,7 +173,7 @@ def _limited_latency(study: Study, limit: LatencyLimit) -> str | None:
     for objective, facts in (named if is_name else study.latencies).items():
         if facts.covers(limit.conditions):
             return objective
-    if not is_name and not limit.conditions.is_unset and _timings(study, limit, None):
+    if not is_name and not limit.conditions.is_unset and _only_measured(study, limit):
         return None
     measured = "; ".join(
         f"{facts.name}: {facts.conditions.label}" if facts.name else facts.conditions.label

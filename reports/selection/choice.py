@@ -122,7 +122,7 @@ def pick(
     preference = prefer or preference_for(study, requirements, strictly=strictly)
     cheap = cheapest_by(study, preference)
     candidates = unbeaten(study, qualifying, cheap)
-    resamples = validation or check.resamples or resample(study, Split.VALIDATION)
+    resamples = validation or check.resamples or resample(study, Split.VALIDATION, also=qualifying)
     winner = preferred(study, candidates, preference, resamples)
     standing = Standing(prefer=preference, cheap=cheap, num_qualifying=len(qualifying), candidates=tuple(candidates))
     return Decision(

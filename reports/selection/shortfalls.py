@@ -1,6 +1,6 @@
 """By how much a student misses a requirement, and which limit would admit it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
 
 from minilm_core.errors import UserError
@@ -34,9 +34,12 @@ class RequirementsCheck:
 
     def shortfalls(self, student: TrialRecord) -> tuple[Shortfall, ...]:
         """Returns the limits that the student misses; none where it qualifies."""
-        of_latencies = (limit.shortfall(student) for limit in self.latencies)
-        found = (*self._accuracies(student), *of_latencies, *self._sizes(student))
+        found = (*self._accuracies(student), *self.costs(student))
         return tuple(shortfall for shortfall in found if shortfall is not None)
+
+    def costs(self, student: TrialRecord) -> tuple[Shortfall | None, ...]:
+        """Returns for each limit on a cost by how much the student misses it; None where it keeps to it."""
+        return (*(limit.shortfall(student) for limit in self.latencies), *self._sizes(student))
 
     def _accuracies(self, student: TrialRecord) -> tuple[Shortfall | None, ...]:
         confirmed = self.confirmed(student)
@@ -143,14 +146,20 @@ def check_for(study: Study, requirements: Requirements, certainty: Certainty) ->
     if requirements.within is not None and (study.teacher is None or accuracy_of(study.teacher) is None):
         raise UserError("--within needs the fine-tuned teacher among the study's records, got none; use --min-accuracy")
     is_sure = certainty is Certainty.SURE
-    return RequirementsCheck(
+    latencies = tuple(checked_latency(study, limit, is_sure=is_sure) for limit in requirements.latencies)
+    check = RequirementsCheck(
         requirements=requirements,
         certainty=certainty,
         teacher=study.teacher,
-        resamples=resample(study, Split.VALIDATION) if is_sure and requirements.has_accuracy else None,
-        latencies=tuple(checked_latency(study, limit, is_sure=is_sure) for limit in requirements.latencies),
+        resamples=None,
+        latencies=latencies,
         confirmation=load_confirmation(study, requirement_of(requirements)),
     )
+    if not (is_sure and requirements.has_accuracy):
+        return check
+    # Of thousands of students, those are resampled that are good for their cost within the limits on cost.
+    within = [student for student in study.students if not any(check.costs(student))]
+    return replace(check, resamples=resample(study, Split.VALIDATION, also=within))
 
 
 def requirement_of(requirements: Requirements) -> AccuracyRequirement:

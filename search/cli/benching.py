@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from minilm_core.errors import UserError
-from search.cli.results import check_is_one, chosen_students
+from search.cli.results import check_is_one, chosen_students, refresh
 from search.cli.terminal import (
     AsJson,
     Front,
@@ -35,7 +35,7 @@ def bench(
     """Time trained students on this machine, and keep the timings beside the study's records."""
     from dataclasses import asdict
 
-    from reports import load_study, refresh_report
+    from reports import load_study, measured
     from search.commands.bench import bench_students
     from search.commands.calibrate import parse_target
     from search.driver.display import step_shown
@@ -52,7 +52,9 @@ def bench(
         raise UserError(f"bench needs a complete student, got none in {study_folder}")
     with step_shown("timing trained students") as show:
         found = bench_students(paths, students, targets, show)
-    refresh_report(load_study(study_folder))
+    study = load_study(study_folder)
+    refresh(study)
+    predicted = {(one.student.number, one.timing.target): one.predicted_ms for one in measured(study)}
     if as_json:
         emit_json({"timings": [{"trial": student.number, **asdict(timing)} for student, timing in found]})
     else:
@@ -68,7 +70,7 @@ def bench(
                     f"{timing.percentiles_ms[90]:.2f}" if 90 in timing.percentiles_ms else "–",
                     f"{timing.num_samples:,}",
                     f"{timing.spread:.2f}",
-                    "–" if student.latency_ms is None else f"{student.latency_ms:.2f}",
+                    "–" if (ms := predicted.get((student.number, timing.target))) is None else f"{ms:.2f}",
                 )
                 for student, timing in found
             ],

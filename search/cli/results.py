@@ -61,10 +61,11 @@ def report(
     besides = [load_study(other) for other in others or ()]
     written = write_report(load_study(study_folder), out, others=besides, formats=chosen)
     if as_json:
-        emit_json({"html": str(written.html), "markdown": str(written.markdown), "verdict": written.verdict})
+        files = {Format.HTML: ("html", written.html), Format.MARKDOWN: ("markdown", written.markdown)}
+        emit_json({**{n: str(file) for kind, (n, file) in files.items() if kind in chosen}, "verdict": written.verdict})
     else:
         typer.echo(written.verdict)
-        typer.echo(str(written.html))
+        typer.echo(str(written.html if Format.HTML in chosen else written.folder))
     if written.note is not None:
         typer.echo(written.note, err=True)
     say_next(*written.next_words)
@@ -123,7 +124,7 @@ def pick(
         for line in decision.lines():
             typer.echo(line)
     typer.echo(f"wrote {shown_path(path)}", err=True)
-    _refresh(study)
+    refresh(study)
     if decision.winner is None:
         raise typer.Exit(ExitCode.NONE_QUALIFIES)
     say_next("package", study_folder, "--picked", "-o", "student")
@@ -165,7 +166,7 @@ def confirm(
     found = load_confirmation(read)
     if found is None:
         complain("no candidate has two complete runs yet; confirmations/ has the failures")
-    _refresh(read)
+    refresh(read)
     # The same pick now judges the candidates by their confirmed accuracy.
     is_rejected = found is not None and any(candidate.is_accepted is False for candidate in found.candidates)
     next_words = decided_pick(read) if is_rejected else ("report", str(study_folder))
@@ -212,7 +213,7 @@ def ablate(
     num_failed = sum((job.role, job.number) not in complete for job in jobs) - num_left
     if num_failed:
         complain(f"{num_failed} of {len(jobs)} twins failed; trials/twin-*/log.txt has the failures")
-    _refresh(read)
+    refresh(read)
     say_next("report", study_folder)
     if num_left or num_failed:
         raise typer.Exit(ExitCode.BUDGET if num_left else ExitCode.FAILED)
@@ -248,6 +249,7 @@ def check_finetuning(
     found = load_finetuning_check(read)
     if found is None:
         complain("too few runs are complete to rank the students; finetuning_check/ has the failures")
+    refresh(read)
     next_words = ("report", str(study_folder))
     _end_reruns(found, next_words, as_json=as_json, has_budget_ended=num_left > 0)
 
@@ -375,12 +377,17 @@ def _end_reruns(
         raise typer.Exit(unfinished)
 
 
-def _refresh(study: "Study") -> None:
+def refresh(study: "Study") -> None:
     """Brings the report of a study up to date, if it has one."""
     from reports import refresh_report
 
-    if refresh_report(study):
-        typer.echo(f"refreshed {shown_path(study.paths.report / 'report.html')}", err=True)
+    page = shown_path(study.paths.report / "report.html")
+    try:
+        if refresh_report(study):
+            typer.echo(f"refreshed {page}", err=True)
+    except OSError as error:
+        # The command has done what it was asked for.
+        complain(f"{page} was not brought up to date: {error.strerror or error}")
 
 
 def _choice(kind: type[_Choice], option: str, value: str) -> _Choice:

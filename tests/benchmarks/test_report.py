@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from reports import load_study
+from reports.simultaneous import independent_value
 from reports.statistics import MAX_RESAMPLED, Split, near_frontier, resample
 from tests.benchmarks import report
 
@@ -32,3 +33,9 @@ def test_of_many_students_those_near_the_frontier_are_resampled_and_no_other_is_
                 study.paths.outcomes_of(student.role, student.number, task).unlink()
     validation = resample(study, Split.VALIDATION)
     assert {number for role, number in validation.values if role == "student"} == near
+    # Intervals allow for the selection from all students, not from those near the frontier alone.
+    best = study.best
+    assert best is not None
+    interval, resampled = validation.interval(best), validation.resampled[best.role, best.number]
+    margin = (interval.high - interval.low) / 2 / resampled.std()
+    assert margin >= independent_value(len(study.students)) - 1e-9

@@ -96,6 +96,27 @@ def test_a_limit_on_what_was_only_measured_admits_the_students_that_were(full_st
         pick(study, Requirements.parse(max_latency=["4ms@cpu4"]))
 
 
+@pytest.mark.parametrize(("limit", "winner"), [("5ms@onnxruntime-int8,p99", None), ("31ms@onnxruntime-int8,p99", 1)])
+def test_a_limit_on_a_percentile_is_held_to_that_percentile(full_study: Study, limit: str, winner: int | None) -> None:
+    study = timed(full_study, trial_1=replace(INT8, percentiles_ms={90: 4.5, 95: 6.0, 99: 30.0}))
+    found = pick(study, Requirements.parse(max_latency=[limit])).winner
+    assert (None if found is None else found.number) == winner
+
+
+def test_a_percentile_of_too_few_samples_admits_nobody(full_study: Study) -> None:
+    decision = pick(timed(full_study, trial_1=INT8), Requirements.parse(max_latency=["9ms@onnxruntime-int8,p99"]))
+    assert decision.winner is None
+    assert "its p99 latency at onnxruntime-int8, p99 has too few samples" in [m.reason for m in decision.near_misses]
+
+
+def test_a_limit_that_could_mean_timings_of_several_calls_is_refused(full_study: Study) -> None:
+    four = replace(INT8, num_cores=8, target=LatencyTarget(runtime=Runtime.ONNXRUNTIME_INT8, num_threads=4))
+    study = timed(full_study, trial_1=INT8, trial_1_four=four)
+    with pytest.raises(UserError, match=r"^--max-latency must mean one of what was measured \(cpu1,.*; cpu4,.*\), got"):
+        pick(study, Requirements.parse(max_latency=["5ms@onnxruntime-int8"]))
+    assert pick(study, Requirements.parse(max_latency=["5ms@cpu4,onnxruntime-int8"])).num_qualifying == 1
+
+
 def test_a_decision_is_older_than_a_timing(full_study: Study) -> None:
     write_decision(full_study, pick(full_study))
     assert picked_trial(load_study(full_study.path)) == 1

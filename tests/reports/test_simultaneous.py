@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from reports.simultaneous import critical_value, critical_value_of_pairs, interval
+from reports.simultaneous import critical_value, critical_value_of_pairs, independent_value, interval
 from tests.reports.simulated_studies import SETTINGS, Setting, simulated_rates
 
 
@@ -75,3 +75,9 @@ def test_intervals_of_one_student_alone_are_wrong_of_the_winner() -> None:
     assert alone.told_apart > 0.5 > at_once.told_apart
     assert alone.winner_missed > 2 * at_once.winner_missed
     assert alone.let_through > at_once.let_through
+
+
+def test_the_value_of_independent_statistics_is_that_of_their_largest() -> None:
+    assert independent_value(1) == pytest.approx(1.95996, abs=1e-4)
+    largest = np.abs(np.random.default_rng(0).normal(size=(20_000, 200))).max(axis=1)
+    assert independent_value(200) == pytest.approx(float(np.quantile(largest, 0.95)), abs=0.03)

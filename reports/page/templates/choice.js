@@ -8,8 +8,10 @@ const ROUNDING = 1e-12;
 
 function meets(student, limits) {
   return limits.every(({ name, bound, value }) => {
-    if (name === "accuracy") return student.accuracy / (data.teacher || 1) + ROUNDING >= value / 100;
-    return student[name] !== null && (bound === "max" ? student[name] <= value : student[name] >= value);
+    if (name === "accuracy" && data.teacher !== null) return student.accuracy / data.teacher + ROUNDING >= value / 100;
+    if (name === "accuracy") return student.accuracy >= Number((value / 100).toPrecision(15));
+    const figure = data.measured[name]?.[student.trial] ?? student[name];
+    return figure !== null && (bound === "max" ? figure <= value : figure >= value);
   });
 }
 
@@ -18,15 +20,14 @@ const cost = (student, key) => (key === "accuracy" ? -student.accuracy : student
 // Students that no other one beats: at least as good in every figure, and better in one.
 function unbeaten(from, keys) {
   const front = [];
+  const beats = (a, b) => a.every((value, i) => value <= b[i]) && a.some((value, i) => value < b[i]);
   for (const student of [...from].sort((a, b) => b.accuracy - a.accuracy)) {
     const costs = keys.map((key) => cost(student, key));
-    const beats = (a, b) => a.every((value, i) => value <= b[i]) && a.some((value, i) => value < b[i]);
     if (!front.some((other) => beats(other.costs, costs))) front.push({ student, costs });
   }
-  // Of equal accuracy, a later one may beat an earlier one.
-  return front.filter((one) => !front.some((other) => other !== one
-    && other.costs.every((value, i) => value <= one.costs[i]) && other.costs.some((value, i) => value < one.costs[i])))
-    .map((one) => one.student).sort((a, b) => a.trial - b.trial);
+  // Of equal accuracy, a later one may beat an earlier one. The order is that of the records, which decides ties.
+  const kept = new Set(front.filter((one) => !front.some((other) => beats(other.costs, one.costs))).map((one) => one.student));
+  return from.filter((student) => kept.has(student));
 }
 
 function firstBy(from, ...keys) {
@@ -63,7 +64,7 @@ function choose(limits) {
   const candidates = unbeaten(qualifying, cheap === null ? keys : [...keys, cheap]);
   const [onAccuracy, onCost] = [limits.some((l) => l.name === "accuracy"), limits.some((l) => l.name !== "accuracy")];
   if (onAccuracy && onCost) return knee(unbeaten(candidates, keys), keys);
-  if (onAccuracy) return firstBy(candidates, cheap, "accuracy");
+  if (onAccuracy) return firstBy(candidates, cheap);
   const best = firstBy(candidates, "accuracy", cheap);
   return firstBy(candidates.filter((student) => isTied(student, best)), cheap, "accuracy");
 }

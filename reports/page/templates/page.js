@@ -81,11 +81,8 @@ function limitsOf() {
   }));
 }
 
-// The value that the command has, rounded to three digits of the range.
-function rounded(input) {
-  const digits = Math.max(0, 3 - Math.ceil(Math.log10(Number(input.max))));
-  return Number(Number(input.value).toFixed(digits));
-}
+// The value that the command has.
+const rounded = (input) => Number(Number(input.value).toFixed(Number(input.dataset.digits)));
 
 function showAnswer(limits) {
   const [own, limited] = [document.getElementById("answer"), document.getElementById("answer-limited")];

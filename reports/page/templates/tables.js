@@ -1,12 +1,13 @@
 // Tables: a heading sorts; the table of all trials is shown in pages.
 const PAGE = 50;
-const parsed = (text) => (text === "–" || text === "" ? null : Number.parseFloat(text.replaceAll(",", "")));
+const NUMBER = /^[-+]?[\d,]*\.?\d+(e[-+]?\d+)?(?=$|[ %\[])/;
+const parsed = (text) => (NUMBER.test(text) ? Number.parseFloat(text.replaceAll(",", "")) : null);
 
 function compareCells(a, b, rising) {
   const [x, y] = [parsed(a), parsed(b)];
   const [noX, noY] = [a === "–" || a === "", b === "–" || b === ""];
   if (noX || noY) return noX - noY;
-  const order = x === null || y === null || Number.isNaN(x) || Number.isNaN(y)
+  const order = x === null || y === null
     ? a.localeCompare(b, "en", { numeric: true }) : x - y;
   return rising ? order : -order;
 }

@@ -66,19 +66,32 @@ def test_the_last_timing_of_a_student_on_a_target_counts(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("old", "new"),
     [
-        ("{", "must be a timing that bench wrote"),
-        ("[]", "must be a timing that bench wrote"),
-        ('{"schema_version": 1, "trial": 0}', "must be a timing that bench wrote"),
+        ('"p50_ms": 4.0', '"p50_ms": 0'),
+        ('"p50_ms": 4.0', '"p50_ms": NaN'),
+        ('"p50_ms": 4.0', '"p50_ms": "fast"'),
+        ('"trial": 3', '"trial": []'),
+        ('"device": "cpu"', '"device": "tpu"'),
+        ('"timing"', '"time"'),
     ],
 )
-def test_a_damaged_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+def test_a_damaged_line_is_named(tmp_path: Path, old: str, new: str) -> None:
     file = tmp_path / "bench.jsonl"
     append_bench(file, 3, TIMING)
-    file.write_text(file.read_text() + line + "\n")
-    with pytest.raises(UserError, match=rf"^line 2 of .*bench\.jsonl {message}, got .+$"):
+    line = file.read_text()
+    assert old in line
+    file.write_text(line + line.replace(old, new))
+    with pytest.raises(UserError, match=r"^line 2 of .*bench\.jsonl must be a timing that bench wrote, got for .+$"):
         read_benches(file)
+
+
+def test_a_line_that_a_crash_has_cut_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "bench.jsonl"
+    append_bench(file, 3, TIMING)
+    file.write_bytes(file.read_bytes() + b'{"schema_version": 1, "tri\xff')
+    append_bench(file, 4, TIMING)
+    assert {trial for trial, _ in read_benches(file)} == {3, 4}
 
 
 def test_a_line_of_a_later_version_is_refused(tmp_path: Path) -> None:

@@ -4,13 +4,25 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from minilm_core.latency import append_bench
 from reports import Decision, Requirements, Study, load_study, pick, write_report
-from tests.reports.example_studies import write_full_study, write_large_study
+from tests.minilm_core.latency.test_bench_timings import TIMING
+from tests.reports.example_studies import (
+    LATENCY_TABLE,
+    TASK,
+    kept_labels,
+    student,
+    teacher,
+    write_full_study,
+    write_large_study,
+    write_study,
+)
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="tests in a browser need playwright")
 pytest.importorskip("altair", reason="the page's charts need the report extra")
@@ -152,6 +164,38 @@ def test_the_answer_within_limits_is_that_of_the_command_that_is_shown(
             f"Within the limits below: {decision.winner.label} ({decision.winner.architecture.label})"
         )
     assert f"{decision.num_qualifying} of 48 complete students" in page.text_content("#rows-shown")
+
+
+@pytest.mark.parametrize("limits", [{"x0": 10.0}, {"x0": 10.0, "accuracy": 85.0}, {"x0": 12.5}], ids=str)
+def test_the_answer_is_that_of_pick_after_a_student_was_timed(
+    tmp_path: Path, opened: Open, limits: dict[str, float]
+) -> None:
+    study = write_full_study(tmp_path)
+    # Predicted to take 8 ms.
+    here = replace(TIMING, device_name=LATENCY_TABLE.fingerprint.label, p50_ms=12.0)
+    append_bench(study.paths.benches, 1, here)
+    study = load_study(tmp_path)
+    write_report(study, formats=["html"])
+    page = opened(study)
+    for name, value in limits.items():
+        page.eval_on_selector(f'.filters input[data-name="{name}"]', "(input) => { input.max = 100; }")
+        set_limit(page, name, value)
+    decision = picked(study, page.text_content("#pick-command"))
+    text = page.text_content("#answer-limited .headline")
+    expected = "no student qualifies" if decision.winner is None else f"{decision.winner.label} ("
+    assert expected in text
+
+
+def test_a_student_above_its_teacher_gives_no_limit_that_pick_refuses(tmp_path: Path, opened: Open) -> None:
+    best = student(1, 0.95, 4, 128, latency_ms=8.0)
+    study = write_study(tmp_path, [student(0, 0.8), best, teacher(0.9)], evaluation=kept_labels(TASK))
+    write_report(study, formats=["html"])
+    page = opened(study)
+    assert float(page.get_attribute('.filters input[data-name="accuracy"]', "max")) == 100
+    set_limit(page, "accuracy", 99.99)
+    decision = picked(study, page.text_content("#pick-command"))
+    assert decision.winner is not None
+    assert f"{decision.winner.label} (" in page.text_content("#answer-limited .headline")
 
 
 def test_a_limit_moves_chart_table_and_command_and_is_taken_back(large: Study, opened: Open) -> None:

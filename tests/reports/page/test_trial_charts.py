@@ -44,9 +44,9 @@ def test_each_task_and_evaluation_set_has_a_panel_with_every_baseline(full_study
         "4×128, trial 1": 0.9,
         "2×64, trial 0": 0.8,
         "teacher": 0.92,
-        "twin": 0.7,
-        "twin from random weights": 0.55,
-        "truncated teacher": 0.75,
+        "twin of trial 1": 0.7,
+        "twin of trial 1 from random weights": 0.55,
+        "truncated teacher 4x384 A12": 0.75,
     }
     assert all(point["low"] <= point["value"] <= point["high"] for point in points)
 
@@ -75,6 +75,19 @@ def test_the_frontier_is_among_the_curves_however_many_trials_there_are(make_stu
     curves = list(held_out_curves(study))
     assert len(curves) == MAX_CURVES
     assert curves[0].student.number == MAX_CURVES
+
+
+def test_the_curve_of_a_student_that_went_on_has_the_further_steps(make_study: Callable[..., Study]) -> None:
+    study = make_study(student(0, 0.8, num_steps=40, num_steps_before=20))
+    report_losses(study, 0, (10, 0.9), (20, 0.8))
+    (record,) = study.students
+    assert record.extended_to == 40
+    further = TrialPaths(root=study.paths.model_folder(Role.STUDENT, 0, 40)).progress
+    further.parent.mkdir(parents=True)
+    lines = [{"step": 30, "held_out_loss": 0.7}, {"step": 40, "held_out_loss": 0.6}, {"held_out_loss": 0.1}]
+    further.write_text("\n".join([*map(json.dumps, lines), '{"step": 41, "held_out_loss": NaN}']))
+    (curve,) = held_out_curves(study)
+    assert curve.points == ((10, 0.9), (20, 0.8), (30, 0.7), (40, 0.6))
 
 
 def test_without_reports_there_are_no_curves(full_study: Study) -> None:
