@@ -14,10 +14,10 @@ from reports.finetuning_check import load_finetuning_check
 from reports.merits import Merits, budgets, merits_of
 from reports.other_studies import OtherStudies, beside
 from reports.page import tables
+from reports.page.caveats import caveats_of
 from reports.page.tables import SetTable
 from reports.proxy import proxy_quality
 from reports.published import PublishedResults, published_results
-from reports.seeds import SeedVariance
 from reports.selection.answer import Answer, answer, command_line
 from reports.selection.preference import is_tied
 from reports.statistics import Resamples, Split, accuracy_interval, resample
@@ -243,7 +243,7 @@ def gather(study: Study, others: Sequence[Study] = ()) -> Facts:
         ),
         commands=_commands(study, first),
         config_text=study.paths.search_yaml.read_text(encoding="utf-8"),
-        caveats=tuple(_caveats(study, validation.seeds)),
+        caveats=tuple(caveats_of(study, validation.seeds)),
     )
 
 
@@ -294,67 +294,6 @@ def _warnings(study: Study) -> Iterator[str]:
 def _students_by_steps(study: Study) -> Mapping[int, int]:
     """Returns how many complete students have each number of steps, the smallest number first."""
     return dict(sorted(Counter(student.num_steps for student in study.students).items()))
-
-
-def _seeds_in_words(study: Study, seeds: SeedVariance) -> str:
-    if study.num_seeds == 1:
-        return "Intervals are 95% bootstrap intervals over examples; another training seed may change a figure by more."
-    known = "was not measured"
-    if seeds.num_freedom:
-        known = f"is {wording.unsigned_points(seeds.deviation)}, pooled over all models"
-    return (
-        f"Accuracies are means over {study.num_seeds} seeds of fine-tuning, with 95% intervals over seeds and "
-        f"examples; the standard deviation of one seed from the mean of its model {known}. Another seed of "
-        "distillation may change a figure by more."
-    )
-
-
-def _caveats(study: Study, seeds: SeedVariance) -> Iterator[str]:
-    metrics = sorted({result.metric for record in study.records for result in record.tasks.values()})
-    yield f"Accuracy is the unweighted mean of the tasks' main metrics ({', '.join(metrics) or 'none measured'})."
-    yield _seeds_in_words(study, seeds)
-    yield (
-        "On the validation split, which chose the students, intervals hold for all students and all their differences "
-        "at once, so that they also hold for the best one. On the test split each holds by itself."
-    )
-    yield from _set_aside(study)
-    yield (
-        "P(on frontier) is the probability that no other student is better in every objective, from a posterior that "
-        "shrinks accuracies towards their trend over size; size and latency count as exact."
-    )
-    yield "A student is tied with the frontier if it cannot be told apart, in accuracy, from the student that beats it."
-    yield "GFLOP counts one forward pass over one sequence; held-out loss is the relation loss in nats."
-    yield "Size counts the encoder's weights in fp32, without tokenizer and task head."
-    yield from _cut_vocabulary(study)
-    yield (
-        "Latency is predicted from a calibrated table, not timed on the trained student, except where it is said to be "
-        "measured; limits hold a student to its measured latency."
-        if study.benches
-        else "Latency is predicted from a calibrated table, not timed on the trained student."
-    )
-    yield "The hypervolume depends on its reference point: compare it only within this study."
-
-
-def _cut_vocabulary(study: Study) -> Iterator[str]:
-    """Yields a sentence on the students' vocabulary, if the study has cut it."""
-    if study.vocabulary is not None:
-        yield (
-            f"The students' vocabulary has {study.vocabulary.size:,} of the teacher's {study.vocabulary.num_full:,} "
-            f"tokens, which make up {wording.percentage(study.vocabulary.coverage)} of the corpus and of the tasks' "
-            "train splits. Text of another kind is split into more pieces, and may have unknown ones."
-        )
-
-
-def _set_aside(study: Study) -> Iterator[str]:
-    """Yields a sentence for each task whose test split is a part of its validation split."""
-    tasks = study.config.get("tasks")
-    for task in tasks if isinstance(tasks, list) else ():
-        share = task.get("set_aside_fraction") if isinstance(task, Mapping) else None
-        if isinstance(share, float):
-            yield (
-                f"The test split of {task.get('name')} is no official one: {wording.percentage(share)} of the "
-                "validation split was set aside for it, and the search never used that part."
-            )
 
 
 def _compared(study: Study, found: tuple[Comparison, ...]) -> list[TrialRecord]:

@@ -1,5 +1,6 @@
 """The figures of the report: first the points and the finding, then the drawing. It needs the `report` extra."""
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def draw_figures(study: Study, rows: Sequence[Row], tie: tuple[float, float] | N
         ImportError: if altair or vl_convert is not installed.
     """
     import altair
-    import vl_convert  # noqa: F401  # The pictures, and the page, need it.
+
+    # The pictures and the page need it, too: without it there are no figures at all.
+    importlib.import_module("vl_convert")
 
     every, latencies = axes_shown(study, rows), latency_titles(study)
     models = models_of(every, rows)
