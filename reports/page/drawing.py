@@ -1,4 +1,8 @@
-"""How a chart becomes a figure: colours, scales, fonts and pictures. It needs the `report` extra."""
+"""What charts are made of, and how one becomes a figure with fonts and pictures.
+
+A chart is its Vega-Lite specification as plain data: to make it of altair's objects takes longer than all figures of a
+large study.
+"""
 
 import contextlib
 import functools
@@ -14,6 +18,8 @@ from reports.trial_rows import Row
 
 INSTALL_HINT = "no figures were drawn: pip install minilm-search[report] adds them"
 WIDTH, HEIGHT = 540, 320
+VIEW = 300
+"""Width and height of a chart that states none."""
 LABEL_SIZE, TITLE_SIZE = 12, 13
 PNG_SCALE = 2.0
 LOG_AXIS_FROM_RATIO = 4.0
@@ -33,6 +39,9 @@ PLACES: Mapping[str, tuple[str, str]] = {
 }
 OPAQUE = 1.0
 
+Spec = dict[str, Any]
+"""Part of a Vega-Lite specification. Source: https://vega.github.io/vega-lite/docs/."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
@@ -41,13 +50,13 @@ class Figure:
     name: str
     title: str
     finding: str
-    spec: dict[str, Any]
+    spec: Spec
     """Its data sets with a name are those of the page."""
     datasets: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     """What a picture shows of them."""
 
     @property
-    def complete_spec(self) -> dict[str, Any]:
+    def complete_spec(self) -> Spec:
         """The specification with all its data."""
         return {**self.spec, "datasets": {**self.spec.get("datasets", {}), **self.datasets}}
 
@@ -64,8 +73,8 @@ class Figure:
         return bytes(vl_convert.vegalite_to_png(self.complete_spec, scale=PNG_SCALE))
 
 
-Drawn = tuple[str, str, str, Any]
-"""Name, title, finding and altair chart of a figure."""
+Drawn = tuple[str, str, str, Spec]
+"""Name, title, finding and specification of a figure."""
 
 
 @functools.cache
@@ -96,22 +105,64 @@ def is_log_axis(values: Sequence[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) / min(values) >= LOG_AXIS_FROM_RATIO
 
 
-def scale(alt: Any, values: Sequence[float], padding: int = 20) -> Any:
+def quantity(field: str, **more: Any) -> Spec:
+    """Returns the encoding of a field of numbers."""
+    return {"field": field, "type": "quantitative", **more}
+
+
+def category(field: str, **more: Any) -> Spec:
+    """Returns the encoding of a field of names."""
+    return {"field": field, "type": "nominal", **more}
+
+
+def layer(mark: str, encoding: Spec, *, data: Spec | None = None, where: Sequence[str] = (), **appearance: Any) -> Spec:
+    """Returns the marks of one kind, of the rows for which each expression of `where` holds."""
+    return {
+        **({} if data is None else {"data": data}),
+        **({} if not where else {"transform": [{"filter": expression} for expression in where]}),
+        "mark": {"type": mark, **appearance},
+        "encoding": encoding,
+    }
+
+
+def named(dataset: str) -> Spec:
+    """Returns a data set that the page or the figure has under this name."""
+    return {"name": dataset}
+
+
+def values(rows: Sequence[Row]) -> Spec:
+    """Returns a data set of these rows."""
+    return {"values": list(rows)}
+
+
+def scale(values: Sequence[float], padding: int = 20) -> Spec:
     """Returns the scale of an axis of these values."""
     if is_log_axis(values):
-        return alt.Scale(type="log", nice=False, padding=padding)
-    return alt.Scale(zero=False, padding=padding, nice=False)
+        return {"type": "log", "nice": False, "padding": padding}
+    return {"zero": False, "padding": padding, "nice": False}
 
 
-def coding(alt: Any, places: Sequence[str]) -> tuple[Any, Any]:
-    """Returns the encodings of places by colour and by shape, which share one legend."""
-    legend = alt.Legend(orient="top", symbolOpacity=OPAQUE, symbolFillColor=None)
-    colours = alt.Scale(domain=list(places), range=[PLACES[place][1] for place in places])
-    shapes = alt.Scale(domain=list(places), range=[PLACES[place][0] for place in places])
-    return (
-        alt.Color("place:N", scale=colours, title=None, legend=legend),
-        alt.Shape("place:N", scale=shapes, title=None, legend=legend),
-    )
+def coding(field: str, looks: Mapping[str, tuple[str, str]], **of_legend: Any) -> Spec:
+    """Returns the encodings by colour and by shape, which share one legend.
+
+    Args:
+        field: What is told apart.
+        looks: The shape and the colour of each of its values, in the order of the legend.
+        of_legend: Further properties of the legend.
+    """
+    # Marks are faint where their legend is not.
+    legend = {"orient": "top", "symbolOpacity": OPAQUE, "symbolFillColor": None, **of_legend}
+    shapes, colours = ([look[part] for look in looks.values()] for part in (0, 1))
+    domain = list(looks)
+    return {
+        "color": category(field, scale={"domain": domain, "range": colours}, title=None, legend=legend),
+        "shape": category(field, scale={"domain": domain, "range": shapes}, title=None, legend=legend),
+    }
+
+
+def coding_of_places(places: Sequence[str]) -> Spec:
+    """Returns the encodings of the places that occur, in the order of the legend."""
+    return coding("place", {place: look for place, look in PLACES.items() if place in places})
 
 
 def finish(drawn: Drawn, datasets: Mapping[str, Sequence[Row]] | None = None, *, is_shared: bool = False) -> Figure:
@@ -124,15 +175,18 @@ def finish(drawn: Drawn, datasets: Mapping[str, Sequence[Row]] | None = None, *,
     """
     name, title, finding, chart = drawn
     sizes = {"labelFontSize": LABEL_SIZE, "titleFontSize": TITLE_SIZE}
-    chart = chart.properties(description=finding).configure(background="white", font="sans-serif")
-    # Altair has checked each part as it was made: to check the whole again takes seconds for many points.
-    spec = chart.configure_axis(**sizes).configure_legend(**sizes).to_dict(validate=False)
-    own = {} if is_shared or not datasets else {"datasets": {**spec.get("datasets", {}), **datasets}}
+    config = {
+        "background": "white",
+        "font": "sans-serif",
+        "axis": sizes,
+        "legend": sizes,
+        "view": {"continuousWidth": VIEW, "continuousHeight": VIEW},
+    }
+    own = {} if is_shared or not datasets else {"datasets": {key: list(rows) for key, rows in datasets.items()}}
     return Figure(
         name=name,
         title=title,
         finding=finding,
-        # The page embeds the library; the address of the schema would look like something to fetch.
-        spec={key: value for key, value in spec.items() if key != "$schema"} | own,
+        spec={"description": finding, "config": config, **chart, **own},
         datasets=datasets if is_shared and datasets else {},
     )

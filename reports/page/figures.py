@@ -3,11 +3,26 @@
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from minilm_core.results.records import Role
 from reports import wording
-from reports.page.drawing import HEIGHT, OPAQUE, PLACES, WIDTH, Drawn, Figure, coding, finish, scale
+from reports.page.drawing import (
+    HEIGHT,
+    OPAQUE,
+    PLACES,
+    WIDTH,
+    Drawn,
+    Figure,
+    Spec,
+    category,
+    coding_of_places,
+    finish,
+    layer,
+    named,
+    quantity,
+    scale,
+    values,
+)
 from reports.page.frontier_chart import (
     LINE,
     MODELS,
@@ -28,6 +43,7 @@ NEARLY_ALL = 0.95
 STUDENTS = "students"
 """The data set of the complete students that the panels of the choices share."""
 PANELS_A_ROW = 3
+PLACES_OF_STUDENTS = tuple(PLACES)[:3]
 PANEL_WIDTH, PANEL_HEIGHT = 150, 140
 CHOICES: Mapping[str, tuple[str, str]] = {
     "num_layers": ("Layers", "d"),
@@ -48,11 +64,8 @@ def draw_figures(study: Study, rows: Sequence[Row], tie: tuple[float, float] | N
         tie: The accuracies from which on a student cannot be told apart from the most accurate, up to that one.
 
     Raises:
-        ImportError: if altair or vl_convert is not installed.
+        ImportError: if vl_convert, which draws pictures and has the page's script, is not installed.
     """
-    import altair
-
-    # The pictures and the page need it, too: without it there are no figures at all.
     importlib.import_module("vl_convert")
 
     every, latencies = axes_shown(study, rows), latency_titles(study)
@@ -61,18 +74,18 @@ def draw_figures(study: Study, rows: Sequence[Row], tie: tuple[float, float] | N
     common = {MODELS: drawn_models(models), UNFINISHED: unfinished}
     figures: list[Figure] = []
     for number, axis in enumerate(every):
-        drawn, line = frontier_chart(altair, number, axis, models, unfinished, tie)
+        drawn, line = frontier_chart(number, axis, models, unfinished, tie)
         figures.append(finish(drawn, {**common, LINE: line}, is_shared=True))
     students = [row for row in rows if row["place"] and row["role"] == Role.STUDENT]
     shown = drawn_models(students)
     others = [
-        tasks_chart(altair, study, rows),
-        _progress(altair, study),
-        _importances(altair, study),
-        rates_chart(altair, students),
-        curves_chart(altair, study),
+        tasks_chart(study, rows),
+        _progress(study),
+        _importances(study),
+        rates_chart(students),
+        curves_chart(study),
     ]
-    slices = _slices(altair, shown, len(students), latencies)
+    slices = _slices(shown, len(students), latencies)
     figures += [finish(drawn) for drawn in others if drawn is not None]
     figures += [] if slices is None else [finish(slices, {STUDENTS: _points(shown, latencies)})]
     return tuple(figures)
@@ -121,37 +134,39 @@ def _tooltip(row: Row, latencies: Mapping[str, str]) -> Row:
     return {**{key: row[key] for key in kept}, **timed, "size": wording.size(row["size_bytes"])}
 
 
-def _tooltips(alt: Any, latencies: Mapping[str, str]) -> list[Any]:
+def _tooltips(latencies: Mapping[str, str]) -> list[Spec]:
     timed = {f"latency_{number}": title for number, title in enumerate(latencies.values())}
-    return [alt.Tooltip(f"{key}:N", title=title) for key, title in {**_TOOLTIP, **timed}.items()]
+    return [category(key, title=title) for key, title in {**_TOOLTIP, **timed}.items()]
 
 
-def _progress(alt: Any, study: Study) -> Drawn | None:
+def _progress(study: Study) -> Drawn | None:
     final = study.hypervolume
     if final <= 0:
         return None
     points = [{"hours": p.device_hours, "share": p.hypervolume / final, "trial": p.trial} for p in study.progress]
     chance = [{"hours": hours, "share": volume / final} for hours, volume in study.progress_of_random_orders]
     colour = PLACES["on the frontier"][1]
-    x = alt.X("hours:Q", title="Device-hours of all students so far", axis=alt.Axis(tickCount=8))
-    axis = alt.Axis(format=".0~%")
-    y = alt.Y("share:Q", title="Share of the final volume", scale=alt.Scale(zero=False), axis=axis)
-    tooltip = ["trial:N", alt.Tooltip("hours:Q", format=".4f"), alt.Tooltip("share:Q", format=".1%")]
-    own = alt.Chart(alt.Data(values=_changes(points))).encode(x=x, y=y, color=alt.value(colour), tooltip=tooltip)
-    random = alt.Chart(alt.Data(values=chance)).mark_line(strokeDash=[5, 4], color="#6f7a86").encode(x=x, y=y)
-    chart = alt.layer(random, own.mark_line(interpolate="step-after", point={"color": colour}))
+    places = {
+        "x": quantity("hours", title="Device-hours of all students so far", axis={"tickCount": 8}),
+        "y": quantity("share", title="Share of the final volume", scale={"zero": False}, axis={"format": ".0~%"}),
+    }
+    tooltip = [category("trial"), quantity("hours", format=".4f"), quantity("share", format=".1%")]
+    own = {**places, "color": {"value": colour}, "tooltip": tooltip}
+    chart = {
+        "layer": [
+            layer("line", places, data=values(chance), strokeDash=[5, 4], color="#6f7a86"),
+            layer("line", own, data=values(_changes(points)), interpolate="step-after", point={"color": colour}),
+        ],
+        "width": WIDTH,
+        "height": HEIGHT * 2 // 3,
+    }
     reached = next(point for point in points if point["share"] >= NEARLY_ALL)
     finding = (
         f"{NEARLY_ALL:.0%} of the final hypervolume was reached after {reached['hours']:.3g} of "
         f"{points[-1]['hours']:.3g} device-hours, with trial {reached['trial']}. The dashed line is the mean over "
         "random orders of the same trials."
     )
-    return (
-        "progress",
-        "Hypervolume against device-hours",
-        finding,
-        chart.properties(width=WIDTH, height=HEIGHT * 2 // 3),
-    )
+    return "progress", "Hypervolume against device-hours", finding, chart
 
 
 def _changes(points: Sequence[Row]) -> list[Row]:
@@ -161,54 +176,48 @@ def _changes(points: Sequence[Row]) -> list[Row]:
     return changed if changed[-1] is points[-1] else [*changed, points[-1]]
 
 
-def _slices(alt: Any, students: Sequence[Row], num_complete: int, latencies: Mapping[str, str]) -> Drawn | None:
+def _slices(students: Sequence[Row], num_complete: int, latencies: Mapping[str, str]) -> Drawn | None:
     varied = [key for key in CHOICES if len({row[key] for row in students if row[key] is not None}) > 1]
     if not varied:
         return None
-    charts = [_slice(alt, key, [row[key] for row in students if row[key] is not None], latencies) for key in varied]
+    charts = [_slice(key, [row[key] for row in students if row[key] is not None], latencies) for key in varied]
     names = ", ".join(CHOICES[key][0].lower() for key in varied)
     of = "" if len(students) == num_complete else f"{len(students):,} of "
     finding = f"Accuracy of {of}{wording.counted(num_complete, 'complete student')} against {names}."
-    return "slices", "Accuracy against each choice", finding, alt.concat(*charts, columns=PANELS_A_ROW)
+    return "slices", "Accuracy against each choice", finding, {"concat": charts, "columns": PANELS_A_ROW}
 
 
-def _slice(alt: Any, key: str, values: Sequence[float], latencies: Mapping[str, str]) -> Any:
+def _slice(key: str, of_students: Sequence[float], latencies: Mapping[str, str]) -> Spec:
     title, number_format = CHOICES[key]
-    colour, shape = coding(alt, list(PLACES)[:3])
-    axis = alt.Axis(format=number_format, tickCount=4, tickMinStep=1 if number_format == "d" else 0)
-    return (
-        alt.Chart(alt.NamedData(STUDENTS), width=PANEL_WIDTH, height=PANEL_HEIGHT)
-        .transform_filter(f"isValid(datum.{key})")
-        .mark_point(filled=True, size=50, opacity=OPAQUE)
-        .encode(
-            x=alt.X(f"{key}:Q", title=title, axis=axis, scale=scale(alt, values, padding=10)),
-            y=alt.Y("accuracy:Q", title="Accuracy", scale=alt.Scale(zero=False)),
-            color=colour,
-            shape=shape,
-            tooltip=_tooltips(alt, latencies),
-        )
-    )
+    axis = {"format": number_format, "tickCount": 4, "tickMinStep": 1 if number_format == "d" else 0}
+    encoding = {
+        "x": quantity(key, title=title, axis=axis, scale=scale(of_students, padding=10)),
+        "y": quantity("accuracy", title="Accuracy", scale={"zero": False}),
+        **coding_of_places(PLACES_OF_STUDENTS),
+        "tooltip": _tooltips(latencies),
+    }
+    is_known = f"isValid(datum.{key})"
+    points = layer("point", encoding, data=named(STUDENTS), where=(is_known,), filled=True, size=50, opacity=OPAQUE)
+    return {**points, "width": PANEL_WIDTH, "height": PANEL_HEIGHT}
 
 
-def _importances(alt: Any, study: Study) -> Drawn | None:
+def _importances(study: Study) -> Drawn | None:
     measured = {objective: of for objective, of in study.importances.items() if of}
     if not measured:
         return None
-    values = [
+    bars = [
         {"objective": objective, "choice": choice_name(choice), "importance": importance}
         for objective, of_objective in measured.items()
         for choice, importance in of_objective.items()
     ]
-    chart = (
-        alt.Chart(alt.Data(values=values), width=PANEL_WIDTH)
-        .mark_bar(color=PLACES["on the frontier"][1])
-        .encode(
-            x=alt.X("importance:Q", title="Importance", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)),
-            y=alt.Y("choice:N", title=None, sort="-x"),
-            facet=alt.Facet("objective:N", title=None, columns=PANELS_A_ROW),
-            tooltip=["objective:N", "choice:N", alt.Tooltip("importance:Q", format=".3f")],
-        )
-    )
+    encoding = {
+        "x": quantity("importance", title="Importance", scale={"domain": [0, 1]}, axis={"tickCount": 5}),
+        "y": category("choice", title=None, sort="-x"),
+        "facet": category("objective", title=None, columns=PANELS_A_ROW),
+        "tooltip": [category("objective"), category("choice"), quantity("importance", format=".3f")],
+    }
+    colour = PLACES["on the frontier"][1]
+    chart = {**layer("bar", encoding, data=values(bars), color=colour), "width": PANEL_WIDTH}
     top = [f"{choice_name(max(of, key=lambda name: of[name]))} for {name}" for name, of in measured.items()]
     return "importances", "Importance of each choice", f"The choice that matters most: {', '.join(top)}.", chart
 

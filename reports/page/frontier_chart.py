@@ -2,13 +2,27 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from minilm_core.results.records import Role, Status
 from reports import wording
-from reports.page.drawing import HEIGHT, PLACES, WIDTH, Drawn, coding, is_log_axis, scale
+from reports.page.drawing import (
+    HEIGHT,
+    OPAQUE,
+    PLACES,
+    WIDTH,
+    Drawn,
+    Spec,
+    category,
+    coding_of_places,
+    is_log_axis,
+    layer,
+    named,
+    quantity,
+    scale,
+    values,
+)
 from reports.page.tables import ON_FRONTIER, latency_titles
 from reports.study import Study
 from reports.trial_rows import Row
@@ -135,7 +149,6 @@ def frontier_steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, f
 
 
 def frontier_chart(
-    alt: Any,
     number: int,
     axis: Axis,
     models: Sequence[Row],
@@ -145,81 +158,102 @@ def frontier_chart(
     """Returns the chart of one axis, and the rows of its line, of which those with room have a label.
 
     Args:
-        alt: The library.
         number: The number of the axis in the rows.
         axis: The axis.
         models: The rows of the models.
         unfinished: Those of the students without an accuracy.
         tie: The accuracies from which on a student cannot be told apart from the most accurate, up to that one.
     """
-    students = [model for model in models if model["role"] == Role.STUDENT and model[f"x{number}"] is not None]
-    steps = frontier_steps([(model[f"x{number}"], model["accuracy"]) for model in students])
-    x = alt.X(
-        f"x{number}:Q",
-        title=f"{axis.title} ({axis.unit})",
-        scale=scale(alt, [model[f"x{number}"] for model in models if model[f"x{number}"] is not None]),
-    )
-    y = alt.Y("accuracy:Q", title="Validation accuracy", scale=alt.Scale(zero=False, nice=True))
-    line = _line(students, steps, number)
+    key = f"x{number}"
+    students = [model for model in models if model["role"] == Role.STUDENT and model[key] is not None]
+    steps = frontier_steps([(model[key], model["accuracy"]) for model in students])
+    of_axis = scale([model[key] for model in models if model[key] is not None])
+    x = quantity(key, title=f"{axis.title} ({axis.unit})", scale=of_axis)
+    y = quantity("accuracy", title="Validation accuracy", scale={"zero": False, "nice": True})
+    layers = [*_band(tie), *_models(x, y, models), *_unfinished(x, unfinished), _labels(x, y)]
     title = f"Accuracy against {wording.within_a_sentence(axis.title)}"
-    layers = [*_band(alt, tie), *_models(alt, x, y, models), *_unfinished(alt, x, unfinished), *_labels(alt, x, y)]
-    chart = alt.layer(*layers, width=WIDTH, height=HEIGHT)
-    return (f"accuracy_{axis.key}", title, _finding(axis, number, models, len(steps)), chart), line
+    chart = {"layer": layers, "width": WIDTH, "height": HEIGHT}
+    return (f"accuracy_{axis.key}", title, _finding(axis, number, models, len(steps)), chart), _line(
+        students, steps, number
+    )
 
 
-def _band(alt: Any, tie: tuple[float, float] | None) -> list[Any]:
+def _band(tie: tuple[float, float] | None) -> list[Spec]:
     """Returns the band of the accuracies that cannot be told apart from the best."""
     if tie is None:
         return []
-    band = alt.Chart(alt.Data(values=[{"low": tie[0], "high": tie[1]}]))
-    colour = PLACES["tied with the frontier"][1]
-    return [band.mark_rect(opacity=0.1, color=colour).encode(y=alt.Y("low:Q"), y2="high:Q")]
+    encoding = {"y": quantity("low"), "y2": {"field": "high"}}
+    ends = values([{"low": tie[0], "high": tie[1]}])
+    return [layer("rect", encoding, data=ends, opacity=0.1, color=PLACES["tied with the frontier"][1])]
 
 
-def _models(alt: Any, x: Any, y: Any, models: Sequence[Row]) -> list[Any]:
-    data = alt.Chart(alt.NamedData(MODELS)).transform_filter(f"isValid(datum.{x.shorthand.split(':')[0]})")
-    colour, shape = coding(alt, [place for place in PLACES if any(model["place"] == place for model in models)])
+def _models(x: Spec, y: Spec, models: Sequence[Row]) -> list[Spec]:
+    data, is_known, is_behind = named(MODELS), f"isValid(datum.{x['field']})", f"datum.place == '{BEHIND}'"
+    coded = coding_of_places([model["place"] for model in models])
     # What misses the limits of the page stays, hardly visible.
-    opacity = alt.condition("!datum.within", alt.value(0.1), alt.value(1.0))
-    faint = alt.condition("!datum.within", alt.value(0.08), alt.value(0.45))
-    line = alt.Chart(alt.NamedData(LINE))
-    is_behind = f"datum.place == '{BEHIND}'"
+    opacity = {"condition": {"test": "!datum.within", "value": 0.1}, "value": OPAQUE}
+    faint = {"condition": {"test": "!datum.within", "value": 0.08}, "value": 0.45}
+    points, ends = {"x": x, "y": y, **coded}, {"y": quantity("accuracy_low"), "y2": {"field": "accuracy_high"}}
+    has_interval = f"isValid(datum.accuracy_low) && !({is_behind})"
     return [
-        data.transform_filter("datum.role == 'teacher'")
-        .mark_rule(strokeDash=[6, 4], color=PLACES["teacher"][1])
-        .encode(y=y),
-        data.transform_filter(is_behind)
-        .mark_point(filled=True, size=45)
-        .encode(x=x, y=y, color=colour, shape=shape, opacity=faint),
-        line.mark_line(interpolate="step-after", color=PLACES[ON_FRONTIER][1], strokeWidth=1.5).encode(x=x, y=y),
-        data.transform_filter(f"isValid(datum.accuracy_low) && !({is_behind})")
-        .mark_rule(strokeWidth=1.4)
-        .encode(x=x, y="accuracy_low:Q", y2="accuracy_high:Q", color=colour, opacity=opacity),
-        data.transform_filter(f"!({is_behind})")
-        .mark_point(filled=True, size=95)
-        .encode(x=x, y=y, color=colour, shape=shape, opacity=opacity),
+        layer(
+            "rule",
+            {"y": y},
+            data=data,
+            where=(is_known, "datum.role == 'teacher'"),
+            strokeDash=[6, 4],
+            color=PLACES["teacher"][1],
+        ),
+        layer("point", {**points, "opacity": faint}, data=data, where=(is_known, is_behind), filled=True, size=45),
+        layer(
+            "line",
+            {"x": x, "y": y},
+            data=named(LINE),
+            interpolate="step-after",
+            color=PLACES[ON_FRONTIER][1],
+            strokeWidth=1.5,
+        ),
+        layer(
+            "rule",
+            {"x": x, **ends, "color": coded["color"], "opacity": opacity},
+            data=data,
+            where=(is_known, has_interval),
+            strokeWidth=1.4,
+        ),
+        layer(
+            "point",
+            {**points, "opacity": opacity},
+            data=data,
+            where=(is_known, f"!({is_behind})"),
+            filled=True,
+            size=95,
+        ),
     ]
 
 
-def _unfinished(alt: Any, x: Any, unfinished: Sequence[Row]) -> list[Any]:
+def _unfinished(x: Spec, unfinished: Sequence[Row]) -> list[Spec]:
     """Returns the hollow marks, at the lower edge, of the students that have no accuracy."""
     found = {row["status"] for row in unfinished}
     return [
-        alt.Chart(alt.NamedData(UNFINISHED))
-        .transform_filter(f"datum.status == '{status}'")
-        .mark_point(filled=False, size=40, opacity=0.7, shape=shape, stroke=colour)
-        .encode(x=x, y=alt.value(alt.expr("height - 6")))
+        layer(
+            "point",
+            {"x": x, "y": {"value": {"expr": "height - 6"}}},
+            data=named(UNFINISHED),
+            where=(f"datum.status == '{status}'",),
+            filled=False,
+            size=40,
+            opacity=0.7,
+            shape=shape,
+            stroke=colour,
+        )
         for status, (shape, colour) in STATUSES.items()
         if status in found
     ]
 
 
-def _labels(alt: Any, x: Any, y: Any) -> list[Any]:
-    return [
-        alt.Chart(alt.NamedData(LINE))
-        .mark_text(align="left", dx=7, dy=12, fontSize=11)
-        .encode(x=x, y=y, text="label:N")
-    ]
+def _labels(x: Spec, y: Spec) -> Spec:
+    encoding = {"x": x, "y": y, "text": category("label")}
+    return layer("text", encoding, data=named(LINE), align="left", dx=7, dy=12, fontSize=11)
 
 
 def _line(students: Sequence[Row], steps: Sequence[tuple[float, float]], number: int) -> list[Row]:
@@ -246,11 +280,11 @@ def _finding(axis: Axis, number: int, models: Sequence[Row], num_steps: int) -> 
     teacher = next((model for model in models if model["role"] == Role.TEACHER), None)
     against = "" if teacher is None else f"; the teacher has {wording.accuracy(teacher['accuracy'])}"
 
-    def named(model: Row) -> str:
+    def described(model: Row) -> str:
         cost = axis.write(model[f"x{number}"] * axis.scale)
         return f"{model['name']} ({cost}, accuracy {wording.accuracy(model['accuracy'])})"
 
     return (
         f"Of {wording.counted(len(students), 'complete student')}, {num_steps} lie on the line of these two figures, "
-        f"from {named(cheapest)} to {named(best)}{against}."
+        f"from {described(cheapest)} to {described(best)}{against}."
     )

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -10,7 +9,17 @@ from minilm_core.results.records import Role
 from reports import wording
 from reports.curves import held_out_curves
 from reports.other_studies import OTHER_STUDY
-from reports.page.drawing import HEIGHT, PLACES, WIDTH, Drawn, coding
+from reports.page.drawing import (
+    HEIGHT,
+    PLACES,
+    WIDTH,
+    Drawn,
+    category,
+    coding_of_places,
+    layer,
+    quantity,
+    values,
+)
 from reports.page.tables import ON_FRONTIER, task_names
 from reports.study import Study
 from reports.trial_rows import Row
@@ -22,7 +31,7 @@ MAX_BINS = 6
 MIN_STUDENTS_OF_MAP = 8
 
 
-def tasks_chart(alt: Any, study: Study, rows: Sequence[Row]) -> Drawn | None:
+def tasks_chart(study: Study, rows: Sequence[Row]) -> Drawn | None:
     """Returns a panel for each task and evaluation set: the best of the frontier, the teacher and the baselines."""
     shown = _compared(rows)
     points = [
@@ -40,26 +49,30 @@ def tasks_chart(alt: Any, study: Study, rows: Sequence[Row]) -> Drawn | None:
     panels = list(dict.fromkeys(point["panel"] for point in points))
     if len(panels) < 2:
         return None
-    colour, shape = coding(alt, [place for place in PLACES if any(point["place"] == place for point in points)])
-    base = alt.Chart(alt.Data(values=points), width=PANEL_WIDTH, height=alt.Step(STEP))
-    y = alt.Y("model:N", title=None, sort=[point["model"] for point in points])
-    x = alt.X("value:Q", title=None, scale=alt.Scale(zero=False))
-    layers = alt.layer(
-        base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q", title=None), x2="high:Q", y=y, color=colour),
-        base.mark_point(filled=True, size=60).encode(
-            x=x,
-            y=y,
-            color=colour,
-            shape=shape,
-            tooltip=["model:N", *(alt.Tooltip(f"{name}:Q", format=".4f") for name in ("value", "low", "high"))],
-        ),
-    )
-    chart = layers.facet(facet=alt.Facet("panel:N", title=None, sort=panels), columns=PANELS_A_ROW)
+    coded = coding_of_places([point["place"] for point in points])
+    y = category("model", title=None, sort=[point["model"] for point in points])
+    ends = {"x": quantity("low", title=None), "x2": {"field": "high"}, "y": y, "color": coded["color"]}
+    tooltip = [category("model"), *(quantity(name, format=".4f") for name in ("value", "low", "high"))]
+    x = quantity("value", title=None, scale={"zero": False})
+    chart = {
+        "data": values(points),
+        "facet": category("panel", title=None, sort=panels),
+        "columns": PANELS_A_ROW,
+        "spec": {
+            "width": PANEL_WIDTH,
+            "height": {"step": STEP},
+            "layer": [
+                layer("rule", ends, strokeWidth=1.4),
+                layer("point", {"x": x, "y": y, **coded, "tooltip": tooltip}, filled=True, size=60),
+            ],
+        },
+        "resolve": {"scale": {"x": "independent"}},
+    }
     finding = (
         f"The main metric of {len(panels)} tasks and evaluation sets, those of tasks on the validation split, with 95% "
         "intervals over examples."
     )
-    return "tasks", "Each task", finding, chart.resolve_scale(x="independent")
+    return "tasks", "Each task", finding, chart
 
 
 def _model(row: Row) -> str:
@@ -86,7 +99,7 @@ def _scores(row: Row, tasks: Sequence[str]) -> list[tuple[str, str, str]]:
     return [score for score in found if row.get(score[2]) is not None and f"{score[2]}/low" in row]
 
 
-def curves_chart(alt: Any, study: Study) -> Drawn | None:
+def curves_chart(study: Study) -> Drawn | None:
     """Returns the held-out loss of each student against the steps of its distillation."""
     curves = list(held_out_curves(study))
     if not curves:
@@ -104,27 +117,24 @@ def curves_chart(alt: Any, study: Study) -> Drawn | None:
     ]
     places = list(dict.fromkeys(point["place"] for point in points))
     colours: dict[str, str] = {ON_FRONTIER: PLACES[ON_FRONTIER][1], "stopped": "#b34700"}
-    scale = alt.Scale(domain=places, range=[colours.get(str(place), "#8a8a8a") for place in places])
-    chart = (
-        alt.Chart(alt.Data(values=points), width=WIDTH, height=HEIGHT * 2 // 3)
-        .mark_line(strokeWidth=1.3, opacity=0.8, point={"size": 12})
-        .encode(
-            x=alt.X("step:Q", title="Step of the distillation"),
-            y=alt.Y("loss:Q", title="Held-out loss (nats)", scale=alt.Scale(zero=False)),
-            detail="model:N",
-            color=alt.Color("place:N", title=None, scale=scale, legend=alt.Legend(orient="top")),
-            tooltip=["model:N", "step:Q", alt.Tooltip("loss:Q", format=".4f")],
-        )
-    )
+    by_place = {"domain": places, "range": [colours.get(str(place), "#8a8a8a") for place in places]}
+    encoding = {
+        "x": quantity("step", title="Step of the distillation"),
+        "y": quantity("loss", title="Held-out loss (nats)", scale={"zero": False}),
+        "detail": category("model"),
+        "color": category("place", title=None, scale=by_place, legend={"orient": "top"}),
+        "tooltip": [category("model"), quantity("step"), quantity("loss", format=".4f")],
+    }
+    lines = layer("line", encoding, data=values(points), strokeWidth=1.3, opacity=0.8, point={"size": 12})
     best = min(curves, key=lambda curve: curve.points[-1][1]).student
     finding = (
         f"The held-out loss of {wording.counted(len(curves), 'student')} while it was distilled; {best.label} "
         f"({best.architecture.label}) ends lowest."
     )
-    return "curves", "Held-out loss by trial", finding, chart
+    return "curves", "Held-out loss by trial", finding, {**lines, "width": WIDTH, "height": HEIGHT * 2 // 3}
 
 
-def rates_chart(alt: Any, students: Sequence[Row]) -> Drawn | None:
+def rates_chart(students: Sequence[Row]) -> Drawn | None:
     """Returns the best accuracy by the rate of the distillation and the size of the layers, both in bins."""
     known = [row for row in students if row["distillation_learning_rate"] and row["num_layer_parameters"]]
     rates = sorted({row["distillation_learning_rate"] for row in known})
@@ -137,36 +147,38 @@ def rates_chart(alt: Any, students: Sequence[Row]) -> Drawn | None:
         cell = of_rate[row["distillation_learning_rate"]], of_size[row["num_layer_parameters"]]
         found.setdefault(cell, []).append(row["accuracy"])
     best = {cell: max(accuracies) for cell, accuracies in found.items()}
-    values = [
+    cells = [
         {"rate": rate, "size": size, "best": best[rate, size], "students": len(accuracies)}
         for (rate, size), accuracies in found.items()
     ]
     orders = [list(dict.fromkeys(of_one.values())) for of_one in (of_size, of_rate)]
-    base = alt.Chart(alt.Data(values=values), width=alt.Step(84), height=alt.Step(34)).encode(
-        x=alt.X("size:N", title="Parameters in the layers (M)", sort=orders[0], axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("rate:N", title="Rate of the distillation", sort=orders[1]),
-    )
+    places = {
+        "x": category("size", title="Parameters in the layers (M)", sort=orders[0], axis={"labelAngle": 0}),
+        "y": category("rate", title="Rate of the distillation", sort=orders[1]),
+    }
+    colour = quantity("best", title="Best accuracy", scale={"scheme": "blues"})
+    tooltip = [category("size"), category("rate"), quantity("best", format=".4f"), quantity("students")]
     middle = (min(best.values()) + max(best.values())) / 2
-    chart = alt.layer(
-        base.mark_rect().encode(
-            color=alt.Color("best:Q", title="Best accuracy", scale=alt.Scale(scheme="blues")),
-            tooltip=["size:N", "rate:N", alt.Tooltip("best:Q", format=".4f"), "students:Q"],
-        ),
-        base.mark_text(fontSize=11).encode(
-            text=alt.Text("best:Q", format=".3f"),
-            color=alt.condition(f"datum.best > {middle}", alt.value("#ffffff"), alt.value("#10243a")),
-        ),
-    )
+    ink = {"condition": {"test": f"datum.best > {middle}", "value": "#ffffff"}, "value": "#10243a"}
+    chart = {
+        "data": values(cells),
+        "width": {"step": 84},
+        "height": {"step": 34},
+        "layer": [
+            layer("rect", {**places, "color": colour, "tooltip": tooltip}),
+            layer("text", {**places, "text": quantity("best", format=".3f"), "color": ink}, fontSize=11),
+        ],
+    }
     finding = f"The best accuracy of {wording.counted(len(known), 'student')} by rate and size."
     return "rates", "Accuracy by rate and size", finding, chart
 
 
-def _bins(values: Sequence[float], written: str, scale: float) -> dict[float, str]:
+def _bins(of: Sequence[float], written: str, scale: float) -> dict[float, str]:
     """Returns the bin of each of some sorted values, as text: its own or, of many values, one of even ratios."""
-    if len(values) <= MAX_BINS:
-        return {value: f"{value / scale:{written}}" for value in values}
-    edges = np.geomspace(values[0], values[-1], MAX_BINS + 1)
-    numbers = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, MAX_BINS - 1)
+    if len(of) <= MAX_BINS:
+        return {value: f"{value / scale:{written}}" for value in of}
+    edges = np.geomspace(of[0], of[-1], MAX_BINS + 1)
+    numbers = np.clip(np.searchsorted(edges, of, side="right") - 1, 0, MAX_BINS - 1)
     ends = itertools.pairwise((edges / scale).tolist())
     names = [f"{low:{written}} to {high:{written}}" for low, high in ends]
-    return {value: names[number] for value, number in zip(values, numbers, strict=True)}
+    return {value: names[number] for value, number in zip(of, numbers, strict=True)}

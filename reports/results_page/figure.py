@@ -1,11 +1,11 @@
 """The figure of the published results: accuracy against latency, both as shares of the teacher's."""
 
+import importlib
 import itertools
 from collections.abc import Mapping
-from typing import Any
 
 from minilm_core.results.records import Role
-from reports.page.drawing import PLACES, Figure, finish
+from reports.page.drawing import PLACES, Figure, Spec, category, coding, finish, layer, quantity, values
 from reports.results_page.rows import GroupResults, model_name, shape
 from reports.trial_rows import Row
 
@@ -31,15 +31,14 @@ def draw(results: GroupResults) -> Figure | None:
     """Draws a group's models; None where none was made.
 
     Raises:
-        ImportError: if altair or vl_convert is not installed.
+        ImportError: if vl_convert, which draws the pictures, is not installed.
     """
-    import altair
-
+    importlib.import_module("vl_convert")
     if not results.made:
         return None
     points = [*_models(results), *_aims(results)]
     title = f"Accuracy against latency: {results.group.title}"
-    return finish(("figure", title, title, _chart(altair, points)))
+    return finish(("figure", title, title, _chart(points)))
 
 
 def _models(results: GroupResults) -> list[Row]:
@@ -69,44 +68,45 @@ def _aims(results: GroupResults) -> list[Row]:
     ]
 
 
-def _chart(alt: Any, points: list[Row]) -> Any:
-    kinds = [kind for kind in KINDS if any(point["kind"] == kind for point in points)]
-    legend = alt.Legend(orient="top", columns=3, symbolOpacity=1, symbolFillColor=None)
-    colour, form = (
-        encoding("kind:N", title=None, legend=legend, scale=alt.Scale(domain=kinds, range=[KINDS[k][i] for k in kinds]))
-        for encoding, i in ((alt.Color, 1), (alt.Shape, 0))
-    )
-    x = alt.X(
-        "latency:Q",
+def _chart(points: list[Row]) -> Spec:
+    kinds = {kind: look for kind, look in KINDS.items() if any(point["kind"] == kind for point in points)}
+    coded = coding("kind", kinds, columns=3)
+    x = quantity(
+        "latency",
         title="Latency, share of the teacher's",
-        scale=alt.Scale(type="log", nice=False, padding=LABEL_ROOM),
-        axis=alt.Axis(values=list(LATENCY_TICKS), format=".0%"),
+        scale={"type": "log", "nice": False, "padding": LABEL_ROOM},
+        axis={"values": list(LATENCY_TICKS), "format": ".0%"},
     )
-    y = alt.Y(
-        "accuracy:Q",
+    y = quantity(
+        "accuracy",
         title="Mean over tasks, share of the teacher's",
-        scale=alt.Scale(zero=False, nice=True, padding=12),
-        axis=alt.Axis(format=".0%", tickCount=6),
+        scale={"zero": False, "nice": True, "padding": 12},
+        axis={"format": ".0%", "tickCount": 6},
     )
-    models = alt.Chart(alt.Data(values=points))
-    coded = {"x": x, "y": y, "color": colour, "shape": form, "tooltip": ["name:N", "latency:Q", "accuracy:Q"]}
-    return alt.layer(
-        models.transform_filter(f"datum.kind == '{AIM}'").mark_point(filled=True, size=AIM_SIZE).encode(**coded),
-        models.transform_filter("isValid(datum.low)")
-        .mark_rule(strokeWidth=1.2, opacity=0.7)
-        .encode(x=x, y="low:Q", y2="high:Q", color=colour),
-        models.transform_filter(f"datum.kind != '{AIM}'")
-        .mark_point(filled=True, size=POINT_SIZE, opacity=1)
-        .encode(**coded),
-        *(_labels(models, side).encode(x=x, y=y, text="label:N") for side in ("left", "right")),
-        width=WIDTH,
-        height=HEIGHT,
-    )
+    tooltip = [category("name"), quantity("latency"), quantity("accuracy")]
+    marks = {"x": x, "y": y, **coded, "tooltip": tooltip}
+    ends = {"x": x, "y": quantity("low"), "y2": {"field": "high"}, "color": coded["color"]}
+    return {
+        "data": values(points),
+        "layer": [
+            layer("point", marks, where=(f"datum.kind == '{AIM}'",), filled=True, size=AIM_SIZE),
+            layer("rule", ends, where=("isValid(datum.low)",), strokeWidth=1.2, opacity=0.7),
+            layer("point", marks, where=(f"datum.kind != '{AIM}'",), filled=True, size=POINT_SIZE, opacity=1),
+            *(_labels(x, y, side) for side in ("left", "right")),
+        ],
+        "width": WIDTH,
+        "height": HEIGHT,
+    }
 
 
-def _labels(models: Any, side: str) -> Any:
+def _labels(x: Spec, y: Spec, side: str) -> Spec:
     """Returns the students' labels that are on one side of their points."""
-    away = -8 if side == "left" else 8
-    align = "right" if side == "left" else "left"
-    of_side = models.transform_filter(f"datum.side == '{side}'")
-    return of_side.mark_text(align=align, dx=away, fontSize=12, color=KINDS["student"][1])
+    return layer(
+        "text",
+        {"x": x, "y": y, "text": category("label")},
+        where=(f"datum.side == '{side}'",),
+        align="right" if side == "left" else "left",
+        dx=-8 if side == "left" else 8,
+        fontSize=12,
+        color=KINDS["student"][1],
+    )

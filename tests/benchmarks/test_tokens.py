@@ -115,7 +115,6 @@ def test_the_standard_error_of_a_single_distillation_is_that_of_its_fine_tunings
 def test_the_table_has_a_line_for_each_budget_and_the_figure_is_drawn_beside_the_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("altair", reason="figures need the report extra")
     pytest.importorskip("vl_convert", reason="figures need the report extra")
     file = tmp_path / "rows.jsonl"
     settings = {"teacher": "a teacher", "initialisation": "random", "learning_rate": 1e-3}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reports import wording
-from reports.page.drawing import HEIGHT, PLACES, WIDTH, finish
+from reports.page.drawing import HEIGHT, PLACES, WIDTH, Spec, coding, finish, layer, quantity, values
 from tests.benchmarks.row_files import read_fields
 
 NUM_COLUMNS = 120
@@ -173,21 +173,19 @@ def draw(rows: Sequence[Row], file: Path) -> tuple[Path, Path]:
     """Draws accuracy and held-out loss against tokens beside the file of the rows, and returns the pictures.
 
     Raises:
-        ImportError: if altair or vl_convert is not installed.
+        ImportError: if vl_convert, which draws the pictures, is not installed.
     """
-    import altair
-
     found = list(points(rows))
     tasks = list(dict.fromkeys(point.task for point in found))
     losses = [{**_value(point), **_of(point.held_out_nats)} for point in found if point.task == tasks[0]]
-    panels = [_panel(altair, "Held-out loss (nats)", [value for value in losses if value["tokens"]], [])]
+    panels = [_panel("Held-out loss (nats)", [value for value in losses if value["tokens"]], [])]
     for task in tasks:
-        values = [{**_value(point), **_of(point.score)} for point in found if point.task == task]
-        twins = [value for value in values if not value["tokens"]]
-        panels.append(_panel(altair, f"{task}, validation", [value for value in values if value["tokens"]], twins))
+        scores = [{**_value(point), **_of(point.score)} for point in found if point.task == task]
+        twins = [score for score in scores if not score["tokens"]]
+        panels.append(_panel(f"{task}, validation", [score for score in scores if score["tokens"]], twins))
     finding = "Held-out loss and scores against the tokens of distillation; a dashed line is the twin of its colour."
     title = "Accuracy against tokens"
-    figure = finish(("tokens", title, finding, altair.concat(*panels, columns=2)))
+    figure = finish(("tokens", title, finding, {"concat": panels, "columns": 2}))
     pictures = file.with_suffix(".svg"), file.with_suffix(".png")
     pictures[0].write_text(figure.svg(), encoding="utf-8")
     pictures[1].write_bytes(figure.png())
@@ -203,20 +201,21 @@ def _of(mean: Mean) -> dict[str, float]:
     return {"value": mean.value, "low": mean.value - error, "high": mean.value + error}
 
 
-def _panel(alt: Any, title: str, values: Sequence[Mapping[str, Any]], twins: Sequence[Mapping[str, Any]]) -> Any:
+def _panel(title: str, drawn: Sequence[dict[str, Any]], twins: Sequence[dict[str, Any]]) -> Spec:
     """Returns one chart: a line and a dashed horizontal one of the twin for each size."""
-    sizes = sorted({value["size"] for value in values})
-    legend = alt.Legend(orient="top")
-    colour = alt.Color("size:N", title=None, legend=legend, scale=alt.Scale(domain=sizes, range=COLOURS[: len(sizes)]))
-    shape = alt.Shape("size:N", title=None, legend=legend, scale=alt.Scale(domain=sizes, range=SHAPES[: len(sizes)]))
-    x = alt.X("tokens:Q", title="Tokens of distillation", scale=alt.Scale(type="log", nice=False, padding=20))
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
-    drawn = alt.Chart(alt.Data(values=values))
-    return alt.layer(
-        alt.Chart(alt.Data(values=twins)).mark_rule(strokeDash=[6, 4]).encode(y=y, color=colour),
-        drawn.mark_line(strokeWidth=1.5).encode(x=x, y=y, color=colour),
-        drawn.mark_rule(strokeWidth=1.2).encode(x=x, y="low:Q", y2="high:Q", color=colour),
-        drawn.mark_point(filled=True, size=90).encode(x=x, y=y, color=colour, shape=shape),
-        width=WIDTH * 2 // 3,
-        height=HEIGHT * 2 // 3,
-    )
+    sizes = sorted({value["size"] for value in drawn})
+    coded = coding("size", {size: (SHAPES[i], COLOURS[i]) for i, size in enumerate(sizes)})
+    x = quantity("tokens", title="Tokens of distillation", scale={"type": "log", "nice": False, "padding": 20})
+    y = quantity("value", title=title, scale={"zero": False})
+    line = {"x": x, "y": y, "color": coded["color"]}
+    ends = {**line, "y": quantity("low"), "y2": {"field": "high"}}
+    return {
+        "layer": [
+            layer("rule", {"y": y, "color": coded["color"]}, data=values(twins), strokeDash=[6, 4]),
+            layer("line", line, data=values(drawn), strokeWidth=1.5),
+            layer("rule", ends, data=values(drawn), strokeWidth=1.2),
+            layer("point", {"x": x, "y": y, **coded}, data=values(drawn), filled=True, size=90),
+        ],
+        "width": WIDTH * 2 // 3,
+        "height": HEIGHT * 2 // 3,
+    }

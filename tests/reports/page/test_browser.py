@@ -25,7 +25,6 @@ from tests.reports.example_studies import (
 )
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="tests in a browser need playwright")
-pytest.importorskip("altair", reason="the page's charts need the report extra")
 pytest.importorskip("vl_convert", reason="the page's charts need the report extra")
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,9 +9,8 @@ from reports.page.figures import draw_figures
 from reports.page.frontier_chart import frontier_steps
 from reports.page.tables import rows
 from reports.statistics import Split, resample
-from tests.reports.example_studies import student
+from tests.reports.example_studies import student, write_large_study
 
-pytest.importorskip("altair", reason="figures need the report extra")
 pytest.importorskip("vl_convert", reason="figures need the report extra")
 
 
@@ -44,6 +44,13 @@ def test_every_figure_is_drawn_of_a_full_study_and_states_its_finding(full_study
         "Of 4 complete students, 2 lie on the line of these two figures, from trial 0 (2.00 ms, accuracy 0.8000) "
         "to trial 1 (8.00 ms, accuracy 0.9000); the teacher has 0.9200."
     )
+
+
+def test_every_figure_is_valid_vega_lite(full_study: Study, tmp_path: Path) -> None:
+    altair = pytest.importorskip("altair", reason="the schema of Vega-Lite comes with altair")
+    large_study = write_large_study(tmp_path / "large")
+    for figure in (*drawn(full_study).values(), *drawn(large_study).values()):
+        altair.Chart.from_dict(figure.complete_spec, validate=True)
 
 
 def test_the_same_study_gives_the_same_picture(make_study: Callable[..., Study]) -> None:

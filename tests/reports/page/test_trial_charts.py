@@ -16,7 +16,6 @@ from reports.page.trial_charts import _bins, curves_chart, rates_chart, tasks_ch
 from reports.statistics import Split, resample
 from tests.reports.example_studies import student, task_result
 
-alt = pytest.importorskip("altair", reason="figures need the report extra")
 
 
 def rows_of(study: Study) -> list[dict[str, Any]]:
@@ -24,7 +23,7 @@ def rows_of(study: Study) -> list[dict[str, Any]]:
 
 
 def values_of(chart: Any) -> list[dict[str, Any]]:
-    return json.loads(json.dumps(chart.to_dict()))["data"]["values"]
+    return list(chart["data"]["values"])
 
 
 def report_losses(study: Study, number: int, *losses: tuple[int, float | None]) -> None:
@@ -35,7 +34,7 @@ def report_losses(study: Study, number: int, *losses: tuple[int, float | None]) 
 
 
 def test_each_task_and_evaluation_set_has_a_panel_with_every_baseline(full_study: Study) -> None:
-    drawn = tasks_chart(alt, full_study, rows_of(full_study))
+    drawn = tasks_chart(full_study, rows_of(full_study))
     assert drawn is not None
     points = values_of(drawn[3])
     assert list(dict.fromkeys(point["panel"] for point in points)) == ["topics", "topics on de", "topics on es"]
@@ -53,7 +52,7 @@ def test_each_task_and_evaluation_set_has_a_panel_with_every_baseline(full_study
 
 def test_one_task_without_evaluation_sets_needs_no_panels(make_study: Callable[..., Study]) -> None:
     study = make_study(student(0, 0.8))
-    assert tasks_chart(alt, study, rows_of(study)) is None
+    assert tasks_chart(study, rows_of(study)) is None
 
 
 def test_a_curve_has_the_last_report_of_each_step(make_study: Callable[..., Study]) -> None:
@@ -62,7 +61,7 @@ def test_a_curve_has_the_last_report_of_each_step(make_study: Callable[..., Stud
     report_losses(study, 1, (10, 0.7))
     (curve,) = held_out_curves(study)
     assert (curve.student.number, curve.points) == (0, ((10, 0.8), (20, 0.5)))
-    drawn = curves_chart(alt, study)
+    drawn = curves_chart(study)
     assert drawn is not None
     assert drawn[2] == "The held-out loss of 1 student while it was distilled; trial 0 (2x64 A2) ends lowest."
 
@@ -91,7 +90,7 @@ def test_the_curve_of_a_student_that_went_on_has_the_further_steps(make_study: C
 
 
 def test_without_reports_there_are_no_curves(full_study: Study) -> None:
-    assert curves_chart(alt, full_study) is None
+    assert curves_chart(full_study) is None
 
 
 def test_a_cell_has_the_best_of_its_rate_and_size(make_study: Callable[..., Study]) -> None:
@@ -104,7 +103,7 @@ def test_a_cell_has_the_best_of_its_rate_and_size(make_study: Callable[..., Stud
         for number, (layers, rate) in enumerate(shapes)
     ]
     study = make_study(*students)
-    drawn = rates_chart(alt, [row for row in rows_of(study) if row["place"]])
+    drawn = rates_chart([row for row in rows_of(study) if row["place"]])
     assert drawn is not None
     cells = {(value["rate"], value["size"]): (value["best"], value["students"]) for value in values_of(drawn[3])}
     assert sorted(cells.values()) == [(pytest.approx(0.6 + 0.01 * number), 2) for number in range(4, 8)]
@@ -113,7 +112,7 @@ def test_a_cell_has_the_best_of_its_rate_and_size(make_study: Callable[..., Stud
 
 def test_students_of_one_rate_need_no_map(make_study: Callable[..., Study]) -> None:
     study = make_study(*(student(number, 0.7, number + 1) for number in range(8)))
-    assert rates_chart(alt, [row for row in rows_of(study) if row["place"]]) is None
+    assert rates_chart([row for row in rows_of(study) if row["place"]]) is None
 
 
 def test_many_values_are_put_into_bins_of_even_ratios() -> None:

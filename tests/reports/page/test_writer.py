@@ -56,7 +56,6 @@ def page_of(study: Study) -> str:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The report of the full study, with its figures."""
-    pytest.importorskip("altair", reason="figures need the report extra")
     pytest.importorskip("vl_convert", reason="figures need the report extra")
     return write_report(write_full_study(tmp_path_factory.mktemp("drawn")))
 
@@ -69,7 +68,7 @@ def drawn_page(drawn: Report) -> str:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws no figures, which is faster; the text of a report does not depend on them."""
-    monkeypatch.setitem(sys.modules, "altair", None)
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
 
 
 def test_page_and_markdown_give_the_seconds_of_the_preparation(drawn: Report, drawn_page: str) -> None:
