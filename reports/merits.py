@@ -1,7 +1,7 @@
 """What students offer: their share of the teacher's accuracy, how much faster and smaller, and what a budget buys."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -89,20 +89,30 @@ def budgets(study: Study, validation: Resamples) -> Iterator[Budget]:
     The most accurate student decides the last budget of a cost; at most `MAX_BUDGETS` of a cost are given.
     """
     for cost in _costs(study):
-        known = [(figure, student) for student in study.students if (figure := cost.figure(student)) and figure > 0]
-        if not known:
+        steps = _steps(
+            [(figure, student) for student in study.students if (figure := cost.figure(student)) and figure > 0]
+        )
+        if not steps:
             continue
-        best = max(known, key=_rank)
-        for limit in _round_limits(min(figure for figure, _ in known), best[0]):
-            _, student = max(((figure, student) for figure, student in known if figure <= limit), key=_rank)
+        for limit in _round_limits(steps[0][0], steps[-1][0]):
+            student = next(student for figure, student in reversed(steps) if figure <= limit)
             merits = merits_of(study, student, validation)
             yield Budget(cost=cost.title, limit=f"{limit:g} {cost.unit}", student=student, merits=merits)
 
 
-def _rank(candidate: tuple[float, TrialRecord]) -> tuple[float, float, int]:
-    """Returns what orders students within a budget: accuracy, then the lower cost, then the earlier trial."""
-    cost, student = candidate
-    return accuracy_of(student) or 0.0, -cost, -student.number
+def _steps(known: Sequence[tuple[float, TrialRecord]]) -> list[tuple[float, TrialRecord]]:
+    """Returns the students that are more accurate than all that cost less, with their costs, the cheapest first.
+
+    Of equally accurate ones it is the cheaper, and then the earlier trial.
+    """
+    steps: list[tuple[float, TrialRecord]] = []
+    highest = -1.0
+    ranked = [(cost, -(accuracy_of(student) or 0.0), student.number, student) for cost, student in known]
+    for cost, negative, _, student in sorted(ranked, key=lambda candidate: candidate[:3]):
+        if -negative > highest:
+            highest = -negative
+            steps.append((cost, student))
+    return steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from minilm_core.results.frontier import hypervolume
+from minilm_core.results.frontier import hypervolume, is_on_frontier
 
 NUM_ORDERS = 20
 NUM_FRACTIONS = 25
+TRIALS_AT_ONCE = 256
+"""The trials that are compared with the frontier together."""
 
 Costs = Float[np.ndarray, "students objectives"]
 
@@ -40,21 +42,36 @@ class Tried:
 def progress_of(tried: Sequence[Tried], reference: Float[np.ndarray, " objectives"]) -> Iterator[ProgressPoint]:
     """Yields the state after each trial, in their order; the volume is that between the frontier and the reference."""
     front, volume, hours = np.empty((0, len(reference))), 0.0, 0.0
-    for number, trial in enumerate(tried, start=1):
-        hours += trial.device_hours
-        costs = trial.costs
-        # A student behind the frontier changes neither it nor its volume; equal ones are on it together.
-        if costs is not None and not ((front <= costs).all(axis=1) & (front < costs).any(axis=1)).any():
-            is_kept = ~((costs <= front).all(axis=1) & (costs < front).any(axis=1))
-            front = np.vstack([front[is_kept], costs])
-            volume = hypervolume(front, reference)
-        yield ProgressPoint(
-            trial=trial.trial,
-            num_trials=number,
-            device_hours=hours,
-            hypervolume=volume,
-            num_on_frontier=len(front),
-        )
+    for start in range(0, len(tried), TRIALS_AT_ONCE):
+        some = tried[start : start + TRIALS_AT_ONCE]
+        # A student behind the frontier changes neither it nor its volume, and stays behind it.
+        is_behind = _is_beaten(_costs(some, len(reference)), front)
+        for number, (trial, was_behind) in enumerate(zip(some, is_behind, strict=True), start=start + 1):
+            hours += trial.device_hours
+            costs = trial.costs
+            # Equal students are on the frontier together.
+            if costs is not None and not was_behind and not _is_beaten(costs[np.newaxis], front)[0]:
+                front = np.vstack([front[~_is_beaten(front, costs[np.newaxis])], costs])
+                volume = hypervolume(front, reference)
+            yield ProgressPoint(
+                trial=trial.trial,
+                num_trials=number,
+                device_hours=hours,
+                hypervolume=volume,
+                num_on_frontier=len(front),
+            )
+
+
+def _is_beaten(costs: Costs, others: Costs) -> Bool[np.ndarray, " students"]:
+    """Returns which students any other one beats: it costs no more of anything, and less of something."""
+    each = costs[:, np.newaxis]
+    beats = np.asarray((others <= each).all(axis=2) & (others < each).any(axis=2))
+    return np.asarray(beats.any(axis=1))
+
+
+def _costs(tried: Sequence[Tried], num_objectives: int) -> Costs:
+    """Returns the costs of trials, NaN where no student was complete."""
+    return np.array([np.full(num_objectives, np.nan) if trial.costs is None else trial.costs for trial in tried])
 
 
 def mean_of_random_orders(
@@ -67,7 +84,7 @@ def mean_of_random_orders(
     """
     random = np.random.default_rng(0)
     hours = np.array([trial.device_hours for trial in tried])
-    costs = np.array([np.full(len(reference), np.nan) if trial.costs is None else trial.costs for trial in tried])
+    costs = _costs(tried, len(reference))
     is_complete = ~np.isnan(costs).any(axis=1)
     grid = np.linspace(0.0, float(hours.sum()), NUM_FRACTIONS + 1)
     volumes = np.zeros((NUM_ORDERS, len(grid)))
@@ -75,7 +92,9 @@ def mean_of_random_orders(
         order = random.permutation(len(tried))
         # The sum in another order may differ from the whole in its last digits.
         ended = np.searchsorted(np.cumsum(hours[order]), grid * (1 + 1e-9), side="right")
-        for point, number in enumerate(ended):
-            done = order[:number]
-            row[point] = hypervolume(costs[done[is_complete[done]]], reference)
+        front = np.empty((0, len(reference)))
+        for point, done in enumerate(np.split(order, ended)[: len(grid)]):
+            candidates = np.vstack([front, costs[done[is_complete[done]]]])
+            front = candidates[is_on_frontier(candidates)]
+            row[point] = hypervolume(front, reference)
     return list(zip(grid.tolist(), volumes.mean(axis=0).tolist(), strict=True))

@@ -107,12 +107,13 @@ def partial_tau(students: Sequence[Ranked]) -> Interval | None:
     if len(students) < MIN_STUDENTS:
         return None
     signs = _signs(np.array(students))
-    value = _partial_tau(signs, np.arange(len(students)))
-    if value is None:
+    (value,) = _partial_taus(signs, np.ones((1, len(students))))
+    if np.isnan(value):
         return None
     draws = np.random.default_rng(0).integers(0, len(students), (NUM_RESAMPLES, len(students)))
-    resampled = [tau for draw in draws if (tau := _partial_tau(signs, draw)) is not None]
-    return percentile_interval(value, np.array(resampled))
+    counts = np.stack([np.bincount(draw, minlength=len(students)) for draw in draws]).astype(np.float64)
+    resampled = _partial_taus(signs, counts)
+    return percentile_interval(float(value), resampled[~np.isnan(resampled)])
 
 
 def tau_b(students: Sequence[Ranked]) -> Interval | None:
@@ -126,8 +127,8 @@ def tau_b(students: Sequence[Ranked]) -> Interval | None:
     students Fieller, Hartley & Pearson, 1957: atanh(tau) has the variance 0.437 / (students - 4).
     """
     proxy, accuracy, _ = _signs(np.array(students))
-    value = _tau(proxy, accuracy)
-    if value is None:
+    value = float(_taus(proxy, accuracy, np.ones((1, len(students))))[0])
+    if np.isnan(value):
         return None
     return Interval(value=value, low=_lowest_tau(value, len(students)), high=-_lowest_tau(-value, len(students)))
 
@@ -170,21 +171,35 @@ def _signs(values: Float[np.ndarray, "students 3"]) -> Float[np.ndarray, "3 stud
     return np.asarray(np.sign(values.T[:, :, np.newaxis] - values.T[:, np.newaxis, :]))
 
 
-def _partial_tau(signs: Float[np.ndarray, "3 students students"], drawn: np.ndarray) -> float | None:
-    """Returns Kendall's partial tau-b of proxy and accuracy given size; None where one of them never differs.
+def _partial_taus(
+    signs: Float[np.ndarray, "3 students students"], counts: Float[np.ndarray, "draws students"]
+) -> Float[np.ndarray, " draws"]:
+    """Returns Kendall's partial tau-b of proxy and accuracy given size, of students that each count so many times.
 
-    Source: Kendall, 1942, partial rank correlation.
+    It is NaN where one of proxy and accuracy never differs. Source: Kendall, 1942, partial rank correlation.
     """
-    proxy, accuracy, size = (of_one[np.ix_(drawn, drawn)] for of_one in signs)
-    of_pair, with_proxy, with_accuracy = _tau(proxy, accuracy), _tau(proxy, size), _tau(accuracy, size)
-    if of_pair is None:
-        return None
+    proxy, accuracy, size = signs
+    of_pair = _taus(proxy, accuracy, counts)
     # Students of one size have nothing to take out.
-    first, second = with_proxy or 0.0, with_accuracy or 0.0
+    first, second = (np.nan_to_num(_taus(one, size, counts)) for one in (proxy, accuracy))
     spread = (1 - first**2) * (1 - second**2)
-    return None if spread <= 1e-12 else (of_pair - first * second) / float(np.sqrt(spread))
+    is_defined = spread > 1e-12
+    return np.where(is_defined, (of_pair - first * second) / np.sqrt(np.where(is_defined, spread, 1.0)), np.nan)
 
 
-def _tau(one: np.ndarray, other: np.ndarray) -> float | None:
-    spread = float((one**2).sum() * (other**2).sum())
-    return None if spread == 0 else float((one * other).sum()) / float(np.sqrt(spread))
+def _taus(
+    one: Float[np.ndarray, "students students"],
+    other: Float[np.ndarray, "students students"],
+    counts: Float[np.ndarray, "draws students"],
+) -> Float[np.ndarray, " draws"]:
+    """Returns Kendall's tau-b of two figures by their signs; NaN where one of them never differs."""
+    spread = _over_pairs(one**2, counts) * _over_pairs(other**2, counts)
+    of_pairs = _over_pairs(one * other, counts)
+    return np.asarray(np.divide(of_pairs, np.sqrt(spread), out=np.full(len(counts), np.nan), where=spread > 0))
+
+
+def _over_pairs(
+    values: Float[np.ndarray, "students students"], counts: Float[np.ndarray, "draws students"]
+) -> Float[np.ndarray, " draws"]:
+    """Returns the sum over all pairs of students, as often as each draw has them."""
+    return np.asarray((counts @ values * counts).sum(axis=1))

@@ -20,7 +20,7 @@ from minilm_core.tasks.metrics import (
 from reports import simultaneous
 from reports.estimates import accuracy_ratio
 from reports.outcomes import Key
-from reports.posterior import NUM_DRAWS, Measured, draw_accuracies
+from reports.posterior import Measured, draw_accuracies
 from reports.seeds import UNKNOWN, Repeated, SeedVariance
 from reports.study import Study
 from reports.trial_rows import accuracy_of
@@ -262,12 +262,12 @@ def frontier_probabilities(study: Study, resamples: Resamples) -> dict[int, floa
         resampled=np.stack([resamples.resampled[_key(student)] for student in students]),
         log_sizes=np.log([max(1.0, student.num_layer_parameters or 1.0) for student in students]),
     )
-    costs = study.costs(students)
-    counts = np.zeros(len(students))
-    for accuracies in draw_accuracies(measured):
-        costs[:, columns[0]] = -accuracies
-        counts += is_on_frontier(costs)
-    return {s.number: float(count) / NUM_DRAWS for s, count in zip(students, counts, strict=True)}
+    costs = np.delete(study.costs(students), columns[0], axis=1)
+    costs_no_more = np.asarray((costs[:, np.newaxis] <= costs).all(axis=2))
+    drawn = np.ascontiguousarray(draw_accuracies(measured).T)
+    # No two draws are equal: of students that cost the same, one beats the other.
+    wins = [own >= drawn[rivals].max(axis=0) for own, rivals in zip(drawn, costs_no_more.T, strict=True)]
+    return {student.number: float(of_one.mean()) for student, of_one in zip(students, wins, strict=True)}
 
 
 def tied_with_frontier(study: Study, resamples: Resamples) -> tuple[TrialRecord, ...]:

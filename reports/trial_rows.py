@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_PATHS = StudyPaths(root=Path())
+_TRIALS, _STUDENT = StudyPaths(root=Path()).trials.as_posix(), TrialPaths(root=Path()).student.as_posix()
 
 _DTYPES = {
     "trial": "Int64",
@@ -77,8 +77,7 @@ def mean_of_sets(result: TaskResult) -> float:
 
 def student_path(record: TrialRecord) -> str:
     """Returns the folder of the trained student, relative to the folder of the study."""
-    folder = _PATHS.model_folder(record.role, record.number, record.extended_to)
-    return TrialPaths(root=folder).student.as_posix()
+    return f"{_TRIALS}/{StudyPaths.model_name(record.role, record.number, record.extended_to)}/{_STUDENT}"
 
 
 def trial_row(record: TrialRecord) -> Row:

@@ -183,7 +183,7 @@ class StudyPaths:
     @property
     def teacher_folder(self) -> Path:
         """The folder of the fine-tuned teacher."""
-        return self.trials / "teacher"
+        return self.model_folder(Role.TEACHER, 0)
 
     @property
     def assistant(self) -> "TrialPaths":
@@ -201,7 +201,7 @@ class StudyPaths:
 
     def trial_folder(self, number: int) -> Path:
         """Returns the folder of a student."""
-        return self.trials / f"{number:04d}"
+        return self.model_folder(Role.STUDENT, number)
 
     def model_folder(self, role: Role, number: int, extended_to: int | None = None) -> Path:
         """Returns the folder of a student or of a baseline.
@@ -211,14 +211,18 @@ class StudyPaths:
             number: Its number.
             extended_to: The steps of a student that went on from an earlier one, whose folder has its own in it.
         """
+        return self.trials / self.model_name(role, number, extended_to)
+
+    @staticmethod
+    def model_name(role: Role, number: int, extended_to: int | None = None) -> str:
+        """Returns the folder of a student or of a baseline, relative to that of the trials, with forward slashes."""
         match role:
             case Role.STUDENT:
-                folder = self.trial_folder(number)
-                return folder if extended_to is None else folder / f"steps-{extended_to}"
+                return f"{number:04d}" if extended_to is None else f"{number:04d}/steps-{extended_to}"
             case Role.TEACHER:
-                return self.teacher_folder
+                return "teacher"
             case _:
-                return self.trials / f"{role.value.replace('_', '-')}-{number:04d}"
+                return f"{role.value.replace('_', '-')}-{number:04d}"
 
     def stable_states(self, number: int) -> tuple[Path, ...]:
         """Returns the folders of the states that a student and those that went on from it had before their decay."""
@@ -244,7 +248,7 @@ class StudyPaths:
             further_seed: The seed of fine-tuning, unless it is the first one.
             extended_to: The steps of a student that went on from an earlier one.
         """
-        folder = self.outcomes / self.model_folder(role, number, extended_to).relative_to(self.trials)
+        folder = self.outcomes / self.model_name(role, number, extended_to)
         if further_seed is not None:
             folder /= f"seed-{further_seed}"
         return folder / f"{task}.safetensors"

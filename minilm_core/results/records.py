@@ -227,8 +227,9 @@ class TrialRecord:
 def most_accurate_first(records: Iterable[TrialRecord], objectives: Sequence[Objective]) -> tuple[TrialRecord, ...]:
     """Sorts complete students by accuracy; of equally accurate ones, the better in the other objectives comes first."""
 
-    def rank(record: TrialRecord) -> tuple[float, ...]:
-        values = np.array([[record.objectives[objective.name] for objective in objectives]])
-        return (-record.objectives["accuracy"], *as_costs(values, objectives)[0], record.number)
-
-    return tuple(sorted(records, key=rank))
+    found = tuple(records)
+    values = np.array([[record.objectives[objective.name] for objective in objectives] for record in found])
+    costs = as_costs(values.reshape(len(found), len(objectives)), objectives).tolist()
+    ranked = zip(found, costs, strict=True)
+    order = sorted(ranked, key=lambda pair: (-pair[0].objectives["accuracy"], *pair[1], pair[0].number))
+    return tuple(record for record, _ in order)

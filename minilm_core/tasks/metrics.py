@@ -61,10 +61,34 @@ def label_outcomes(labels: Labels, predictions: Labels) -> Outcomes:
     return np.stack([labels, predictions], axis=1).astype(np.float64)
 
 
-def _accuracy(outcomes: Outcomes, weights: Weights) -> Resampled:
-    """Returns the fraction of examples predicted correctly, in [0, 1]."""
+@dataclass(frozen=True, slots=True)
+class _MeanOverExamples:
+    """A metric that is the mean of what each example has of its own."""
+
+    of_example: Callable[[Outcomes], Float[np.ndarray, " examples"]]
+
+    def __call__(self, outcomes: Outcomes, weights: Weights) -> Resampled:
+        (of_model,) = self.of_models([outcomes], weights)
+        return np.asarray(of_model)
+
+    def of_models(self, outcomes: Sequence[Outcomes], weights: Weights) -> Float[np.ndarray, "models resamples"]:
+        """Returns the means of several models: one product for all of them."""
+        values = np.stack([self.of_example(of_model) for of_model in outcomes], axis=1)
+        return np.asarray((weights @ values).T / weights.sum(axis=1))
+
+
+def _is_right(outcomes: Outcomes) -> Float[np.ndarray, " examples"]:
     labels, predictions = outcomes.T
-    return _ratio(weights @ (labels == predictions), weights.sum(axis=1))
+    return np.asarray(labels == predictions, dtype=np.float64)
+
+
+def _are_all_right(outcomes: Outcomes) -> Float[np.ndarray, " examples"]:
+    labels, predictions = np.hsplit(outcomes, 2)
+    return np.asarray((labels == predictions).all(axis=1), dtype=np.float64)
+
+
+def _column(number: int) -> Callable[[Outcomes], Float[np.ndarray, " examples"]]:
+    return lambda outcomes: outcomes[:, number]
 
 
 def _f1(outcomes: Outcomes, weights: Weights) -> Resampled:
@@ -119,12 +143,6 @@ def _spearman(outcomes: Outcomes, weights: Weights) -> Resampled:
     return _pearson(rankdata(outcomes, axis=0), weights)
 
 
-def _subset_accuracy(outcomes: Outcomes, weights: Weights) -> Resampled:
-    """Returns the fraction of examples with all labels right, in [0, 1]."""
-    labels, predictions = np.hsplit(outcomes, 2)
-    return _ratio(weights @ (labels == predictions).all(axis=1), weights.sum(axis=1))
-
-
 def _multilabel_micro_f1(outcomes: Outcomes, weights: Weights) -> Resampled:
     """Returns the F1 of all labels together, in [0, 1]; 0 where no label is present or predicted."""
     labels, predictions = np.hsplit(outcomes, 2)
@@ -138,16 +156,6 @@ def _multilabel_macro_f1(outcomes: Outcomes, weights: Weights) -> Resampled:
     hits, sizes = weights @ (labels * predictions), weights @ (labels + predictions)
     each = np.divide(2 * hits, sizes, out=np.zeros_like(sizes), where=sizes > 0)
     return np.asarray(each.mean(axis=1))
-
-
-def _span_f1(outcomes: Outcomes, weights: Weights) -> Resampled:
-    """Returns the mean F1 of the answers' words, in [0, 1]."""
-    return _ratio(weights @ outcomes[:, 1], weights.sum(axis=1))
-
-
-def _mean(outcomes: Outcomes, weights: Weights) -> Resampled:
-    """Returns the mean of what an example has of its own, such as whether a question is answered exactly."""
-    return _ratio(weights @ outcomes[:, 0], weights.sum(axis=1))
 
 
 def _entity_f1(outcomes: Outcomes, weights: Weights) -> Resampled:
@@ -199,7 +207,7 @@ _TAGGING = (TaskKind.TAGGING,)
 _EMBEDDING = (TaskKind.EMBEDDING,)
 
 METRICS: Mapping[str, Metric] = {
-    "accuracy": Metric(kinds=_CLASSES, resampled=_accuracy, plain=_scikit_learn("accuracy_score")),
+    "accuracy": Metric(kinds=_CLASSES, resampled=_MeanOverExamples(_is_right), plain=_scikit_learn("accuracy_score")),
     "f1": Metric(kinds=_CLASSES, resampled=_f1, plain=_scikit_learn("f1_score", zero_division=0), is_binary=True),
     "macro_f1": Metric(
         kinds=_CLASSES, resampled=_macro_f1, plain=_scikit_learn("f1_score", average="macro", zero_division=0)
@@ -207,7 +215,9 @@ METRICS: Mapping[str, Metric] = {
     "matthews": Metric(kinds=_CLASSES, resampled=_matthews, plain=_plain_matthews),
     "pearson": Metric(kinds=_VALUES, resampled=_pearson, plain=_scipy("pearsonr")),
     "spearman": Metric(kinds=_VALUES, resampled=_spearman, plain=_scipy("spearmanr")),
-    "subset_accuracy": Metric(kinds=_MULTI_LABEL, resampled=_subset_accuracy, plain=_scikit_learn("accuracy_score")),
+    "subset_accuracy": Metric(
+        kinds=_MULTI_LABEL, resampled=_MeanOverExamples(_are_all_right), plain=_scikit_learn("accuracy_score")
+    ),
     "multilabel_micro_f1": Metric(
         kinds=_MULTI_LABEL,
         resampled=_multilabel_micro_f1,
@@ -218,11 +228,11 @@ METRICS: Mapping[str, Metric] = {
         resampled=_multilabel_macro_f1,
         plain=_scikit_learn("f1_score", average="macro", zero_division=0),
     ),
-    "exact_match": Metric(kinds=_SPAN, resampled=_mean),
-    "span_f1": Metric(kinds=_SPAN, resampled=_span_f1),
+    "exact_match": Metric(kinds=_SPAN, resampled=_MeanOverExamples(_column(0))),
+    "span_f1": Metric(kinds=_SPAN, resampled=_MeanOverExamples(_column(1))),
     "entity_f1": Metric(kinds=_TAGGING, resampled=_entity_f1),
     "cosine_spearman": Metric(kinds=_EMBEDDING, resampled=_spearman, plain=_scipy("spearmanr")),
-    "ndcg_at_10": Metric(kinds=_EMBEDDING, resampled=_mean),
+    "ndcg_at_10": Metric(kinds=_EMBEDDING, resampled=_MeanOverExamples(_column(0))),
 }
 
 
@@ -292,11 +302,14 @@ def resampled_scores(
     """
     for of_model in outcomes:
         _check_finite(of_model)
-    chunks = [
-        np.stack([metric.resampled(of_model, weights) for of_model in outcomes])
-        for weights in resample_weights(len(outcomes[0]), seed)
-    ]
+    chunks = [_of_models(metric, outcomes, weights) for weights in resample_weights(len(outcomes[0]), seed)]
     return np.concatenate(chunks, axis=1)
+
+
+def _of_models(metric: Metric, outcomes: Sequence[Outcomes], weights: Weights) -> Float[np.ndarray, "models resamples"]:
+    if isinstance(metric.resampled, _MeanOverExamples):
+        return metric.resampled.of_models(outcomes, weights)
+    return np.stack([metric.resampled(of_model, weights) for of_model in outcomes])
 
 
 def _check_finite(outcomes: Outcomes) -> None:

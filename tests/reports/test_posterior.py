@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reports.posterior import MIN_STUDENTS, Measured, _given_scatter, draw_accuracies
+from reports.posterior import MIN_STUDENTS, Measured, _Errors, _given_scatter, _Posterior, draw_accuracies
 from tests.reports.simulated_studies import wrongly_on_front
 
 
@@ -21,11 +21,22 @@ def test_the_posterior_is_that_of_a_joint_normal_with_a_wide_prior_on_the_trend(
     design = np.column_stack([np.ones(6), np.linspace(-1, 1, 6)])
     half = random.normal(size=(6, 6))
     errors = half @ half.T / 6 + 0.1 * np.eye(6)
-    found = _given_scatter(values, errors, design, scatter)
+    directions = _Errors.of(errors)
+    found = _given_scatter(values, directions, design, scatter)
+    covariance = directions.directions * found.variances @ directions.directions.T + found.spread @ found.spread.T
     prior = 1e4 * design @ design.T + scatter**2 * np.eye(6)
     gain = prior @ np.linalg.inv(prior + errors)
     assert found.mean == pytest.approx(gain @ values, abs=1e-3)
-    assert found.covariance == pytest.approx(prior - gain @ prior, abs=1e-3)
+    assert covariance == pytest.approx(prior - gain @ prior, abs=1e-3)
+
+
+def test_draws_have_the_covariance_of_the_posterior() -> None:
+    half = np.random.default_rng(1).normal(size=(4, 4))
+    errors = _Errors.of(half @ half.T)
+    posterior = _Posterior(mean=np.arange(4.0), variances=errors.variances, spread=half[:, :2], log_evidence=0.0)
+    drawn = posterior.draw(errors, 200_000, np.random.default_rng(0))
+    assert drawn.mean(axis=0) == pytest.approx(np.arange(4.0), abs=0.03)
+    assert np.cov(drawn.T) == pytest.approx(half @ half.T + half[:, :2] @ half[:, :2].T, abs=0.1)
 
 
 def test_accuracies_that_differ_by_their_errors_only_are_shrunk_to_the_trend() -> None:

@@ -13,7 +13,7 @@ from reports.proxy import (
     MIN_STUDENTS,
     Ranked,
     _lowest_tau,
-    _partial_tau,
+    _partial_taus,
     _signs,
     half_ties,
     of_one_budget,
@@ -36,8 +36,16 @@ def students_of(losses: np.ndarray, accuracies: np.ndarray, num_layers: np.ndarr
 def test_without_differences_of_size_it_is_kendalls_tau_b(seed: int) -> None:
     random = np.random.default_rng(seed)
     losses, accuracies = random.integers(0, 9, (2, 20)).astype(float)
-    found = _partial_tau(_signs(np.column_stack([-losses, accuracies, np.ones(20)])), np.arange(20))
+    (found,) = _partial_taus(_signs(np.column_stack([-losses, accuracies, np.ones(20)])), np.ones((1, 20)))
     assert found == pytest.approx(scipy.stats.kendalltau(-losses, accuracies).statistic)
+
+
+def test_a_student_that_is_drawn_twice_counts_twice() -> None:
+    figures = np.random.default_rng(0).normal(size=(12, 3))
+    drawn = np.random.default_rng(1).integers(0, 12, 12)
+    counts = np.bincount(drawn, minlength=12).astype(float)[np.newaxis]
+    (found,) = _partial_taus(_signs(figures[drawn]), np.ones((1, 12)))
+    assert _partial_taus(_signs(figures), counts) == pytest.approx(found)
 
 
 def test_what_both_owe_to_size_is_taken_out() -> None:

@@ -17,7 +17,6 @@ from reports.statistics import Split, resample
 from tests.reports.example_studies import student, task_result
 
 
-
 def rows_of(study: Study) -> list[dict[str, Any]]:
     return rows(study, resample(study, Split.VALIDATION))
 
