@@ -47,9 +47,11 @@ class Measured:
 
 def measured(study: Study) -> Iterator[Measured]:
     """Yields the measured latencies of a study's students, by target and trial."""
-    in_order = sorted(study.benches.items(), key=lambda item: (item[0][1].label, item[0][0]))
-    for (trial, _), timing in in_order:
-        student = study.student(trial)
+    in_order = sorted(
+        study.benches.items(), key=lambda item: (item[0].target.label, item[0].device_name, item[0].trial)
+    )
+    for key, timing in in_order:
+        student = study.student(key.trial)
         if student is not None:
             yield Measured(student=student, timing=timing, predicted_ms=_predicted(study, student, timing))
 
@@ -57,8 +59,8 @@ def measured(study: Study) -> Iterator[Measured]:
 def quiet_timings(study: Study, facts: LatencyFacts) -> dict[int, BenchTiming]:
     """Returns the timings, by trial, that measure on a quiet machine what a table of the study predicts."""
     return {
-        trial: timing
-        for (trial, _), timing in study.benches.items()
+        key.trial: timing
+        for key, timing in study.benches.items()
         if timing.noise is None and is_predicted_by(facts, timing)
     }
 

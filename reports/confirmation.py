@@ -125,6 +125,14 @@ class ConfirmationResult:
         """Returns what is said of one student; None if it was no candidate, or has no two complete runs."""
         return next((candidate for candidate in self.candidates if candidate.record.number == number), None)
 
+    @property
+    def figures_by_trial(self) -> dict[int, str]:
+        """What was found of each candidate, in words."""
+        return {
+            candidate.record.number: f"{candidate.figures} over {candidate.num_seeds} seeds, {self.split} split"
+            for candidate in self.candidates
+        }
+
     def lines(self) -> tuple[str, ...]:
         """Returns the lines for a terminal: the teacher, each candidate, and what the figures leave out."""
         of_teacher = () if self.teacher is None else (f"fine-tuned teacher: {wording.interval(self.teacher)}",)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Gt
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
@@ -65,8 +65,17 @@ def percentiles(samples_ms: Sequence[float]) -> dict[int, float]:
 
 SCHEMA_VERSION = 1
 
-Benches = Mapping[tuple[int, LatencyTarget], BenchTiming]
-"""The last timing of each trial's student on each target."""
+
+class BenchKey(NamedTuple):
+    """What was timed where."""
+
+    trial: int
+    target: LatencyTarget
+    device_name: str
+
+
+Benches = Mapping[BenchKey, BenchTiming]
+"""The last timing of each trial's student on each target and machine."""
 
 
 def append_bench(file: Path, trial: int, timing: BenchTiming) -> None:
@@ -75,7 +84,7 @@ def append_bench(file: Path, trial: int, timing: BenchTiming) -> None:
 
 
 def read_benches(file: Path) -> Benches:
-    """Reads the timings of a study; of a student that was timed again on a target, the last one.
+    """Reads the timings of a study; of a student that was timed again on a target and machine, the last one.
 
     A line that is no JSON, as when a crash cut it short, is left out.
 
@@ -84,7 +93,7 @@ def read_benches(file: Path) -> Benches:
     """
     if not file.exists():
         return {}
-    found: dict[tuple[int, LatencyTarget], BenchTiming] = {}
+    found: dict[BenchKey, BenchTiming] = {}
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         try:
             content = json.loads(line)
@@ -102,7 +111,7 @@ def read_benches(file: Path) -> Benches:
             raise UserError(
                 f"line {number} of {file} must have schema_version {SCHEMA_VERSION}, got {kept.schema_version}"
             )
-        found[kept.trial, kept.timing.target] = kept.timing
+        found[BenchKey(kept.trial, kept.timing.target, kept.timing.device_name)] = kept.timing
     return found
 
 

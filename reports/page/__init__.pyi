@@ -1,6 +1,12 @@
 from .drawing import PLACES as PLACES
 from .drawing import Figure as Figure
+from .drawing import Spec as Spec
+from .drawing import category as category
+from .drawing import coding as coding
 from .drawing import finish as finish
+from .drawing import layer as layer
+from .drawing import quantity as quantity
+from .drawing import values as values
 from .tables import Column as Column
 from .writer import markdown_table as markdown_table
 from .writer import write_report as write_report

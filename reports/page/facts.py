@@ -53,6 +53,8 @@ class Facts:
     """How well the search's fine-tuning ranks students as a full one does, in sentences; empty without a check."""
     stopping: tuple[str, ...]
     """What was stopped early, in sentences; empty where the search stops no student."""
+    confirmed: Mapping[int, str]
+    """What the study's confirmation found of each candidate, by trial."""
     confirmation: tuple[str, ...]
     """What the study's confirmation says, in sentences; empty without one."""
     set_tables: tuple[SetTable, ...]
@@ -189,7 +191,7 @@ def gather(study: Study, others: Sequence[Study] = ()) -> Facts:
     by_trial = {row["trial"]: row for row in rows}
     found = comparisons(study, validation, test)
     compared = _compared(study, found)
-    first = answer(study, validation)
+    first, confirmed = answer(study, validation), load_confirmation(study)
     # The picked one first; the sort keeps the order of the others.
     worths = sorted(worth_of_recipes(study, validation, test), key=lambda worth: worth.student.number != first.picked)
     has_twin = first.picked in {worth.student.number for worth in worths}
@@ -208,7 +210,8 @@ def gather(study: Study, others: Sequence[Study] = ()) -> Facts:
         proxy="" if (quality := proxy_quality(study.students)) is None else quality.sentence,
         finetuning_check=() if (checked := load_finetuning_check(study)) is None else checked.lines(),
         stopping=stopping_lines(study),
-        confirmation=() if (confirmed := load_confirmation(study)) is None else confirmed.lines(),
+        confirmed={} if confirmed is None else confirmed.figures_by_trial,
+        confirmation=() if confirmed is None else confirmed.lines(),
         set_tables=tables.set_tables(_distinct([*compared, *study.frontier])),
         published=published_results(study.records),
         tasks=tables.task_names(study),
@@ -222,7 +225,11 @@ def gather(study: Study, others: Sequence[Study] = ()) -> Facts:
         tie=_tie(study, validation),
         others=besides,
         frontier=tuple(
-            {**by_trial[student.number], **tables.merit_cells(merits_of(study, student, validation))}
+            {
+                **by_trial[student.number],
+                **tables.merit_cells(merits_of(study, student, validation)),
+                **tables.measured_cells(study, student),
+            }
             for student in study.frontier
         ),
         trials=tuple(rows),

@@ -26,16 +26,19 @@ from reports.page.drawing import (
 from reports.page.frontier_chart import (
     LINE,
     MODELS,
+    PUBLISHED,
     UNFINISHED,
     Axis,
     axes,
     drawn_models,
     frontier_chart,
     models_of,
+    published_of,
     unfinished_of,
 )
-from reports.page.tables import latency_titles
+from reports.page.tables import latency_titles, task_names
 from reports.page.trial_charts import curves_chart, rates_chart, tasks_chart
+from reports.published import PublishedRow
 from reports.study import Study
 from reports.trial_rows import Row
 
@@ -55,26 +58,34 @@ CHOICES: Mapping[str, tuple[str, str]] = {
 """The choices of a search by their names in the rows, each with its title and the number format of its axis."""
 
 
-def draw_figures(study: Study, rows: Sequence[Row], tie: tuple[float, float] | None = None) -> tuple[Figure, ...]:
+def draw_figures(
+    study: Study,
+    rows: Sequence[Row],
+    *,
+    tie: tuple[float, float] | None = None,
+    confirmed: Mapping[int, str] | None = None,
+    published: Sequence[PublishedRow] = (),
+) -> tuple[Figure, ...]:
     """Makes every chart whose figures were measured; a study without a complete student has none.
 
     Args:
         study: The study.
         rows: The rows of its records.
         tie: The accuracies from which on a student cannot be told apart from the most accurate, up to that one.
+        confirmed: What a confirmation found, by trial.
+        published: What papers published for the tasks of the study.
 
     Raises:
         ImportError: if vl_convert, which draws pictures and has the page's script, is not installed.
     """
     importlib.import_module("vl_convert")
-
     every, latencies = axes_shown(study, rows), latency_titles(study)
-    models = models_of(every, rows)
-    unfinished = unfinished_of(every, rows)
-    common = {MODELS: drawn_models(models), UNFINISHED: unfinished}
+    models = models_of(every, rows, confirmed or {})
+    unfinished, quoted = unfinished_of(every, rows), published_of(every, published, task_names(study))
+    common = {MODELS: drawn_models(models), UNFINISHED: unfinished, PUBLISHED: quoted}
     figures: list[Figure] = []
     for number, axis in enumerate(every):
-        drawn, line = frontier_chart(number, axis, models, unfinished, tie)
+        drawn, line = frontier_chart(number, axis, models, unfinished, quoted, tie)
         figures.append(finish(drawn, {**common, LINE: line}, is_shared=True))
     students = [row for row in rows if row["place"] and row["role"] == Role.STUDENT]
     shown = drawn_models(students)

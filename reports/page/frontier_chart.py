@@ -24,6 +24,7 @@ from reports.page.drawing import (
     values,
 )
 from reports.page.tables import ON_FRONTIER, latency_titles
+from reports.published import PublishedRow
 from reports.study import Study
 from reports.trial_rows import Row
 
@@ -31,6 +32,8 @@ MODELS = "models"
 """The page's data set of the models that have an accuracy."""
 LINE = "line"
 """The data set of the frontier of the two figures drawn."""
+PUBLISHED = "published"
+"""The page's data set of the scores that papers published for the study's task."""
 UNFINISHED = "unfinished"
 """The page's data set of the students that were stopped, refused or failed, as far as their cost is known."""
 MAX_BEHIND = 500
@@ -38,6 +41,8 @@ MAX_BEHIND = 500
 LABEL_ROOM = 0.07
 """The part of an axis that a label takes."""
 BEHIND = "behind the frontier"
+QUOTED = "#8a5a00"
+"""The colour of what is quoted and was not measured."""
 STATUSES: Mapping[str, tuple[str, str]] = {
     Status.STOPPED.value: ("triangle-up", "#56606b"),
     Status.REFUSED.value: ("square", "#56606b"),
@@ -101,13 +106,42 @@ def axes(study: Study) -> tuple[Axis, ...]:
     return (*latencies, *AXES)
 
 
-def models_of(axes_shown: Sequence[Axis], rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows of the data set of the models; `x0`, `x1`, ... are the costs in the units of the axes."""
+def models_of(axes_shown: Sequence[Axis], rows: Sequence[Row], confirmed: Mapping[int, str]) -> list[Row]:
+    """Returns the rows of the data set of the models; `x0`, `x1`, ... are the costs in the units of the axes.
+
+    `confirmed` says by trial what a confirmation found of a student.
+    """
     kept = ("name", "place", "role", "shape", "accuracy", "accuracy_low", "accuracy_high", "accuracy_with_interval")
     return [
-        {**{key: row[key] for key in kept}, "trial": row["trial"], **_costs(axes_shown, row), "within": True}
+        {
+            **{key: row[key] for key in kept},
+            "trial": row["trial"],
+            "confirmed": confirmed.get(row["number"]) if row["role"] == Role.STUDENT else None,
+            **_costs(axes_shown, row),
+            "within": True,
+        }
         for row in rows
         if row["place"]
+    ]
+
+
+def published_of(axes_shown: Sequence[Axis], rows: Sequence[PublishedRow], tasks: Sequence[str]) -> list[Row]:
+    """Returns the rows of the data set of published scores, whose sizes alone are known.
+
+    There are none beside a mean over several tasks: papers average over others.
+    """
+    if len(tasks) != 1:
+        return []
+    quoted = [row for row in rows if row.task == tasks[0] and row.num_parameters is not None]
+    return [
+        {
+            "name": f"{row.model} {row.shape}{f' of {row.teacher}' if row.teacher else ''}",
+            "shape": row.shape,
+            "source": row.source,
+            "accuracy": row.value / 100,
+            **_costs(axes_shown, {"num_parameters": row.num_parameters, "size_bytes": 4 * (row.num_parameters or 0)}),
+        }
+        for row in quoted
     ]
 
 
@@ -153,6 +187,7 @@ def frontier_chart(
     axis: Axis,
     models: Sequence[Row],
     unfinished: Sequence[Row],
+    published: Sequence[Row],
     tie: tuple[float, float] | None,
 ) -> tuple[Drawn, list[Row]]:
     """Returns the chart of one axis, and the rows of its line, of which those with room have a label.
@@ -162,15 +197,17 @@ def frontier_chart(
         axis: The axis.
         models: The rows of the models.
         unfinished: Those of the students without an accuracy.
+        published: Those of the published scores.
         tie: The accuracies from which on a student cannot be told apart from the most accurate, up to that one.
     """
     key = f"x{number}"
     students = [model for model in models if model["role"] == Role.STUDENT and model[key] is not None]
     steps = frontier_steps([(model[key], model["accuracy"]) for model in students])
-    of_axis = scale([model[key] for model in models if model[key] is not None])
+    of_axis = scale([model[key] for model in (*models, *published) if model[key] is not None])
     x = quantity(key, title=f"{axis.title} ({axis.unit})", scale=of_axis)
     y = quantity("accuracy", title="Validation accuracy", scale={"zero": False, "nice": True})
-    layers = [*_band(tie), *_models(x, y, models), *_unfinished(x, unfinished), _labels(x, y)]
+    layers = [*_band(tie), *_models(x, y, models), *_unfinished(x, unfinished)]
+    layers += [_confirmed(x, y), *_published(x, y, published), _labels(x, y)]
     title = f"Accuracy against {wording.within_a_sentence(axis.title)}"
     chart = {"layer": layers, "width": WIDTH, "height": HEIGHT}
     return (f"accuracy_{axis.key}", title, _finding(axis, number, models, len(steps)), chart), _line(
@@ -248,6 +285,27 @@ def _unfinished(x: Spec, unfinished: Sequence[Row]) -> list[Spec]:
         )
         for status, (shape, colour) in STATUSES.items()
         if status in found
+    ]
+
+
+def _confirmed(x: Spec, y: Spec) -> Spec:
+    """Returns the rings around the students that a confirmation trained again."""
+    is_known, is_confirmed = f"isValid(datum.{x['field']})", "isValid(datum.confirmed)"
+    encoding = {"x": x, "y": y}
+    where = (is_known, is_confirmed)
+    return layer(
+        "point", encoding, data=named(MODELS), where=where, size=320, stroke=PLACES[ON_FRONTIER][1], filled=False
+    )
+
+
+def _published(x: Spec, y: Spec, published: Sequence[Row]) -> list[Spec]:
+    """Returns the daggers of published scores; none where no cost of theirs is known."""
+    if all(row[x["field"]] is None for row in published):
+        return []
+    where = (f"isValid(datum.{x['field']})",)
+    return [
+        layer("point", {"x": x, "y": y}, data=named(PUBLISHED), where=where, size=60, stroke=QUOTED, filled=False),
+        layer("text", {"x": x, "y": y}, data=named(PUBLISHED), where=where, text="†", dx=9, dy=-6, color=QUOTED),
     ]
 
 

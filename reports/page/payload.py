@@ -7,7 +7,7 @@ from typing import Any
 from minilm_core.results.objectives import LATENCY
 from reports.benches import quiet_timings
 from reports.page.facts import Facts
-from reports.page.frontier_chart import Axis, models_of, unfinished_of
+from reports.page.frontier_chart import Axis, models_of, published_of, unfinished_of
 from reports.page.tables import Column
 from reports.selection.preference import Prefer, cheapest_by
 from reports.statistics import Resamples
@@ -26,15 +26,17 @@ _MODEL_KEYS = (
     "accuracy_low",
     "accuracy_high",
     "accuracy_with_interval",
+    "confirmed",
 )
 
 
 def payload(study: Study, axes: Sequence[Axis], facts: Facts, columns: Sequence[Column]) -> dict[str, Any]:
     """Returns what the script of the page reads, as plain values; rows are lists, which are half as long as objects."""
-    rows, models = facts.trials, models_of(axes, facts.models_drawn)
+    rows, models = facts.trials, models_of(axes, facts.models_drawn, facts.confirmed)
     costs = [f"x{number}" for number in range(len(axes))]
     keys = [*_MODEL_KEYS, *costs]
     unfinished = ["name", "shape", "status", *costs]
+    quoted = () if facts.published is None else facts.published.rows
     # A share of a teacher that scores 0 says nothing.
     teacher = (accuracy_of(study.teacher) or None) if study.teacher is not None else None
     return {
@@ -46,6 +48,7 @@ def payload(study: Study, axes: Sequence[Axis], facts: Facts, columns: Sequence[
             "keys": unfinished,
             "rows": [[_short(key, row[key]) for key in unfinished] for row in unfinished_of(axes, rows)],
         },
+        "published": published_of(axes, quoted, facts.tasks),
         "teacher": teacher,
         "measured": _measured(study, axes),
         "rule": _rule(study, axes),

@@ -1,16 +1,18 @@
 """The rows of the report, one dict a record, and the columns in which pages, charts and data files show them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from minilm_core.errors import UserError, first_line
+from minilm_core.latency.bench_timings import BenchTiming
 from minilm_core.results.objectives import LATENCY
 from minilm_core.results.records import Evaluation, Role, Status, TrialRecord
 from minilm_core.tasks.metrics import Interval
 from reports import wording
+from reports.benches import is_predicted_by
 from reports.latency import latency_title
 from reports.merits import Budget, Merits
 from reports.statistics import Resamples, accuracy_interval, frontier_probabilities, tied_with_frontier
@@ -90,12 +92,12 @@ STUDENT = Column(key="student", title="Student's folder", is_number=False)
 
 
 def frontier_columns(
-    tasks: Sequence[str], latencies: Mapping[str, str], *, has_steps: bool = False
+    tasks: Sequence[str], latencies: Mapping[str, str], *, has_steps: bool = False, measured: Collection[str] = ()
 ) -> tuple[Column, ...]:
     """Returns the columns of the table of the frontier, with one for each task where there are several.
 
-    `latencies` are the titles of the latencies by their objectives. `has_steps` adds the number of steps, which
-    students do not always have in common.
+    `latencies` are the titles of the latencies by their objectives, and `measured` are those on which a student was
+    timed. `has_steps` adds the number of steps, which students do not always have in common.
     """
     distillation = _distillation_columns(tasks, has_steps=has_steps)
     faster = tuple(
@@ -105,12 +107,20 @@ def frontier_columns(
         for name, title in latencies.items()
     )
     merits = (SHARE, *faster, TIMES_SMALLER)
+    timed = tuple(
+        Column(
+            key=_measured(name), title=f"Measured {wording.within_a_sentence(title)}: p50 / p90, ms", is_number=False
+        )
+        for name, title in latencies.items()
+        if name in measured
+    )
     return (
         TRIAL,
         SHAPE,
         ACCURACY,
         *merits,
         *latency_columns(latencies),
+        *timed,
         *FIGURES,
         *distillation,
         PROBABILITY,
@@ -128,7 +138,10 @@ def trial_columns(tasks: Sequence[str], latencies: Mapping[str, str], *, has_ste
 
 def latency_columns(latencies: Mapping[str, str]) -> tuple[Column, ...]:
     """Returns one column a latency target."""
-    return tuple(Column(key=key, title=f"{title}, ms", write=_fixed(2)) for key, title in latencies.items())
+    return tuple(
+        Column(key=key, title=f"Predicted {wording.within_a_sentence(title)}, ms", write=_fixed(2))
+        for key, title in latencies.items()
+    )
 
 
 def latency_titles(study: Study) -> dict[str, str]:
@@ -225,6 +238,33 @@ def _interval(record: TrialRecord, validation: Resamples) -> Row:
         "accuracy_high": None if interval is None else interval.high,
         "accuracy_with_interval": without_interval if interval is None else wording.interval(interval),
     }
+
+
+def _measured(objective: str) -> str:
+    """Returns the column of the measured latency that the objective predicts."""
+    return f"measured {objective}"
+
+
+def measured_cells(study: Study, student: TrialRecord) -> Row:
+    """Returns the measured latencies of a student, as they are shown in its row."""
+    return {
+        _measured(objective): _timing(timing)
+        for objective, facts in study.latencies.items()
+        for key, timing in study.benches.items()
+        if key.trial == student.number and is_predicted_by(facts, timing)
+    }
+
+
+def measured_latencies(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Returns the latencies on which a student of some rows was timed."""
+    start = _measured("")
+    return tuple(dict.fromkeys(key.removeprefix(start) for row in rows for key in row if key.startswith(start)))
+
+
+def _timing(timing: BenchTiming) -> str:
+    p90 = timing.percentiles_ms.get(90)
+    noisy = "" if timing.noise is None else ", NOISY"
+    return f"{timing.p50_ms:.2f} / {MISSING if p90 is None else f'{p90:.2f}'} (n {timing.num_samples:,}{noisy})"
 
 
 def merit_cells(merits: Merits) -> Row:

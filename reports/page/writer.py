@@ -215,7 +215,11 @@ def _write_tables(study: Study, facts: Facts, folder: Path, formats: Collection[
 def _draw(study: Study, facts: Facts) -> tuple[tuple[Figure, ...], str | None]:
     """Returns the figures, and what to install where they are missing."""
     try:
-        return figures.draw_figures(study, facts.models_drawn, facts.tie), None
+        published = () if facts.published is None else facts.published.rows
+        drawn = figures.draw_figures(
+            study, facts.models_drawn, tie=facts.tie, confirmed=facts.confirmed, published=published
+        )
+        return drawn, None
     except ImportError:
         return (), INSTALL_HINT
 
@@ -240,7 +244,9 @@ def _context(study: Study, facts: Facts, drawn: Sequence[Figure], note: str | No
         "budget_columns": tables.BUDGET_COLUMNS,
         "study_columns": STUDY_COLUMNS,
         "bench_columns": BENCH_COLUMNS,
-        "frontier_columns": tables.frontier_columns(facts.tasks, facts.latencies, has_steps=facts.has_steps),
+        "frontier_columns": tables.frontier_columns(
+            facts.tasks, facts.latencies, has_steps=facts.has_steps, measured=tables.measured_latencies(facts.frontier)
+        ),
         "trial_columns": tables.trial_columns(facts.tasks, facts.latencies, has_steps=facts.has_steps),
         "model_columns": MODEL_COLUMNS,
         "cost_columns": COST_COLUMNS,

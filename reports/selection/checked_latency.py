@@ -143,7 +143,7 @@ def _only_measured(study: Study, limit: LatencyLimit) -> dict[int, BenchTiming]:
     kinds = sorted({f"{timing.target.label} on {timing.device_name}" for timing in found.values()})
     if len(kinds) > 1:
         raise UserError(f"--max-latency must mean one of what was measured ({'; '.join(kinds)}), got {asked.label}")
-    return {trial: timing for (trial, _), timing in found.items()}
+    return {key.trial: timing for key, timing in found.items()}
 
 
 def _bench_command(study: Study, limit: LatencyLimit) -> str:

@@ -54,7 +54,9 @@ def bench(
         found = bench_students(paths, students, targets, show)
     study = load_study(study_folder)
     refresh(study)
-    predicted = {(one.student.number, one.timing.target): one.predicted_ms for one in measured(study)}
+    predicted = {
+        (one.student.number, one.timing.target, one.timing.device_name): one.predicted_ms for one in measured(study)
+    }
     if as_json:
         emit_json({"timings": [{"trial": student.number, **asdict(timing)} for student, timing in found]})
     else:
@@ -70,7 +72,9 @@ def bench(
                     f"{timing.percentiles_ms[90]:.2f}" if 90 in timing.percentiles_ms else "–",
                     f"{timing.num_samples:,}",
                     f"{timing.spread:.2f}",
-                    "–" if (ms := predicted.get((student.number, timing.target))) is None else f"{ms:.2f}",
+                    "–"
+                    if (ms := predicted.get((student.number, timing.target, timing.device_name))) is None
+                    else f"{ms:.2f}",
                 )
                 for student, timing in found
             ],

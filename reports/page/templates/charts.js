@@ -46,14 +46,15 @@ async function drawFrontier() {
   const target = document.querySelector("#frontier-chart .drawing");
   target.setAttribute("aria-label", script.dataset.finding);
   document.getElementById("frontier-finding").textContent = script.dataset.finding;
-  const datasets = { ...spec.datasets, models, unfinished, line: limitsNow.length ? lineOf(axisSelect.value) : line };
+  const datasets = { ...spec.datasets, models, unfinished, published: data.published, line: limitsNow.length ? lineOf(axisSelect.value) : line };
   const size = { width: "container", height: window.innerWidth < 700 ? 300 : 430, autosize: { type: "fit-x", contains: "padding" } };
   const drawn = await draw(target, { ...spec, ...size, datasets }, models.length);
   if (!drawn) return;
   frontier = drawn.view;
   frontier.addEventListener("mouseover", (event, item) => {
     const name = item && item.datum && item.datum.name;
-    if (name) showCard(models.find((model) => model.name === name) ?? unfinished.find((row) => row.name === name));
+    const found = [models, unfinished, data.published].map((rows) => rows.find((row) => row.name === name));
+    if (name) showCard(found.find((row) => row !== undefined));
   });
 }
 
@@ -84,4 +85,5 @@ function drawAll() {
   if (!window.vegaEmbed) return;
   for (const { target, spec } of charts) draw(target, spec);
   drawFrontier();
+  drawParallel();
 }

@@ -26,11 +26,12 @@ function commandLine(text, label) {
 
 function pairsOf(student) {
   const teacher = models.find((model) => model.role === "teacher");
-  const pairs = [["place", student.place ?? student.status]];
+  const pairs = [student.source ? ["published, not measured here", student.source] : ["place", student.place ?? student.status]];
   if (student.accuracy !== undefined) {
     pairs.push(["accuracy [95%]", student.accuracy_with_interval ?? shown(student.accuracy, 4)]);
-    if (data.teacher) pairs.push(["of the teacher's", percent(student.accuracy / data.teacher)]);
+    if (data.teacher && !student.source) pairs.push(["of the teacher's", percent(student.accuracy / data.teacher)]);
   }
+  if (student.confirmed) pairs.push(["confirmed", student.confirmed]);
   data.axes.forEach((axis, i) => {
     const value = student[`x${i}`];
     if (value === null || value === undefined) return;

@@ -58,10 +58,11 @@ def test_the_last_timing_of_a_student_on_a_target_counts(tmp_path: Path) -> None
     append_bench(file, 3, TIMING)
     append_bench(file, 3, replace(TIMING, target=int8, p50_ms=2.0))
     append_bench(file, 3, replace(TIMING, p50_ms=4.2))
-    found = read_benches(file)
-    assert found == {
-        (3, LatencyTarget()): replace(TIMING, p50_ms=4.2),
-        (3, int8): replace(TIMING, target=int8, p50_ms=2.0),
+    append_bench(file, 3, replace(TIMING, device_name="another processor", p50_ms=9.0))
+    assert read_benches(file) == {
+        (3, LatencyTarget(), TIMING.device_name): replace(TIMING, p50_ms=4.2),
+        (3, LatencyTarget(), "another processor"): replace(TIMING, device_name="another processor", p50_ms=9.0),
+        (3, int8, TIMING.device_name): replace(TIMING, target=int8, p50_ms=2.0),
     }
 
 
@@ -91,7 +92,7 @@ def test_a_line_that_a_crash_has_cut_is_left_out(tmp_path: Path) -> None:
     append_bench(file, 3, TIMING)
     file.write_bytes(file.read_bytes() + b'{"schema_version": 1, "tri\xff')
     append_bench(file, 4, TIMING)
-    assert {trial for trial, _ in read_benches(file)} == {3, 4}
+    assert {key.trial for key in read_benches(file)} == {3, 4}
 
 
 def test_a_line_of_a_later_version_is_refused(tmp_path: Path) -> None:

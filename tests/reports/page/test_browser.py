@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 from minilm_core.latency import append_bench
+from minilm_core.results.records import Role
 from reports import Decision, Requirements, Study, load_study, pick, write_report
 from tests.minilm_core.latency.test_bench_timings import TIMING
+from tests.reports.confirmed_studies import write_runs
 from tests.reports.example_studies import (
     LATENCY_TABLE,
     TASK,
     kept_labels,
     student,
+    task_result,
     teacher,
     write_full_study,
     write_large_study,
@@ -119,7 +122,7 @@ def picked(study: Study, command: str) -> Decision:
 
 def test_the_page_draws_every_chart_and_asks_for_nothing(full: Study, opened: Open) -> None:
     page = opened(full)
-    page.wait_for_function("document.querySelectorAll('figure .drawing svg').length === 4")
+    page.wait_for_function("document.querySelectorAll('figure[data-chart] .drawing svg').length === 4")
     drawn = page.locator("#frontier-chart svg .mark-symbol path").count()
     assert drawn >= 8  # four students, the teacher, two twins, the truncated teacher
 
@@ -250,6 +253,61 @@ def test_a_point_under_the_pointer_shows_its_card(full: Study, opened: Open) -> 
     card = page.text_content("#card")
     assert re.search(r"accuracy \[95%\]0\.\d{4} \[", card)
     assert "of the teacher's" in card
+
+
+def test_ranges_on_parallel_coordinates_keep_students_by_pointer_and_by_keyboard(large: Study, opened: Open) -> None:
+    page = opened(large)
+    lines = page.locator("#parallel path")
+    kept = page.locator("#parallel path.kept")
+    assert lines.count() == kept.count() == len(large.students)
+    page.focus("#parallel [aria-label='Layers, lower end']")
+    page.keyboard.press("End")
+    deepest = [student for student in large.students if student.architecture.num_layers == 6]
+    assert kept.count() == len(deepest) < lines.count()
+    best = max(deepest, key=lambda student: student.objectives["accuracy"])
+    assert page.text_content("#parallel-says") == (
+        f"{len(deepest)} of 48 students are within the ranges. The most accurate of them is {best.label} "
+        f"({best.architecture.label}), {best.objectives['accuracy']:.4f}."
+    )
+    page.click("#parallel-reset")
+    assert kept.count() == lines.count()
+    # The lower half of the axis of the size, beside the end of its range.
+    axis = page.locator("#parallel line").nth(3)
+    axis.scroll_into_view_if_needed()
+    box = axis.bounding_box()
+    page.mouse.move(box["x"] + 11, box["y"] + box["height"] + 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 11, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    sizes = sorted(student.size_bytes for student in large.students)
+    middle = (sizes[0] * sizes[-1]) ** 0.5
+    assert kept.count() == sum(size <= middle for size in sizes)
+
+
+def test_a_published_score_is_drawn_where_its_size_is_known(tmp_path: Path, opened: Open) -> None:
+    records = [student(0, 0.8, tasks={"sst2": task_result(0.8, 0)}), teacher(0.9, tasks={"sst2": task_result(0.9, 1)})]
+    study = write_study(tmp_path, records)
+    write_report(study, formats=["html"])
+    page = opened(study)
+    assert "†" not in page.text_content("#frontier-chart svg")
+    page.select_option("#axis", label="parameters")
+    page.wait_for_function("document.querySelector('#frontier-chart svg').textContent.includes('†')")
+    page.locator("#frontier-chart svg .mark-text text:text-is('†')").first.hover(force=True)
+    card = page.text_content("#card")
+    assert "published, not measured herearXiv:" in card
+    assert "of the teacher's" not in card
+
+
+def test_a_confirmed_student_has_a_ring_and_says_so(full: Study, tmp_path: Path, opened: Open) -> None:
+    rings = "document.querySelectorAll('#frontier-chart svg .mark-symbol path[fill=transparent]').length"
+    without = opened(full).evaluate(rings)
+    study = write_full_study(tmp_path)
+    write_runs(study, {(Role.TEACHER, 0): (0.90, 0.92), (Role.STUDENT, 1): (0.90, 0.89)})
+    write_report(study, formats=["html"])
+    page = opened(study)
+    assert page.evaluate(rings) == without + 1
+    page.focus("#chips button")
+    assert re.search(r"confirmed0\.895\d \[.* over 2 seeds, test split", page.text_content("#card"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

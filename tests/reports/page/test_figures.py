@@ -8,8 +8,9 @@ from reports.page.drawing import PLACES, Figure, is_log_axis
 from reports.page.figures import draw_figures
 from reports.page.frontier_chart import frontier_steps
 from reports.page.tables import rows
+from reports.published import published_results
 from reports.statistics import Split, resample
-from tests.reports.example_studies import student, write_large_study
+from tests.reports.example_studies import student, task_result, write_large_study
 
 pytest.importorskip("vl_convert", reason="figures need the report extra")
 
@@ -51,6 +52,22 @@ def test_every_figure_is_valid_vega_lite(full_study: Study, tmp_path: Path) -> N
     large_study = write_large_study(tmp_path / "large")
     for figure in (*drawn(full_study).values(), *drawn(large_study).values()):
         altair.Chart.from_dict(figure.complete_spec, validate=True)
+
+
+def test_published_scores_are_drawn_beside_one_task_where_their_size_is_known(make_study: Callable[..., Study]) -> None:
+    study = make_study(student(0, 0.8, tasks={"sst2": task_result(0.8, 0)}))
+    published = published_results(study.records)
+    assert published is not None
+    found = draw_figures(study, rows(study, resample(study, Split.VALIDATION)), published=published.rows)
+    figures = {figure.name: figure for figure in found}
+    (quoted,) = [row for row in figures["accuracy_num_parameters"].datasets["published"] if "3x384" in row["name"]][:1]
+    assert (quoted["name"], quoted["accuracy"], quoted["source"]) == (
+        "MiniLM 3x384 of BERT-base",
+        pytest.approx(0.893),
+        "arXiv:2002.10957",
+    )
+    assert "†" in figures["accuracy_num_parameters"].svg()
+    assert "†" not in figures["accuracy_latency_ms"].svg()
 
 
 def test_the_same_study_gives_the_same_picture(make_study: Callable[..., Study]) -> None:

@@ -25,7 +25,7 @@ def test_one_student_is_told_with_its_place_its_figures_and_no_difference(full_s
     assert lines["Layers x width, heads"][0] == (full_study.students[1].architecture.label,)
     assert re.fullmatch(r"0\.9000 \[0\.\d{4}, 0\.\d{4}\]", lines["Accuracy, validation"][0][0])
     assert lines["Share of the teacher's, validation"][0][0].startswith("97.8% [")
-    assert lines["Latency, ms"] == (("8.00",), "")
+    assert lines["Predicted latency, ms"] == (("8.00",), "")
     assert lines["Folder"][0] == ("trials/0001/student",)
 
 
@@ -36,11 +36,11 @@ def test_two_students_have_paired_intervals_and_multiples_of_their_costs(full_st
     values, difference = lines["Accuracy, validation"]
     assert [value[:6] for value in values] == ["0.8000", "0.9000"]
     assert difference.startswith("+10.0 points [")
-    assert lines["Latency, ms"] == (("2.00", "8.00"), "4.00×")
+    assert lines["Predicted latency, ms"] == (("2.00", "8.00"), "4.00×")
     # The other way round the signs and the multiples are the other way round.
     back = lines_of(side_by_side(full_study, [1, 0]))
     assert back["Accuracy, validation"][1].startswith("-10.0 points [")
-    assert back["Latency, ms"] == (("8.00", "2.00"), "0.25×")
+    assert back["Predicted latency, ms"] == (("8.00", "2.00"), "0.25×")
 
 
 def test_what_neither_student_has_is_left_out_and_equal_figures_have_no_multiple(full_study: Study) -> None:
@@ -78,7 +78,7 @@ def test_without_outcomes_no_difference_is_claimed() -> None:
 def test_the_figures_are_plain_json(full_study: Study) -> None:
     content = json.loads(json.dumps(side_by_side(full_study, [0, 1]).as_json()))
     assert [row["trial"] for row in content["students"]] == [0, 1]
-    assert content["second_against_first"]["Latency, ms"] == "4.00×"
+    assert content["second_against_first"]["Predicted latency, ms"] == "4.00×"
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,27 @@
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from reports import Study
+from minilm_core.latency import append_bench
+from reports import Study, load_study
 from reports.page.tables import (
     cost_rows,
     failure_rows,
     frontier_columns,
     frontier_frame,
     latency_titles,
+    measured_cells,
+    measured_latencies,
     rows,
     set_tables,
     trial_frame,
     wall_clock_hours,
 )
 from reports.statistics import Split, resample
-from tests.reports.example_studies import student
+from tests.minilm_core.latency.test_bench_timings import TIMING
+from tests.reports.example_studies import LATENCY_TABLE, student, write_full_study
 
 
 def test_every_record_has_a_row_with_its_place(full_study: Study) -> None:
@@ -55,6 +61,24 @@ def test_a_figure_that_was_not_measured_is_a_dash(make_study: Callable[..., Stud
     cells = {column.key: column.cell(row) for column in frontier_columns((), latency_titles(study))}
     assert cells["latency_ms"] == "–"
     assert cells["size_bytes"] != "–"
+
+
+def test_the_frontier_has_the_measured_latency_beside_the_predicted_one(tmp_path: Path) -> None:
+    study = write_full_study(tmp_path)
+    here = replace(TIMING, device_name=LATENCY_TABLE.fingerprint.label)
+    append_bench(study.paths.benches, 0, here)
+    append_bench(study.paths.benches, 1, replace(here, percentiles_ms={}, num_samples=50, spread=2.0))
+    append_bench(study.paths.benches, 1, TIMING)  # of another machine
+    study = load_study(tmp_path)
+    cells = {number: measured_cells(study, student) for number in (0, 1) if (student := study.student(number))}
+    assert cells == {
+        0: {"measured latency_ms": "4.00 / 4.50 (n 100)"},
+        1: {"measured latency_ms": "4.00 / – (n 50, NOISY)"},
+    }
+    measured = measured_latencies(list(cells.values()))
+    titles = [column.title for column in frontier_columns((), latency_titles(study), measured=measured)]
+    first = titles.index("Predicted latency, ms")
+    assert titles[first + 1] == "Measured latency: p50 / p90, ms"
 
 
 def test_device_hours_add_up_over_roles_and_statuses(full_study: Study) -> None:
