@@ -30,7 +30,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(CONSTRAINTS) \
-	  -e '.[report,onnx,tagging,embedding,quickstart,dev]'
+	  -e '.[report,onnx,openvino,tagging,embedding,quickstart,dev]'
 	touch $@
 
 $(QUICKSTART)/search.yaml: | install

@@ -40,6 +40,8 @@ class Measured:
             "spread": timing.spread,
             "sequences_a_second": timing.sequences_a_second,
             "load_seconds": timing.load_seconds,
+            "file_bytes": timing.file_bytes,
+            "memory_bytes": timing.memory_bytes,
             "noise": "" if timing.noise is None else f"NOISY: {timing.noise}",
             "device_name": timing.device_name,
         }

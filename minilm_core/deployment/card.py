@@ -57,6 +57,7 @@ def model_card(source: PackageSource, folder: Path) -> ModelCard:
         result=result,
         null_threshold=result.of_kept_model.null_threshold,
         onnx_files=sorted(path.name for path in folder.glob("onnx/*.onnx")),
+        has_openvino=(folder / "openvino").is_dir(),
     )
     return card
 

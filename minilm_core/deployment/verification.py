@@ -209,6 +209,20 @@ def _check_onnx(package: _Package) -> str:
     return _compare(outputs - torch.tensor(package.reference["outputs"]), package.reference)
 
 
+def _check_openvino(package: _Package) -> str:
+    import torch
+
+    from minilm_core.runtimes.openvino_model import OPENVINO_FILE, OpenVinoModel
+
+    if not package.has(OPENVINO_FILE):
+        return "no OpenVINO in this package"
+    if find_spec("openvino") is None:
+        return "not checked, because OpenVINO is not installed: pip install minilm-search[openvino]"
+    inputs = package.loaded.tokens(package.reference["texts"])
+    outputs = OpenVinoModel(package.folder / OPENVINO_FILE).outputs(inputs)
+    return _compare(outputs - torch.tensor(package.reference["outputs"]), package.reference)
+
+
 def _check_int8(package: _Package) -> str:
     from minilm_core.deployment.quantisation import INT8_FILE, int8_deviation
     from minilm_core.runtimes.onnx_quantisation import can_saturate
@@ -263,6 +277,7 @@ CHECKS: tuple[tuple[str, Callable[[_Package], str]], ...] = (
     ("sentence-transformers", _check_sentence_transformers),
     ("onnx", _check_onnx),
     ("int8", _check_int8),
+    ("openvino", _check_openvino),
 )
 """The checks in order, by name. Each returns what it found in one line, or raises."""
 

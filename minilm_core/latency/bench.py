@@ -6,17 +6,23 @@ one for each progress, and a last one with the timings or with the message of a 
 
 import json
 import statistics
+import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from minilm_core.errors import UserError, first_line
 from minilm_core.fresh_process import Message, answer_on_stdout, answering, write_message
 from minilm_core.latency.bench_timings import BenchTiming, percentiles, timing_from
 from minilm_core.latency.calibration_process import Progress
+from minilm_core.latency.serving_memory import serving_memory
 from minilm_core.latency.table import LatencyTarget, fingerprint, target_of
+
+if TYPE_CHECKING:
+    from minilm_core.latency.stopwatches import Stopwatch
 
 NUM_ROUNDS = 5
 
@@ -61,29 +67,29 @@ def answer(request_json: str, out: TextIO) -> None:
 
 
 def _timings(folders: Sequence[Path], target: LatencyTarget, seed: int, progress: Progress) -> list[BenchTiming]:
-    import time
-
     import torch
     from transformers.utils import logging as transformers_logging
 
     from minilm_core.latency.calibration import BENCH_ROUND, ContentionMeter, interleaved_rounds, with_threads
-    from minilm_core.latency.stopwatches import stopwatch
-    from minilm_core.models.encoders import load_encoder
 
     transformers_logging.disable_progress_bar()
-    device, stopwatches, load_seconds = fingerprint(target.device, target.runtime), [], []
-    with with_threads(target.num_threads), torch.inference_mode():
-        for number, folder in enumerate(folders, start=1):
-            start = time.perf_counter()
-            stopwatches.append(stopwatch(load_encoder(folder), target))
-            load_seconds.append(time.perf_counter() - start)
-            progress(f"student {number} of {len(folders)} is loaded", 0.0)
-        meter = ContentionMeter()
-        rounds_ms = interleaved_rounds(stopwatches, NUM_ROUNDS, seed, progress, BENCH_ROUND)
-    contention = meter.read()
+    device, students = fingerprint(target.device, target.runtime), []
+    with tempfile.TemporaryDirectory(prefix="minilm-bench-") as scratch:
+        with with_threads(target.num_threads), torch.inference_mode():
+            for number, folder in enumerate(folders, start=1):
+                students.append(_served(folder, target, Path(scratch) / str(number)))
+                progress(f"student {number} of {len(folders)} is loaded", 0.0)
+            meter = ContentionMeter()
+            watches = [student.stopwatch for student in students]
+            rounds_ms = interleaved_rounds(watches, NUM_ROUNDS, seed, progress, BENCH_ROUND)
+            contention = meter.read()
+        memory = []
+        for number, student in enumerate(students, start=1):
+            memory.append(serving_memory(student.files, target))
+            progress(f"the memory of student {number} of {len(folders)} is measured", 1.0)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     timings = []
-    for of_student, loading in zip(rounds_ms, load_seconds, strict=True):
+    for student, of_student, num_bytes in zip(students, rounds_ms, memory, strict=True):
         samples = [sample for samples in of_student for sample in samples]
         medians = [statistics.median(samples) for samples in of_student]
         timings.append(
@@ -96,11 +102,46 @@ def _timings(folders: Sequence[Path], target: LatencyTarget, seed: int, progress
                 spread=max(medians) / min(medians),
                 busy_cores=contention.busy_cores,
                 num_cores=contention.num_cores,
-                load_seconds=loading,
+                load_seconds=student.load_seconds,
+                file_bytes=student.file_bytes,
+                memory_bytes=num_bytes,
                 measured_at=now,
             )
         )
     return timings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Served:
+    """A student as its runtime has loaded it."""
+
+    files: Path
+    """What the runtime loads: a folder with PyTorch, or a file."""
+    file_bytes: int
+    """Of its weights."""
+    stopwatch: "Stopwatch"
+    load_seconds: float
+
+
+def _served(folder: Path, target: LatencyTarget, scratch: Path) -> _Served:
+    """Loads a student, of which `scratch` gets the export that its runtime needs."""
+    from minilm_core.latency.stopwatches import export_stopwatch, torch_stopwatch, write_served
+    from minilm_core.models.encoders import load_encoder
+
+    start = time.perf_counter()
+    model = load_encoder(folder)
+    if target.runtime.is_torch:
+        watch = torch_stopwatch(model, target)
+        files, weights = folder, sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    else:
+        scratch.mkdir()
+        files = write_served(model, target, scratch)
+        weights = files.stat().st_size
+        start = time.perf_counter()
+        watch = export_stopwatch(files, model, target)
+    watch()
+    seconds = time.perf_counter() - start
+    return _Served(files=files, file_bytes=weights, stopwatch=watch, load_seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,13 @@ class BenchTiming:
     """The cores that other processes used meanwhile, on average."""
     num_cores: int
     load_seconds: FiniteFloat
-    """The time from the files to a model that is ready, with its export where the runtime needs one."""
+    """The time from the files that the runtime loads to the first answer; an export is not counted."""
     measured_at: str
     """ISO 8601, UTC."""
+    file_bytes: int | None = None
+    """The size of the weights that the runtime loads, and of the graph that lies in the same file."""
+    memory_bytes: int | None = None
+    """The most memory of a process that has loaded the student and run one call; on a GPU, of the GPU."""
 
     @property
     def noise(self) -> str | None:

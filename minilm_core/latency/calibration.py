@@ -1,4 +1,4 @@
-"""Measures latency: the calibration of a device's table, and the timing of one finished model.
+"""Measures latency: the calibration of a device's table, and the rounds in which models are timed.
 
 A calibration times all models in several rounds, each in a new random order, so that no disturbance affects only one of
 them. Within a round a model is run until its running median settles, then its runs are counted. The latency of a model
@@ -18,13 +18,13 @@ from datetime import UTC, datetime
 
 import psutil
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from minilm_core.errors import UserError
 from minilm_core.latency.calibration_process import Progress
-from minilm_core.latency.measurements import Measurement, Width, p90, tail_ratio
+from minilm_core.latency.measurements import Measurement, Width, tail_ratio
 from minilm_core.latency.stopwatches import Stopwatch, stopwatch
-from minilm_core.latency.table import MAX_SPREAD, Contention, LatencyTable, LatencyTarget, fingerprint
+from minilm_core.latency.table import Contention, LatencyTable, LatencyTarget, fingerprint
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
 from minilm_core.models.families import kind_of_calls
@@ -95,35 +95,6 @@ def _depths_to_fit(low: int, high: int) -> tuple[int, int]:
 def _depth_to_check(low: int, high: int, third: int) -> int:
     # Without a depth between the two, one layer more than the deeper one tests the line as well.
     return low + round((high - low) * third / 3) if high - low > 1 else high + 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Timing:
-    """The measured latency of a finished model."""
-
-    p50_ms: float
-    p90_ms: float | None
-    """The 90th percentile of the samples; None if there are too few."""
-    num_samples: int
-    spread: float
-    """The slowest round over the fastest; above `MAX_SPREAD` the machine was not quiet."""
-
-    @classmethod
-    def from_rounds(cls, rounds_ms: Sequence[Sequence[float]]) -> "Timing":
-        """Summarises the samples of several rounds."""
-        samples = [sample for samples in rounds_ms for sample in samples]
-        medians = [statistics.median(samples) for samples in rounds_ms]
-        return cls(
-            p50_ms=statistics.median(samples),
-            p90_ms=p90(samples),
-            num_samples=len(samples),
-            spread=max(medians) / min(medians),
-        )
-
-    @property
-    def is_noisy(self) -> bool:
-        """Whether the rounds differ too much to trust the figures."""
-        return self.spread > MAX_SPREAD
 
 
 class ContentionMeter:
@@ -207,17 +178,6 @@ def with_short_vocabulary(base: PretrainedConfig) -> PretrainedConfig:
         # The padding token needs a row; ModernBERT's comes after all words.
         config.pad_token_id = 0
     return config
-
-
-def time_encoder(model: PreTrainedModel, target: LatencyTarget, *, num_rounds: int = 5) -> Timing:
-    """Times one finished model, with PyTorch also one with a task's head; it takes a few seconds.
-
-    Raises:
-        UserError: if the target's sequences are longer than the model's, or its runtime is not installed.
-    """
-    watch = stopwatch(model, target)
-    with with_threads(target.num_threads), torch.inference_mode():
-        return Timing.from_rounds([_samples_ms(watch, BENCH_ROUND) for _ in range(num_rounds)])
 
 
 def interleaved_rounds(

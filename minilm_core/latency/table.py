@@ -8,6 +8,7 @@ measurements, linear predictors in FLOPs and in parameters had errors of 7.5 % a
 import dataclasses
 import functools
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -63,6 +64,15 @@ class Runtime(StrEnum):
     """ONNX Runtime with the export that a package has, in fp32."""
     ONNXRUNTIME_INT8 = "onnxruntime-int8"
     """ONNX Runtime with the int8 export that a package has."""
+    TORCH_COMPILE = "torch-compile"
+    """PyTorch in fp32, compiled for the shape of the call; it needs a C++ compiler."""
+    OPENVINO = "openvino"
+    """OpenVINO with the export that a package has, in fp32."""
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether PyTorch runs the student, and not an export of it."""
+        return self in (Runtime.TORCH, Runtime.TORCH_COMPILE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,15 +96,20 @@ class LatencyTarget:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.device is Device.CUDA and self.num_threads != 1:
             raise UserError(f"num_threads must be 1 for a cuda target, got {self.num_threads}")
-        if self.device is Device.CUDA and self.runtime is not Runtime.TORCH:
-            raise UserError(f"runtime must be {Runtime.TORCH} for a cuda target, got {self.runtime}")
+        if self.device is Device.CUDA and not self.runtime.is_torch:
+            torch_alone = f"{Runtime.TORCH} or {Runtime.TORCH_COMPILE}"
+            raise UserError(f"runtime must be {torch_alone} for a cuda target, got {self.runtime}")
 
     @property
     def label(self) -> str:
         """The name of the target in tables, file names and limits, such as `cpu1,b1,s128`; torch is not named."""
+        return self.call if self.runtime is Runtime.TORCH else f"{self.call},{self.runtime}"
+
+    @property
+    def call(self) -> str:
+        """The label without the runtime."""
         threads = self.num_threads if self.device is Device.CPU else ""
-        runtime = "" if self.runtime is Runtime.TORCH else f",{self.runtime}"
-        return f"{self.device}{threads},b{self.batch_size},s{self.sequence_length}{runtime}"
+        return f"{self.device}{threads},b{self.batch_size},s{self.sequence_length}"
 
 
 def target_of(content: Mapping[str, Any]) -> LatencyTarget:
@@ -116,13 +131,16 @@ class DeviceFingerprint:
     python: str
     onnxruntime: str | None = None
     """The version of ONNX Runtime, if that is what runs."""
+    openvino: str | None = None
+    """The version of OpenVINO, if that is what runs."""
 
     @property
     def label(self) -> str:
         """The device in words, for people."""
         isa = f" ({', '.join(self.isa)})" if self.isa else ""
-        runtime = f"torch {self.torch}" if self.onnxruntime is None else f"ONNX Runtime {self.onnxruntime}"
-        return f"{self.processor}{isa}, {runtime}, Python {self.python}"
+        exports = {"ONNX Runtime": self.onnxruntime, "OpenVINO": self.openvino}
+        versions = (f"{name} {version}" for name, version in exports.items() if version is not None)
+        return f"{self.processor}{isa}, {next(versions, f'torch {self.torch}')}, Python {self.python}"
 
 
 def fingerprint(device: Device, runtime: Runtime = Runtime.TORCH) -> DeviceFingerprint:
@@ -137,7 +155,8 @@ def fingerprint(device: Device, runtime: Runtime = Runtime.TORCH) -> DeviceFinge
         isa=isa,
         torch=version("torch"),
         python=platform.python_version(),
-        onnxruntime=None if runtime is Runtime.TORCH else _onnxruntime_version(),
+        onnxruntime=_version_of("onnxruntime") if runtime in _ONNXRUNTIME else None,
+        openvino=_version_of("openvino") if runtime is Runtime.OPENVINO else None,
     )
 
 
@@ -147,9 +166,8 @@ def fingerprint_key(target: LatencyTarget, kind: Mapping[str, Any]) -> str:
     Latencies with equal keys are comparable.
     """
     device = dataclasses.asdict(fingerprint(target.device, target.runtime))
-    if device["onnxruntime"] is None:
-        # Older cached latency tables have keys without this entry; they stay valid where it is None.
-        del device["onnxruntime"]
+    # Older cached latency tables have keys without these entries; they stay valid where they are None.
+    device = {name: value for name, value in device.items() if value is not None}
     facts = [target.label, device, dict(kind)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -373,13 +391,15 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
     return name, tuple(sorted(ISA_FLAGS.intersection(flags)))
 
 
-def _onnxruntime_version() -> str:
+_ONNXRUNTIME = (Runtime.ONNXRUNTIME, Runtime.ONNXRUNTIME_INT8)
+
+
+def _version_of(module: str) -> str:
     # The module is asked, because several distributions have it.
     try:
-        import onnxruntime
+        return str(importlib.import_module(module).__version__)
     except ImportError:
-        raise CannotTimeHereError(missing_package("onnxruntime")) from None
-    return str(onnxruntime.__version__)
+        raise CannotTimeHereError(missing_package(module)) from None
 
 
 def _gpu_name() -> str:

@@ -4,11 +4,16 @@ from .onnx_export import logging_at_error as logging_at_error
 from .onnx_export import write_onnx as write_onnx
 from .onnx_extra import missing_package as missing_package
 from .onnx_extra import require_onnx as require_onnx
+from .onnx_extra import require_openvino as require_openvino
 from .onnx_model import ONNX_FILE as ONNX_FILE
 from .onnx_model import PARITY_FILE as PARITY_FILE
 from .onnx_model import OnnxModel as OnnxModel
 from .onnx_quantisation import can_saturate as can_saturate
 from .onnx_quantisation import write_int8 as write_int8
+from .openvino_model import OPENVINO_FILE as OPENVINO_FILE
+from .openvino_model import OpenVinoModel as OpenVinoModel
+from .openvino_model import export_openvino as export_openvino
+from .openvino_model import write_openvino as write_openvino
 from .torch_model import EMBEDDING as EMBEDDING
 from .torch_model import PackagedModel as PackagedModel
 from .torch_model import head_of as head_of

@@ -1,4 +1,4 @@
-"""Whether the packages of the extra `onnx` are installed. No torch."""
+"""Whether the packages of the extras `onnx` and `openvino` are installed. No torch."""
 
 from importlib.util import find_spec
 
@@ -16,6 +16,18 @@ def require_onnx() -> None:
             raise UserError(missing_package(module))
 
 
+def require_openvino() -> None:
+    """Checks that the packages of the extras `onnx` and `openvino` are installed.
+
+    Raises:
+        UserError: if one is missing, with the command that installs it.
+    """
+    require_onnx()
+    if find_spec("openvino") is None:
+        raise UserError(missing_package("openvino"))
+
+
 def missing_package(module: str) -> str:
-    """Returns what is said where a package of the extra is missing."""
-    return f"ONNX needs the package {module}, which is not installed: pip install minilm-search[onnx]"
+    """Returns what is said where a package of an extra is missing."""
+    runtime, extra = ("OpenVINO", "openvino") if module == "openvino" else ("ONNX", "onnx")
+    return f"{runtime} needs the package {module}, which is not installed: pip install minilm-search[{extra}]"

@@ -67,6 +67,8 @@ BENCH_COLUMNS = (
     Column(key="spread", title="Spread", write=lambda value: f"{value:.2f}"),
     Column(key="sequences_a_second", title="Sequences/s", write=lambda value: f"{value:,.0f}"),
     Column(key="load_seconds", title="Load, s", write=lambda value: f"{value:.2f}"),
+    Column(key="file_bytes", title="File, MB", write=lambda value: f"{value / 1e6:.2f}"),
+    Column(key="memory_bytes", title="Memory of the process, MB", write=lambda value: f"{value / 1e6:.0f}"),
     Column(key="noise", title="Noise", is_number=False),
 )
 STUDY_COLUMNS = (

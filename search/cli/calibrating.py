@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 MODEL = typer.Option(help="With --space: the students' family in transformers, or a config.json.", show_default="bert")
 DEVICE = typer.Option(help="With --space: cpu or cuda.", show_default="cpu")
-RUNTIME = typer.Option(help="With --space: torch, onnxruntime or onnxruntime-int8.", show_default="torch")
+RUNTIME = typer.Option(
+    help="With --space: torch, torch-compile, onnxruntime, onnxruntime-int8 or openvino.", show_default="torch"
+)
 ALSO = typer.Option(help="With --space: a further encoder such as 12x768x12, which is layers, width and heads.")
 FORCE = typer.Option("--force", help="Measure again even if there is a table, and replace the file of -o.")
 

@@ -265,6 +265,9 @@ def package(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also quantise to int8, evaluated on the validation split.")
     ] = False,
+    openvino: Annotated[
+        bool, typer.Option("--openvino", help="Also write OpenVINO's files, checked against PyTorch.")
+    ] = False,
     max_int8_drop: Annotated[float, typer.Option(help="Largest fall of the metric that int8 may cost.")] = 0.005,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the teacher's weights. Default: that of its model card.")
@@ -295,8 +298,9 @@ def package(
             deployment,
             folder,
             licence=licence,
-            has_onnx=onnx or int8,
+            has_onnx=onnx or int8 or openvino,
             max_int8_drop=max_int8_drop if int8 else None,
+            has_openvino=openvino,
             overwrite=overwrite,
         )
         for deployment, folder in zip(deployments, folders, strict=True)

@@ -1,3 +1,4 @@
+from .bench import bench_folders as bench_folders
 from .bench import bench_students as bench_students
 from .calibrate import calibrate_space as calibrate_space
 from .calibrate import calibrate_study as calibrate_study

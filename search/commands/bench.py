@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from minilm_core.errors import UserError
 from minilm_core.latency.bench import bench_in_fresh_process
@@ -15,6 +16,15 @@ Shown = Callable[[str, float], None]
 
 def _show_stage(show: Shown, label: str, stage: str, done: float) -> None:
     show(f"{label}, {stage}", done)
+
+
+def bench_folders(folders: Sequence[Path], target: LatencyTarget, show: Shown) -> list[BenchTiming]:
+    """Times the students of some folders on a target, in a process of its own.
+
+    Raises:
+        UserError: if a student cannot be loaded, or the target cannot be timed here.
+    """
+    return bench_in_fresh_process(folders, target, partial(_show_stage, show, target.label))
 
 
 def bench_students(
@@ -34,8 +44,7 @@ def bench_students(
         folders.append(folder)
     found: list[tuple[TrialRecord, BenchTiming]] = []
     for target in targets:
-        timings = bench_in_fresh_process(folders, target, partial(_show_stage, show, target.label))
-        for student, timing in zip(students, timings, strict=True):
+        for student, timing in zip(students, bench_folders(folders, target, show), strict=True):
             append_bench(paths.benches, student.number, timing)
             found.append((student, timing))
     return found

@@ -51,6 +51,7 @@ def package_student(
     licence: str | None,
     has_onnx: bool,
     max_int8_drop: float | None,
+    has_openvino: bool = False,
     overwrite: bool,
 ) -> Path:
     """Makes the package and returns its folder.
@@ -59,8 +60,9 @@ def package_student(
         deployment: The student and its task.
         out: The folder to make.
         licence: The licence of the teacher's weights; None for that of the teacher's model card.
-        has_onnx: Whether an ONNX export is added.
+        has_onnx: Whether an ONNX export is added, which int8 and OpenVINO need.
         max_int8_drop: The largest loss of the task's metric that int8 may cause; None for no int8 model.
+        has_openvino: Whether OpenVINO's own files are added.
         overwrite: Whether an existing package is replaced.
 
     Raises:
@@ -75,6 +77,10 @@ def package_student(
     additions: list[Callable[[Path], object]] = []
     if has_onnx:
         additions.append(partial(_add_onnx, source.model_folder, deployment, max_int8_drop))
+    if has_openvino:
+        from minilm_core.runtimes.openvino_model import export_openvino
+
+        additions.append(partial(export_openvino, source.model_folder))
     return package(source, out, additions=additions, overwrite=overwrite)
 
 

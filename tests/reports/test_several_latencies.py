@@ -43,8 +43,8 @@ def test_each_latency_has_its_column_its_chart_and_its_card_on_the_page(study: S
     page = (written.folder / "report.html").read_text(encoding="utf-8")
     markdown = (written.folder / "report.md").read_text(encoding="utf-8")
     for title in ("Latency at cpu1", "Latency at gpu"):
-        assert f"{title}, ms" in page
-        assert f"{title}, ms" in markdown
+        assert f"Predicted {title.lower()}, ms" in page
+        assert f"Predicted {title.lower()}, ms" in markdown
         assert f"{title} under" in page
         assert f"Predicted latency at {title.rpartition(' ')[2]} (ms)" in page
     assert "NOISY: the machine was busy while latency at gpu was calibrated" in page

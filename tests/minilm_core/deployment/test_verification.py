@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,7 @@ from minilm_core.errors import UserError
 from minilm_core.latency.table import Device, fingerprint
 from minilm_core.models.embedding_model import EmbeddingModel
 from minilm_core.models.sentence_files import Pooling, SentenceSettings
+from minilm_core.runtimes.openvino_model import export_openvino
 from minilm_core.runtimes.torch_model import load_packaged
 from minilm_core.tasks.kinds.kind import Split
 from minilm_core.tasks.task import Task
@@ -136,6 +138,41 @@ def test_a_package_that_sentence_transformers_embeds_with_otherwise_is_found(emb
 def test_a_package_with_onnx_passes(packaged_with_int8: Path):
     onnx = passed(packaged_with_int8)["onnx"]
     assert "4 sentences within 0.001 of reference.json" in onnx
+
+
+@pytest.fixture
+def openvino_folder(exported_folder: Path, tmp_path: Path) -> Path:
+    """A package with OpenVINO's files, to damage."""
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+
+    def add_openvino(folder: Path) -> None:
+        shutil.copytree(exported_folder / "onnx", folder / "onnx")
+        export_openvino(exported_folder, folder)
+
+    return package(source_of(exported_folder), tmp_path / "student", additions=[add_openvino])
+
+
+def test_a_package_with_openvino_passes_and_its_card_says_how_to_load_it(openvino_folder: Path):
+    assert "4 sentences within 0.001 of reference.json" in passed(openvino_folder)["openvino"]
+    parity = json.loads((openvino_folder / "parity.json").read_text(encoding="utf-8"))["openvino"]
+    assert parity["max_abs_difference"] <= parity["tolerance"]
+    assert "openvino/openvino_model.xml" in (openvino_folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_other_weights_of_openvino_are_found(openvino_folder: Path):
+    weights = openvino_folder / "openvino" / "openvino_model.bin"
+    content = np.frombuffer(weights.read_bytes(), dtype=np.float32).copy()
+    weights.write_bytes((content + 0.05).tobytes())
+    assert failure(openvino_folder).name == "files"
+    reseal(openvino_folder)
+    found = failure(openvino_folder)
+    assert found.name == "openvino"
+    assert "outputs must be within" in found.detail
+
+
+def test_openvino_without_an_export_is_refused(exported_folder: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"are made from onnx/model\.onnx, which .* lacks; run export_onnx first"):
+        export_openvino(exported_folder, tmp_path)
 
 
 def test_int8_must_be_within_the_recorded_bound_of_fp32(packaged_with_int8: Path):

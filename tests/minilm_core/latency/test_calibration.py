@@ -6,10 +6,8 @@ from transformers import BertConfig, ModernBertConfig, PretrainedConfig
 
 from minilm_core.errors import UserError
 from minilm_core.latency.calibration import (
-    Timing,
     calibrate,
     plan_calibration,
-    time_encoder,
     with_short_vocabulary,
 )
 from minilm_core.latency.measurements import Statistic
@@ -114,23 +112,3 @@ def test_a_single_round_is_refused(teacher_config: PretrainedConfig):
 def test_a_sequence_longer_than_the_teachers_is_refused(teacher_config: PretrainedConfig):
     with pytest.raises(UserError, match="sequence_length must be at most 64 for this model, got 65"):
         calibrate(students((1, 2)), teacher_config, LatencyTarget(sequence_length=65))
-
-
-def test_a_finished_model_is_timed_with_enough_samples_for_its_p90(teacher_config: PretrainedConfig):
-    timing = time_encoder(build_encoder(students((1,))[0], teacher_config, seed=0), SHORT, num_rounds=2)
-    assert timing.num_samples >= 64
-    assert timing.p90_ms is not None
-    assert 0 < timing.p50_ms <= timing.p90_ms
-
-
-def test_too_few_samples_have_no_p90():
-    assert Timing.from_rounds([[1.0] * 32, [1.0] * 31]).p90_ms is None
-    assert Timing.from_rounds([[1.0] * 32, [1.0] * 32]).p90_ms == 1.0
-
-
-def test_percentiles_are_over_all_samples_and_the_spread_over_rounds():
-    timing = Timing.from_rounds([[float(i) for i in range(1, 50)], [float(i) for i in range(50, 100)]])
-    assert timing.p50_ms == 50.0
-    assert timing.p90_ms == 90.0
-    assert timing.spread == pytest.approx(74.5 / 25)
-    assert timing.is_noisy

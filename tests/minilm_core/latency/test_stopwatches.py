@@ -1,5 +1,6 @@
 """Tests of the stopwatches: what is run in each runtime, with which threads, and what is refused."""
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from transformers import PretrainedConfig
 
 from minilm_core.errors import UserError
 from minilm_core.latency.calibration import calibrate
-from minilm_core.latency.stopwatches import stopwatch
-from minilm_core.latency.table import Device, LatencyTarget, Runtime
+from minilm_core.latency.serving_memory import serving_memory
+from minilm_core.latency.stopwatches import export_stopwatch, stopwatch, write_served
+from minilm_core.latency.table import Device, LatencyTarget, Runtime, fingerprint
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
 from minilm_core.runtimes.onnx_export import write_onnx
 from minilm_core.runtimes.onnx_model import OnnxModel
+from minilm_core.runtimes.openvino_model import OpenVinoModel, write_openvino
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(module) is None for module in ("onnx", "onnxscript", "onnxruntime")),
@@ -76,8 +79,58 @@ def test_a_table_of_onnx_runtime_names_its_runtime_version_and_kind(teacher_conf
     assert all(table.predict_ms(student) > 0 for student in STUDENTS)
 
 
+@needs_onnx
+def test_openvino_says_what_pytorch_says_from_an_export_and_from_its_own_files(
+    teacher_config: PretrainedConfig, tmp_path: Path
+):
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    model = build_encoder(STUDENTS[1], teacher_config, seed=0).eval()
+    target = LatencyTarget(batch_size=2, sequence_length=8, runtime=Runtime.OPENVINO)
+    exported = write_served(model, target, tmp_path)
+    write_openvino(exported, tmp_path / "openvino_model.xml")
+    ids = torch.arange(3 * 16).reshape(3, 16) % model.config.vocab_size
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.inference_mode():
+        expected = model(**inputs).last_hidden_state
+    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+    for file in (exported, tmp_path / "openvino_model.xml"):
+        found, *_ = OpenVinoModel(file, num_threads=2).arrays(arrays)
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert export_stopwatch(exported, model, target)() > 0
+    assert "OpenVINO 20" in fingerprint(Device.CPU, Runtime.OPENVINO).label
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+def test_a_compiled_model_is_timed(teacher_config: PretrainedConfig):
+    target = LatencyTarget(batch_size=2, sequence_length=8, runtime=Runtime.TORCH_COMPILE)
+    watch = stopwatch(build_encoder(STUDENTS[0], teacher_config, seed=0), target)
+    with torch.inference_mode():
+        compiling, compiled = watch(), watch()
+    assert 0 < compiled < compiling / 10
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_a_process_takes_less_memory_without_torch(teacher_config: PretrainedConfig, tmp_path: Path):
+    model = build_encoder(STUDENTS[0], teacher_config, seed=0).eval()
+    model.save_pretrained(tmp_path / "student")
+    torch_target, onnx_target = (
+        LatencyTarget(sequence_length=8),
+        LatencyTarget(sequence_length=8, runtime=Runtime.ONNXRUNTIME),
+    )
+    (tmp_path / "served").mkdir()
+    served = write_served(model, onnx_target, tmp_path / "served")
+    with_torch = serving_memory(tmp_path / "student", torch_target)
+    without = serving_memory(served, onnx_target)
+    assert with_torch is not None
+    assert without is not None
+    assert 20e6 < without < with_torch / 2
+
+
 def test_a_gpu_runs_pytorch():
-    with pytest.raises(UserError, match=r"^runtime must be torch for a cuda target, got onnxruntime$"):
+    with pytest.raises(UserError, match=r"^runtime must be torch or torch-compile for a cuda target, got onnxruntime$"):
         LatencyTarget(device=Device.CUDA, runtime=Runtime.ONNXRUNTIME)
 
 

@@ -1,0 +1,74 @@
+"""Runs an export with OpenVINO, and writes it as OpenVINO's own files. Extras: onnx, openvino."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from minilm_core.errors import UserError
+from minilm_core.runtimes.onnx_export import add_to_parity, check_parity
+from minilm_core.runtimes.onnx_extra import require_openvino
+from minilm_core.runtimes.onnx_model import ONNX_FILE
+from minilm_core.runtimes.torch_model import comparable_outputs, load_packaged
+
+OPENVINO_FILE = "openvino/openvino_model.xml"
+"""The graph; its weights lie beside it in a file that ends with .bin. Optimum names them so, too."""
+
+
+class OpenVinoModel:
+    """An ONNX file, or OpenVINO's own, in OpenVINO on the CPU, in fp32: its default is bf16 on some processors."""
+
+    def __init__(self, path: Path, num_threads: int = 1) -> None:
+        require_openvino()
+        import openvino
+
+        settings = {
+            "INFERENCE_NUM_THREADS": num_threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        self._compiled = openvino.Core().compile_model(path, "CPU", settings)
+        self._request = self._compiled.create_infer_request()
+        self.input_names = tuple(each.get_any_name() for each in self._compiled.inputs)
+        self.output_names = tuple(each.get_any_name() for each in self._compiled.outputs)
+
+    def arrays(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the outputs for arrays of the inputs, which are named."""
+        return list(self._request.infer(dict(inputs)).values())
+
+    def outputs(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch values"]:
+        """Returns the outputs that are compared: see `comparable_outputs`."""
+        arrays = self.arrays({name: inputs[name].numpy() for name in self.input_names})
+        named = zip(self.output_names, map(torch.from_numpy, arrays), strict=True)
+        return comparable_outputs(ModelOutput(named), inputs["attention_mask"])
+
+
+def export_openvino(model_folder: Path, out: Path) -> None:
+    """Writes OUT/openvino from the ONNX export in OUT, and its largest difference from PyTorch to OUT/parity.json.
+
+    Raises:
+        UserError: if the extra is not installed, OUT has no ONNX export, or an output differs too much.
+    """
+    if not (out / ONNX_FILE).exists():
+        raise UserError(f"OpenVINO's files are made from {ONNX_FILE}, which {out} lacks; run export_onnx first")
+    file = out / OPENVINO_FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_openvino(out / ONNX_FILE, file)
+    add_to_parity(out, "openvino", check_parity(load_packaged(model_folder), OpenVinoModel(file), OPENVINO_FILE))
+
+
+def write_openvino(exported: Path, out: Path) -> None:
+    """Writes an ONNX file as OpenVINO's own two files, in fp32.
+
+    Args:
+        exported: The ONNX file.
+        out: The file of the graph, whose name ends with .xml.
+    """
+    require_openvino()
+    import openvino
+
+    openvino.save_model(openvino.Core().read_model(exported), out, compress_to_fp16=False)
