@@ -52,12 +52,17 @@ class GroupResults:
         return tuple(dict.fromkeys(task for cell in self.made for task in cell.student.tasks))
 
     def models(self) -> Iterator[tuple[CellResults, ResultRecord]]:
-        """Yields each model once: teachers first, then the models of each cell. Cells may share some of them."""
+        """Yields each model once: teachers first, then the models of each cell.
+
+        Cells may share teachers and cut teachers: those of one architecture with equal scores are one model, whose
+        latency was predicted anew for each cell.
+        """
         seen: set[tuple[object, ...]] = set()
         every = [(cell, cell.teacher) for cell in self.made]
         every += [(cell, cell.models[role]) for cell in self.made for role in ROLES if role in cell.models]
         for cell, record in every:
-            key = (record.role, record.architecture, record.mean.value, record.latency.median_ms)
+            own = cell.cell.name if record.role is Role.STUDENT else None
+            key = (record.role, record.architecture, record.mean.value, own)
             if key not in seen:
                 seen.add(key)
                 yield cell, record
