@@ -200,7 +200,7 @@ def gather(study: Study, others: Sequence[Study] = ()) -> Facts:
         objectives=tuple(objective.name for objective in study.objectives),
         answer=first,
         verdict=verdict(study, validation, test),
-        warnings=tuple(_warnings(study)),
+        warnings=tuple(_warnings(study, validation)),
         comparisons=found,
         worths=tuple(worths),
         ablate_command=""
@@ -275,7 +275,7 @@ def _commands(study: Study, first: Answer) -> tuple[str, ...]:
     return tuple(command_line(words) for words in commands)
 
 
-def _warnings(study: Study) -> Iterator[str]:
+def _warnings(study: Study, validation: Resamples) -> Iterator[str]:
     if study.students:
         students = wording.counted(len(study.students), "complete student")
         trained = "was trained once" if study.num_seeds == 1 else f"was fine-tuned with {study.num_seeds} seeds"
@@ -283,6 +283,15 @@ def _warnings(study: Study) -> Iterator[str]:
             f"Provisional: each student {trained}, and the ranking of {students} is that of the validation "
             "split, which the search optimised: the best of many looks better than it is."
         )
+    best, teacher = study.best, study.teacher
+    if best is not None and teacher is not None and best in validation and teacher in validation:
+        lead = validation.difference(best, teacher)
+        if lead.low > 0:
+            yield (
+                f"{name_of(best).capitalize()} is more accurate than the teacher that it learnt from, by "
+                f"{wording.points_interval(lead)}: the teacher's fine-tuning has probably ended too early. Shares of "
+                "its accuracy then say little; finetuning.teacher_learning_rate and finetuning.num_epochs govern it."
+            )
     by_steps = _students_by_steps(study)
     if len(by_steps) > 1:
         groups = [f"{wording.counted(number, 'student')} had {steps:,} steps" for steps, number in by_steps.items()]

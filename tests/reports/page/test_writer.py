@@ -78,6 +78,16 @@ def test_page_and_markdown_give_the_seconds_of_the_preparation(drawn: Report, dr
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("of_teacher", "is_warned"), [(0.6, True), (0.89, False), (0.95, False)])
+def test_a_student_above_its_teacher_is_called_the_sign_of_too_short_a_fine_tuning(
+    make_study: Callable[..., Study], of_teacher: float, is_warned: bool
+) -> None:
+    study = make_study(student(0, 0.9), teacher(of_teacher), evaluation=kept_labels(TASK))
+    text = "Trial 0 is more accurate than the teacher that it learnt from, by +30.0 points ["
+    assert (text in page_of(study)) is is_warned
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_page_and_markdown_say_what_the_time_of_the_trials_was_spent_on(make_study: Callable[..., Study]) -> None:
     fast, slow = (
         replace(student(number, 0.8), seconds={"distilling": seconds, "fine-tuning on mood": 30.0})
