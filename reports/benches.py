@@ -49,9 +49,7 @@ class Measured:
 
 def measured(study: Study) -> Iterator[Measured]:
     """Yields the measured latencies of a study's students, by target and trial."""
-    in_order = sorted(
-        study.benches.items(), key=lambda item: (item[0].target.label, item[0].device_name, item[0].trial)
-    )
+    in_order = sorted(study.benches.items(), key=lambda item: (item[0].target.label, item[0].machine, item[0].trial))
     for key, timing in in_order:
         student = study.student(key.trial)
         if student is not None:

@@ -5,11 +5,12 @@ one for each progress, and a last one with the timings or with the message of a 
 """
 
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -19,7 +20,7 @@ from minilm_core.fresh_process import Message, answer_on_stdout, answering, writ
 from minilm_core.latency.bench_timings import BenchTiming, percentiles, timing_from
 from minilm_core.latency.calibration_process import Progress
 from minilm_core.latency.serving_memory import serving_memory
-from minilm_core.latency.table import LatencyTarget, fingerprint, target_of
+from minilm_core.latency.table import LatencyTarget, Runtime, fingerprint, target_of
 
 if TYPE_CHECKING:
     from minilm_core.latency.stopwatches import Stopwatch
@@ -75,6 +76,9 @@ def _timings(folders: Sequence[Path], target: LatencyTarget, seed: int, progress
     transformers_logging.disable_progress_bar()
     device, students = fingerprint(target.device, target.runtime), []
     with tempfile.TemporaryDirectory(prefix="minilm-bench-") as scratch:
+        # What was compiled by an earlier run would not be compiled again.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{scratch}/compiled"
+        _warm_up(folders[0], target)
         with with_threads(target.num_threads), torch.inference_mode():
             for number, folder in enumerate(folders, start=1):
                 students.append(_served(folder, target, Path(scratch) / str(number)))
@@ -85,7 +89,7 @@ def _timings(folders: Sequence[Path], target: LatencyTarget, seed: int, progress
             contention = meter.read()
         memory = []
         for number, student in enumerate(students, start=1):
-            memory.append(serving_memory(student.files, target))
+            memory.append(_memory(student.files, target))
             progress(f"the memory of student {number} of {len(folders)} is measured", 1.0)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     timings = []
@@ -109,6 +113,25 @@ def _timings(folders: Sequence[Path], target: LatencyTarget, seed: int, progress
             )
         )
     return timings
+
+
+def _warm_up(folder: Path, target: LatencyTarget) -> None:
+    """Loads and runs a student once, so that the first one that counts does not pay for what libraries do once."""
+    import torch
+
+    from minilm_core.latency.stopwatches import torch_stopwatch
+    from minilm_core.models.encoders import load_encoder
+
+    with torch.inference_mode():
+        torch_stopwatch(load_encoder(folder), replace(target, runtime=Runtime.TORCH))()
+
+
+def _memory(files: Path, target: LatencyTarget) -> int | None:
+    """Returns the memory of a process that serves a student; None where it could not be measured."""
+    try:
+        return serving_memory(files, target)
+    except UserError:
+        return None  # the latencies are worth more than this figure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,6 +55,11 @@ class BenchTiming:
         return None
 
     @property
+    def machine(self) -> str:
+        """The machine without the versions of what runs on it, which change with each upgrade."""
+        return self.device_name.rsplit(", ", 2)[0]
+
+    @property
     def sequences_a_second(self) -> float:
         """The throughput at the median."""
         return 1000 * self.target.batch_size / self.p50_ms
@@ -75,7 +80,7 @@ class BenchKey(NamedTuple):
 
     trial: int
     target: LatencyTarget
-    device_name: str
+    machine: str
 
 
 Benches = Mapping[BenchKey, BenchTiming]
@@ -115,7 +120,7 @@ def read_benches(file: Path) -> Benches:
             raise UserError(
                 f"line {number} of {file} must have schema_version {SCHEMA_VERSION}, got {kept.schema_version}"
             )
-        found[BenchKey(kept.trial, kept.timing.target, kept.timing.device_name)] = kept.timing
+        found[BenchKey(kept.trial, kept.timing.target, kept.timing.machine)] = kept.timing
     return found
 
 

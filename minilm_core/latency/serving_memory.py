@@ -13,6 +13,7 @@ from typing import TextIO
 from minilm_core.errors import UserError, first_line
 from minilm_core.fresh_process import answer_on_stdout, answering, write_message
 from minilm_core.latency.table import Device, LatencyTarget, Runtime, target_of
+from minilm_core.runtimes.sessions import onnx_session, openvino_session
 
 
 def serving_memory(served: Path, target: LatencyTarget) -> int | None:
@@ -54,16 +55,10 @@ def _run_once(served: Path, target: LatencyTarget) -> None:
     shape = (target.batch_size, target.sequence_length)
     match target.runtime:
         case Runtime.ONNXRUNTIME | Runtime.ONNXRUNTIME_INT8:
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = target.num_threads
-            session = onnxruntime.InferenceSession(served, options, providers=["CPUExecutionProvider"])
+            session = onnx_session(served, target.num_threads)
             session.run(None, {each.name: np.ones(shape, np.int64) for each in session.get_inputs()})
         case Runtime.OPENVINO:
-            import openvino
-
-            compiled = openvino.Core().compile_model(served, "CPU", {"INFERENCE_NUM_THREADS": target.num_threads})
+            compiled = openvino_session(served, target.num_threads)
             compiled({each.get_any_name(): np.ones(shape, np.int64) for each in compiled.inputs})
         case Runtime.TORCH | Runtime.TORCH_COMPILE:
             import torch

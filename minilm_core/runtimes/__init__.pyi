@@ -14,6 +14,8 @@ from .openvino_model import OPENVINO_FILE as OPENVINO_FILE
 from .openvino_model import OpenVinoModel as OpenVinoModel
 from .openvino_model import export_openvino as export_openvino
 from .openvino_model import write_openvino as write_openvino
+from .sessions import onnx_session as onnx_session
+from .sessions import openvino_session as openvino_session
 from .torch_model import EMBEDDING as EMBEDDING
 from .torch_model import PackagedModel as PackagedModel
 from .torch_model import head_of as head_of

@@ -17,12 +17,11 @@ def require_onnx() -> None:
 
 
 def require_openvino() -> None:
-    """Checks that the packages of the extras `onnx` and `openvino` are installed.
+    """Checks that the package of the extra `openvino` is installed.
 
     Raises:
-        UserError: if one is missing, with the command that installs it.
+        UserError: if it is missing, with the command that installs it.
     """
-    require_onnx()
     if find_spec("openvino") is None:
         raise UserError(missing_package("openvino"))
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from minilm_core.runtimes.onnx_extra import require_onnx
+from minilm_core.runtimes.sessions import onnx_session
 from minilm_core.runtimes.torch_model import comparable_outputs
 
 ONNX_FILE = "onnx/model.onnx"
@@ -21,12 +21,7 @@ class OnnxModel:
     """An ONNX file in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path, num_threads: int = 1) -> None:
-        require_onnx()
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = onnx_session(path, num_threads)
         self.input_names = tuple(i.name for i in self._session.get_inputs())
         self.output_names = tuple(o.name for o in self._session.get_outputs())
 

@@ -1,5 +1,6 @@
-"""Runs an export with OpenVINO, and writes it as OpenVINO's own files. Extras: onnx, openvino."""
+"""Runs an export with OpenVINO, and writes it as OpenVINO's own files. Extra: openvino."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from minilm_core.errors import UserError
 from minilm_core.runtimes.onnx_export import add_to_parity, check_parity
 from minilm_core.runtimes.onnx_extra import require_openvino
 from minilm_core.runtimes.onnx_model import ONNX_FILE
+from minilm_core.runtimes.sessions import openvino_session
 from minilm_core.runtimes.torch_model import comparable_outputs, load_packaged
 
 OPENVINO_FILE = "openvino/openvino_model.xml"
@@ -20,18 +22,10 @@ OPENVINO_FILE = "openvino/openvino_model.xml"
 
 
 class OpenVinoModel:
-    """An ONNX file, or OpenVINO's own, in OpenVINO on the CPU, in fp32: its default is bf16 on some processors."""
+    """An ONNX file, or OpenVINO's own, in OpenVINO on the CPU."""
 
     def __init__(self, path: Path, num_threads: int = 1) -> None:
-        require_openvino()
-        import openvino
-
-        settings = {
-            "INFERENCE_NUM_THREADS": num_threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        self._compiled = openvino.Core().compile_model(path, "CPU", settings)
+        self._compiled = openvino_session(path, num_threads)
         self._request = self._compiled.create_infer_request()
         self.input_names = tuple(each.get_any_name() for each in self._compiled.inputs)
         self.output_names = tuple(each.get_any_name() for each in self._compiled.outputs)
@@ -58,7 +52,12 @@ def export_openvino(model_folder: Path, out: Path) -> None:
     file = out / OPENVINO_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     write_openvino(out / ONNX_FILE, file)
-    add_to_parity(out, "openvino", check_parity(load_packaged(model_folder), OpenVinoModel(file), OPENVINO_FILE))
+    try:
+        report = check_parity(load_packaged(model_folder), OpenVinoModel(file), OPENVINO_FILE)
+    except UserError:
+        shutil.rmtree(file.parent)
+        raise
+    add_to_parity(out, "openvino", report)
 
 
 def write_openvino(exported: Path, out: Path) -> None:

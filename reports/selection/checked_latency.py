@@ -140,7 +140,7 @@ def _only_measured(study: Study, limit: LatencyLimit) -> dict[int, BenchTiming]:
         for key, timing in study.benches.items()
         if timing.noise is None and required.is_covered_by(conditions_of(timing))
     }
-    kinds = sorted({f"{timing.target.label} on {timing.device_name}" for timing in found.values()})
+    kinds = sorted({f"{timing.target.label} on {timing.machine}" for timing in found.values()})
     if len(kinds) > 1:
         raise UserError(f"--max-latency must mean one of what was measured ({'; '.join(kinds)}), got {asked.label}")
     return {key.trial: timing for key, timing in found.items()}

@@ -74,7 +74,7 @@ def _bench_study(
     from dataclasses import asdict
 
     from reports import load_study, measured
-    from search.commands.bench import bench_students
+    from search.commands.bench import bench_students, check_targets
     from search.driver.display import step_shown
 
     paths, study = existing_study(folder), load_study(folder)
@@ -82,19 +82,20 @@ def _bench_study(
     students = [student for student in study.students if student.number in numbers]
     if not students:
         raise UserError(f"bench needs a complete student, got none in {folder}")
+    check_targets(targets)
     with step_shown("timing trained students") as show:
         found = bench_students(paths, students, targets, show)
     study = load_study(folder)
     refresh(study)
     predicted = {
-        (one.student.number, one.timing.target, one.timing.device_name): one.predicted_ms for one in measured(study)
+        (one.student.number, one.timing.target, one.timing.machine): one.predicted_ms for one in measured(study)
     }
     if as_json:
         emit_json({"timings": [{"trial": student.number, **asdict(timing)} for student, timing in found]})
     else:
         rows = []
         for student, timing in found:
-            ms = predicted.get((student.number, timing.target, timing.device_name))
+            ms = predicted.get((student.number, timing.target, timing.machine))
             label = f"{student.label}: {student.architecture.label}"
             rows.append((label, *_cells(timing), "–" if ms is None else f"{ms:.2f}"))
         emit_table(study.name, (*TITLES, "predicted, ms"), rows)
@@ -105,12 +106,13 @@ def _bench_study(
 def _bench_folders(folders: Sequence[Path], targets: Sequence["LatencyTarget"], *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from search.commands.bench import bench_folders
+    from search.commands.bench import bench_folders, check_targets
     from search.driver.display import step_shown
 
     for folder in folders:
         if not (folder / "config.json").is_file():
             raise UserError(f"bench needs a study, or folders of students with config.json, got {folder}")
+    check_targets(targets)
     with step_shown("timing trained students") as show:
         found = [
             (folder, timing)

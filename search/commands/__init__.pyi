@@ -1,5 +1,6 @@
 from .bench import bench_folders as bench_folders
 from .bench import bench_students as bench_students
+from .bench import check_targets as check_targets
 from .calibrate import calibrate_space as calibrate_space
 from .calibrate import calibrate_study as calibrate_study
 from .calibrate import parse_target as parse_target

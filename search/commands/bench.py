@@ -7,15 +7,28 @@ from pathlib import Path
 from minilm_core.errors import UserError
 from minilm_core.latency.bench import bench_in_fresh_process
 from minilm_core.latency.bench_timings import BenchTiming, append_bench
-from minilm_core.latency.table import LatencyTarget
+from minilm_core.latency.table import LatencyTarget, fingerprint
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import TrialRecord
+from minilm_core.runtimes.onnx_extra import require_onnx
 
 Shown = Callable[[str, float], None]
 
 
 def _show_stage(show: Shown, label: str, stage: str, done: float) -> None:
     show(f"{label}, {stage}", done)
+
+
+def check_targets(targets: Sequence[LatencyTarget]) -> None:
+    """Checks that this machine has every target, before minutes go into the first ones.
+
+    Raises:
+        UserError: if it lacks a device or a runtime.
+    """
+    for target in targets:
+        fingerprint(target.device, target.runtime)
+        if not target.runtime.is_torch:
+            require_onnx()
 
 
 def bench_folders(folders: Sequence[Path], target: LatencyTarget, show: Shown) -> list[BenchTiming]:

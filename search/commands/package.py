@@ -78,8 +78,10 @@ def package_student(
     if has_onnx:
         additions.append(partial(_add_onnx, source.model_folder, deployment, max_int8_drop))
     if has_openvino:
+        from minilm_core.runtimes.onnx_extra import require_openvino
         from minilm_core.runtimes.openvino_model import export_openvino
 
+        require_openvino()  # before the ONNX export, which takes a while
         additions.append(partial(export_openvino, source.model_folder))
     return package(source, out, additions=additions, overwrite=overwrite)
 

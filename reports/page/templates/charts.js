@@ -85,5 +85,4 @@ function drawAll() {
   if (!window.vegaEmbed) return;
   for (const { target, spec } of charts) draw(target, spec);
   drawFrontier();
-  drawParallel();
 }

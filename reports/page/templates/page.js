@@ -35,7 +35,7 @@ function pairsOf(student) {
   data.axes.forEach((axis, i) => {
     const value = student[`x${i}`];
     if (value === null || value === undefined) return;
-    const times = teacher && teacher[`x${i}`] ? ` (${(teacher[`x${i}`] / value).toFixed(1)}× less than the teacher)` : "";
+    const times = teacher && teacher[`x${i}`] && !student.source ? ` (${(teacher[`x${i}`] / value).toFixed(1)}× less than the teacher)` : "";
     pairs.push([axis.title.toLowerCase(), `${shown(value)} ${axis.unit}${student.role === "teacher" ? "" : times}`]);
   });
   return pairs;

@@ -77,7 +77,8 @@ function applyRanges() {
     });
   }
   const best = kept.reduce((found, row) => (found === null || row.accuracy > found.accuracy ? row : found), null);
-  document.getElementById("parallel-says").textContent = `${kept.length} of ${parallel.rows.length} students are within the ranges.`
+  const drawn = parallel.rows.length === students.length ? "students" : `students drawn, of ${students.length},`;
+  document.getElementById("parallel-says").textContent = `${kept.length} of ${parallel.rows.length} ${drawn} are within the ranges.`
     + (best === null ? "" : ` The most accurate of them is ${best.name} (${best.shape}), ${best.accuracy.toFixed(4)}.`);
 }
 
@@ -117,9 +118,21 @@ function drawAxis(svg, axis, x) {
     parallel.ranges.set(axis.key, range);
     applyRanges();
   };
-  area.addEventListener("pointerdown", (event) => { from = partOf(event); area.setPointerCapture(event.pointerId); });
+  let before = null;
+  area.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    [from, before] = [partOf(event), parallel.ranges.get(axis.key)];
+    area.setPointerCapture(event.pointerId);
+  });
+  area.addEventListener("pointercancel", () => {
+    if (from === null) return;
+    from = null;
+    parallel.ranges.set(axis.key, before);
+    applyRanges();
+  });
   area.addEventListener("pointermove", (event) => { if (from !== null) brushed(event); });
   area.addEventListener("pointerup", (event) => {
+    if (from === null) return;
     // A click without a drag takes the range back.
     if (Math.abs(partOf(event) - from) < 0.01) { parallel.ranges.set(axis.key, [0, 1]); applyRanges(); }
     from = null;
@@ -131,9 +144,9 @@ function drawAxis(svg, axis, x) {
       "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": `${axis.title}, ${name === "low" ? "lower" : "upper"} end` });
     let isHeld = false;
     end.addEventListener("keydown", (event) => keyOnEnd(axis, name, event));
-    end.addEventListener("pointerdown", (event) => { isHeld = true; end.setPointerCapture(event.pointerId); });
+    end.addEventListener("pointerdown", (event) => { isHeld = event.button === 0; end.setPointerCapture(event.pointerId); });
     end.addEventListener("pointermove", (event) => { if (isHeld) setEnd(axis, name, partOf(event)); });
-    end.addEventListener("pointerup", () => { isHeld = false; });
+    for (const ended of ["pointerup", "pointercancel"]) end.addEventListener(ended, () => { isHeld = false; });
     axis.ends[name] = end;
     svg.append(end);
   }
@@ -144,7 +157,7 @@ function drawParallel() {
   if (!target) return;
   parallel.rows = parallelRows();
   parallel.axes = parallelAxes(parallel.rows);
-  parallel.ranges = new Map(parallel.axes.map((axis) => [axis.key, parallel.ranges.get(axis.key) ?? [0, 1]]));
+  parallel.ranges = new Map(parallel.axes.map((axis) => [axis.key, [0, 1]]));
   const svg = svgElement("svg", { viewBox: `0 0 ${PANEL.width} ${PANEL.height}`, role: "group", "aria-label": "Parallel coordinates of the students" });
   const gap = (PANEL.width - PANEL.left - PANEL.right) / Math.max(1, parallel.axes.length - 1);
   const place = (axis, i, row) => {
@@ -167,3 +180,5 @@ document.getElementById("parallel-reset")?.addEventListener("click", () => {
   for (const axis of parallel.axes) parallel.ranges.set(axis.key, [0, 1]);
   applyRanges();
 });
+// Its colours are those of the style sheet, so that it is drawn once.
+drawParallel();

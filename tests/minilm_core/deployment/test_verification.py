@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +18,7 @@ from minilm_core.errors import UserError
 from minilm_core.latency.table import Device, fingerprint
 from minilm_core.models.embedding_model import EmbeddingModel
 from minilm_core.models.sentence_files import Pooling, SentenceSettings
+from minilm_core.runtimes.onnx_export import export_onnx
 from minilm_core.runtimes.openvino_model import export_openvino
 from minilm_core.runtimes.torch_model import load_packaged
 from minilm_core.tasks.kinds.kind import Split
@@ -102,7 +102,7 @@ def test_a_sound_package_passes_every_check_in_a_fresh_process(packaged: Path):
     assert result.is_ok, result.checks
     names = [
         *("files", "heads", "loading", "tokenizer", "processor"),
-        *("outputs", "sentence-transformers", "onnx", "int8"),
+        *("outputs", "sentence-transformers", "onnx", "int8", "openvino"),
     ]
     assert [check.name for check in result.checks] == names
 
@@ -159,10 +159,14 @@ def test_a_package_with_openvino_passes_and_its_card_says_how_to_load_it(openvin
     assert "openvino/openvino_model.xml" in (openvino_folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_other_weights_of_openvino_are_found(openvino_folder: Path):
-    weights = openvino_folder / "openvino" / "openvino_model.bin"
-    content = np.frombuffer(weights.read_bytes(), dtype=np.float32).copy()
-    weights.write_bytes((content + 0.05).tobytes())
+@pytest.mark.slow
+def test_the_openvino_of_another_model_is_found(openvino_folder: Path, exported_folder: Path, tmp_path: Path):
+    other = Path(shutil.copytree(exported_folder, tmp_path / "other", ignore=shutil.ignore_patterns("onnx", "parity*")))
+    weights = load_file(other / "model.safetensors")
+    save_file({name: 1.1 * tensor for name, tensor in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    export_onnx(other, other)
+    export_openvino(other, other)
+    shutil.copytree(other / "openvino", openvino_folder / "openvino", dirs_exist_ok=True)
     assert failure(openvino_folder).name == "files"
     reseal(openvino_folder)
     found = failure(openvino_folder)

@@ -11,7 +11,7 @@ from minilm_core.latency.bench_timings import percentiles
 
 TIMING = BenchTiming(
     target=LatencyTarget(),
-    device_name="some processor, torch 2.13.0",
+    device_name="a timed processor, torch 2.13.0, Python 3.11.7",
     p50_ms=4.0,
     percentiles_ms={90: 4.5},
     num_samples=100,
@@ -58,11 +58,14 @@ def test_the_last_timing_of_a_student_on_a_target_counts(tmp_path: Path) -> None
     append_bench(file, 3, TIMING)
     append_bench(file, 3, replace(TIMING, target=int8, p50_ms=2.0))
     append_bench(file, 3, replace(TIMING, p50_ms=4.2))
-    append_bench(file, 3, replace(TIMING, device_name="another processor", p50_ms=9.0))
+    other = replace(TIMING, device_name="another processor, torch 2.13.0, Python 3.11", p50_ms=9.0)
+    upgraded = replace(other, device_name="another processor, torch 2.14.0, Python 3.12", p50_ms=8.0)
+    append_bench(file, 3, other)
+    append_bench(file, 3, upgraded)
     assert read_benches(file) == {
-        (3, LatencyTarget(), TIMING.device_name): replace(TIMING, p50_ms=4.2),
-        (3, LatencyTarget(), "another processor"): replace(TIMING, device_name="another processor", p50_ms=9.0),
-        (3, int8, TIMING.device_name): replace(TIMING, target=int8, p50_ms=2.0),
+        (3, LatencyTarget(), "a timed processor"): replace(TIMING, p50_ms=4.2),
+        (3, LatencyTarget(), "another processor"): upgraded,
+        (3, int8, "a timed processor"): replace(TIMING, target=int8, p50_ms=2.0),
     }
 
 

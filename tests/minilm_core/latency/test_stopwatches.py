@@ -1,6 +1,6 @@
 """Tests of the stopwatches: what is run in each runtime, with which threads, and what is refused."""
 
-import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -101,14 +101,25 @@ def test_openvino_says_what_pytorch_says_from_an_export_and_from_its_own_files(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
-def test_a_compiled_model_is_timed(teacher_config: PretrainedConfig):
+def test_every_model_is_compiled_once(teacher_config: PretrainedConfig, monkeypatch: pytest.MonkeyPatch):
     target = LatencyTarget(batch_size=2, sequence_length=8, runtime=Runtime.TORCH_COMPILE)
-    watch = stopwatch(build_encoder(STUDENTS[0], teacher_config, seed=0), target)
+    counted: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., object]:
+        counted.append(len(graph.graph.nodes))
+        return graph.forward
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compiler(model, backend=backend, **options))
+    # The compiler would leave the ninth model of a process uncompiled.
+    shapes = [StudentArchitecture(num_layers=1, hidden_size=4 * width, num_heads=4) for width in range(2, 12)]
     with torch.inference_mode():
-        compiling, compiled = watch(), watch()
-    assert 0 < compiled < compiling / 10
+        for number, shape in enumerate(shapes, start=1):
+            watch = stopwatch(build_encoder(shape, teacher_config, seed=0), target)
+            assert watch() > 0
+            assert watch() > 0
+            assert len(counted) == number
 
 
 @needs_onnx

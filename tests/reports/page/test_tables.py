@@ -68,7 +68,7 @@ def test_the_frontier_has_the_measured_latency_beside_the_predicted_one(tmp_path
     here = replace(TIMING, device_name=LATENCY_TABLE.fingerprint.label)
     append_bench(study.paths.benches, 0, here)
     append_bench(study.paths.benches, 1, replace(here, percentiles_ms={}, num_samples=50, spread=2.0))
-    append_bench(study.paths.benches, 1, TIMING)  # of another machine
+    append_bench(study.paths.benches, 1, replace(TIMING, device_name="another machine, torch 2.13.0, Python 3.11.7"))
     study = load_study(tmp_path)
     cells = {number: measured_cells(study, student) for number in (0, 1) if (student := study.student(number))}
     assert cells == {
