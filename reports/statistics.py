@@ -8,7 +8,6 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float
 
-from minilm_core.results.frontier import is_on_frontier
 from minilm_core.results.outcomes import Outcomes
 from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import (
@@ -23,10 +22,7 @@ from reports.outcomes import Key
 from reports.posterior import NUM_DRAWS, Measured, draw_accuracies
 from reports.seeds import UNKNOWN, Repeated, SeedVariance
 from reports.study import Study
-from reports.trial_rows import accuracy_of
 
-MAX_RESAMPLED = 200
-"""The students that are resampled: of more, those far behind the frontier only have the intervals in their records."""
 DRAWS_AT_ONCE = 400
 
 
@@ -157,16 +153,16 @@ class Resamples:
 def resample(study: Study, split: Split, *, task: str | None = None, also: Collection[TrialRecord] = ()) -> Resamples:
     """Draws the resamples for each model whose outcomes were kept for that split of every task, or of one.
 
-    Of more than `MAX_RESAMPLED` students only the nearest to the frontier take part, those that have a twin, and of the
+    Of more than `MAX_NEAR` students only the nearest to the frontier take part, those that have a twin, and of the
     students in `also` the nearest to their own frontier. With a task, accuracy is the main
     metric of that task alone. The variance of seeds is that of the search's own models, so that twins that are trained
     afterwards change no interval of them.
     """
     tasks = sorted({each for record in study.records for each in record.tasks}) if task is None else [task]
     near = (
-        near_frontier(study)
+        study.near_frontier
         | study.with_twins
-        | near_frontier(study, [student for student in also if student.is_complete_student])
+        | study.nearest_to_frontier([student for student in also if student.is_complete_student])
     )
     trained = [
         record
@@ -208,29 +204,6 @@ def _repeated(study: Study, scored: Sequence[TrialRecord], tasks: Sequence[str],
     return {key: Repeated(values=of_runs[of_key], resampled=resampled_of_runs[of_key]) for key, of_key in rows.items()}
 
 
-def near_frontier(study: Study, students: Collection[TrialRecord] | None = None) -> frozenset[int]:
-    """Returns the trials of the complete students that may be on the frontier: the nearest `MAX_RESAMPLED` to it.
-
-    A student's distance is its accuracy's from that of the most accurate student that costs no more.
-
-    Args:
-        study: The study.
-        students: Those whose frontier is meant; by default all.
-    """
-    among = list(study.students if students is None else students)
-    others = [column for column, objective in enumerate(study.objectives) if objective.name != "accuracy"]
-    if len(among) <= MAX_RESAMPLED or len(others) == len(study.objectives):
-        return frozenset(student.number for student in among)
-    costs = study.costs(among)
-    is_on, costs = is_on_frontier(costs), costs[:, others]
-    accuracies = np.array([accuracy_of(student) or 0.0 for student in among])
-    highest = np.zeros(len(accuracies))
-    for accuracy, cost in zip(accuracies[is_on], costs[is_on], strict=True):
-        highest = np.maximum(highest, np.where((cost <= costs).all(axis=1), accuracy, 0.0))
-    nearest = np.argsort(highest - accuracies, kind="stable")[: max(MAX_RESAMPLED, int(is_on.sum()))]
-    return frozenset(among[index].number for index in nearest)
-
-
 def accuracy_interval(record: TrialRecord, resamples: Resamples) -> Interval | None:
     """Returns the accuracy of a record with its interval; None where it was not measured.
 
@@ -253,7 +226,7 @@ def frontier_probabilities(study: Study, resamples: Resamples) -> dict[int, floa
     Only accuracies are uncertain; the other objectives are taken as exact. The result is empty where a student near the
     frontier was not resampled; one that is far from it counts for nothing.
     """
-    near = near_frontier(study)
+    near = study.near_frontier
     students = [student for student in study.students if student in resamples and student.number in near]
     columns = [i for i, objective in enumerate(study.objectives) if objective.name == "accuracy"]
     if not students or len(students) < len(near) or not columns:

@@ -24,13 +24,15 @@ from reports.json_files import read_environment, read_importances
 from reports.latency import LatencyFacts, read_latencies
 from reports.outcomes import OutcomeFiles, StudyOutcomes
 from reports.progress import ProgressPoint, Tried, mean_of_random_orders, progress_of
-from reports.trial_rows import to_pandas, trial_row
+from reports.trial_rows import accuracy_of, to_pandas, trial_row
 
 if TYPE_CHECKING:
     import pandas
 
 TWINS = (Role.TWIN_FROM_RANDOM_WEIGHTS, Role.TWIN_WITHOUT_SOFT_LABELS, Role.TWIN)
 """The roles of twins, the one that lacks most of its student's recipe first."""
+MAX_NEAR = 200
+"""The students that are resampled: of more, those far behind the frontier only have the intervals in their records."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,6 +122,28 @@ class Study:
         mask = is_on_frontier(self.costs(self.students))
         on_frontier = (student for student, is_on in zip(self.students, mask, strict=True) if is_on)
         return most_accurate_first(on_frontier, self.objectives)
+
+    @cached_property
+    def near_frontier(self) -> frozenset[int]:
+        """The trials of the complete students that may be on the frontier: the nearest `MAX_NEAR` to it."""
+        return self.nearest_to_frontier(self.students)
+
+    def nearest_to_frontier(self, students: Sequence[TrialRecord]) -> frozenset[int]:
+        """Returns the trials of the nearest of some complete students to their own frontier, at most `MAX_NEAR`.
+
+        A student's distance is its accuracy's from that of the most accurate student that costs no more.
+        """
+        others = [column for column, objective in enumerate(self.objectives) if objective.name != "accuracy"]
+        if len(students) <= MAX_NEAR or len(others) == len(self.objectives):
+            return frozenset(student.number for student in students)
+        costs = self.costs(students)
+        is_on, costs = is_on_frontier(costs), costs[:, others]
+        accuracies = np.array([accuracy_of(student) or 0.0 for student in students])
+        highest = np.zeros(len(accuracies))
+        for accuracy, cost in zip(accuracies[is_on], costs[is_on], strict=True):
+            highest = np.maximum(highest, np.where((cost <= costs).all(axis=1), accuracy, 0.0))
+        nearest = np.argsort(highest - accuracies, kind="stable")[: max(MAX_NEAR, int(is_on.sum()))]
+        return frozenset(students[index].number for index in nearest)
 
     @cached_property
     def reference_point(self) -> Mapping[str, float]:

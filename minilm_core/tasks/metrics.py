@@ -68,13 +68,7 @@ class _MeanOverExamples:
     of_example: Callable[[Outcomes], Float[np.ndarray, " examples"]]
 
     def __call__(self, outcomes: Outcomes, weights: Weights) -> Resampled:
-        (of_model,) = self.of_models([outcomes], weights)
-        return np.asarray(of_model)
-
-    def of_models(self, outcomes: Sequence[Outcomes], weights: Weights) -> Float[np.ndarray, "models resamples"]:
-        """Returns the means of several models: one product for all of them."""
-        values = np.stack([self.of_example(of_model) for of_model in outcomes], axis=1)
-        return np.asarray((weights @ values).T / weights.sum(axis=1))
+        return np.asarray((weights @ self.of_example(outcomes)) / weights.sum(axis=1))
 
 
 def _is_right(outcomes: Outcomes) -> Float[np.ndarray, " examples"]:
@@ -302,14 +296,14 @@ def resampled_scores(
     """
     for of_model in outcomes:
         _check_finite(of_model)
-    chunks = [_of_models(metric, outcomes, weights) for weights in resample_weights(len(outcomes[0]), seed)]
-    return np.concatenate(chunks, axis=1)
-
-
-def _of_models(metric: Metric, outcomes: Sequence[Outcomes], weights: Weights) -> Float[np.ndarray, "models resamples"]:
+    weights = resample_weights(len(outcomes[0]), seed)
     if isinstance(metric.resampled, _MeanOverExamples):
-        return metric.resampled.of_models(outcomes, weights)
-    return np.stack([metric.resampled(of_model, weights) for of_model in outcomes])
+        # One product for all models.
+        values = np.stack([metric.resampled.of_example(of_model) for of_model in outcomes], axis=1)
+        chunks = [(some @ values).T / some.sum(axis=1) for some in weights]
+    else:
+        chunks = [np.stack([metric.resampled(of_model, some) for of_model in outcomes]) for some in weights]
+    return np.concatenate(chunks, axis=1)
 
 
 def _check_finite(outcomes: Outcomes) -> None:

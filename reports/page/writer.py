@@ -208,7 +208,7 @@ def _write_tables(study: Study, facts: Facts, folder: Path, formats: Collection[
         return
     trials = tables.trial_frame(facts.trials)
     if Format.CSV in formats:
-        trials.to_csv(folder / "trials.csv", index=False)
+        trials.to_csv(folder / "trials.csv", index=False, chunksize=max(1, len(trials)))
         tables.frontier_frame(study, trials).to_csv(folder / "frontier.csv", index=False)
     if Format.PARQUET in formats:
         trials.to_parquet(folder / "trials.parquet", index=False)

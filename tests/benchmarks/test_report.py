@@ -7,7 +7,8 @@ import pytest
 
 from reports import load_study
 from reports.simultaneous import independent_value
-from reports.statistics import MAX_RESAMPLED, Split, near_frontier, resample
+from reports.statistics import Split, resample
+from reports.study import MAX_NEAR
 from tests.benchmarks import report
 
 
@@ -23,8 +24,8 @@ def test_the_report_of_hundreds_of_records_is_measured(tmp_path: Path) -> None:
 def test_of_many_students_those_near_the_frontier_are_resampled_and_no_other_is_read(tmp_path: Path) -> None:
     report.write_study(tmp_path / "study", 400)
     study = load_study(tmp_path / "study")
-    near = near_frontier(study)
-    assert len(near) == MAX_RESAMPLED < len(study.students)
+    near = study.near_frontier
+    assert len(near) == MAX_NEAR < len(study.students)
     assert {student.number for student in study.frontier} <= near
     # What is read is not needed again, and what is not read may be gone.
     for student in study.students:
