@@ -1,4 +1,4 @@
-"""Runs a saved student outside training: with PyTorch and ONNX Runtime, and the export from one to the other.
+"""Runs a saved student outside training: with PyTorch, ONNX Runtime and OpenVINO, and the exports to them.
 
 Nothing here writes a package or evaluates a student on a task."""
 
