@@ -4,6 +4,7 @@ And that of BERT students of teachers of other families.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, Pretrain
 from minilm_core.corpus.packed import PackedCorpus
 from minilm_core.deployment.packaging import package
 from minilm_core.deployment.source import PackageSource
-from minilm_core.deployment.verification import run_checks
+from minilm_core.deployment.verification import CHECKS, run_checks
 from minilm_core.distillation.data import DistillationData
 from minilm_core.distillation.loop import distil
 from minilm_core.distillation.target_cache import cache_targets
@@ -26,6 +27,7 @@ from minilm_core.models.encoders import RelationEncoder, base_config, build_enco
 from minilm_core.models.student_family import StudentFamily
 from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord
 from minilm_core.runtimes.onnx_export import export_onnx
+from minilm_core.runtimes.openvino_model import export_openvino
 from minilm_core.settings.schedules import METHOD_RELATIONS, DistillationSchedule, FinetuningSchedule, Method, Precision
 from minilm_core.tasks.evaluation import TaskData, evaluate
 from minilm_core.tasks.features import Features
@@ -168,11 +170,7 @@ def source_of(folder: Path) -> PackageSource:
 
 def test_a_package_passes_every_check(classifier_folder: Path, tmp_path: Path) -> None:
     checks = list(run_checks(package(source_of(classifier_folder), tmp_path / "package")))
-    names = [
-        *("files", "heads", "loading", "tokenizer", "processor"),
-        *("outputs", "sentence-transformers", "onnx", "int8"),
-    ]
-    assert [check.name for check in checks] == names
+    assert [check.name for check in checks] == [name for name, _ in CHECKS]
     assert all(check.is_passed for check in checks), checks
 
 
@@ -186,9 +184,11 @@ def test_a_package_passes_every_check(classifier_folder: Path, tmp_path: Path) -
     ids="-".join,
     indirect=True,
 )
-def test_a_package_with_onnx_passes_every_check(classifier_folder: Path, tmp_path: Path) -> None:
+def test_a_package_with_onnx_and_openvino_passes_every_check(classifier_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-    additions = [lambda folder: export_onnx(classifier_folder, folder)]
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    additions = [partial(export_onnx, classifier_folder), partial(export_openvino, classifier_folder)]
     checks = list(run_checks(package(source_of(classifier_folder), tmp_path / "package", additions=additions)))
     assert all(check.is_passed for check in checks), checks
-    assert "within" in next(check.detail for check in checks if check.name == "onnx")
+    for name in ("onnx", "openvino"):
+        assert "within" in next(check.detail for check in checks if check.name == name)
