@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from minilm_core.deployment.source import PackageSource, evaluations_by_split
-from minilm_core.latency.table import Device, fingerprint
+from minilm_core.latency.target import Device, fingerprint
 from minilm_core.provenance import source_state, versions_of
 from minilm_core.results.records import TaskResult
 

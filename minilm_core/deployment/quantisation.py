@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minilm_core.deployment.packaging import REFERENCE_SENTENCES
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Device, fingerprint
+from minilm_core.latency.target import Device, fingerprint
 from minilm_core.runtimes.onnx_export import add_to_parity
 from minilm_core.runtimes.onnx_extra import require_onnx
 from minilm_core.runtimes.onnx_model import ONNX_FILE, OnnxModel

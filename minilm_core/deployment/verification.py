@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from minilm_core.deployment.layout import PROVENANCE_FILE, REFERENCE_FILE, REQUIRED_FILES, SUMS_FILE, sha256_of
 from minilm_core.errors import UserError
 from minilm_core.fresh_process import import_path, module_command
-from minilm_core.latency.table import Device, fingerprint
+from minilm_core.latency.target import Device, fingerprint
 from minilm_core.models.families import encoder_architecture
 
 if TYPE_CHECKING:
+    from minilm_core.runtimes.exported_model import ExportedModel
     from minilm_core.runtimes.torch_model import PackagedModel
 
 TIMEOUT_SECONDS = 600.0
@@ -198,28 +199,28 @@ def _check_outputs(package: _Package) -> str:
 
 
 def _check_onnx(package: _Package) -> str:
-    import torch
-
     from minilm_core.runtimes.onnx_model import ONNX_FILE, OnnxModel
 
     if not package.has(ONNX_FILE):
         return "no ONNX in this package"
-    inputs = package.loaded.tokens(package.reference["texts"])
-    outputs = OnnxModel(package.folder / ONNX_FILE).outputs(inputs)
-    return _compare(outputs - torch.tensor(package.reference["outputs"]), package.reference)
+    return _compare_export(package, OnnxModel(package.folder / ONNX_FILE))
 
 
 def _check_openvino(package: _Package) -> str:
-    import torch
-
+    from minilm_core.runtimes.onnx_extra import missing_package
     from minilm_core.runtimes.openvino_model import OPENVINO_FILE, OpenVinoModel
 
     if not package.has(OPENVINO_FILE):
         return "no OpenVINO in this package"
     if find_spec("openvino") is None:
-        return "not checked, because OpenVINO is not installed: pip install minilm-search[openvino]"
-    inputs = package.loaded.tokens(package.reference["texts"])
-    outputs = OpenVinoModel(package.folder / OPENVINO_FILE).outputs(inputs)
+        return f"not checked: {missing_package('openvino')}"
+    return _compare_export(package, OpenVinoModel(package.folder / OPENVINO_FILE))
+
+
+def _compare_export(package: _Package, exported: "ExportedModel") -> str:
+    import torch
+
+    outputs = exported.outputs(package.loaded.tokens(package.reference["texts"]))
     return _compare(outputs - torch.tensor(package.reference["outputs"]), package.reference)
 
 

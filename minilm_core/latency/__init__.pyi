@@ -9,10 +9,10 @@ from .calibration_process import CalibrationRequest as CalibrationRequest
 from .calibration_process import calibrate_in_fresh_process as calibrate_in_fresh_process
 from .measurements import Statistic as Statistic
 from .table import MAX_HELD_OUT_ERROR as MAX_HELD_OUT_ERROR
-from .table import CannotTimeHereError as CannotTimeHereError
-from .table import Device as Device
 from .table import LatencyTable as LatencyTable
-from .table import LatencyTarget as LatencyTarget
-from .table import Runtime as Runtime
-from .table import fingerprint as fingerprint
-from .table import fingerprint_key as fingerprint_key
+from .target import CannotTimeHereError as CannotTimeHereError
+from .target import Device as Device
+from .target import LatencyTarget as LatencyTarget
+from .target import Runtime as Runtime
+from .target import fingerprint as fingerprint
+from .target import fingerprint_key as fingerprint_key

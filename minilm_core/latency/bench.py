@@ -20,7 +20,7 @@ from minilm_core.fresh_process import Message, answer_on_stdout, answering, writ
 from minilm_core.latency.bench_timings import BenchTiming, percentiles, timing_from
 from minilm_core.latency.calibration_process import Progress
 from minilm_core.latency.serving_memory import serving_memory
-from minilm_core.latency.table import LatencyTarget, Runtime, fingerprint, target_of
+from minilm_core.latency.target import LatencyTarget, Runtime, fingerprint, target_of
 
 if TYPE_CHECKING:
     from minilm_core.latency.stopwatches import Stopwatch

@@ -14,7 +14,8 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from minilm_core.atomic import append_line
 from minilm_core.errors import UserError
 from minilm_core.latency.measurements import MIN_SAMPLES_FOR_P90
-from minilm_core.latency.table import CORE_SLACK, MAX_SPREAD, LatencyTarget, target_of
+from minilm_core.latency.table import CORE_SLACK, MAX_SPREAD
+from minilm_core.latency.target import LatencyTarget, target_of
 
 MIN_SAMPLES = {90: MIN_SAMPLES_FOR_P90, 95: 130, 99: 662}
 """The samples that a percentile needs. Source: MLPerf LoadGen, the minimum of early stopping for 90, 95 and 99."""

@@ -24,7 +24,8 @@ from minilm_core.errors import UserError
 from minilm_core.latency.calibration_process import Progress
 from minilm_core.latency.measurements import Measurement, Width, tail_ratio
 from minilm_core.latency.stopwatches import Stopwatch, stopwatch
-from minilm_core.latency.table import Contention, LatencyTable, LatencyTarget, fingerprint
+from minilm_core.latency.table import Contention, LatencyTable
+from minilm_core.latency.target import LatencyTarget, fingerprint
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
 from minilm_core.models.families import kind_of_calls

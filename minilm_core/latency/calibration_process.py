@@ -11,7 +11,8 @@ from typing import Any, TextIO
 
 from minilm_core.errors import UserError, first_line
 from minilm_core.fresh_process import Message, answer_on_stdout, answering, write_message
-from minilm_core.latency.table import LatencyTable, LatencyTarget, target_of
+from minilm_core.latency.table import LatencyTable
+from minilm_core.latency.target import LatencyTarget, target_of
 from minilm_core.models.architecture import StudentArchitecture
 
 Progress = Callable[[str, float], None]

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from minilm_core.errors import UserError, first_line
 from minilm_core.fresh_process import answer_on_stdout, answering, write_message
-from minilm_core.latency.table import Device, LatencyTarget, Runtime, target_of
+from minilm_core.latency.target import Device, LatencyTarget, Runtime, target_of
 from minilm_core.runtimes.sessions import onnx_session, openvino_session
 
 

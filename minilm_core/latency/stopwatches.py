@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Device, LatencyTarget, Runtime
+from minilm_core.latency.target import Device, LatencyTarget, Runtime
 from minilm_core.models.families import max_sequence_length
 from minilm_core.runtimes.onnx_export import write_onnx
 from minilm_core.runtimes.onnx_extra import require_onnx, require_openvino

@@ -1,3 +1,4 @@
+from .exported_model import ExportedModel as ExportedModel
 from .onnx_export import add_to_parity as add_to_parity
 from .onnx_export import export_onnx as export_onnx
 from .onnx_export import logging_at_error as logging_at_error

@@ -6,17 +6,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
 from minilm_core.models.families import max_sequence_length
+from minilm_core.runtimes.exported_model import ExportedModel
 from minilm_core.runtimes.onnx_extra import require_onnx
 from minilm_core.runtimes.onnx_model import ONNX_FILE, PARITY_FILE, OnnxModel
 from minilm_core.runtimes.torch_model import PackagedModel, comparable_outputs, load_packaged
@@ -80,17 +81,7 @@ def write_onnx(
     onnx.save(graph, path)
 
 
-class Exported(Protocol):
-    """An export in its runtime."""
-
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
-
-    def outputs(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch values"]:
-        """Returns the outputs that are compared."""
-
-
-def check_parity(packaged: PackagedModel, exported: Exported, file: str) -> dict[str, Any]:
+def check_parity(packaged: PackagedModel, exported: ExportedModel, file: str) -> dict[str, Any]:
     """Compares an export with PyTorch over batches and lengths, and returns the report.
 
     Raises:

@@ -5,40 +5,31 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from transformers.utils import ModelOutput
 
 from minilm_core.errors import UserError
+from minilm_core.runtimes.exported_model import ExportedModel
 from minilm_core.runtimes.onnx_export import add_to_parity, check_parity
 from minilm_core.runtimes.onnx_extra import require_openvino
 from minilm_core.runtimes.onnx_model import ONNX_FILE
 from minilm_core.runtimes.sessions import openvino_session
-from minilm_core.runtimes.torch_model import comparable_outputs, load_packaged
+from minilm_core.runtimes.torch_model import load_packaged
 
 OPENVINO_FILE = "openvino/openvino_model.xml"
 """The graph; its weights lie beside it in a file that ends with .bin. Optimum names them so, too."""
 
 
-class OpenVinoModel:
-    """An ONNX file, or OpenVINO's own, in OpenVINO on the CPU."""
+class OpenVinoModel(ExportedModel):
+    """An ONNX file, or OpenVINO's own, in OpenVINO."""
 
     def __init__(self, path: Path, num_threads: int = 1) -> None:
-        self._compiled = openvino_session(path, num_threads)
-        self._request = self._compiled.create_infer_request()
-        self.input_names = tuple(each.get_any_name() for each in self._compiled.inputs)
-        self.output_names = tuple(each.get_any_name() for each in self._compiled.outputs)
+        compiled = openvino_session(path, num_threads)
+        self._request = compiled.create_infer_request()
+        self.input_names = tuple(each.get_any_name() for each in compiled.inputs)
+        self.output_names = tuple(each.get_any_name() for each in compiled.outputs)
 
     def arrays(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Returns the outputs for arrays of the inputs, which are named."""
+        """Returns the outputs, in their order, for arrays of the inputs, which are named."""
         return list(self._request.infer(dict(inputs)).values())
-
-    def outputs(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch values"]:
-        """Returns the outputs that are compared: see `comparable_outputs`."""
-        arrays = self.arrays({name: inputs[name].numpy() for name in self.input_names})
-        named = zip(self.output_names, map(torch.from_numpy, arrays), strict=True)
-        return comparable_outputs(ModelOutput(named), inputs["attention_mask"])
 
 
 def export_openvino(model_folder: Path, out: Path) -> None:

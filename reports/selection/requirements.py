@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Self
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Runtime
+from minilm_core.latency.target import Runtime
 from minilm_core.settings.quantities import parse_count, parse_milliseconds, parse_size_bytes
 from reports.latency import LatencyConditions
 

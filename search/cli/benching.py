@@ -24,7 +24,7 @@ from search.cli.terminal import (
 
 if TYPE_CHECKING:
     from minilm_core.latency.bench_timings import BenchTiming
-    from minilm_core.latency.table import LatencyTarget
+    from minilm_core.latency.target import LatencyTarget
 
 TITLES = ("student", "runtime", "call", "p50, ms", "p90, ms", "n", "spread", "load, s", "file, MB", "memory, MB")
 

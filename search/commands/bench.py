@@ -7,7 +7,7 @@ from pathlib import Path
 from minilm_core.errors import UserError
 from minilm_core.latency.bench import bench_in_fresh_process
 from minilm_core.latency.bench_timings import BenchTiming, append_bench
-from minilm_core.latency.table import LatencyTarget, fingerprint
+from minilm_core.latency.target import LatencyTarget, fingerprint
 from minilm_core.results.layout import StudyPaths, TrialPaths
 from minilm_core.results.records import TrialRecord
 from minilm_core.runtimes.onnx_extra import require_onnx

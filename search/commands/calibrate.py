@@ -6,15 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import (
-    MAX_HELD_OUT_ERROR,
-    CannotTimeHereError,
-    Device,
-    LatencyTable,
-    LatencyTarget,
-    Runtime,
-    fingerprint,
-)
+from minilm_core.latency.table import MAX_HELD_OUT_ERROR, LatencyTable
+from minilm_core.latency.target import CannotTimeHereError, Device, LatencyTarget, Runtime, fingerprint
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import check_model_type, check_student
 from minilm_core.models.teacher import read_config, resolve

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Device, fingerprint
+from minilm_core.latency.target import Device, fingerprint
 from minilm_core.models.architecture import StudentArchitecture
 from search.commands.estimate import SearchTime, estimate_search
 from search.commands.plan import cached_roles, usable_tables, within_limits

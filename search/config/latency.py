@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import LatencyTable, LatencyTarget
+from minilm_core.latency.table import LatencyTable
+from minilm_core.latency.target import LatencyTarget
 from minilm_core.paths import located
 from minilm_core.results.objectives import LATENCY, latency_objective
 from minilm_core.settings.yaml_source import KeyPath, YamlSource, shown

@@ -9,7 +9,8 @@ from typing import Any
 from minilm_core.errors import UserError
 from minilm_core.latency.calibration_process import CalibrationRequest, calibrate_in_fresh_process
 from minilm_core.latency.measurements import Statistic
-from minilm_core.latency.table import CannotTimeHereError, LatencyTable, LatencyTarget, fingerprint_key
+from minilm_core.latency.table import LatencyTable
+from minilm_core.latency.target import CannotTimeHereError, LatencyTarget, fingerprint_key
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import kind_of_calls
 from minilm_core.models.student_family import student_base

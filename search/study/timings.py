@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from minilm_core.atomic import write_text_atomically
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Device, fingerprint
+from minilm_core.latency.target import Device, fingerprint
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.settings.schema import plain
 from search.config.teacher_assignment import TeacherRole

@@ -26,7 +26,8 @@ from transformers import BertConfig
 from minilm_core.latency.calibration import ContentionMeter, calibrate, with_short_vocabulary
 from minilm_core.latency.measurements import p90
 from minilm_core.latency.stopwatches import stopwatch
-from minilm_core.latency.table import Contention, LatencyTable, LatencyTarget
+from minilm_core.latency.table import Contention, LatencyTable
+from minilm_core.latency.target import LatencyTarget
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Device, LatencyTable, LatencyTarget, fingerprint
+from minilm_core.latency.table import LatencyTable
+from minilm_core.latency.target import Device, LatencyTarget, fingerprint
 from minilm_core.models.teacher import resolve, weights_sha256
 from minilm_core.results.records import Evaluation, Role, TaskResult, TrialRecord
 from minilm_core.tasks.metrics import Interval

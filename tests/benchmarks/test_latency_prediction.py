@@ -6,7 +6,8 @@ import pytest
 
 from minilm_core.latency.calibration import plan_calibration
 from minilm_core.latency.measurements import Measurement, Width
-from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
+from minilm_core.latency.table import Contention, LatencyTable
+from minilm_core.latency.target import DeviceFingerprint, LatencyTarget
 from tests.benchmarks.latency_prediction import SPACE, UNSEEN, cells, of_fastest_rounds, summary
 
 

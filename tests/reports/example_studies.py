@@ -10,7 +10,8 @@ import yaml
 
 from minilm_core.errors import FailureKind
 from minilm_core.latency.measurements import Measurement, Statistic, Width
-from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
+from minilm_core.latency.table import Contention, LatencyTable
+from minilm_core.latency.target import DeviceFingerprint, LatencyTarget
 from minilm_core.models.architecture import FamilyShape, StudentArchitecture
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import objectives_named

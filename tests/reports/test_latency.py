@@ -5,7 +5,7 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.latency.measurements import Statistic
-from minilm_core.latency.table import Device, LatencyTarget
+from minilm_core.latency.target import Device, LatencyTarget
 from minilm_core.results.layout import StudyPaths
 from reports.latency import LatencyConditions, LatencyFacts, read_latencies
 from tests.reports.example_studies import latency_table

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Device, LatencyTarget, Runtime
+from minilm_core.latency.target import Device, LatencyTarget, Runtime
 from minilm_core.results.layout import StudyPaths
 from reports import LatencyLimit, Requirements, Study, load_study, pick, write_report
 from reports.latency import LatencyConditions

@@ -1,7 +1,8 @@
 """A latency table with made-up round figures."""
 
 from minilm_core.latency.measurements import Measurement, Width
-from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
+from minilm_core.latency.table import Contention, LatencyTable
+from minilm_core.latency.target import DeviceFingerprint, LatencyTarget
 from minilm_core.models.architecture import StudentArchitecture
 
 SHORT = LatencyTarget(sequence_length=16)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Device, fingerprint
+from minilm_core.latency.target import Device, fingerprint
 from minilm_core.models.teacher import TeacherSource, resolve
 from minilm_core.provenance import versions_of
 from minilm_core.settings.schedules import Precision

@@ -21,7 +21,8 @@ from minilm_core.deployment.packaging import package
 from minilm_core.deployment.source import PackageSource
 from minilm_core.errors import UserError
 from minilm_core.latency.measurements import Measurement
-from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable, LatencyTarget
+from minilm_core.latency.table import Contention, LatencyTable
+from minilm_core.latency.target import DeviceFingerprint, LatencyTarget
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.families import max_sequence_length
 from minilm_core.results.records import Evaluation, Role, Status, TaskResult, TrialRecord

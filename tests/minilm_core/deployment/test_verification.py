@@ -15,7 +15,7 @@ from minilm_core.deployment.packaging import package
 from minilm_core.deployment.quantisation import quantise_int8
 from minilm_core.deployment.verification import Check, run_checks, verify
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Device, fingerprint
+from minilm_core.latency.target import Device, fingerprint
 from minilm_core.models.embedding_model import EmbeddingModel
 from minilm_core.models.sentence_files import Pooling, SentenceSettings
 from minilm_core.runtimes.onnx_export import export_onnx

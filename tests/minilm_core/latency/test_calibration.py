@@ -12,7 +12,7 @@ from minilm_core.latency.calibration import (
 )
 from minilm_core.latency.measurements import Statistic
 from minilm_core.latency.stopwatches import stopwatch
-from minilm_core.latency.table import LatencyTarget
+from minilm_core.latency.target import LatencyTarget
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
 

@@ -13,7 +13,8 @@ from transformers import AutoConfig, PretrainedConfig
 from minilm_core import fresh_process
 from minilm_core.errors import UserError
 from minilm_core.latency.calibration_process import CalibrationRequest, answer, calibrate_in_fresh_process
-from minilm_core.latency.table import LatencyTable, LatencyTarget, Runtime
+from minilm_core.latency.table import LatencyTable
+from minilm_core.latency.target import LatencyTarget, Runtime
 from minilm_core.models.architecture import StudentArchitecture
 from tests.minilm_core.encoder_families import CONFIGS
 

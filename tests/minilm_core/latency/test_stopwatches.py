@@ -13,7 +13,7 @@ from minilm_core.errors import UserError
 from minilm_core.latency.calibration import calibrate
 from minilm_core.latency.serving_memory import serving_memory
 from minilm_core.latency.stopwatches import export_stopwatch, stopwatch, write_served
-from minilm_core.latency.table import Device, LatencyTarget, Runtime, fingerprint
+from minilm_core.latency.target import Device, LatencyTarget, Runtime, fingerprint
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import build_encoder
 from minilm_core.runtimes.onnx_export import write_onnx

@@ -9,16 +9,8 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.latency.measurements import Measurement, Statistic, Width
-from minilm_core.latency.table import (
-    Contention,
-    Device,
-    DeviceFingerprint,
-    LatencyTable,
-    LatencyTarget,
-    Runtime,
-    fingerprint,
-    fingerprint_key,
-)
+from minilm_core.latency.table import Contention, LatencyTable
+from minilm_core.latency.target import Device, DeviceFingerprint, LatencyTarget, Runtime, fingerprint, fingerprint_key
 from minilm_core.models.architecture import StudentArchitecture
 from tests.paths import ROOT
 

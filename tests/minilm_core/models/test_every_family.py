@@ -21,7 +21,7 @@ from minilm_core.distillation.loop import distil
 from minilm_core.distillation.target_cache import cache_targets
 from minilm_core.distillation.targets import CachedTargets, OnlineTargets, Targets
 from minilm_core.latency.stopwatches import stopwatch
-from minilm_core.latency.table import LatencyTarget
+from minilm_core.latency.target import LatencyTarget
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.models.encoders import RelationEncoder, base_config, build_encoder, load_encoder, load_encoder_config
 from minilm_core.models.student_family import StudentFamily

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import LatencyTarget, Runtime
+from minilm_core.latency.target import LatencyTarget, Runtime
 from minilm_core.models.architecture import StudentArchitecture
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.records import TrialRecord

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from minilm_core.latency.measurements import Measurement, Width
-from minilm_core.latency.table import Contention, DeviceFingerprint, LatencyTable
+from minilm_core.latency.table import Contention, LatencyTable
+from minilm_core.latency.target import DeviceFingerprint
 from minilm_core.models.assistant import Assistant
 from minilm_core.models.families import family_shape
 from minilm_core.models.vocabulary.cut import CutVocabulary

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from minilm_core.errors import UserError
-from minilm_core.latency.table import Device, LatencyTarget, Runtime
+from minilm_core.latency.target import Device, LatencyTarget, Runtime
 from minilm_core.models.architecture import StudentArchitecture
 from search.config.loading import load_config, resolved_yaml
 from tests.search.config.example import SEARCH

@@ -12,7 +12,8 @@ import pytest
 
 from minilm_core.errors import UserError
 from minilm_core.latency.measurements import Statistic
-from minilm_core.latency.table import CannotTimeHereError, LatencyTable, LatencyTarget
+from minilm_core.latency.table import LatencyTable
+from minilm_core.latency.target import CannotTimeHereError, LatencyTarget
 from minilm_core.models.families import encoder_architecture, kind_of_calls
 from minilm_core.results.layout import StudyPaths
 from minilm_core.results.objectives import LATENCY
